@@ -1,0 +1,44 @@
+# `make help` lists the targets. Everything is installed into .venv from requirements.lock; nothing else is touched.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help demo test test-slow bench lint lock clean
+.DEFAULT_GOAL := help
+
+help:  ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+demo: $(READY)  ## Press the table of a real model 25 times by three methods, and show what it cost (minutes)
+	$(BIN)/python examples/demo.py --output demo-output
+
+test: $(READY) lint  ## Lint, types, and the tests that need neither network nor GPU
+	$(BIN)/python -m pytest
+
+test-slow: $(READY)  ## Also the tests that take minutes
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+bench: $(READY)  ## Write benchmarks/results/*.json (reads ../shared/data; tens of minutes)
+	$(BIN)/python benchmarks/sts.py
+
+lint: $(READY)  ## ruff and pyright
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+lock: $(READY)  ## Write requirements.lock from what is installed
+	( echo "# Exact versions of everything that \`make\` installs: the library, its development tools and the sample model."; \
+	  echo "# Made by \`make lock\` from a virtual environment in which the tests pass."; \
+	  $(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' ) > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+	touch $(READY)
+
+clean:  ## Remove the virtual environment and what the demo wrote
+	rm -rf $(VENV) demo-output
+
+$(READY): requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	touch $@

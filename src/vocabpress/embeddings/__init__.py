@@ -1,0 +1,32 @@
+"""What is stored, and how it is read back. Needs torch alone."""
+
+from typing import Any
+
+from vocabpress.embeddings.base import CompressedEmbedding, StorageItem
+from vocabpress.embeddings.combine import Rows, Sum
+from vocabpress.embeddings.dense import Dense
+from vocabpress.embeddings.projected import Projected
+from vocabpress.embeddings.scalar import Scalar
+
+EMBEDDINGS: dict[str, type[CompressedEmbedding]] = {
+    "dense": Dense,
+    "scalar": Scalar,
+    "projected": Projected,
+    "sum": Sum,
+    "rows": Rows,
+}
+
+
+def build(config: dict[str, Any]) -> CompressedEmbedding:
+    """The empty form that a config describes, on the current device (``torch.device("meta")`` takes no memory).
+
+    Raises:
+        ValueError: If the config names a form that this version does not know.
+    """
+    form = config.get("form")
+    if form not in EMBEDDINGS:
+        raise ValueError(f"unknown form {form!r}; this version reads {list(EMBEDDINGS)}; try a newer vocabpress")
+    return EMBEDDINGS[form].from_config(config, build)
+
+
+__all__ = ["EMBEDDINGS", "CompressedEmbedding", "Dense", "Projected", "Rows", "Scalar", "StorageItem", "Sum", "build"]

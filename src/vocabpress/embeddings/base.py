@@ -1,0 +1,127 @@
+"""What every stored form promises. A form is data and how to read it; it knows nothing of how it was fitted.
+
+The same numbers live in two places. *In memory* the continuous tensors are parameters in the dtype of the model around
+them, so that `model.dtype`, `.to()` and training behave as with an ordinary embedding; codes are uint8 buffers.
+*On disk* each continuous tensor takes the form's own `stored_dtype`; `stored_tensors()` casts, and sizes are counted
+from what it returns. `fit` leaves values that the stored dtype holds exactly, so a reload changes no bit.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from vocabpress.budget import dtype_name
+
+Build = Callable[[dict[str, Any]], "CompressedEmbedding"]
+
+ROWS_PER_CHUNK = 16384  # rows that a default `logits` decodes at a time
+
+
+@dataclass(frozen=True)
+class StorageItem:
+    """One saved tensor: its name in the module, shape, dtype and size in bits."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    bits: int
+
+
+class CompressedEmbedding(nn.Module, ABC):
+    """A (num_embeddings, embedding_dim) table, stored small.
+
+    Laws, held by `tests/test_laws.py` for every form: ``lookup(ids) == dense()[ids]``;
+    ``logits(h) == h @ dense().T``; ``build(config())`` loads ``stored_tensors()`` and looks up the same bits;
+    ``total_bits()`` is 8 times the bytes of the saved tensors.
+    """
+
+    num_embeddings: int
+    embedding_dim: int
+    stored_dtype: torch.dtype
+
+    @abstractmethod
+    def lookup(self, ids: Tensor) -> Tensor:
+        """Rows of the table.
+
+        Args:
+            ids: Integers from 0 to ``num_embeddings - 1``, any shape (*n).
+
+        Returns:
+            Shape (*n, embedding_dim), in the dtype of the parameters.
+        """
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """JSON from which :func:`vocabpress.embeddings.build` makes this form again, without its numbers."""
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, config: dict[str, Any], build: Build) -> Self:
+        """The empty form that ``config`` describes; ``build`` makes the forms inside it."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Same as :meth:`lookup`."""
+        return self.lookup(ids)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Inner products with every row, ``hidden @ dense().T``; a form may do it faster.
+
+        Args:
+            hidden: Shape (*n, embedding_dim).
+
+        Returns:
+            Shape (*n, num_embeddings).
+        """
+        ids = torch.arange(self.num_embeddings, device=hidden.device)
+        return torch.cat([hidden @ self.lookup(i).to(hidden.dtype).T for i in ids.split(ROWS_PER_CHUNK)], dim=-1)
+
+    def dense(self) -> Tensor:
+        """The whole table, shape (num_embeddings, embedding_dim). Explicit, and as large as the original."""
+        return self.lookup(torch.arange(self.num_embeddings, device=self.device))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the numbers are."""
+        return next(tensor.device for tensor in (*self.parameters(), *self.buffers()))
+
+    def stored_tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint holds: ``state_dict()``, each continuous tensor in its form's ``stored_dtype``."""
+        stored = {}
+        for prefix, module in self.named_modules():
+            if isinstance(module, CompressedEmbedding):
+                own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+                for name, tensor in own:
+                    dtype = module.stored_dtype if tensor.is_floating_point() else tensor.dtype
+                    stored[f"{prefix}.{name}".lstrip(".")] = tensor.detach().to(dtype)
+        return stored
+
+    def round_to_stored(self) -> Self:
+        """Round the continuous tensors, in place, to values that their stored dtype holds."""
+        stored = self.stored_tensors()
+        for name, parameter in self.named_parameters():
+            parameter.data.copy_(stored[name])
+        return self
+
+    def storage(self) -> list[StorageItem]:
+        """One line for each saved tensor."""
+        return [
+            StorageItem(name, tuple(tensor.shape), dtype_name(tensor.dtype), tensor.numel() * tensor.itemsize * 8)
+            for name, tensor in self.stored_tensors().items()
+        ]
+
+    def total_bits(self) -> int:
+        """Bits of all saved tensors."""
+        return sum(item.bits for item in self.storage())
+
+    @property
+    def bits_per_weight(self) -> float:
+        """:meth:`total_bits` for each entry of the table."""
+        return self.total_bits() / (self.num_embeddings * self.embedding_dim)
+
+    def extra_repr(self) -> str:
+        """Shape, for ``print(module)``."""
+        return f"{self.num_embeddings}, {self.embedding_dim}"

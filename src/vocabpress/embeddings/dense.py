@@ -1,0 +1,52 @@
+"""Float rows, as they are: the factor of a low-rank form, and the plain baseline."""
+
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from vocabpress.budget import DTYPES, dtype_name
+from vocabpress.embeddings.base import Build, CompressedEmbedding
+
+
+class Dense(CompressedEmbedding):
+    """Row ``i`` is ``rows[i]``.
+
+    Args:
+        num_embeddings: Rows.
+        embedding_dim: Width.
+        dtype: On disk: float32, float16 or bfloat16.
+    """
+
+    def __init__(self, num_embeddings: int, embedding_dim: int, dtype: torch.dtype = torch.float16) -> None:
+        super().__init__()
+        self.num_embeddings, self.embedding_dim, self.stored_dtype = num_embeddings, embedding_dim, dtype
+        self.rows = nn.Parameter(torch.zeros(num_embeddings, embedding_dim))
+
+    @classmethod
+    def of(cls, rows: Tensor, dtype: torch.dtype = torch.float16) -> Self:
+        """The form that holds ``rows``, shape (num_embeddings, embedding_dim)."""
+        form = cls(rows.shape[0], rows.shape[1], dtype).to(rows.device)
+        form.rows.data.copy_(rows)
+        return form
+
+    def lookup(self, ids: Tensor) -> Tensor:
+        return self.rows[ids]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return hidden @ self.rows.T.to(hidden.dtype)
+
+    def dense(self) -> Tensor:
+        return self.rows
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "form": "dense",
+            "num_embeddings": self.num_embeddings,
+            "embedding_dim": self.embedding_dim,
+            "dtype": dtype_name(self.stored_dtype),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], build: Build) -> Self:
+        return cls(config["num_embeddings"], config["embedding_dim"], DTYPES[config["dtype"]])

@@ -1,0 +1,86 @@
+"""Rounding a float matrix to n-bit integers with the scale that loses least, and the choice of a factor's form."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vocabpress.embeddings import CompressedEmbedding, Dense, Scalar
+from vocabpress.embeddings.scalar import ScaleAxis
+
+Factors = Literal["float16", "int8", "int4"]
+FACTOR_BITS: dict[str, int | None] = {"float16": None, "int8": 8, "int4": 4}
+
+CLIPS = 24  # scales tried below the one that reaches the largest entry
+
+
+def scalar_codes(values: Tensor, scales: Tensor, bits: int) -> Tensor:
+    """Nearest codes, uint8, for entries ``values`` under broadcastable ``scales``; see `Scalar` for the levels."""
+    top = 2**bits - 1
+    safe = torch.where(scales > 0, scales, torch.ones_like(scales))
+    return ((values / safe + top) / 2).round().clamp(0, top).to(torch.uint8)
+
+
+def _best_scales(values: Tensor, bits: int, dim: int, dtype: torch.dtype) -> Tensor:
+    """One scale for each slice along ``dim`` with the least squared error, by a search over clipping points."""
+    top = 2**bits - 1
+    reach = values.abs().amax(dim, keepdim=True) / top
+    # Full reach first; at few bits the best scale clips, at one bit it is the mean magnitude, about 0.3 of the reach.
+    fractions = torch.linspace(1.0, 0.2, CLIPS + 1).tolist() if bits < 8 else [1.0, 0.95, 0.9]
+    best, best_error = reach, torch.full_like(reach, torch.inf)
+    for fraction in fractions:
+        scales = (reach * fraction).to(dtype).to(values.dtype)
+        levels = scalar_codes(values, scales, bits).to(values.dtype) * 2 - top
+        error = (levels * scales - values).square().sum(dim, keepdim=True)
+        better = error < best_error
+        best, best_error = torch.where(better, scales, best), torch.where(better, error, best_error)
+    return best
+
+
+def quantise(
+    values: Tensor,
+    bits: int,
+    scale_axis: ScaleAxis,
+    group_size: int | None = None,
+    dtype: torch.dtype = torch.float16,
+) -> Scalar:
+    """The `Scalar` nearest to ``values`` that a search over clipping points finds.
+
+    Args:
+        values: (rows, width).
+        bits: 1 to 8.
+        scale_axis: ``"row"``, ``"column"`` or ``"group"``.
+        group_size: For ``"group"``; must divide the width.
+        dtype: Of the scales on disk.
+    """
+    if scale_axis == "column":
+        scales = _best_scales(values, bits, 0, dtype)
+        codes = scalar_codes(values, scales, bits)
+    else:
+        grouped = values.unflatten(1, (-1, group_size or values.shape[1]))
+        scales = _best_scales(grouped, bits, 2, dtype)
+        codes = scalar_codes(grouped, scales, bits).flatten(1)
+        scales = scales[..., 0]
+    return Scalar.of(codes, scales, bits, scale_axis, group_size=group_size, dtype=dtype)
+
+
+def empty_factor(rows: int, width: int, factors: Factors, scale_axis: ScaleAxis) -> CompressedEmbedding:
+    """The empty form of a factor, on the current device: `Dense` float16, or `Scalar` with 8 or 4 bits."""
+    bits = FACTOR_BITS[factors]
+    return Dense(rows, width) if bits is None else Scalar(rows, width, bits, scale_axis)
+
+
+def store_factor(values: Tensor, factors: Factors, scale_axis: ScaleAxis) -> CompressedEmbedding:
+    """The form of :func:`empty_factor` that holds ``values``, shape (rows, width), as well as it can."""
+    bits = FACTOR_BITS[factors]
+    return Dense.of(values) if bits is None else quantise(values, bits, scale_axis)
+
+
+def check_factors(factors: str) -> None:
+    """Refuse an unknown number format.
+
+    Raises:
+        ValueError: If ``factors`` is not one of FACTOR_BITS.
+    """
+    if factors not in FACTOR_BITS:
+        raise ValueError(f"unknown factors {factors!r}; choose from {list(FACTOR_BITS)}")

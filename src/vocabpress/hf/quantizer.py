@@ -1,0 +1,220 @@
+"""The contract with transformers: `quantization_config` in config.json, and what happens at load and at save.
+
+Importing this module registers ``"vocabpress"`` with transformers. On disk one tensor of each table, the largest whose
+shape is not (V, d), takes the table's original key ``<embedding>.weight``: a transformers that has not imported
+vocabpress skips the unknown quantization_config with a warning, and would then run on a random table; so it meets a
+shape that does not fit, and refuses.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.core_model_loading import WeightRenaming, WeightTransform
+from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING, register_quantization_config, register_quantizer
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from vocabpress.budget import DTYPES, Budget
+from vocabpress.embeddings import CompressedEmbedding, build
+from vocabpress.hf.modules import TokenEmbedding
+from vocabpress.hf.swap import install, uninstall
+from vocabpress.hf.tables import input_table_name
+from vocabpress.methods import Method, make_method
+
+QUANT_METHOD = "vocabpress"
+FORMAT_VERSION = 1
+
+
+class VocabpressConfig(QuantizationConfigMixin):
+    """What config.json says of a compressed checkpoint, or what is to be done to a plain one at load.
+
+    Args:
+        method: Name of a method, or a `Method`; for compressing at load.
+        budget: For compressing at load.
+        seed: Of the fit.
+        tables: Module name, relative to the base model -> config of its form; filled by the fit.
+        fitted_by: Where the numbers come from; never needed to load.
+        format_version: Of the layout on disk.
+        kwargs: ``quant_method``, as transformers passes it.
+
+    Raises:
+        ValueError: If the format version is unknown, or an argument is.
+
+    Example:
+        >>> config = VocabpressConfig("svd", Budget.ratio(10))
+        >>> model = AutoModel.from_pretrained(folder, quantization_config=config)
+    """
+
+    def __init__(
+        self,
+        method: str | Method = "lighttoken",
+        budget: Budget | None = None,
+        seed: int = 0,
+        tables: dict[str, dict[str, Any]] | None = None,
+        fitted_by: dict[str, Any] | None = None,
+        format_version: int = FORMAT_VERSION,
+        **kwargs: Any,
+    ) -> None:
+        unknown = set(kwargs) - {"quant_method"}
+        if unknown:
+            raise ValueError(f"unknown fields {sorted(unknown)} in quantization_config; try a newer vocabpress")
+        if format_version != FORMAT_VERSION:
+            raise ValueError(
+                f"this checkpoint has format version {format_version}, this vocabpress reads {FORMAT_VERSION}; "
+                "try a newer vocabpress"
+            )
+        self.quant_method: Any = QUANT_METHOD
+        self.method = make_method(method) if isinstance(method, str) else method
+        self.budget = budget if budget is not None else Budget.ratio(25)
+        self.seed = seed
+        self.tables = tables if tables is not None else {}
+        self.fitted_by = fitted_by
+        self.format_version = format_version
+
+    def to_dict(self) -> dict[str, Any]:
+        """What config.json gets: the layout and its provenance."""
+        return {
+            "quant_method": QUANT_METHOD,
+            "format_version": self.format_version,
+            "tables": copy.deepcopy(self.tables),
+            "fitted_by": copy.deepcopy(self.fitted_by),
+        }
+
+
+def base_prefix(model: PreTrainedModel) -> str:
+    """What stands before the names of the base model's modules, e.g. ``"bert."``; empty in a base model."""
+    return "" if model.base_model is model else f"{model.base_model_prefix}."
+
+
+def resolve_table(model: PreTrainedModel, name: str) -> str:
+    """The full name in this model of a table named relative to the base model.
+
+    Raises:
+        ValueError: If the model has no such module.
+    """
+    names = {module for module, _ in model.named_modules()}
+    for candidate in (base_prefix(model) + name, name):
+        if candidate in names:
+            return candidate
+    raise ValueError(f"the checkpoint's compressed table {name!r} is not a module of {type(model).__name__}")
+
+
+def anchor(table: CompressedEmbedding) -> str | None:
+    """The stored tensor that takes the original key: the largest whose shape is not the table's.
+
+    None for a lone `Dense` form: plain transformers reads that rightly.
+    """
+    shape = (table.num_embeddings, table.embedding_dim)
+    misfits = [item for item in table.storage() if item.shape != shape]
+    return max(misfits, key=lambda item: item.bits).name if misfits else None
+
+
+def compress_input_table(model: PreTrainedModel, config: VocabpressConfig, **fit: Any) -> CompressedEmbedding:
+    """Fit the input table of a loaded model, install the result, and note it in ``config.tables``.
+
+    Args:
+        model: Changed in place.
+        config: Says method, budget and seed; gets the table's config.
+        fit: ``token_weights``, ``progress``, ``device`` for the fit.
+
+    Returns:
+        The installed table.
+    """
+    name = input_table_name(model)
+    embedding = model.get_submodule(name)
+    if isinstance(embedding, TokenEmbedding):
+        raise ValueError(f"the table {name} is compressed already; start from the original checkpoint")
+    weight = embedding.weight
+    assert isinstance(weight, Tensor)
+    device = torch.device(fit.pop("device", None) or weight.device)
+    generator = torch.Generator(device).manual_seed(config.seed)
+    table = config.method.fit(weight.detach().to(device), budget=config.budget, generator=generator, **fit)
+    install(model, name, table.to(weight.device, weight.dtype))
+    config.tables[name.removeprefix(base_prefix(model))] = table.config()
+    return table
+
+
+def attach(model: PreTrainedModel, config: VocabpressConfig) -> None:
+    """Mark a model whose tables were compressed in memory, so that `save_pretrained` and `dequantize` know of it."""
+    quantizer = VocabpressQuantizer(config, pre_quantized=True)
+    model.hf_quantizer = quantizer
+    model.is_quantized = True  # pyright: ignore[reportAttributeAccessIssue]
+    model.quantization_method = QUANT_METHOD  # pyright: ignore[reportAttributeAccessIssue]
+    quantizer.postprocess_model(model)
+
+
+class VocabpressQuantizer(HfQuantizer):
+    """Builds the compressed modules before a checkpoint loads, and names their tensors when it is saved."""
+
+    requires_calibration = False
+    quantization_config: VocabpressConfig
+
+    def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
+        if self.pre_quantized:
+            for name, config in self.quantization_config.tables.items():
+                install(model, resolve_table(model, name), build(config))
+
+    def update_weight_conversions(
+        self, weight_conversions: list[WeightTransform], model: PreTrainedModel
+    ) -> list[WeightTransform]:
+        """Add the renaming ``<embedding>.weight`` -> ``<embedding>.table.<anchor>`` for each table."""
+        renamings: list[WeightTransform] = []
+        if self.pre_quantized:
+            for name, table in self._installed(model).items():
+                key = anchor(table)
+                if key is not None:
+                    local = name.removeprefix(base_prefix(model))
+                    renamings.append(WeightRenaming(rf"(?<!\w){local}.weight", f"{local}.table.{key}"))
+        return [*weight_conversions, *renamings]
+
+    def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
+        config = self.quantization_config
+        if not self.pre_quantized and not config.tables:
+            compress_input_table(model, config)
+        return model
+
+    def _installed(self, model: PreTrainedModel) -> dict[str, CompressedEmbedding]:
+        places = (resolve_table(model, name) for name in self.quantization_config.tables)
+        return {place: model.get_submodule(place).table for place in places}  # pyright: ignore[reportReturnType]
+
+    def get_state_dict_and_metadata(self, model: PreTrainedModel) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """The tensors as they are stored: each in its form's own dtype, the anchor under the original key."""
+        state = model.state_dict()
+        for name, table in self._installed(model).items():
+            key = anchor(table)
+            for part, tensor in table.stored_tensors().items():
+                del state[f"{name}.table.{part}"]
+                state[f"{name}.weight" if part == key else f"{name}.table.{part}"] = tensor
+        return state, {"vocabpress_format_version": str(self.quantization_config.format_version)}
+
+    def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | str | None = None) -> PreTrainedModel:
+        # A save leaves config.dtype as text, which transformers passes on here.
+        uninstall(model, DTYPES[dtype] if isinstance(dtype, str) else dtype or model.dtype)
+        return model
+
+    def is_serializable(self) -> bool:
+        """Saving works."""
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        """Adapters train on top."""
+        return True
+
+    @property
+    def is_qat_trainable(self) -> bool:
+        """The continuous parts train; the codes stay."""
+        return True
+
+    @property
+    def is_compileable(self) -> bool:
+        """No shape depends on data."""
+        return True
+
+
+if QUANT_METHOD not in AUTO_QUANTIZER_MAPPING:  # a second import of the module must not register twice
+    register_quantization_config(QUANT_METHOD)(VocabpressConfig)
+    register_quantizer(QUANT_METHOD)(VocabpressQuantizer)

@@ -1,0 +1,82 @@
+"""Put a compressed table into a model, with everything that is tied to it, and take it out again."""
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from vocabpress.embeddings import CompressedEmbedding
+from vocabpress.hf.modules import TiedHead, TokenEmbedding
+from vocabpress.hf.tables import tied_modules
+
+
+def install(model: PreTrainedModel, name: str, table: CompressedEmbedding) -> None:
+    """Replace the embedding ``name``, and all modules tied to it, by modules that read ``table``.
+
+    Transformers ties by the names of ``weight`` parameters, which are gone afterwards; those ties are dropped, because
+    the head now refers to the table itself. Ties of biases stay.
+
+    Args:
+        model: Changed in place.
+        name: Of the embedding that is to own the table.
+        table: On any device; moved to where the embedding is, unless that is the meta device.
+
+    Raises:
+        ValueError: If a module is neither an embedding nor a linear head, or the shapes differ.
+    """
+    owner = model.get_submodule(name)
+    shape = (owner.num_embeddings, owner.embedding_dim)
+    if shape != (table.num_embeddings, table.embedding_dim):
+        raise ValueError(f"{name} is a table {shape}, got one of {table.num_embeddings, table.embedding_dim}")
+    tied = tied_modules(model, name)
+    replacements: dict[str, nn.Module] = {name: TokenEmbedding(table, owner)}
+    for other in tied:
+        module = model.get_submodule(other)
+        if isinstance(module, nn.Linear):
+            replacements[other] = TiedHead(table, module.bias)
+        elif isinstance(module, nn.Embedding):
+            replacements[other] = TokenEmbedding(table, module, owner=False)
+        else:
+            raise ValueError(f"{other} is tied to {name} and is a {type(module).__name__}, which is not supported yet")
+    _drop_ties(model, {f"{place}.weight" for place in replacements})
+    for place, module in replacements.items():
+        model.set_submodule(place, module)
+
+
+def uninstall(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Put ordinary embeddings and heads, tied as before, in the place of compressed ones.
+
+    Args:
+        model: Changed in place.
+        dtype: Of the dense table.
+    """
+    with torch.device("meta"):
+        skeleton = type(model)(model.config)
+    for name, module in list(model.named_modules()):
+        if not isinstance(module, TokenEmbedding | TiedHead):
+            continue
+        dense = skeleton.get_submodule(name).to_empty(device=module.table.device).to(dtype)
+        model._init_weights(dense)  # restores what is not a parameter, such as Gemma's buffer of the scale
+        dense.weight = nn.Parameter(module.weight.detach().to(dtype))
+        if isinstance(module, TiedHead) and module.bias is not None:
+            dense.bias = module.bias
+        model.set_submodule(name, dense)
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            module.__dict__.pop("_tied_weights_keys", None)
+    model.all_tied_weights_keys = skeleton.all_tied_weights_keys
+    model.tie_weights()
+
+
+def _drop_ties(model: PreTrainedModel, gone: set[str]) -> None:
+    """Forget the ties of parameters that are to go, in the maps of the model and of the models inside it."""
+    model.all_tied_weights_keys = _without(model.all_tied_weights_keys, gone)
+    for prefix, module in model.named_modules():
+        if isinstance(module, PreTrainedModel):
+            own = module.get_expanded_tied_weights_keys()
+            here = {key.removeprefix(f"{prefix}.") for key in gone} if prefix else gone
+            module.all_tied_weights_keys = _without(module.all_tied_weights_keys, here)
+            module._tied_weights_keys = _without(own, here)
+
+
+def _without(ties: dict[str, str], gone: set[str]) -> dict[str, str]:
+    return {target: source for target, source in ties.items() if target not in gone and source not in gone}

@@ -1,0 +1,104 @@
+"""Where a transformers model keeps its vocabulary: the input table, the output head, and what is tied to what."""
+
+from dataclasses import dataclass
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from vocabpress.budget import dtype_name
+from vocabpress.hf.modules import TiedHead, TokenEmbedding
+
+
+@dataclass(frozen=True)
+class TableInfo:
+    """A vocabulary table of a model.
+
+    Attributes:
+        name: The module that holds it, e.g. ``bert.embeddings.word_embeddings``.
+        role: ``"input"`` or ``"output"``.
+        tied: The other modules that use the same numbers.
+        shape: (V, d).
+        dtype: As loaded, which is as stored where the model was loaded with ``dtype="auto"``.
+        bytes: Of the table alone.
+        share: Of all the model's parameters' bytes, tied ones counted once.
+    """
+
+    name: str
+    role: str
+    tied: tuple[str, ...]
+    shape: tuple[int, int]
+    dtype: str
+    bytes: int
+    share: float
+
+
+def parameter_bytes(model: nn.Module) -> int:
+    """Bytes of all parameters, each counted once."""
+    return sum(parameter.numel() * parameter.itemsize for parameter in model.parameters())
+
+
+def module_name(model: nn.Module, wanted: nn.Module) -> str:
+    """The first name under which a module stands in a model.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    for name, module in model.named_modules():
+        if module is wanted:
+            return name
+    raise ValueError(f"{type(wanted).__name__} is not a module of {type(model).__name__}")
+
+
+def input_table_name(model: PreTrainedModel) -> str:
+    """The name of the module that holds the token embedding.
+
+    Raises:
+        ValueError: If the model has no token embedding.
+    """
+    try:
+        embedding = model.get_input_embeddings()
+    except NotImplementedError:
+        embedding = None
+    if not isinstance(embedding, nn.Embedding | TokenEmbedding):
+        found = "none" if embedding is None else type(embedding).__name__
+        raise ValueError(f"{type(model).__name__} has no token table to compress (its input embedding: {found})")
+    return module_name(model, embedding)
+
+
+def tied_modules(model: PreTrainedModel, name: str) -> list[str]:
+    """The other modules whose ``weight`` is the ``weight`` of module ``name``, by the model's own map of ties."""
+    ties: dict[str, str] = model.all_tied_weights_keys
+    key = f"{name}.weight"
+    root = ties.get(key, key)
+    group = {root, *(target for target, source in ties.items() if source == root)}
+    return sorted(other.removesuffix(".weight") for other in group - {key} if other.endswith(".weight"))
+
+
+def find_tables(model: PreTrainedModel) -> list[TableInfo]:
+    """The input table, and the output head where it has numbers of its own.
+
+    Raises:
+        ValueError: If the model has no token embedding.
+    """
+    total = parameter_bytes(model)
+
+    def describe(name: str, role: str, tied: list[str]) -> TableInfo:
+        weight = model.get_submodule(name).weight
+        assert isinstance(weight, nn.Parameter)
+        size = weight.numel() * weight.itemsize
+        rows, width = weight.shape
+        return TableInfo(name, role, tuple(tied), (rows, width), dtype_name(weight.dtype), size, size / total)
+
+    name = input_table_name(model)
+    if isinstance(model.get_submodule(name), TokenEmbedding):
+        raise ValueError(f"the table {name} is compressed already; start from the original checkpoint")
+    tied = tied_modules(model, name)
+    tables = [describe(name, "input", tied)]
+    head = model.get_output_embeddings()
+    if isinstance(head, nn.Linear) and module_name(model, head) not in tied:
+        output = module_name(model, head)
+        tables.append(describe(output, "output", tied_modules(model, output)))
+    return tables
+
+
+__all__ = ["TableInfo", "TiedHead", "find_tables", "input_table_name", "module_name", "parameter_bytes", "tied_modules"]

@@ -1,0 +1,129 @@
+"""Autoencoder with the direction loss.
+
+"Direction is what you need: Improving Word Embedding Compression in Large Language Models", Balazy, Banaei, Lebret,
+Tabor, Aberer, RepL4NLP 2021 (arXiv 2106.08181), and its public code.
+
+    z_i = encode(x_i) in R^r,   x_i ~ decode(z_i);   the z_i become the table, the encoder is dropped.
+
+* Linear: one linear layer with bias on each side. Non-linear: an ELU after each of the two.
+* Loss: 0.9975/5 * (1 - cos(x^, x)) + 0.0025 * mean |x^ - x|^alpha, alpha falling linearly from 1 to 0.1 over the first
+  two thirds of the epochs (20 of 30), then constant.
+* Adam at 1e-3, halved every 4 epochs; 30 epochs; batches of 32 rows; the best epoch is kept.
+
+Stored: ``Projected(Dense latents, decoder)``, in the non-linear variant with the activation "elu".
+
+Differences from the published code: the best epoch is picked by the mean cosine of the whole table, not by perplexity
+on a test set, and epoch 0, the initialisation, takes part; both layers start from the SVD of the centred table (an
+option there, off by default), their biases set so that the start *is* that SVD; token weights, where given, multiply
+the rows' losses; latents and decoder may be stored in 8 or 4 bits.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from vocabpress.embeddings import CompressedEmbedding, Projected
+from vocabpress.fitting.loop import Schedule, minimise
+from vocabpress.fitting.losses import direction
+from vocabpress.fitting.lowrank import weighted_svd
+from vocabpress.fitting.quantise import Factors, check_factors, empty_factor, store_factor
+from vocabpress.methods.base import Family, Method, Plan
+
+
+@dataclass(frozen=True)
+class Autoencoder(Method):
+    """The autoencoder of "Direction is what you need".
+
+    Attributes:
+        nonlinear: Whether an ELU follows each of the two layers.
+        factors: Number format of latents and decoder: ``"float16"``, ``"int8"`` or ``"int4"``.
+        cosine_weight: Of the cosine distance.
+        l1_weight: Of the annealed power of the entries' errors.
+        epochs: Passes over the table.
+        batch_size: Rows a step.
+        learning_rate: Of Adam, halved every 4 of 30 epochs.
+    """
+
+    paper: ClassVar[str] = "Balazy et al., RepL4NLP 2021"
+
+    nonlinear: bool = False
+    factors: Factors = "float16"
+    cosine_weight: float = 0.9975 / 5
+    l1_weight: float = 0.0025
+    epochs: int = 30
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        check_factors(self.factors)
+        if min(self.epochs, self.batch_size) < 1 or self.learning_rate <= 0:
+            raise ValueError(
+                "epochs and batch_size must be at least 1 and learning_rate positive, got "
+                f"{self.epochs}, {self.batch_size}, {self.learning_rate:g}; the paper has 30, 32, 0.001"
+            )
+
+    def families(self, num_embeddings: int, embedding_dim: int) -> list[Family]:
+        return [Family({}, "rank", range(1, min(num_embeddings, embedding_dim) + 1))]
+
+    def empty(self, num_embeddings: int, embedding_dim: int, plan: Plan) -> CompressedEmbedding:
+        latents = empty_factor(num_embeddings, plan["rank"], self.factors, "column")
+        decoder = empty_factor(plan["rank"], embedding_dim, self.factors, "row")
+        return Projected(latents, decoder, activation="elu" if self.nonlinear else None)
+
+    def fit_plan(
+        self, table: Tensor, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
+    ) -> CompressedEmbedding:
+        encoder, decoder = self._train(table, plan["rank"], weights, generator, progress)
+        latents = store_factor(encoder(table), self.factors, "column")
+        basis = store_factor(decoder[0].weight.T, self.factors, "row")
+        return Projected.of(latents, basis, decoder[0].bias, "elu" if self.nonlinear else None)
+
+    def _train(
+        self, table: Tensor, rank: int, weights: Tensor, generator: torch.Generator, progress: bool
+    ) -> tuple[nn.Module, nn.Sequential]:
+        encoder, decoder = self._layers(table, rank, weights)
+        network = nn.Sequential(encoder, decoder)
+        best, best_cosine = copy.deepcopy(network), mean_cosine(network, table, weights)
+
+        def loss(ids: Tensor, done: float) -> Tensor:
+            alpha = 1 - 0.9 * min(int(done * self.epochs) * 1.5 / self.epochs, 1.0)
+            rows = direction(network(table[ids]), table[ids], alpha, self.cosine_weight, self.l1_weight)
+            return (weights[ids] * rows).mean()
+
+        def keep_best(epoch: int) -> bool:
+            nonlocal best, best_cosine
+            cosine = mean_cosine(network, table, weights)
+            if cosine > best_cosine:
+                best, best_cosine = copy.deepcopy(network), cosine
+            return False
+
+        schedule = Schedule(self.epochs, self.batch_size, self.learning_rate, lambda e: 0.5 ** (e * 30 // self.epochs // 4))
+        with torch.enable_grad():
+            minimise(
+                list(network.parameters()), loss, len(table), schedule, generator, keep_best, "autoencoder", progress
+            )
+        best.requires_grad_(False)
+        return best[0], best[1]
+
+    def _layers(self, table: Tensor, rank: int, weights: Tensor) -> tuple[nn.Sequential, nn.Sequential]:
+        """Both layers, together the rank-``rank`` SVD of the centred table (up to the ELU)."""
+        low = weighted_svd(table, rank, weights)
+        axes = nn.functional.normalize(low.right, dim=1)
+        encoder, decoder = nn.Linear(table.shape[1], rank), nn.Linear(rank, table.shape[1])
+        layers = []
+        for layer, weight, bias in ((encoder, axes, -(axes @ low.mean)), (decoder, axes.T, low.mean)):
+            layer.to(table.device).weight.data.copy_(weight)
+            layer.bias.data.copy_(bias)
+            layers.append(nn.Sequential(layer, nn.ELU() if self.nonlinear else nn.Identity()))
+        return layers[0], layers[1]
+
+
+@torch.no_grad()
+def mean_cosine(network: nn.Module, table: Tensor, weights: Tensor) -> float:
+    """Weighted mean over rows of the cosine between a row and what the network makes of it."""
+    cosines = nn.functional.cosine_similarity(network(table), table, dim=-1)
+    return float((weights * cosines).sum() / weights.sum())

@@ -1,0 +1,165 @@
+"""What every method promises: validate, plan inside the budget, fit, round, check."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vocabpress.budget import Budget, largest
+from vocabpress.embeddings import CompressedEmbedding
+
+Plan = dict[str, int]
+
+
+class Family(NamedTuple):
+    """Plans that differ in one size alone; the budget picks the largest size that fits."""
+
+    fixed: Plan
+    size: str
+    sizes: range
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """How a table is fitted. The fields of a subclass are its hyper-parameters; it holds no tensors.
+
+    `fit` is final. A method says which plans there are (`families`), what a plan stores (`empty`), and how to fit one
+    (`fit_plan`); a method with several families also says which plan to take (`choose`).
+    """
+
+    paper: ClassVar[str]
+    """Where the method was published."""
+
+    @abstractmethod
+    def families(self, num_embeddings: int, embedding_dim: int) -> list[Family]:
+        """The plans for a table of this shape, the preferred family first."""
+
+    @abstractmethod
+    def empty(self, num_embeddings: int, embedding_dim: int, plan: Plan) -> CompressedEmbedding:
+        """What a plan stores, without numbers, on the current device."""
+
+    @abstractmethod
+    def fit_plan(
+        self, table: Tensor, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
+    ) -> CompressedEmbedding:
+        """Fit a plan; the result has the config of `empty`.
+
+        Args:
+            table: (V, d), float32.
+            plan: One of `plans`.
+            weights: (V), not negative, mean 1.
+            generator: All randomness, on the table's device.
+            progress: Whether to draw progress bars on stderr.
+        """
+
+    def choose(
+        self, table: Tensor, plans: list[Plan], weights: Tensor, generator: torch.Generator, progress: bool
+    ) -> Plan:
+        """The plan to fit, out of `plans`; the first, unless a method searches."""
+        return plans[0]
+
+    def stored_bits(self, num_embeddings: int, embedding_dim: int, plan: Plan) -> int:
+        """Bits that a plan stores, counted on the empty form."""
+        with torch.device("meta"):
+            return self.empty(num_embeddings, embedding_dim, plan).total_bits()
+
+    def plans(self, num_embeddings: int, embedding_dim: int, budget: Budget) -> list[Plan]:
+        """For each family the largest plan inside the budget.
+
+        Raises:
+            ValueError: If no plan fits; the message says what the smallest takes.
+        """
+        limit = budget.max_bits(num_embeddings, embedding_dim)
+        plans, smallest = [], []
+        for fixed, size, sizes in self.families(num_embeddings, embedding_dim):
+
+            def bits(n: int, fixed: Plan = fixed, size: str = size) -> int:
+                return self.stored_bits(num_embeddings, embedding_dim, {**fixed, size: n})
+
+            best = largest(bits, limit, sizes)
+            if best is not None:
+                plans.append({**fixed, size: best})
+            elif sizes:
+                smallest.append(bits(sizes[0]))
+        if not plans:
+            least = min(smallest)
+            ratio = num_embeddings * embedding_dim * 32 / least
+            raise ValueError(
+                f"{budget} leaves {limit // 8:,} bytes for this table of {num_embeddings} x {embedding_dim}; the least "
+                f"that {type(self).__name__} can store is {least // 8:,} bytes (ratio {ratio:.4g} to float32); "
+                "allow that much, or try another method"
+            )
+        return plans
+
+    def fit(
+        self,
+        table: Tensor,
+        *,
+        budget: Budget,
+        token_weights: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        progress: bool = False,
+    ) -> CompressedEmbedding:
+        """Fit a table inside a budget.
+
+        Args:
+            table: (V, d), any float dtype; the fit runs in float32 on its device.
+            budget: The most that may be stored.
+            token_weights: (V), how much each row's error counts; None counts all alike.
+            generator: All randomness; None starts from seed 0.
+            progress: Whether to draw progress bars on stderr.
+
+        Returns:
+            A form whose ``total_bits()`` is inside the budget, its values rounded to what is stored.
+
+        Raises:
+            ValueError: If the table or the weights can't be fitted, or no plan meets the budget.
+        """
+        check_table(table)
+        plans = self.plans(table.shape[0], table.shape[1], budget)
+        weights = check_weights(token_weights, table)
+        rows = table.detach().to(torch.float32)
+        if generator is None:
+            generator = torch.Generator(table.device).manual_seed(0)
+        plan = plans[0] if len(plans) == 1 else self.choose(rows, plans, weights, generator, progress)
+        embedding = self.fit_plan(rows, plan, weights, generator, progress).round_to_stored()
+        if not all(bool(tensor.isfinite().all()) for tensor in embedding.parameters()):
+            raise ValueError(
+                f"a fitted value is too large for its float16 storage; the table reaches {float(rows.abs().max()):.3g}, "
+                "scale it down first"
+            )
+        return embedding
+
+
+def check_table(table: Tensor) -> None:
+    """Refuse what is not a finite float matrix.
+
+    Raises:
+        ValueError: With the first bad row, if an entry is NaN or infinite.
+    """
+    if table.ndim != 2 or not table.is_floating_point() or min(table.shape) < 1:
+        raise ValueError(f"a table is a float matrix (V, d), got {table.dtype} of shape {tuple(table.shape)}")
+    bad = ~table.isfinite().all(-1)
+    if bool(bad.any()):
+        raise ValueError(
+            f"{int(bad.sum())} of {table.shape[0]} rows hold NaN or infinite values, the first is row "
+            f"{int(bad.nonzero()[0])}; repair the checkpoint first"
+        )
+
+
+def check_weights(token_weights: Tensor | None, table: Tensor) -> Tensor:
+    """Token weights scaled to mean 1, float32, on the table's device; all ones for None.
+
+    Raises:
+        ValueError: If the shape is not (V), or a weight is negative or not finite, or all are zero.
+    """
+    if token_weights is None:
+        return torch.ones(table.shape[0], device=table.device)
+    if token_weights.shape != table.shape[:1]:
+        raise ValueError(f"token_weights has shape {tuple(token_weights.shape)}, the table needs ({table.shape[0]},)")
+    weights = token_weights.to(table.device, torch.float32)
+    if not bool(weights.isfinite().all()) or bool((weights < 0).any()) or not bool(weights.sum() > 0):
+        raise ValueError("token_weights must be finite, not negative and not all zero; try counts + 1")
+    return weights / weights.mean()
