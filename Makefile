@@ -1,5 +1,5 @@
 # `make help` lists the targets. Everything is installed into .venv from requirements.lock; nothing else is touched.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready

@@ -1,0 +1,29 @@
+"""Press the vocabulary tables of language models, and load the result with the tools people already use.
+
+Importing this package registers the format with transformers: `AutoModel.from_pretrained` then reads it.
+"""
+
+from vocabpress.budget import Budget
+from vocabpress.embeddings import EMBEDDINGS, CompressedEmbedding, build
+from vocabpress.hf.compress import Report, compress
+from vocabpress.hf.quantizer import VocabpressConfig
+from vocabpress.hf.tables import TableInfo, find_tables
+from vocabpress.methods import METHODS, SVD, Autoencoder, LightToken, Method, make_method
+
+__all__ = [
+    "EMBEDDINGS",
+    "METHODS",
+    "SVD",
+    "Autoencoder",
+    "Budget",
+    "CompressedEmbedding",
+    "LightToken",
+    "Method",
+    "Report",
+    "TableInfo",
+    "VocabpressConfig",
+    "build",
+    "compress",
+    "find_tables",
+    "make_method",
+]

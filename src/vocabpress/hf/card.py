@@ -1,0 +1,74 @@
+"""The model card of a compressed checkpoint: the original's metadata, and the numbers."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub.utils import validate_repo_id
+
+if TYPE_CHECKING:
+    from vocabpress.hf.compress import Report
+
+KEPT = ("language", "license", "pipeline_tag", "datasets", "library_name")
+
+
+def card(report: "Report", source: Path, model: str) -> str:
+    """README.md of the output folder.
+
+    Args:
+        report: What was done and what it cost.
+        source: Folder of the original.
+        model: What the user called it: a hub id or a folder.
+    """
+    old = ModelCard.load(source / "README.md", ignore_metadata_errors=True) if (source / "README.md").is_file() else None
+    metadata = old.data.to_dict() if old is not None else {}
+    data = ModelCardData(
+        base_model=model if _is_hub_id(model) else None,
+        base_model_relation="quantized" if _is_hub_id(model) else None,
+        tags=sorted({*metadata.get("tags", []), "vocabpress"}),
+        **{key: metadata[key] for key in KEPT if key in metadata},
+    )
+    sentence = (source / "modules.json").is_file()
+    load = (
+        'from sentence_transformers import SentenceTransformer\nmodel = SentenceTransformer("THIS_FOLDER")'
+        if sentence
+        else f'from transformers import AutoModel\nmodel = AutoModel.from_pretrained("THIS_FOLDER")  # {report.architecture}'
+    )
+    return f"""---
+{data.to_yaml()}
+---
+
+# {report.source_name}, its vocabulary table pressed {report.ratio_to_float32:.1f} times
+
+The token table of {report.source_name} ({report.num_embeddings:,} x {report.embedding_dim}), stored by
+vocabpress with the method `{report.method}`. All other weights are unchanged.
+
+| | before | after |
+|---|---|---|
+| token table, bytes | {report.table_bytes_before:,} ({report.dtype}) | {report.table_bytes_after:,} |
+| whole model, bytes on disk | {report.model_bytes_before:,} | {report.model_bytes_after:,} |
+
+| of the token table | |
+|---|---|
+| ratio to float32 | {report.ratio_to_float32:.2f} |
+| ratio to the {report.dtype} that the original stores | {report.ratio_to_stored:.2f} |
+| bits per weight, everything counted | {report.bits_per_weight:.4f} |
+| relative error of the rows | {report.relative_error:.4f} |
+| mean cosine of the rows | {report.mean_cosine:.4f} |
+
+## Use
+
+```python
+import vocabpress  # registers the format with transformers
+{load}
+```
+
+`model.dequantize()` gives an ordinary model. Without the import, transformers refuses to load the checkpoint.
+"""
+
+
+def _is_hub_id(model: str) -> bool:
+    if Path(model).is_dir():
+        return False
+    validate_repo_id(model)
+    return True

@@ -1,0 +1,142 @@
+"""Folders of models: find one, load it whole, write one in a single step."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".ot", ".gguf", ".tflite")
+NOT_COPIED = {"config.json", "README.md", ".gitattributes", "model.safetensors.index.json"}
+
+
+def find_folder(model: str | Path) -> Path:
+    """The folder of a model: itself, or the snapshot of a hub id, downloaded where it is not cached.
+
+    Raises:
+        ValueError: If there is no such model, or its folder has no config or no weights.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        if folder.exists():
+            raise ValueError(f"{model} is a file; give the folder that holds config.json and model.safetensors")
+        ignored = ["onnx/*", "openvino/*", "*.h5", "*.msgpack", "*.ot", "*.onnx", "*.gguf"]
+        try:
+            folder = Path(snapshot_download(str(model), ignore_patterns=ignored))
+        except (OSError, HFValidationError, ValueError):
+            raise ValueError(
+                f"no such model: {model!r} is neither a folder here nor a model that the hub, or its local cache, gives; "
+                "check the spelling, or download it first and give the folder"
+            ) from None
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{model} has no config.json; give the folder of a transformers model")
+    if not weight_files(folder):
+        raise ValueError(f"{model} has a config.json but no weights (model.safetensors); download them first")
+    return folder
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that `from_pretrained` reads weights from: safetensors if there are any, else .bin."""
+    for pattern in ("model*.safetensors", "pytorch_model*.bin"):
+        files = sorted(folder.glob(pattern))
+        if files:
+            return files
+    return []
+
+
+def weight_bytes(folder: Path) -> int:
+    """Bytes of those files."""
+    return sum(file.stat().st_size for file in weight_files(folder))
+
+
+def load_model(folder: Path) -> PreTrainedModel:
+    """Load a model as the class that its config names, heads and all, in the dtype of the checkpoint.
+
+    Raises:
+        ValueError: If transformers can't read the folder, or it is compressed already.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        if getattr(config, "quantization_config", None) is not None:
+            raise ValueError(f"{folder} is compressed or quantised already; start from the original checkpoint")
+        names = config.architectures or []
+        classes = [getattr(transformers, name, None) for name in names]
+        known = [cls for cls in classes if isinstance(cls, type) and issubclass(cls, PreTrainedModel)]
+        return (known[0] if known else AutoModel).from_pretrained(folder, dtype="auto", local_files_only=True)
+    except (OSError, KeyError, RuntimeError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"transformers can't load {folder}: {reason}") from None
+
+
+def check_output(out: str | Path) -> Path:
+    """The output folder, if it can be written without harm.
+
+    Raises:
+        ValueError: If it exists and is not an empty folder.
+    """
+    target = Path(out)
+    if target.is_dir() and any(target.iterdir()):
+        raise ValueError(f"the output folder {out} exists and is not empty; remove it or give another name")
+    if target.exists() and not target.is_dir():
+        raise ValueError(f"the output {out} exists and is a file; give the name of a new folder")
+    return target
+
+
+@contextmanager
+def written_at_once(target: Path) -> Iterator[Path]:
+    """A temporary folder beside ``target`` that becomes it at the end; on any error nothing is left behind.
+
+    Raises:
+        ValueError: If the disk is full or the place can't be written.
+    """
+    made = [parent for parent in target.absolute().parents if not parent.exists()]
+    temporary: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        temporary.replace(target)
+        temporary, made = None, []
+    except OSError as error:
+        raise ValueError(f"can't write {target}: {error.strerror or error}; free some space or give another place") from None
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+        for parent in made:
+            if parent.exists() and not any(parent.iterdir()):
+                parent.rmdir()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def copy_companions(source: Path, target: Path) -> None:
+    """Copy what belongs to a model beside its weights: tokenizer, processor, sentence-transformers modules."""
+    for file in source.iterdir():
+        weights = file.name.endswith(WEIGHT_SUFFIXES)
+        if file.is_file() and not weights and file.name not in NOT_COPIED and not (target / file.name).exists():
+            shutil.copyfile(file, target / file.name)
+    modules = source / "modules.json"
+    if modules.is_file():
+        for module in json.loads(modules.read_text(encoding="utf-8")):
+            path = module.get("path")
+            if path and (source / path).is_dir():
+                shutil.copytree(source / path, target / path)
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions that a result depends on."""
+    return {"torch": torch.__version__, "transformers": transformers.__version__}

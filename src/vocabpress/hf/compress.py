@@ -1,0 +1,218 @@
+"""The main job: a checkpoint in, a small checkpoint out."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedModel
+
+from vocabpress.budget import Budget, dtype_name
+from vocabpress.embeddings import CompressedEmbedding
+from vocabpress.evaluate.reconstruction import reconstruction
+from vocabpress.hf.card import card
+from vocabpress.hf.checkpoint import (
+    check_output,
+    copy_companions,
+    find_folder,
+    load_model,
+    weight_bytes,
+    written_at_once,
+)
+from vocabpress.hf.quantizer import VocabpressConfig, attach, compress_input_table
+from vocabpress.hf.tables import find_tables
+from vocabpress.methods import METHODS, Method, make_method
+from vocabpress.weights import count_tokens, load_counts, read_lines, token_weights, vocabulary_order
+
+Counts = Tensor | str | Path | Literal["vocabulary-order"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a compression did and what it cost. Sizes are bytes of saved tensors and files."""
+
+    source_name: str
+    output: str
+    architecture: str
+    table: str
+    num_embeddings: int
+    embedding_dim: int
+    dtype: str
+    method: str
+    settings: dict[str, object]
+    budget: str
+    seed: int
+    weighted_by: str
+    table_bytes_before: int
+    table_bytes_after: int
+    model_bytes_before: int
+    model_bytes_after: int
+    ratio_to_float32: float
+    ratio_to_stored: float
+    bits_per_weight: float
+    relative_error: float
+    mean_cosine: float
+    weighted_relative_error: float | None
+    weighted_mean_cosine: float | None
+    seconds: float
+
+
+def method_name(method: Method) -> str:
+    """The name under which a method's class is registered; its class name if it is not."""
+    names = {cls: name for name, cls in METHODS.items()}
+    return names.get(type(method), type(method).__name__)
+
+
+def find_counts(folder: Path, num_embeddings: int, text: Sequence[str | Path], counts: Counts | None, progress: bool) -> tuple[Tensor | None, str]:
+    """Token counts from whatever the user gave, and a word for where they come from.
+
+    Raises:
+        ValueError: If both text and counts are given, or the source is unusable.
+    """
+    if text and counts is not None:
+        raise ValueError("token weights come from text or from counts; give one of them")
+    if isinstance(counts, Tensor):
+        return counts, "given counts"
+    if not text and counts is None:
+        return None, "uniform"
+    if counts is not None and counts != "vocabulary-order":
+        return load_counts(counts, num_embeddings), "saved counts"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, ImportError):
+        raise ValueError(f"{folder} has no tokenizer that transformers can load; leave the token weights out") from None
+    if text:
+        return count_tokens(read_lines(text, progress), tokenizer, num_embeddings), "text"
+    return vocabulary_order(tokenizer, num_embeddings), "vocabulary order"
+
+
+def compress(
+    model: str | Path,
+    output: str | Path,
+    *,
+    method: str | Method = "lighttoken",
+    budget: Budget | None = None,
+    text: Sequence[str | Path] = (),
+    counts: Counts | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    progress: bool = False,
+) -> Report:
+    """Compress the token table of a checkpoint, and write a checkpoint that `from_pretrained` loads.
+
+    Args:
+        model: A hub id, or a folder with config.json and weights.
+        output: A folder that does not exist yet, or is empty. It appears when all is done, or not at all.
+        method: A method, or its name with its default settings.
+        budget: Of the table; ratio 25 to float32 if None.
+        text: UTF-8 text files; tokens that occur in them often are stored more exactly.
+        counts: Instead of text: counts of shape (V), a file of them, or ``"vocabulary-order"``.
+        seed: Of all randomness.
+        device: Where to fit, e.g. ``"cuda"``; None stays on the CPU.
+        progress: Whether to draw progress bars on stderr.
+
+    Returns:
+        What was done and what it cost.
+
+    Raises:
+        ValueError: With one line that says what was wrong and what to try; nothing was written then.
+
+    Example:
+        >>> import vocabpress
+        >>> report = vocabpress.compress("sentence-transformers/all-MiniLM-L6-v2", "small", budget=Budget.ratio(25))
+    """
+    target = check_output(output)
+    check_device(device)
+    config = VocabpressConfig(method if isinstance(method, Method) else make_method(method), budget, seed)
+    folder = find_folder(model)
+    loaded = load_model(folder)
+    info = find_tables(loaded)[0]
+    tally, weighted_by = find_counts(folder, info.shape[0], text, counts, progress)
+    weights = None if tally is None else token_weights(tally)
+    original = original_table(loaded, info.name)
+    start = time.perf_counter()
+    table = compress_input_table(loaded, config, token_weights=weights, progress=progress, device=device)
+    seconds = time.perf_counter() - start
+    config.fitted_by = {
+        "method": method_name(config.method),
+        "settings": asdict(config.method),
+        "budget": str(config.budget),
+        "seed": seed,
+        "token_weights": weighted_by,
+        "vocabpress": version("vocabpress"),
+        "torch": str(torch.__version__),
+    }
+    attach(loaded, config)
+    plain = reconstruction(original, table)
+    weighted = None if tally is None else reconstruction(original, table, tally)
+    with written_at_once(target) as temporary:
+        save(loaded, temporary)
+        report = Report(
+            source_name=Path(model).name,
+            output=str(output),
+            architecture=type(loaded).__name__,
+            table=info.name,
+            num_embeddings=info.shape[0],
+            embedding_dim=info.shape[1],
+            dtype=info.dtype,
+            method=method_name(config.method),
+            settings=asdict(config.method),
+            budget=str(config.budget),
+            seed=seed,
+            weighted_by=weighted_by,
+            table_bytes_before=info.bytes,
+            table_bytes_after=table.total_bits() // 8,
+            model_bytes_before=weight_bytes(folder),
+            model_bytes_after=weight_bytes(temporary),
+            ratio_to_float32=original.numel() * 32 / table.total_bits(),
+            ratio_to_stored=info.bytes * 8 / table.total_bits(),
+            bits_per_weight=table.bits_per_weight,
+            relative_error=plain.relative_error,
+            mean_cosine=plain.mean_cosine,
+            weighted_relative_error=None if weighted is None else weighted.relative_error,
+            weighted_mean_cosine=None if weighted is None else weighted.mean_cosine,
+            seconds=seconds,
+        )
+        copy_companions(folder, temporary)
+        (temporary / "README.md").write_text(card(report, folder, str(model)), encoding="utf-8")
+    return report
+
+
+def original_table(model: PreTrainedModel, name: str) -> Tensor:
+    """The dense table of a module that is still an ordinary embedding, shape (V, d)."""
+    weight = model.get_submodule(name).weight
+    assert isinstance(weight, Tensor)
+    return weight.detach()
+
+
+def save(model: PreTrainedModel, folder: Path) -> None:
+    """`save_pretrained`, its storage errors told as OSError.
+
+    Raises:
+        OSError: If the disk is full, for example.
+    """
+    try:
+        model.save_pretrained(folder)
+    except SafetensorError as error:  # safetensors wraps the operating system's error in its own
+        raise OSError(str(error)) from error
+
+
+def check_device(device: str | None) -> None:
+    """Refuse a device that is not here.
+
+    Raises:
+        ValueError: If torch does not know it, or sees none.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"can't use the device {device!r} ({reason}); try cpu") from None
+
+
+__all__ = ["CompressedEmbedding", "Report", "compress", "dtype_name", "find_counts", "method_name"]

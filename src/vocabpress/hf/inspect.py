@@ -1,0 +1,128 @@
+"""What is there to compress: the tables of a model, the shape of their numbers, and what each method would store."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vocabpress.budget import Budget
+from vocabpress.fitting.lowrank import principal_axes, weighted_mean
+from vocabpress.hf.checkpoint import find_folder, load_model, weight_bytes
+from vocabpress.hf.compress import find_counts, original_table
+from vocabpress.hf.tables import TableInfo, find_tables
+from vocabpress.methods import METHODS, Plan
+
+RATIOS = (5.0, 10.0, 25.0, 50.0, 100.0)
+RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+@dataclass(frozen=True)
+class Skew:
+    """How unevenly text uses the vocabulary.
+
+    Attributes:
+        tokens: Occurrences counted.
+        used: Share of the vocabulary that occurs at all.
+        top: Number of most frequent tokens -> their share of all occurrences.
+    """
+
+    tokens: int
+    used: float
+    top: dict[int, float]
+
+
+@dataclass(frozen=True)
+class WouldStore:
+    """What a method with its default settings would store at a ratio to float32; no plan where none fits."""
+
+    method: str
+    ratio: float
+    plan: Plan | None
+    bytes: int | None
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """All that `vocabpress inspect` prints.
+
+    Attributes:
+        source_name: What was inspected.
+        architecture: The class that the checkpoint names.
+        model_bytes: Of the weight files.
+        tables: Input table first.
+        singular_values: Of the centred input table, falling.
+        energy: Rank -> share of the input table's variance that this many axes hold.
+        would_store: For the input table.
+        skew: None without text.
+    """
+
+    source_name: str
+    architecture: str
+    model_bytes: int
+    tables: list[TableInfo]
+    singular_values: list[float]
+    energy: dict[int, float]
+    would_store: list[WouldStore]
+    skew: Skew | None
+
+
+def inspect(model: str | Path, text: Sequence[str | Path] = (), progress: bool = False) -> Inspection:
+    """Look at a checkpoint; nothing is written.
+
+    Args:
+        model: A hub id, or a folder.
+        text: UTF-8 text files, for the skew.
+        progress: Whether to draw a progress bar over the text on stderr.
+
+    Raises:
+        ValueError: As `compress`.
+    """
+    folder = find_folder(model)
+    loaded = load_model(folder)
+    tables = find_tables(loaded)
+    table = original_table(loaded, tables[0].name).float()
+    values = singular_values(table)
+    shares = values.square().cumsum(0) / values.square().sum().clamp(min=1e-30)
+    counts, _ = find_counts(folder, len(table), text, None, progress)
+    return Inspection(
+        source_name=Path(model).name,
+        architecture=type(loaded).__name__,
+        model_bytes=weight_bytes(folder),
+        tables=tables,
+        singular_values=values.tolist(),
+        energy={rank: float(shares[rank - 1]) for rank in RANKS if rank <= len(values)},
+        would_store=would_store(table.shape[0], table.shape[1]),
+        skew=None if counts is None else skew(counts),
+    )
+
+
+def singular_values(table: Tensor) -> Tensor:
+    """Of the centred table, falling; shape (min(V, d))."""
+    ones = torch.ones(len(table))
+    _, variances = principal_axes(table - weighted_mean(table, ones), ones)
+    return (variances * len(table)).sqrt()[: min(table.shape)]
+
+
+def skew(counts: Tensor) -> Skew:
+    """Skew of token counts, shape (V)."""
+    ordered = counts.double().sort(descending=True).values
+    total = ordered.sum()
+    sizes = [size for size in (10, 100, 1000, 10000) if size < len(counts)]
+    return Skew(int(total), float((counts > 0).double().mean()), {n: float(ordered[:n].sum() / total) for n in sizes})
+
+
+def would_store(num_embeddings: int, embedding_dim: int) -> list[WouldStore]:
+    """For each method and each of RATIOS the first plan that fits, counted on the meta device."""
+    rows = []
+    for name, cls in METHODS.items():
+        method = cls()
+        for ratio in RATIOS:
+            try:
+                plan = method.plans(num_embeddings, embedding_dim, Budget.ratio(ratio))[0]
+            except ValueError:
+                rows.append(WouldStore(name, ratio, None, None))
+                continue
+            rows.append(WouldStore(name, ratio, plan, method.stored_bits(num_embeddings, embedding_dim, plan) // 8))
+    return rows

@@ -1,0 +1,146 @@
+"""Results into tables and pictures. Computes nothing but how to show it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from vocabpress.hf.compress import Report
+from vocabpress.hf.inspect import Inspection
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MIN_WIDTH = 120  # of a table written to a pipe
+
+
+def size(count: float) -> str:
+    """Bytes for people: 46.88 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} B" if unit == "B" else f"{count:.2f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")
+
+
+def print_table(headers: Sequence[str], rows: Sequence[Sequence[Any]], title: str | None = None) -> None:
+    """A table on stdout, the first column to the left and the others to the right."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, MIN_WIDTH)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for index, header in enumerate(headers):
+        table.add_column(header, justify="left" if index == 0 else "right")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    console.print(table)
+
+
+def print_report(report: Report) -> None:
+    """What `vocabpress compress` did."""
+    rows = [
+        ("token table", size(report.table_bytes_before), size(report.table_bytes_after)),
+        ("whole model, on disk", size(report.model_bytes_before), size(report.model_bytes_after)),
+    ]
+    print_table(["bytes", "before", "after"], rows, f"{report.table} by {report.method}, {report.budget}")
+    rows = [
+        ("ratio to float32", f"{report.ratio_to_float32:.2f}"),
+        (f"ratio to {report.dtype}, as the original stores it", f"{report.ratio_to_stored:.2f}"),
+        ("bits per weight, everything counted", f"{report.bits_per_weight:.4f}"),
+        ("relative error of the rows", f"{report.relative_error:.4f}"),
+        ("mean cosine of the rows", f"{report.mean_cosine:.4f}"),
+    ]
+    if report.weighted_relative_error is not None:
+        source = report.weighted_by
+        rows += [
+            (f"relative error, by token frequency ({source})", f"{report.weighted_relative_error:.4f}"),
+            (f"mean cosine, by token frequency ({source})", f"{report.weighted_mean_cosine:.4f}"),
+        ]
+    rows.append(("seconds to fit", f"{report.seconds:.1f}"))
+    print_table(["the table, read back", ""], rows)
+
+
+def print_inspection(found: Inspection) -> None:
+    """What `vocabpress inspect` found."""
+    rows = [
+        (
+            table.name,
+            table.role,
+            ", ".join(table.tied) or "-",
+            f"{table.shape[0]:,} x {table.shape[1]}",
+            table.dtype,
+            size(table.bytes),
+            f"{table.share:.1%}",
+        )
+        for table in found.tables
+    ]
+    headers = ["table", "role", "tied to it", "shape", "dtype", "bytes", "of the model"]
+    print_table(headers, rows, f"{found.source_name}: {found.architecture}, {size(found.model_bytes)} of weights")
+    ranks = [(rank, f"{found.singular_values[rank - 1]:.4g}", f"{share:.1%}") for rank, share in found.energy.items()]
+    print_table(["rank", "singular value", "variance held"], ranks, "spectrum of the centred input table")
+    if found.skew is not None:
+        shares = [(f"{count:,} most frequent", f"{share:.1%}") for count, share in found.skew.top.items()]
+        title = f"{found.skew.tokens:,} tokens of text, {found.skew.used:.1%} of the vocabulary occurs"
+        print_table(["tokens", "of the text"], shares, title)
+    plans = [
+        (
+            row.method,
+            f"{row.ratio:g}",
+            "-" if row.plan is None else ", ".join(f"{key} {value}" for key, value in row.plan.items()),
+            "can't" if row.bytes is None else size(row.bytes),
+        )
+        for row in found.would_store
+    ]
+    print_table(["method", "ratio to float32", "plan", "would store"], plans, "what each method would store of it")
+
+
+def new_figure(width: float, height: float) -> "Figure":
+    """An empty figure, drawn without a screen.
+
+    Raises:
+        ValueError: If matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure as Drawn
+    except ImportError:
+        raise ValueError("pictures need matplotlib; pip install 'vocabpress[report]'") from None
+    return Drawn(figsize=(width, height), layout="constrained")
+
+
+def plot_spectrum(found: Inspection, path: str | Path) -> None:
+    """The singular values, and the variance they hold, as a PNG.
+
+    Raises:
+        ValueError: If matplotlib is not installed, or the file can't be written.
+    """
+    figure = new_figure(9, 3.6)
+    left, right = figure.subplots(1, 2)
+    ranks = range(1, len(found.singular_values) + 1)
+    left.semilogy(ranks, found.singular_values, color="#1f5fa8")
+    left.set(xlabel="rank", ylabel="singular value", title="Spectrum of the centred table")
+    squares = [value * value for value in found.singular_values]
+    total = sum(squares)
+    held = [sum(squares[:rank]) / total for rank in ranks]
+    right.plot(ranks, held, color="#c2541b")
+    right.set(xlabel="rank", ylabel="share of the variance", title="Variance held", ylim=(0, 1.02))
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    rows, width = found.tables[0].shape
+    figure.suptitle(f"{found.source_name}: {found.tables[0].name}, {rows:,} x {width}")
+    save_figure(figure, path)
+
+
+def save_figure(figure: "Figure", path: str | Path) -> None:
+    """Write a figure as PNG.
+
+    Raises:
+        ValueError: If the file can't be written.
+    """
+    try:
+        figure.savefig(path, dpi=150, format="png")
+    except OSError as error:
+        raise ValueError(f"can't write the picture {path}: {error.strerror or error}") from None

@@ -1,0 +1,162 @@
+"""How much each token matters: counted in text, read from a file, guessed from the vocabulary's order, or all alike.
+
+Every function gives *counts*: shape (V), float32, not negative. What a fit takes is `token_weights(counts)`.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+LINES_PER_BATCH = 512
+COUNTS_KEY = "token_counts"
+
+
+class Tokenizer(Protocol):
+    """What is needed of a transformers tokenizer."""
+
+    all_special_ids: list[int]
+
+    def __call__(self, text: list[str], *, add_special_tokens: bool) -> dict[str, list[list[int]]]:
+        """Token ids of each text, under ``input_ids``."""
+        ...
+
+    def convert_ids_to_tokens(self, ids: list[int]) -> list[str | None]:
+        """The tokens of these ids."""
+        ...
+
+
+def read_lines(paths: Iterable[str | Path], progress: bool = False) -> Iterator[str]:
+    """The lines of UTF-8 text files that are not blank, one at a time, with a progress bar over the bytes.
+
+    Raises:
+        ValueError: If a file is missing, empty or not UTF-8.
+    """
+    files = [Path(path) for path in paths]
+    for file in files:
+        if not file.is_file():
+            raise ValueError(f"no such text file: {file}")
+    total = sum(file.stat().st_size for file in files)
+    with tqdm(total=total, desc="counting tokens", unit="B", unit_scale=True, disable=not progress) as bar:
+        for file in files:
+            seen = False
+            with file.open("rb") as stream:
+                for number, raw in enumerate(stream, start=1):
+                    bar.update(len(raw))
+                    try:
+                        line = raw.decode("utf-8").strip()
+                    except UnicodeDecodeError:
+                        message = f"{file} is not UTF-8 text (line {number}); convert it, e.g. with iconv -t utf-8"
+                        raise ValueError(message) from None
+                    if line:
+                        seen = True
+                        yield line
+            if not seen:
+                raise ValueError(f"{file} holds no text; give a file with at least some sentences")
+
+
+def count_tokens(texts: Iterable[str], tokenizer: Tokenizer, num_embeddings: int) -> Tensor:
+    """How often each token occurs, streaming; special tokens that a tokenizer adds are not counted.
+
+    Args:
+        texts: Strings of any length, read once.
+        tokenizer: The model's own.
+        num_embeddings: Rows of the table, V.
+
+    Returns:
+        Counts, shape (V), float32 exact up to 2**24 occurrences of one token (float64 inside).
+
+    Raises:
+        ValueError: If there is not one token, or an id is outside of the table.
+    """
+    counts = torch.zeros(num_embeddings, dtype=torch.float64)
+    batch: list[str] = []
+
+    def flush() -> None:
+        ids = [i for row in tokenizer(batch, add_special_tokens=False)["input_ids"] for i in row]
+        if ids and max(ids) >= num_embeddings:
+            raise ValueError(f"the tokenizer gives id {max(ids)}, the table has {num_embeddings} rows; do they match?")
+        counts.add_(torch.bincount(torch.tensor(ids, dtype=torch.int64), minlength=num_embeddings))
+        batch.clear()
+
+    for text in texts:
+        batch.append(text)
+        if len(batch) == LINES_PER_BATCH:
+            flush()
+    flush()
+    if not bool(counts.sum() > 0):
+        raise ValueError("the text holds no token; give a file with at least some sentences")
+    return counts.float()
+
+
+def vocabulary_order(tokenizer: Tokenizer, num_embeddings: int) -> Tensor:
+    """Zipf's law over the order of the vocabulary, for vocabularies that are sorted by frequency.
+
+    The token of rank r (from 1) gets 1/r; most BPE, unigram and WordPiece vocabularies come in about that order. Ranks
+    pass over special tokens, ``[unused7]`` and its like, and rows beyond the tokenizer's last token: those get the
+    least weight of all, because text seldom or never holds them.
+
+    Args:
+        tokenizer: The model's own.
+        num_embeddings: Rows of the table, V.
+
+    Returns:
+        Shape (V), relative frequencies, the largest 1.
+    """
+    tokens = tokenizer.convert_ids_to_tokens(list(range(num_embeddings)))
+    special = set(tokenizer.all_special_ids)
+    ordinary = torch.tensor(
+        [i not in special and token is not None and "unused" not in token for i, token in enumerate(tokens)]
+    )
+    ranks = ordinary.cumsum(0).clamp(min=1)
+    return torch.where(ordinary, 1.0 / ranks, 1.0 / max(int(ordinary.sum()), 1))
+
+
+def uniform(num_embeddings: int) -> Tensor:
+    """All tokens alike."""
+    return torch.ones(num_embeddings)
+
+
+def save_counts(counts: Tensor, path: str | Path) -> None:
+    """Write counts as safetensors, one tensor ``token_counts``."""
+    save_file({COUNTS_KEY: counts.float().contiguous()}, str(path))
+
+
+def load_counts(path: str | Path, num_embeddings: int) -> Tensor:
+    """Read what :func:`save_counts` wrote.
+
+    Raises:
+        ValueError: If the file is missing or holds no counts, or the counts are for another vocabulary.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"no such counts file: {path}")
+    try:
+        counts = load_file(str(path)).get(COUNTS_KEY)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a counts file written by vocabpress ({error})") from None
+    if counts is None:
+        raise ValueError(f"{path} holds no tensor {COUNTS_KEY!r}; write it with vocabpress.weights.save_counts")
+    if counts.shape != (num_embeddings,):
+        raise ValueError(f"{path} counts {counts.shape[0]} tokens, the table has {num_embeddings}; count again")
+    return counts
+
+
+def token_weights(counts: Tensor, power: float = 0.5) -> Tensor:
+    """What a fit takes: ``(counts / smallest positive count + 1) ** power``, mean 1, shape (V).
+
+    The 1 keeps tokens that the text did not happen to hold. Power 1 counts an error as often as the text would show
+    it, 0 not at all; the square root between them is our choice, because the text at hand is never the user's text.
+
+    Raises:
+        ValueError: If all counts are zero.
+    """
+    positive = counts[counts > 0]
+    if positive.numel() == 0:
+        raise ValueError("all token counts are zero; count in some text first")
+    weights = (counts / positive.min() + 1) ** power
+    return weights / weights.mean()
