@@ -22,6 +22,9 @@ from vocabpress.report import plot_spectrum, print_inspection, print_report
 USAGE_ERROR = 2
 INTERRUPTED = 130
 
+# The base of "no such option" and its like. It lives in click, or in typer's own copy of click: reached by its child.
+ClickException: Any = typer.BadParameter.__mro__[2]
+
 app = typer.Typer(
     help="Press the vocabulary table of a language model to a small fraction of its size.",
     no_args_is_help=True,
@@ -160,10 +163,8 @@ def main(arguments: list[str] | None = None) -> int:
         return INTERRUPTED
     except ValueError as error:
         return _fail(" ".join(str(error).split()))
-    except Exception as error:
-        if type(error).__module__.split(".")[0] in ("click", "typer"):  # unknown options and the like
-            return _fail(getattr(error, "format_message", lambda: str(error))())
-        raise
+    except ClickException as error:
+        return _fail(error.format_message())
     return code if isinstance(code, int) else 0
 
 

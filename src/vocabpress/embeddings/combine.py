@@ -31,13 +31,13 @@ class Sum(CompressedEmbedding):
         self.parts = nn.ModuleList(parts)
 
     def lookup(self, ids: Tensor) -> Tensor:
-        return torch.stack([part.lookup(ids) for part in self.parts]).sum(0)
+        return torch.stack([part.lookup(ids) for part in _forms(self.parts)]).sum(0)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        return torch.stack([part.logits(hidden) for part in self.parts]).sum(0)
+        return torch.stack([part.logits(hidden) for part in _forms(self.parts)]).sum(0)
 
     def config(self) -> dict[str, Any]:
-        return {"form": "sum", "parts": [part.config() for part in self.parts]}
+        return {"form": "sum", "parts": [part.config() for part in _forms(self.parts)]}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], build: Build) -> Self:
@@ -83,7 +83,9 @@ class Rows(CompressedEmbedding):
         """
         counts = torch.bincount(block_of, minlength=len(blocks)).tolist()
         if counts != [block.num_embeddings for block in blocks]:
-            raise ValueError(f"the map gives the blocks {counts} tokens, they have {[b.num_embeddings for b in blocks]}")
+            raise ValueError(
+                f"the map gives the blocks {counts} tokens, they have {[b.num_embeddings for b in blocks]}"
+            )
         mapped = bool((block_of.diff() < 0).any())
         form = cls(blocks, mapped).to(block_of.device)
         if form.block_of is not None:
@@ -92,7 +94,7 @@ class Rows(CompressedEmbedding):
 
     def _starts(self) -> Tensor:
         """The first row of each block, the blocks laid end to end; shape (blocks)."""
-        sizes = torch.tensor([block.num_embeddings for block in self.blocks], device=self.device)
+        sizes = torch.tensor([block.num_embeddings for block in _forms(self.blocks)], device=self.device)
         return sizes.cumsum(0) - sizes
 
     def _mapped_place(self, block_of: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,20 +111,26 @@ class Rows(CompressedEmbedding):
             block, place = (of_token[ids] for of_token in self._mapped_place(self.block_of))
         row = place - starts[block]
         # Every block reads every id, and `where` picks: no shape depends on data, so the graph compiles and exports.
-        result = self.blocks[0].lookup(torch.where(block == 0, row, 0))
-        for index, form in enumerate(self.blocks[1:], start=1):
+        first, *others = _forms(self.blocks)
+        result = first.lookup(torch.where(block == 0, row, 0))
+        for index, form in enumerate(others, start=1):
             inside = block == index
             result = torch.where(inside[..., None], form.lookup(torch.where(inside, row, 0)), result)
         return result
 
     def logits(self, hidden: Tensor) -> Tensor:
-        logits = torch.cat([block.logits(hidden) for block in self.blocks], dim=-1)
+        logits = torch.cat([block.logits(hidden) for block in _forms(self.blocks)], dim=-1)
         return logits if self.block_of is None else logits[..., self._mapped_place(self.block_of)[1]]
 
     def config(self) -> dict[str, Any]:
-        blocks = [block.config() for block in self.blocks]
+        blocks = [block.config() for block in _forms(self.blocks)]
         return {"form": "rows", "blocks": blocks, "mapped": self.block_of is not None}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], build: Build) -> Self:
         return cls([build(block) for block in config["blocks"]], config["mapped"])
+
+
+def _forms(modules: nn.ModuleList) -> list[CompressedEmbedding]:
+    """The same list, with the type that its makers gave it."""
+    return [module for module in modules if isinstance(module, CompressedEmbedding)]

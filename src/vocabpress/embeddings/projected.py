@@ -40,7 +40,9 @@ class Projected(CompressedEmbedding):
     ) -> None:
         super().__init__()
         if inner.embedding_dim != basis.num_embeddings:
-            raise ValueError(f"inner has width {inner.embedding_dim}, basis has {basis.num_embeddings} rows; make equal")
+            raise ValueError(
+                f"inner has width {inner.embedding_dim}, basis has {basis.num_embeddings} rows; make equal"
+            )
         if activation is not None and activation not in ACTIVATIONS:
             raise ValueError(f"unknown activation {activation!r}; choose from {list(ACTIVATIONS)} or none")
         self.num_embeddings, self.embedding_dim = inner.num_embeddings, basis.embedding_dim

@@ -57,9 +57,7 @@ class Scalar(CompressedEmbedding):
             raise ValueError(f"unknown scale_axis {scale_axis!r}; choose from {list(shapes)}")
         shape = shapes[scale_axis]
         self.scales = None if shape is None else nn.Parameter(torch.zeros(shape))
-        self.register_buffer(
-            "codes", torch.zeros(num_embeddings, packed_bytes(embedding_dim, bits), dtype=torch.uint8)
-        )
+        self.register_buffer("codes", torch.zeros(num_embeddings, packed_bytes(embedding_dim, bits), dtype=torch.uint8))
 
     @classmethod
     def of(cls, codes: Tensor, scales: Tensor | None, bits: int, scale_axis: ScaleAxis, **options: Any) -> Self:

@@ -11,6 +11,8 @@ from tqdm import tqdm
 RowBatchLoss = Callable[[Tensor, float], Tensor]
 """(row ids of the batch, how far training has come from 0 to 1) -> a scalar loss."""
 
+SMALL_BATCH = 128
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -20,48 +22,65 @@ class Schedule:
         epochs: Passes over the rows.
         batch_size: Rows a step.
         learning_rate: Of Adam, at the start.
-        decay: (epoch) -> the factor on the learning rate in that epoch.
+        decay: (how far training has come, 0 to 1) -> the factor on the learning rate.
     """
 
     epochs: int
     batch_size: int
     learning_rate: float
-    decay: Callable[[int], float]
+    decay: Callable[[float], float]
 
 
-def minimise(
-    parameters: Sequence[Tensor],
-    loss: RowBatchLoss,
-    num_rows: int,
-    schedule: Schedule,
-    generator: torch.Generator,
-    after_epoch: Callable[[int], bool],
-    title: str = "",
-    progress: bool = False,
-) -> None:
-    """Minimise ``loss`` over batches of rows; stop early when ``after_epoch(epoch)`` says so.
+@dataclass
+class Minimiser:
+    """Adam over batches of rows drawn without replacement, anew in each epoch.
 
-    Args:
+    Attributes:
         parameters: Leaf tensors; changed in place.
         loss: Of a batch.
-        num_rows: Rows there are; ids are drawn without replacement, anew in each epoch.
         schedule: How long and how fast.
         generator: Draws the batches; its device is where the ids are.
-        after_epoch: Called with the epoch that ended, counted from 0; True stops.
         title: What the progress bar says.
         progress: Whether there is a progress bar, on stderr.
     """
-    with _threads_for(schedule.batch_size):
-        _minimise(parameters, loss, num_rows, schedule, generator, after_epoch, title, progress)
 
+    parameters: Sequence[Tensor]
+    loss: RowBatchLoss
+    schedule: Schedule
+    generator: torch.Generator
+    title: str = ""
+    progress: bool = False
 
-SMALL_BATCH = 128
+    def run(self, num_rows: int, after_epoch: Callable[[int], bool]) -> None:
+        """Train; stop early when ``after_epoch(epoch)``, the epoch counted from 0, says so."""
+        schedule, device = self.schedule, self.generator.device
+        optimiser = torch.optim.Adam(self.parameters, lr=schedule.learning_rate, fused=True)
+        steps_per_epoch = -(-num_rows // schedule.batch_size)
+        total = schedule.epochs * steps_per_epoch
+        bar = tqdm(total=total, desc=self.title, unit="step", disable=not self.progress, mininterval=0.5)
+        with bar, torch.enable_grad(), _threads_for(schedule.batch_size):
+            for epoch in range(schedule.epochs):
+                summed = torch.zeros((), device=device)
+                order = torch.randperm(num_rows, generator=self.generator, device=device)
+                for step, ids in enumerate(order.split(schedule.batch_size), start=epoch * steps_per_epoch):
+                    optimiser.param_groups[0]["lr"] = schedule.learning_rate * schedule.decay(step / total)
+                    optimiser.zero_grad()
+                    value = self.loss(ids, step / total)
+                    value.backward()
+                    optimiser.step()
+                    summed += value.detach()
+                    bar.update()
+                bar.set_postfix(loss=f"{float(summed) / steps_per_epoch:.4g}", epoch=f"{epoch + 1}/{schedule.epochs}")
+                if after_epoch(epoch):
+                    break
 
 
 @contextmanager
 def _threads_for(batch_size: int) -> Iterator[None]:
-    """One thread for small batches: a step is microseconds of arithmetic, and where another process holds a core,
-    two threads that wait for each other at every operation were seen to be a hundred times slower.
+    """One thread for small batches.
+
+    A step of theirs is microseconds of arithmetic; where another process holds a core, two threads that wait for each
+    other at every operation were seen to be a hundred times slower than one.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1 if batch_size <= SMALL_BATCH else before)
@@ -69,34 +88,3 @@ def _threads_for(batch_size: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _minimise(
-    parameters: Sequence[Tensor],
-    loss: RowBatchLoss,
-    num_rows: int,
-    schedule: Schedule,
-    generator: torch.Generator,
-    after_epoch: Callable[[int], bool],
-    title: str,
-    progress: bool,
-) -> None:
-    optimiser = torch.optim.Adam(parameters, lr=schedule.learning_rate, fused=True)
-    steps_per_epoch = -(-num_rows // schedule.batch_size)
-    total = schedule.epochs * steps_per_epoch
-    with tqdm(total=total, desc=title, unit="step", disable=not progress, mininterval=0.5) as bar:
-        for epoch in range(schedule.epochs):
-            for group in optimiser.param_groups:
-                group["lr"] = schedule.learning_rate * schedule.decay(epoch)
-            order = torch.randperm(num_rows, generator=generator, device=generator.device)
-            summed = torch.zeros((), device=generator.device)
-            for step, ids in enumerate(order.split(schedule.batch_size)):
-                optimiser.zero_grad()
-                value = loss(ids, (epoch * steps_per_epoch + step) / total)
-                value.backward()
-                optimiser.step()
-                summed += value.detach()
-                bar.update()
-            bar.set_postfix(loss=f"{float(summed) / steps_per_epoch:.4g}", epoch=f"{epoch + 1}/{schedule.epochs}")
-            if after_epoch(epoch):
-                break

@@ -20,7 +20,9 @@ def card(report: "Report", source: Path, model: str) -> str:
         source: Folder of the original.
         model: What the user called it: a hub id or a folder.
     """
-    old = ModelCard.load(source / "README.md", ignore_metadata_errors=True) if (source / "README.md").is_file() else None
+    old = (
+        ModelCard.load(source / "README.md", ignore_metadata_errors=True) if (source / "README.md").is_file() else None
+    )
     metadata = old.data.to_dict() if old is not None else {}
     data = ModelCardData(
         base_model=model if _is_hub_id(model) else None,
@@ -28,11 +30,11 @@ def card(report: "Report", source: Path, model: str) -> str:
         tags=sorted({*metadata.get("tags", []), "vocabpress"}),
         **{key: metadata[key] for key in KEPT if key in metadata},
     )
-    sentence = (source / "modules.json").is_file()
     load = (
         'from sentence_transformers import SentenceTransformer\nmodel = SentenceTransformer("THIS_FOLDER")'
-        if sentence
-        else f'from transformers import AutoModel\nmodel = AutoModel.from_pretrained("THIS_FOLDER")  # {report.architecture}'
+        if (source / "modules.json").is_file()
+        else f"from transformers import {report.architecture}\n"
+        f'model = {report.architecture}.from_pretrained("THIS_FOLDER")'
     )
     return f"""---
 {data.to_yaml()}

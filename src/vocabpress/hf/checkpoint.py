@@ -34,8 +34,8 @@ def find_folder(model: str | Path) -> Path:
             folder = Path(snapshot_download(str(model), ignore_patterns=ignored))
         except (OSError, HFValidationError, ValueError):
             raise ValueError(
-                f"no such model: {model!r} is neither a folder here nor a model that the hub, or its local cache, gives; "
-                "check the spelling, or download it first and give the folder"
+                f"no such model: {str(model)!r} is neither a folder here nor a model that the hub, or its local cache, "
+                "gives; check the spelling, or download it first and give the folder"
             ) from None
     if not (folder / "config.json").is_file():
         raise ValueError(f"{model} has no config.json; give the folder of a transformers model")
@@ -108,7 +108,9 @@ def written_at_once(target: Path) -> Iterator[Path]:
         temporary.replace(target)
         temporary, made = None, []
     except OSError as error:
-        raise ValueError(f"can't write {target}: {error.strerror or error}; free some space or give another place") from None
+        raise ValueError(
+            f"can't write {target}: {error.strerror or error}; free some space or give another place"
+        ) from None
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -68,7 +68,9 @@ def method_name(method: Method) -> str:
     return names.get(type(method), type(method).__name__)
 
 
-def find_counts(folder: Path, num_embeddings: int, text: Sequence[str | Path], counts: Counts | None, progress: bool) -> tuple[Tensor | None, str]:
+def find_counts(
+    folder: Path, num_embeddings: int, text: Sequence[str | Path], counts: Counts | None, progress: bool
+) -> tuple[Tensor | None, str]:
     """Token counts from whatever the user gave, and a word for where they come from.
 
     Raises:

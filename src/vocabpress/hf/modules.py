@@ -34,7 +34,7 @@ class TokenEmbedding(nn.Module):
     def __init__(self, table: CompressedEmbedding, original: nn.Module, owner: bool = True) -> None:
         super().__init__()
         plain = type(original).forward is nn.Embedding.forward
-        if not plain and not hasattr(original, "embed_scale") or getattr(original, "max_norm", None) is not None:
+        if (not plain and not hasattr(original, "embed_scale")) or getattr(original, "max_norm", None) is not None:
             raise ValueError(
                 f"the embedding class {type(original).__name__} does more than look up and scale rows, and its result "
                 "would change; this model can't be compressed yet"

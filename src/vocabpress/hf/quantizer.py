@@ -140,9 +140,9 @@ def compress_input_table(model: PreTrainedModel, config: VocabpressConfig, **fit
 def attach(model: PreTrainedModel, config: VocabpressConfig) -> None:
     """Mark a model whose tables were compressed in memory, so that `save_pretrained` and `dequantize` know of it."""
     quantizer = VocabpressQuantizer(config, pre_quantized=True)
-    model.hf_quantizer = quantizer
-    model.is_quantized = True  # pyright: ignore[reportAttributeAccessIssue]
-    model.quantization_method = QUANT_METHOD  # pyright: ignore[reportAttributeAccessIssue]
+    marks = {"hf_quantizer": quantizer, "is_quantized": True, "quantization_method": QUANT_METHOD}
+    for name, value in marks.items():  # what `from_pretrained` sets
+        setattr(model, name, value)
     quantizer.postprocess_model(model)
 
 
@@ -180,7 +180,9 @@ class VocabpressQuantizer(HfQuantizer):
         places = (resolve_table(model, name) for name in self.quantization_config.tables)
         return {place: model.get_submodule(place).table for place in places}  # pyright: ignore[reportReturnType]
 
-    def get_state_dict_and_metadata(self, model: PreTrainedModel) -> tuple[dict[str, Tensor], dict[str, str]]:
+    def get_state_dict_and_metadata(  # pyright: ignore[reportIncompatibleMethodOverride]: the base returns None
+        self, model: PreTrainedModel
+    ) -> tuple[dict[str, Tensor], dict[str, str]]:
         """The tensors as they are stored: each in its form's own dtype, the anchor under the original key."""
         state = model.state_dict()
         for name, table in self._installed(model).items():
@@ -195,12 +197,12 @@ class VocabpressQuantizer(HfQuantizer):
         uninstall(model, DTYPES[dtype] if isinstance(dtype, str) else dtype or model.dtype)
         return model
 
-    def is_serializable(self) -> bool:
+    def is_serializable(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Saving works."""
         return True
 
     @property
-    def is_trainable(self) -> bool:
+    def is_trainable(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride, reportIncompatibleMethodOverride]
         """Adapters train on top."""
         return True
 

@@ -33,6 +33,8 @@ def make_method(name: str, **settings: Any) -> Method:
 
 def _read(field: str, value: Any, default: Any) -> Any:
     """Text as the type of the field's default; other values as they are."""
+    if default is None:
+        default = 0
     if not isinstance(value, str) or isinstance(default, str):
         return value
     if isinstance(default, bool):

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from vocabpress.embeddings import CompressedEmbedding, Projected
-from vocabpress.fitting.loop import Schedule, minimise
+from vocabpress.fitting.loop import Minimiser, Schedule
 from vocabpress.fitting.losses import direction
 from vocabpress.fitting.lowrank import weighted_svd
 from vocabpress.fitting.quantise import Factors, check_factors, empty_factor, store_factor
@@ -77,20 +77,20 @@ class Autoencoder(Method):
     def fit_plan(
         self, table: Tensor, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
     ) -> CompressedEmbedding:
-        encoder, decoder = self._train(table, plan["rank"], weights, generator, progress)
-        latents = store_factor(encoder(table), self.factors, "column")
-        basis = store_factor(decoder[0].weight.T, self.factors, "row")
-        return Projected.of(latents, basis, decoder[0].bias, "elu" if self.nonlinear else None)
+        network = self._train(
+            _Layers(table, plan["rank"], weights, self.nonlinear), table, weights, generator, progress
+        )
+        latents = store_factor(network.encode(table), self.factors, "column")
+        basis = store_factor(network.decoder.weight.T, self.factors, "row")
+        return Projected.of(latents, basis, network.decoder.bias, "elu" if self.nonlinear else None)
 
     def _train(
-        self, table: Tensor, rank: int, weights: Tensor, generator: torch.Generator, progress: bool
-    ) -> tuple[nn.Module, nn.Sequential]:
-        encoder, decoder = self._layers(table, rank, weights)
-        network = nn.Sequential(encoder, decoder)
+        self, network: "_Layers", table: Tensor, weights: Tensor, generator: torch.Generator, progress: bool
+    ) -> "_Layers":
         best, best_cosine = copy.deepcopy(network), mean_cosine(network, table, weights)
 
         def loss(ids: Tensor, done: float) -> Tensor:
-            alpha = 1 - 0.9 * min(int(done * self.epochs) * 1.5 / self.epochs, 1.0)
+            alpha = 1 - 0.9 * min(int(done * 30) / 20, 1.0)
             rows = direction(network(table[ids]), table[ids], alpha, self.cosine_weight, self.l1_weight)
             return (weights[ids] * rows).mean()
 
@@ -101,25 +101,36 @@ class Autoencoder(Method):
                 best, best_cosine = copy.deepcopy(network), cosine
             return False
 
-        schedule = Schedule(self.epochs, self.batch_size, self.learning_rate, lambda e: 0.5 ** (e * 30 // self.epochs // 4))
-        with torch.enable_grad():
-            minimise(
-                list(network.parameters()), loss, len(table), schedule, generator, keep_best, "autoencoder", progress
-            )
-        best.requires_grad_(False)
-        return best[0], best[1]
+        # Both published schedules go by thirtieths of the training: the rate halves after every 4.
+        schedule = Schedule(self.epochs, self.batch_size, self.learning_rate, lambda done: 0.5 ** (int(done * 30) // 4))
+        minimiser = Minimiser(list(network.parameters()), loss, schedule, generator, "autoencoder", progress)
+        minimiser.run(len(table), keep_best)
+        return best.requires_grad_(False)
 
-    def _layers(self, table: Tensor, rank: int, weights: Tensor) -> tuple[nn.Sequential, nn.Sequential]:
-        """Both layers, together the rank-``rank`` SVD of the centred table (up to the ELU)."""
+
+class _Layers(nn.Module):
+    """Encoder and decoder, at first the rank-``rank`` SVD of the centred table (up to the ELU)."""
+
+    def __init__(self, table: Tensor, rank: int, weights: Tensor, nonlinear: bool) -> None:
+        super().__init__()
         low = weighted_svd(table, rank, weights)
         axes = nn.functional.normalize(low.right, dim=1)
-        encoder, decoder = nn.Linear(table.shape[1], rank), nn.Linear(rank, table.shape[1])
-        layers = []
-        for layer, weight, bias in ((encoder, axes, -(axes @ low.mean)), (decoder, axes.T, low.mean)):
-            layer.to(table.device).weight.data.copy_(weight)
-            layer.bias.data.copy_(bias)
-            layers.append(nn.Sequential(layer, nn.ELU() if self.nonlinear else nn.Identity()))
-        return layers[0], layers[1]
+        self.activation = nn.ELU() if nonlinear else nn.Identity()
+        self.encoder = self._linear(axes, -(axes @ low.mean))
+        self.decoder = self._linear(axes.T, low.mean)
+
+    @staticmethod
+    def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+        layer = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device)
+        layer.weight.data.copy_(weight)
+        layer.bias.data.copy_(bias)
+        return layer
+
+    def encode(self, rows: Tensor) -> Tensor:
+        return self.activation(self.encoder(rows))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.activation(self.decoder(self.encode(rows)))
 
 
 @torch.no_grad()

@@ -127,8 +127,8 @@ class Method(ABC):
         embedding = self.fit_plan(rows, plan, weights, generator, progress).round_to_stored()
         if not all(bool(tensor.isfinite().all()) for tensor in embedding.parameters()):
             raise ValueError(
-                f"a fitted value is too large for its float16 storage; the table reaches {float(rows.abs().max()):.3g}, "
-                "scale it down first"
+                "a fitted value is too large for its float16 storage; the table reaches "
+                f"{float(rows.abs().max()):.3g}, scale it down first"
             )
         return embedding
 

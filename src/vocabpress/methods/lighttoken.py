@@ -1,4 +1,236 @@
+"""LightToken: low rank, then hash codes for what is left.
+
+"LightToken: A Task and Model-agnostic Lightweight Token Embedding Framework for Pre-trained Language Models", Wang, Li,
+Jiang et al., KDD 2023.
+
+    x_i ~ mean + L_i P + sum_s B_{i,s} W_s,   B_{i,s} in {-1, +1}^c
+
+1. A rank-k SVD of the table, k small.
+2. S binary autoencoders, one after another, each on what the ones before left over. A steep (tempered) sigmoid stands
+   for the step function while training; before it saturates, training stops, the hard code is frozen, and the next
+   autoencoder takes over.
+3. The loss is an upper bound of the squared error in which the cosine has more weight, and it sees the whole row.
+
+What the paper's abstract and its authors' summary say is the above. Neither code nor preprint is public, so the rest is
+our choice: the exact loss (`fitting/losses.py` has the family of bounds that fit the description; "calibrated" with a
+weight of 1 is the squared error), linear encoders and decoders, the starting point and schedule of `fitting/binary.py`.
+Also ours, and beyond the paper:
+
+* k, S and the code length are searched inside the byte budget, by short fits on a sample with held-out rows.
+* After the stages all decoders, P and the mean are refitted together by ridge least squares; linear decoders make the
+  sum one additive code, so this is never worse.
+* `polish` rounds of annealed bit flips (coordinate descent) and refits follow; 0 leaves them out.
+* L, P and the decoders are stored in 8 bits by default.
+
+Stored: ``Sum(Projected(L, P, mean), Projected(Scalar 1 bit, W_1), …)``.
+"""
+
 from dataclasses import dataclass
-from vocabpress.methods.svd import SVD
+from functools import partial
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from vocabpress.embeddings import CompressedEmbedding, Projected, Scalar, Sum
+from vocabpress.fitting.binary import StageOptions, affine, flip_bits, train_codes
+from vocabpress.fitting.losses import ROW_LOSSES, RowLoss
+from vocabpress.fitting.lowrank import weighted_svd
+from vocabpress.fitting.quantise import Factors, check_factors, empty_factor, store_factor
+from vocabpress.methods.base import Family, Method, Plan
+
+STAGES = (1, 2, 4)
+SAMPLE_ROWS, SAMPLE_EPOCHS = 6144, 3  # of the short fits that rank the plans
+HOT, COLD = 0.2, 2  # temperature of the first polishing round; rounds at zero temperature after the last
+RIDGE = 1e-4
+
+
 @dataclass(frozen=True)
-class LightToken(SVD): pass
+class LightToken(Method):
+    """LightToken, with the bits split by search.
+
+    Attributes:
+        rank: k of the SVD; None searches.
+        stages: S, the number of residual binary autoencoders; None searches.
+        loss: Of a row: ``"calibrated"``, ``"am_gm"``, ``"triangle"``, ``"tight_triangle"``, ``"mse"``, ``"cosine"``.
+        cosine_weight: lambda of the calibrated loss, at least 1.
+        epochs: Of each autoencoder, at most.
+        polish: Rounds of bit flips and refits after the stages.
+        factors: Number format of L, P and the decoders: ``"float16"``, ``"int8"`` or ``"int4"``.
+    """
+
+    paper: ClassVar[str] = "Wang et al., KDD 2023"
+
+    rank: int | None = None
+    stages: int | None = None
+    loss: RowLoss = "calibrated"
+    cosine_weight: float = 1.0
+    epochs: int = 8
+    polish: int = 10
+    factors: Factors = "int8"
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        check_factors(self.factors)
+        if self.loss not in ROW_LOSSES:
+            raise ValueError(f"unknown loss {self.loss!r}; choose from {list(ROW_LOSSES)}")
+        if self.cosine_weight < 1:
+            raise ValueError(
+                f"cosine_weight is at least 1, where the loss is the squared error; got {self.cosine_weight}"
+            )
+        limits = {"rank": 0, "stages": 1, "epochs": 1, "polish": 0}
+        for field, least in limits.items():
+            value = getattr(self, field)
+            if value is not None and value < least:
+                raise ValueError(f"{field} is at least {least}, got {value}")
+
+    def families(self, num_embeddings: int, embedding_dim: int) -> list[Family]:
+        full = min(num_embeddings, embedding_dim)
+        powers = [0, *(2**n for n in range(full.bit_length()) if 2**n < full), full]
+        ranks = powers if self.rank is None else [min(self.rank, full)]
+        stages = STAGES if self.stages is None else [self.stages]
+        return [
+            Family({"rank": rank, "stages": count}, "code_bits", range(8 * count, 4 * embedding_dim + 1, 8))
+            for count in stages
+            for rank in ranks
+        ]
+
+    def empty(self, num_embeddings: int, embedding_dim: int, plan: Plan) -> CompressedEmbedding:
+        parts: list[CompressedEmbedding] = []
+        if plan["rank"]:
+            left = empty_factor(num_embeddings, plan["rank"], self.factors, "column")
+            parts.append(Projected(left, empty_factor(plan["rank"], embedding_dim, self.factors, "row")))
+        for bits in stage_bits(plan):
+            decoder = empty_factor(bits, embedding_dim, self.factors, "row")
+            parts.append(Projected(Scalar(num_embeddings, bits, 1, "none"), decoder, bias=not parts))
+        return Sum(parts)
+
+    def choose(
+        self, table: Tensor, plans: list[Plan], weights: Tensor, generator: torch.Generator, progress: bool
+    ) -> Plan:
+        """The plan whose short fit on a sample of rows errs least on other rows.
+
+        Ranks are compared with one stage (or the fewest there are), then the numbers of stages at the best rank.
+        """
+        order = torch.randperm(len(table), generator=generator, device=table.device)[:SAMPLE_ROWS]
+        cut = 3 * len(order) // 4
+        seen, held_out = order[:cut], order[cut:]
+        errors: dict[tuple[int, ...], float] = {}
+        short = LightToken(loss=self.loss, cosine_weight=self.cosine_weight, epochs=SAMPLE_EPOCHS, factors=self.factors)
+
+        def best_of(some: list[Plan], bar: tqdm) -> Plan:
+            for plan in some:
+                key = tuple(plan.values())
+                if key not in errors:
+                    errors[key] = short._held_out_error(table, plan, seen, held_out, weights, generator)
+                    bar.set_postfix_str(f"error={errors[key]:.4f}, {plan}")
+                bar.update()
+            return min(some, key=lambda plan: errors[tuple(plan.values())])
+
+        fewest = min(plan["stages"] for plan in plans)
+        first = [plan for plan in plans if plan["stages"] == fewest]
+        with tqdm(total=len(first), desc="lighttoken: search", unit="plan", disable=not progress) as bar:
+            rank = best_of(first, bar)["rank"]
+            second = [plan for plan in plans if plan["rank"] == rank]
+            bar.total += len(second)
+            return best_of(second, bar)
+
+    def _held_out_error(
+        self, table: Tensor, plan: Plan, seen: Tensor, held_out: Tensor, weights: Tensor, generator: torch.Generator
+    ) -> float:
+        """Weighted squared error on ``held_out`` rows, encoded by bit flips under decoders fitted on ``seen`` rows."""
+        fit = self._fit(table[seen], plan, weights[seen], generator, rounds=1, progress=False)
+        rows = table[held_out] - fit.offset
+        left = rows @ torch.linalg.pinv(fit.low) if plan["rank"] else rows[:, :0]
+        targets = rows - left @ fit.low
+        codes = torch.where(targets @ fit.decoder.T > 0, 1.0, -1.0)
+        for _ in range(3):
+            flip_bits(targets, codes, fit.decoder, 0.0, generator)
+        return float(weights[held_out] @ (targets - codes @ fit.decoder).square().sum(-1) / weights[held_out].sum())
+
+    def fit_plan(
+        self, table: Tensor, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
+    ) -> CompressedEmbedding:
+        fit = self._fit(table, plan, weights, generator, self.polish, progress)
+        low = store_factor(fit.low, self.factors, "row") if plan["rank"] else None
+        decoders = [store_factor(decoder, self.factors, "row") for decoder in fit.decoder.split(stage_bits(plan))]
+        # A last sweep against the decoders as they are stored.
+        stored = torch.cat([decoder.dense().detach() for decoder in decoders])
+        targets = table - fit.offset - (fit.left @ low.dense().detach() if low is not None else 0)
+        if self.polish:
+            flip_bits(targets, fit.codes, stored, 0.0, generator)
+        parts: list[CompressedEmbedding] = []
+        if low is not None and fit.left_form is not None:
+            parts.append(Projected.of(fit.left_form, low, fit.offset))
+        for codes, decoder in zip(fit.codes.split(stage_bits(plan), dim=1), decoders, strict=True):
+            packed = Scalar.of(codes > 0, None, 1, "none")
+            parts.append(Projected.of(packed, decoder, None if parts else fit.offset))
+        return Sum(parts)
+
+    def _fit(
+        self, table: Tensor, plan: Plan, weights: Tensor, generator: torch.Generator, rounds: int, progress: bool
+    ) -> "_Fitted":
+        start = weighted_svd(table, plan["rank"], weights)
+        left_form = store_factor(start.left, self.factors, "column") if plan["rank"] else None
+        left = start.left if left_form is None else left_form.dense().detach()
+        base = start.mean + left @ start.right
+        stages = []
+        for number, bits in enumerate(stage_bits(plan), start=1):
+            title = f"lighttoken: stage {number}/{plan['stages']}, {bits} bits"
+            options = StageOptions(self.epochs)
+            codes = train_codes(table, base, bits, weights, self._loss, options, generator, title, progress)
+            fitted = affine(codes, table - base, weights, RIDGE)
+            base = base + fitted[0] + codes @ fitted[1:]
+            stages.append(codes)
+        fit = _Fitted.of(left, left_form, torch.cat(stages, 1), table, weights)
+        for number in tqdm(range(rounds + COLD) if rounds else [], desc="lighttoken: polish", disable=not progress):
+            temperature = HOT * max(0.0, 1 - number / rounds)
+            targets = table - fit.offset - left @ fit.low
+            for _ in range(2):
+                flip_bits(targets, fit.codes, fit.decoder, temperature, generator)
+            fit.refit(table, weights)
+        return fit
+
+    def _loss(self, reconstructed: Tensor, original: Tensor) -> Tensor:
+        loss = ROW_LOSSES[self.loss]
+        if self.loss == "calibrated":
+            loss = partial(loss, cosine_weight=self.cosine_weight)
+        return loss(reconstructed, original)
+
+
+@dataclass
+class _Fitted:
+    """The numbers of a fit, not rounded yet but for ``left``: offset + left @ low + codes @ decoder."""
+
+    left: Tensor
+    left_form: CompressedEmbedding | None
+    codes: Tensor
+    offset: Tensor
+    low: Tensor
+    decoder: Tensor
+
+    @classmethod
+    def of(
+        cls, left: Tensor, left_form: CompressedEmbedding | None, codes: Tensor, table: Tensor, weights: Tensor
+    ) -> Self:
+        """The best numbers for this left factor and these codes."""
+        nothing = table.new_empty(0)
+        fit = cls(left, left_form, codes, nothing, nothing, nothing)
+        fit.refit(table, weights)
+        return fit
+
+    def refit(self, table: Tensor, weights: Tensor) -> None:
+        """Offset, low and decoder together, by ridge least squares."""
+        fitted = affine(torch.cat([self.left, self.codes], 1), table, weights, RIDGE)
+        self.offset, self.low, self.decoder = fitted.split([1, self.left.shape[1], self.codes.shape[1]])
+        self.offset = self.offset[0]
+
+
+def stage_bits(plan: Plan) -> list[int]:
+    """Code length of each stage: whole bytes, as even as they get, the first stages longer."""
+    size, rest = divmod(plan["code_bits"] // 8, plan["stages"])
+    return [8 * (size + (number < rest)) for number in range(plan["stages"])]
+
+
+__all__ = ["LightToken", "stage_bits"]

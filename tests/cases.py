@@ -1,0 +1,96 @@
+"""THE table: every storage form and every method, under all laws. One that is missing here fails a test."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vocabpress import SVD, Autoencoder, Budget, CompressedEmbedding, LightToken, Method
+from vocabpress.embeddings import Dense, Projected, Rows, Scalar, Sum
+
+V, D = 53, 12  # both odd on purpose where packing is concerned: 53 * 3 bits and 12 * 5 bits fill no whole byte
+
+
+def fill(form: CompressedEmbedding, seed: int = 0) -> CompressedEmbedding:
+    """Random numbers in every tensor; codes stay valid because every byte pattern is."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in form.parameters():
+        parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.5)
+    for buffer in form.buffers():
+        buffer.copy_(torch.randint(0, 256, buffer.shape, generator=generator, dtype=torch.uint8))
+    return form.round_to_stored()
+
+
+def mapped_rows() -> Rows:
+    block_of = torch.arange(V) * 7 % 3
+    sizes = torch.bincount(block_of).tolist()
+    blocks = [Projected(Dense(size, rank), Dense(rank, D)) for size, rank in zip(sizes, (1, 3, 5), strict=True)]
+    return Rows.of([fill(block, seed) for seed, block in enumerate(blocks)], block_of)
+
+
+FORMS: dict[str, Callable[[], CompressedEmbedding]] = {
+    "dense float16": lambda: fill(Dense(V, D)),
+    "dense bfloat16": lambda: fill(Dense(V, D, torch.bfloat16)),
+    "dense float32": lambda: fill(Dense(V, D, torch.float32)),
+    **{f"scalar {bits} bit, row": lambda bits=bits: fill(Scalar(V, D, bits)) for bits in range(1, 9)},
+    "scalar 3 bit, column": lambda: fill(Scalar(V, D, 3, "column")),
+    "scalar 4 bit, groups of 5": lambda: fill(Scalar(V, D, 4, "group", 5)),
+    "scalar 1 bit, no scale": lambda: fill(Scalar(V, D, 1, "none")),
+    "low rank": lambda: fill(Projected(Dense(V, 3), Dense(3, D))),
+    "low rank, no bias": lambda: fill(Projected(Dense(V, 3), Dense(3, D), bias=False)),
+    "low rank, 4 and 8 bit factors": lambda: fill(Projected(Scalar(V, 5, 4, "column"), Scalar(5, D, 8, "row"))),
+    "elu at the end": lambda: fill(Projected(Dense(V, 3), Dense(3, D), activation="elu")),
+    "two-layer decoder": lambda: fill(Projected(Projected(Dense(V, 3), Dense(3, 7), activation="tanh"), Dense(7, D))),
+    "hash codes, decoded": lambda: fill(Projected(Scalar(V, 19, 1, "none"), Scalar(19, D, 8, "row"), bias=False)),
+    "sum": lambda: fill(
+        Sum([Projected(Dense(V, 2), Dense(2, D)), Projected(Scalar(V, 16, 1, "none"), Dense(16, D), bias=False)])
+    ),
+    "rows, contiguous": lambda: Rows([fill(Dense(20, D)), fill(Scalar(V - 20, D, 2), 1)]),
+    "rows, mapped": mapped_rows,
+}
+
+
+@dataclass(frozen=True)
+class MethodCase:
+    """A method with hyper-parameters small enough for tests, and what the laws may ask of it.
+
+    Attributes:
+        method: Instance.
+        everything: Relative error allowed when the budget is the whole float32 table.
+        weighted: How much lower (as a factor) the error of the favoured tokens must be under token weights.
+        bad: Bad settings: constructor arguments that must raise a ValueError.
+    """
+
+    method: Method
+    everything: float
+    weighted: float = 1.0
+    bad: tuple[dict, ...] = ()
+
+
+METHOD_CASES: dict[str, MethodCase] = {
+    "svd": MethodCase(SVD(), 1e-6, bad=({"factors": "int3"},)),
+    "svd int8": MethodCase(SVD("int8"), 1e-3),
+    "svd int4": MethodCase(SVD("int4"), 2.5e-2),
+    "autoencoder": MethodCase(
+        Autoencoder(epochs=4),
+        1e-4,
+        bad=({"factors": "x"}, {"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0.0}),
+    ),
+    "autoencoder, non-linear": MethodCase(Autoencoder(nonlinear=True, epochs=4), 2e-2),
+    "lighttoken": MethodCase(LightToken(), 1e-3),
+}
+
+
+def low_rank_table(num_embeddings: int = 400, embedding_dim: int = 24, seed: int = 3) -> Tensor:
+    """A table like real ones: a falling spectrum, a mean away from zero, rows of different lengths."""
+    generator = torch.Generator().manual_seed(seed)
+    spectrum = torch.arange(1, embedding_dim + 1) ** -0.7
+    rows = torch.randn(num_embeddings, embedding_dim, generator=generator) * spectrum
+    turn = torch.linalg.qr(torch.randn(embedding_dim, embedding_dim, generator=generator)).Q
+    lengths = torch.rand(num_embeddings, 1, generator=generator) + 0.5
+    return (rows * lengths) @ turn * 0.1 + torch.randn(embedding_dim, generator=generator) * 0.02
+
+
+RATIOS = (4.0, 8.0, 12.0)
+BUDGETS = tuple(Budget.ratio(ratio) for ratio in RATIOS)
