@@ -6,6 +6,10 @@ import torch
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "datasets"
 
 
+# Everything here is small: a second thread would only wait for the first, and for whatever else the machine does.
+torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)

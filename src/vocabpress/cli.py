@@ -156,16 +156,20 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with _terminated_as_interrupted():
             code = app(args=arguments, standalone_mode=False)
-    except typer.Exit as stop:
-        return stop.exit_code
+    except typer.Exit as stop:  # some versions of typer turn an interruption into this
+        return _interrupted() if stop.exit_code == INTERRUPTED else stop.exit_code
     except (typer.Abort, KeyboardInterrupt):
-        print("interrupted; nothing was written", file=sys.stderr)
-        return INTERRUPTED
+        return _interrupted()
     except ValueError as error:
         return _fail(" ".join(str(error).split()))
     except ClickException as error:
         return _fail(error.format_message())
-    return code if isinstance(code, int) else 0
+    return (_interrupted() if code == INTERRUPTED else code) if isinstance(code, int) else 0
+
+
+def _interrupted() -> int:
+    print("\ninterrupted; nothing was written", file=sys.stderr)
+    return INTERRUPTED
 
 
 def _fail(message: str) -> int:

@@ -147,9 +147,10 @@ def load_counts(path: str | Path, num_embeddings: int) -> Tensor:
 
 
 def token_weights(counts: Tensor, power: float = 0.5) -> Tensor:
-    """What a fit takes: ``(counts / smallest positive count + 1) ** power``, mean 1, shape (V).
+    """What a fit takes: ``(counts + 1) ** power``, mean 1, shape (V).
 
-    The 1 keeps tokens that the text did not happen to hold. Power 1 counts an error as often as the text would show
+    The 1 keeps tokens that the text did not happen to hold; relative frequencies are first scaled so that the smallest
+    positive one is 1, as in text where the rarest token occurs once. Power 1 counts an error as often as the text would show
     it, 0 not at all; the square root between them is our choice, because the text at hand is never the user's text.
 
     Raises:
@@ -158,5 +159,5 @@ def token_weights(counts: Tensor, power: float = 0.5) -> Tensor:
     positive = counts[counts > 0]
     if positive.numel() == 0:
         raise ValueError("all token counts are zero; count in some text first")
-    weights = (counts / positive.min() + 1) ** power
+    weights = (counts / positive.min().clamp(max=1) + 1) ** power
     return weights / weights.mean()

@@ -13,10 +13,10 @@ ScaleAxis = Literal["none", "row", "column", "group"]
 
 
 class Scalar(CompressedEmbedding):
-    """Entry (i, j) is ``level(i, j) * scale``; a code ``c`` of n bits has the level ``2 c - (2**n - 1)``.
+    """Entry (i, j) is ``level(i, j) * scale``; a code ``c`` of n bits has the level ``2 c / (2**n - 1) - 1``.
 
-    The levels are the odd integers from ``-(2**n - 1)`` to ``2**n - 1``: symmetric at every width, and -1, +1 at one
-    bit, so a hash code is this form with 1 bit and no scales.
+    The 2**n levels are spread evenly from -1 to +1: symmetric at every width, and -1, +1 at one bit, so a hash code is
+    this form with 1 bit and no scales. A scale is thus the largest entry that can be told, at any width.
 
     Args:
         num_embeddings: Rows.
@@ -71,7 +71,7 @@ class Scalar(CompressedEmbedding):
     def lookup(self, ids: Tensor) -> Tensor:
         codes = unpack(self.codes[ids], self.bits, self.embedding_dim)
         dtype = torch.get_default_dtype() if self.scales is None else self.scales.dtype
-        levels = codes.to(dtype) * 2 - (2**self.bits - 1)
+        levels = codes.to(dtype) * (2 / (2**self.bits - 1)) - 1
         if self.scales is None:
             return levels
         if self.scale_axis == "column":

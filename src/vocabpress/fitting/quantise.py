@@ -18,19 +18,18 @@ def scalar_codes(values: Tensor, scales: Tensor, bits: int) -> Tensor:
     """Nearest codes, uint8, for entries ``values`` under broadcastable ``scales``; see `Scalar` for the levels."""
     top = 2**bits - 1
     safe = torch.where(scales > 0, scales, torch.ones_like(scales))
-    return ((values / safe + top) / 2).round().clamp(0, top).to(torch.uint8)
+    return ((values / safe + 1) * (top / 2)).round().clamp(0, top).to(torch.uint8)
 
 
 def _best_scales(values: Tensor, bits: int, dim: int, dtype: torch.dtype) -> Tensor:
     """One scale for each slice along ``dim`` with the least squared error, by a search over clipping points."""
-    top = 2**bits - 1
-    reach = values.abs().amax(dim, keepdim=True) / top
+    reach = values.abs().amax(dim, keepdim=True)
     # Full reach first; at few bits the best scale clips, at one bit it is the mean magnitude, about 0.3 of the reach.
     fractions = torch.linspace(1.0, 0.2, CLIPS + 1).tolist() if bits < 8 else [1.0, 0.95, 0.9]
     best, best_error = reach, torch.full_like(reach, torch.inf)
     for fraction in fractions:
         scales = (reach * fraction).to(dtype).to(values.dtype)
-        levels = scalar_codes(values, scales, bits).to(values.dtype) * 2 - top
+        levels = scalar_codes(values, scales, bits).to(values.dtype) * (2 / (2**bits - 1)) - 1
         error = (levels * scales - values).square().sum(dim, keepdim=True)
         better = error < best_error
         best, best_error = torch.where(better, scales, best), torch.where(better, error, best_error)
