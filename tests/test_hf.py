@@ -4,11 +4,11 @@ import subprocess
 import sys
 
 import pytest
+import tiny
 import torch
 from safetensors import safe_open
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
-import tiny
 from vocabpress import SVD, Autoencoder, Budget, LightToken, VocabpressConfig, compress, find_tables
 from vocabpress.hf.modules import TiedHead, TokenEmbedding
 from vocabpress.hf.quantizer import attach, compress_input_table
@@ -214,8 +214,8 @@ def test_what_can_not_be_compressed_is_refused():
     model = tiny.make("gpt2")
 
     class Odd(torch.nn.Embedding):
-        def forward(self, input):
-            return torch.tanh(super().forward(input))
+        def forward(self, ids):
+            return torch.tanh(super().forward(ids))
 
     model.transformer.wte.__class__ = Odd
     with pytest.raises(ValueError, match="Odd does more than look up"):

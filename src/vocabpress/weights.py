@@ -150,8 +150,8 @@ def token_weights(counts: Tensor, power: float = 0.5) -> Tensor:
     """What a fit takes: ``(counts + 1) ** power``, mean 1, shape (V).
 
     The 1 keeps tokens that the text did not happen to hold; relative frequencies are first scaled so that the smallest
-    positive one is 1, as in text where the rarest token occurs once. Power 1 counts an error as often as the text would show
-    it, 0 not at all; the square root between them is our choice, because the text at hand is never the user's text.
+    positive one is 1, as in text where the rarest token occurs once. Power 1 counts an error as often as the text would
+    show it, 0 not at all; the square root between them is our choice, because the text at hand is never the user's.
 
     Raises:
         ValueError: If all counts are zero.
