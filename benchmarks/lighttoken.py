@@ -7,7 +7,6 @@ import sys
 from dataclasses import replace
 
 from common import RESULTS, Variant, measure, parse
-
 from vocabpress import LightToken
 from vocabpress.fitting.losses import ROW_LOSSES
 from vocabpress.results import write_results

@@ -6,7 +6,6 @@ make bench      or      python benchmarks/sts.py --data DIR
 import sys
 
 from common import RESULTS, Variant, measure, parse, references, sts_dev
-
 from vocabpress import SVD, Autoencoder, LightToken
 from vocabpress.results import write_results
 

@@ -112,30 +112,37 @@ def show(outcomes: list[Outcome]) -> None:
 
 def draw(outcomes: list[Outcome], path: Path) -> None:
     """The same as a picture."""
-    figure = new_figure(12, 4.2)
-    axes = figure.subplots(1, 3)
+    figure = new_figure(13, 4.4)
+    sizes, rows, sentences = figure.subplots(1, 3)
     names = [o.report.method for o in outcomes]
     first = outcomes[0].report
-    bodies = [(first.model_bytes_before - first.table_bytes_before) / 1e6] * (len(outcomes) + 1)
+    bars = ["original", *names]
+    body = (first.model_bytes_before - first.table_bytes_before) / 1e6
     tables = [first.table_bytes_before / 1e6, *(o.report.table_bytes_after / 1e6 for o in outcomes)]
-    axes[0].bar(["original", *names], bodies, color="#d5dae0", label="all other weights")
-    axes[0].bar(["original", *names], tables, bottom=bodies, color="#1f5fa8", label="token table")
-    for index, table in enumerate(tables):
-        axes[0].annotate(f"{table:.1f}", (index, bodies[index] + table), ha="center", va="bottom", fontsize=9)
-    axes[0].set(title="Bytes on disk, MB (table labelled)", ylim=(0, 105))
-    axes[0].legend(frameon=False, loc="upper right")
+    sizes.bar(bars, [body] * len(bars), color="#d5dae0", label="all other weights")
+    drawn = sizes.bar(bars, tables, bottom=body, color="#1f5fa8", label="token table")
+    sizes.bar_label(drawn, [f"{table:.1f}" for table in tables], padding=2)
+    sizes.set(title="Megabytes on disk\n(labelled: the token table)", ylim=(0, 112))
+    sizes.legend(frameon=False, loc="upper right", fontsize=9)
     panels = [
-        ("Relative error of the rows (less is better)", [o.rows.relative_error for o in outcomes]),
-        ("Sentences: Spearman with the original (more is better)", [o.sentences.spearman for o in outcomes]),
+        (rows, "Relative error of the rows\n(less is better)", [o.rows.relative_error for o in outcomes]),
+        (
+            sentences,
+            "Sentence similarities: rank correlation\nwith the original model (more is better)",
+            [o.sentences.spearman for o in outcomes],
+        ),
     ]
-    for panel, (title, values) in zip(axes[1:], panels, strict=True):
-        bars = panel.bar(names, values, color=COLOURS)
-        panel.bar_label(bars, fmt="%.3f", padding=2)
+    for panel, title, values in panels:
+        panel.bar_label(panel.bar(names, values, color=COLOURS), fmt="%.3f", padding=2)
         panel.set(title=title, ylim=(0, 1.08 * max(1.0, *values)))
-    for panel in axes:
+    for panel in (sizes, rows, sentences):
         panel.spines[["top", "right"]].set_visible(False)
+        panel.tick_params(labelsize=9)
         panel.title.set_fontsize(10.5)
-    figure.suptitle(f"all-MiniLM-L6-v2: its table of 30,522 x 384 at 1/{RATIO} of its size, by three published methods")
+    figure.suptitle(
+        f"all-MiniLM-L6-v2: its table of {first.num_embeddings:,} x {first.embedding_dim} at 1/{RATIO} of its size, "
+        "by three published methods"
+    )
     save_figure(figure, path)
 
 

@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
+import tiny
 from vocabpress.cli import main
 from vocabpress.hf import compress as compress_module
 

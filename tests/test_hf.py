@@ -4,11 +4,11 @@ import subprocess
 import sys
 
 import pytest
-import tiny
 import torch
 from safetensors import safe_open
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
+import tiny
 from vocabpress import SVD, Autoencoder, Budget, LightToken, VocabpressConfig, compress, find_tables
 from vocabpress.hf.modules import TiedHead, TokenEmbedding
 from vocabpress.hf.quantizer import attach, compress_input_table

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cases import BUDGETS, FORMS, METHOD_CASES, D, V, low_rank_table
 from safetensors.torch import load_file, save_file
 
+from cases import BUDGETS, FORMS, METHOD_CASES, D, V, low_rank_table
 from vocabpress import EMBEDDINGS, METHODS, Budget, build
 from vocabpress.embeddings.base import CompressedEmbedding
 from vocabpress.evaluate.reconstruction import reconstruction

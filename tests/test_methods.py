@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from cases import low_rank_table
 
+from cases import low_rank_table
 from vocabpress import SVD, Autoencoder, Budget, LightToken, make_method
 from vocabpress.evaluate.reconstruction import reconstruction
 from vocabpress.methods.lighttoken import stage_bits
