@@ -80,6 +80,27 @@ def test_inspect(source, tmp_path, capsys):
     assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_inspect_saves_counts_that_compress_reads(source, tmp_path, capsys):
+    text, counts = tmp_path / "text.txt", tmp_path / "counts.safetensors"
+    text.write_text("w1 w2 w3 w1\n" * 20, encoding="utf-8")
+    assert run(capsys, "inspect", source, "--text", text, "--save-counts", counts)[0] == 0
+    code, out, _ = run(capsys, *small(source, tmp_path / "out", "--counts", counts, "--json"))
+    assert code == 0
+    assert json.loads(out.splitlines()[-1])["weighted_by"] == "saved counts"
+
+
+def test_inspect_reads_what_compress_wrote(source, tmp_path, capsys):
+    _, out, _ = run(capsys, *small(source, tmp_path / "out", "--json"))
+    report = json.loads(out.splitlines()[-1])
+    code, out, _ = run(capsys, "inspect", tmp_path / "out", "--json")
+    assert code == 0
+    found = json.loads(out.splitlines()[-1])
+    assert found["fitted_by"]["method"] == "svd"
+    (table,) = found["tables"]
+    assert table["bytes"] == report["table_bytes_after"] == sum(item["bits"] for item in table["storage"]) // 8
+    assert table["ratio_to_float32"] == pytest.approx(report["ratio_to_float32"])
+
+
 def spoiled(source, folder, change):
     """A copy of the source with its token table changed."""
     folder.mkdir()
@@ -88,6 +109,14 @@ def spoiled(source, folder, change):
     tensors = load_file(source / "model.safetensors")
     change(tensors["bert.embeddings.word_embeddings.weight"])
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def crushed(source, folder):
+    """A copy of the source whose config says that it is compressed."""
+    spoiled(source, folder, lambda table: None)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq"}}))
     return folder
 
 
@@ -149,16 +178,18 @@ def bad_inputs(source, tmp):
         "unknown device": (small(source, out, "--device", "abacus"), "can't use the device 'abacus'"),
         "inspect nothing": (("inspect", "/no/such/folder"), "no such model"),
         "plot nowhere": (("inspect", source, "--plot", "/proc/nowhere/s.png"), "can't write the picture"),
+        "counts of nothing": (("inspect", source, "--save-counts", out), "no token counts to save; give text"),
+        "compressed already": (small(crushed(source, tmp / "crushed"), out), "compressed or quantised already"),
     }
 
 
-NAMES = list(bad_inputs.__code__.co_consts) and [
+NAMES = [
     "no such model", "no such folder", "a file", "no config", "no weights", "cut-off weights", "NaN rows",
     "infinite rows", "ratio below 1", "ratio that is no number", "ratio out of reach", "size out of reach",
     "two budgets", "unknown method", "unknown field", "half a field", "bad value", "unknown reference", "empty text",
     "latin-1 text", "missing text", "missing counts", "text and counts", "output not empty", "output is a file",
     "output can't be written", "no output", "unknown option", "unknown command", "unknown device", "inspect nothing",
-    "plot nowhere",
+    "plot nowhere", "counts of nothing", "compressed already",
 ]  # fmt: skip
 
 

@@ -16,8 +16,9 @@ from transformers.utils import logging as transformers_logging
 from vocabpress.budget import Budget
 from vocabpress.hf.compress import compress as compress_checkpoint
 from vocabpress.hf.inspect import inspect as inspect_checkpoint
+from vocabpress.hf.inspect import inspect_compressed
 from vocabpress.methods import METHODS, make_method
-from vocabpress.report import plot_spectrum, print_inspection, print_report
+from vocabpress.report import plot_spectrum, print_compressed, print_inspection, print_report
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
@@ -45,13 +46,18 @@ def inspect(
     model: ModelArgument,
     text: TextOption = None,
     plot: Annotated[Path | None, typer.Option(help="Write the spectrum as a PNG to this file.")] = None,
+    save_counts: Annotated[Path | None, typer.Option(help="Write the counts of --text, for compress --counts.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show the vocabulary tables of a model, their spectrum, and what each method would store of them."""
-    found = inspect_checkpoint(model, text or (), progress=True)
-    if plot is not None:
-        plot_spectrum(found, plot)
-    print_inspection(found)
+    found = inspect_compressed(model)
+    if found is not None:
+        print_compressed(found)
+    else:
+        found = inspect_checkpoint(model, text or (), save_counts, progress=True)
+        if plot is not None:
+            plot_spectrum(found, plot)
+        print_inspection(found)
     if as_json:
         print_json(asdict(found))
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vocabpress.hf.compress import Report
-from vocabpress.hf.inspect import Inspection
+from vocabpress.hf.inspect import CompressedInspection, Inspection
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,7 +31,9 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[Any]], title: st
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, MIN_WIDTH)
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    if title is not None:  # not the table's own title, which would wrap at the table's width
+        console.print(title, style="bold", markup=False)
+    table = Table(box=box.SIMPLE_HEAD)
     for index, header in enumerate(headers):
         table.add_column(header, justify="left" if index == 0 else "right")
     for row in rows:
@@ -95,6 +97,23 @@ def print_inspection(found: Inspection) -> None:
         for row in found.would_store
     ]
     print_table(["method", "ratio to float32", "plan", "would store"], plans, "what each method would store of it")
+
+
+def print_compressed(found: CompressedInspection) -> None:
+    """What `vocabpress inspect` found in a folder that is compressed already."""
+    for table in found.tables:
+        shape = f"{table.shape[0]:,} x {table.shape[1]}"
+        rows = [
+            (item.name, " x ".join(f"{n:,}" for n in item.shape), item.dtype, size(item.bits / 8))
+            for item in table.storage
+        ]
+        rows.append(("together", "", f"{table.bits_per_weight:.4f} bits per weight", size(table.bytes)))
+        title = f"{table.name}: {shape} at ratio {table.ratio_to_float32:.2f} to float32"
+        print_table(["tensor", "shape", "dtype", "bytes"], rows, title)
+    source = "; ".join(f"{key}: {value}" for key, value in (found.fitted_by or {}).items())
+    print_table(
+        ["whole model", size(found.model_bytes)], [], f"{found.source_name}, fitted by {source or 'nothing said'}"
+    )
 
 
 def new_figure(width: float, height: float) -> "Figure":

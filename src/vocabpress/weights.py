@@ -123,8 +123,15 @@ def uniform(num_embeddings: int) -> Tensor:
 
 
 def save_counts(counts: Tensor, path: str | Path) -> None:
-    """Write counts as safetensors, one tensor ``token_counts``."""
-    save_file({COUNTS_KEY: counts.float().contiguous()}, str(path))
+    """Write counts as safetensors, one tensor ``token_counts``.
+
+    Raises:
+        ValueError: If the file can't be written.
+    """
+    try:
+        save_file({COUNTS_KEY: counts.float().contiguous()}, str(path))
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"can't write the counts to {path}: {error}") from None
 
 
 def load_counts(path: str | Path, num_embeddings: int) -> Tensor:

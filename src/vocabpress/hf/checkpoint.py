@@ -11,7 +11,6 @@ from pathlib import Path
 import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".ot", ".gguf", ".tflite")
@@ -65,15 +64,15 @@ def load_model(folder: Path) -> PreTrainedModel:
     """
     try:
         config = AutoConfig.from_pretrained(folder)
-        if getattr(config, "quantization_config", None) is not None:
-            raise ValueError(f"{folder} is compressed or quantised already; start from the original checkpoint")
         names = config.architectures or []
         classes = [getattr(transformers, name, None) for name in names]
         known = [cls for cls in classes if isinstance(cls, type) and issubclass(cls, PreTrainedModel)]
-        return (known[0] if known else AutoModel).from_pretrained(folder, dtype="auto", local_files_only=True)
-    except (OSError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
+        if getattr(config, "quantization_config", None) is None:
+            return (known[0] if known else AutoModel).from_pretrained(folder, dtype="auto", local_files_only=True)
+    except Exception as error:  # a broken checkpoint makes transformers and safetensors raise almost anything
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"transformers can't load {folder}: {reason}") from None
+    raise ValueError(f"{folder} is compressed or quantised already; start from the original checkpoint")
 
 
 def check_output(out: str | Path) -> Path:

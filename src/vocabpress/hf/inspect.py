@@ -1,18 +1,23 @@
 """What is there to compress: the tables of a model, the shape of their numbers, and what each method would store."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vocabpress.budget import Budget
+from vocabpress.embeddings import StorageItem, build
 from vocabpress.fitting.lowrank import principal_axes, weighted_mean
 from vocabpress.hf.checkpoint import find_folder, load_model, weight_bytes
 from vocabpress.hf.compress import find_counts, original_table
+from vocabpress.hf.quantizer import QUANT_METHOD, VocabpressConfig
 from vocabpress.hf.tables import TableInfo, find_tables
 from vocabpress.methods import METHODS, Plan
+from vocabpress.weights import save_counts
 
 RATIOS = (5.0, 10.0, 25.0, 50.0, 100.0)
 RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -44,6 +49,28 @@ class WouldStore:
 
 
 @dataclass(frozen=True)
+class CompressedTable:
+    """A table that vocabpress stored: its saved tensors, what they take, and where they come from."""
+
+    name: str
+    shape: tuple[int, int]
+    storage: list[StorageItem]
+    bytes: int
+    ratio_to_float32: float
+    bits_per_weight: float
+
+
+@dataclass(frozen=True)
+class CompressedInspection:
+    """What `vocabpress inspect` prints of a folder that is compressed already."""
+
+    source_name: str
+    model_bytes: int
+    tables: list[CompressedTable]
+    fitted_by: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
 class Inspection:
     """All that `vocabpress inspect` prints.
 
@@ -68,12 +95,18 @@ class Inspection:
     skew: Skew | None
 
 
-def inspect(model: str | Path, text: Sequence[str | Path] = (), progress: bool = False) -> Inspection:
-    """Look at a checkpoint; nothing is written.
+def inspect(
+    model: str | Path,
+    text: Sequence[str | Path] = (),
+    save_counts_to: str | Path | None = None,
+    progress: bool = False,
+) -> Inspection:
+    """Look at a checkpoint.
 
     Args:
         model: A hub id, or a folder.
         text: UTF-8 text files, for the skew.
+        save_counts_to: Write the text's token counts there, for `compress`; nothing else is written.
         progress: Whether to draw a progress bar over the text on stderr.
 
     Raises:
@@ -86,6 +119,10 @@ def inspect(model: str | Path, text: Sequence[str | Path] = (), progress: bool =
     values = singular_values(table)
     shares = values.square().cumsum(0) / values.square().sum().clamp(min=1e-30)
     counts, _ = find_counts(folder, len(table), text, None, progress)
+    if save_counts_to is not None:
+        if counts is None:
+            raise ValueError("there are no token counts to save; give text to count in")
+        save_counts(counts, save_counts_to)
     return Inspection(
         source_name=Path(model).name,
         architecture=type(loaded).__name__,
@@ -96,6 +133,27 @@ def inspect(model: str | Path, text: Sequence[str | Path] = (), progress: bool =
         would_store=would_store(table.shape[0], table.shape[1]),
         skew=None if counts is None else skew(counts),
     )
+
+
+def inspect_compressed(model: str | Path) -> CompressedInspection | None:
+    """Look at a checkpoint that vocabpress wrote; None for any other. Only its config is read.
+
+    Raises:
+        ValueError: If there is no such model, or its format is unknown.
+    """
+    folder = find_folder(model)
+    stored = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("quantization_config") or {}
+    if stored.get("quant_method") != QUANT_METHOD:
+        return None
+    config = VocabpressConfig(**stored)
+    tables = []
+    for name, form in config.tables.items():
+        with torch.device("meta"):
+            table = build(form)
+        shape, bits = (table.num_embeddings, table.embedding_dim), table.total_bits()
+        ratio = 32 * shape[0] * shape[1] / bits
+        tables.append(CompressedTable(name, shape, table.storage(), bits // 8, ratio, table.bits_per_weight))
+    return CompressedInspection(Path(model).name, weight_bytes(folder), tables, config.fitted_by)
 
 
 def singular_values(table: Tensor) -> Tensor:
