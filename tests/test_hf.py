@@ -15,6 +15,7 @@ from vocabpress.hf.quantizer import attach, compress_input_table
 
 METHODS = {
     "svd": SVD("int8"),
+    "svd, float16": SVD(),  # its largest tensor is of floats: the one that takes the original key
     "autoencoder": Autoencoder(epochs=2),
     "lighttoken": LightToken(epochs=2, polish=2),
 }

@@ -89,6 +89,22 @@ def test_polishing_and_searching_never_cost_much():
     assert searched < 1.1 * plain
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (1, 8), (2, 1), (3, 2), (8, 40), (40, 1)])
+@pytest.mark.parametrize("method", [SVD(), SVD("int4"), Autoencoder(epochs=1), LightToken(), LightToken(2, 2)], ids=str)
+def test_odd_tables_are_fitted_or_refused_in_words(method, shape):
+    for table, tolerance in ((torch.zeros(shape), 1e-6), (torch.full(shape, 0.3), 1e-3), (torch.randn(shape), None)):
+        limit = Budget.ratio(1.0).max_bits(*shape)
+        families = method.families(*shape)
+        if all(method.stored_bits(*shape, {**f.fixed, f.size: f.sizes[0]}) > limit for f in families):
+            with pytest.raises(ValueError, match="the least that"):
+                method.fit(table, budget=Budget.ratio(1.0))
+            continue
+        fitted = method.fit(table, budget=Budget.ratio(1.0))
+        assert bool(fitted.dense().isfinite().all())
+        if tolerance is not None:
+            torch.testing.assert_close(fitted.dense(), table, rtol=0, atol=tolerance)
+
+
 def test_stage_sizes_are_even_whole_bytes():
     assert stage_bits({"rank": 0, "stages": 1, "code_bits": 440}) == [440]
     assert stage_bits({"rank": 0, "stages": 4, "code_bits": 440}) == [112, 112, 112, 104]

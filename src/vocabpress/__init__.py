@@ -5,8 +5,9 @@ Importing this package registers the format with transformers: `AutoModel.from_p
 
 from vocabpress.budget import Budget
 from vocabpress.embeddings import EMBEDDINGS, CompressedEmbedding, build
-from vocabpress.hf.compress import Report, compress
-from vocabpress.hf.quantizer import VocabpressConfig
+from vocabpress.hf.compress import compress
+from vocabpress.hf.config import VocabpressConfig
+from vocabpress.hf.outcome import Report
 from vocabpress.hf.tables import TableInfo, find_tables
 from vocabpress.methods import METHODS, SVD, Autoencoder, LightToken, Method, make_method
 

@@ -8,8 +8,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from vocabpress.hf.compress import Report
 from vocabpress.hf.inspect import CompressedInspection, Inspection
+from vocabpress.hf.outcome import Report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

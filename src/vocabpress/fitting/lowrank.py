@@ -62,5 +62,6 @@ def ridge(features: Tensor, targets: Tensor, weights: Tensor, penalty: float = 1
     """
     weighted = features * weights[:, None]
     gram = (weighted.T @ features).double()
-    gram.diagonal().add_(penalty * gram.diagonal().mean())
+    # The second term matters where all features are zero: the answer is then zero, not a failure.
+    gram.diagonal().add_(penalty * gram.diagonal().mean() + 1e-150)
     return torch.linalg.solve(gram, (weighted.T @ targets).double()).to(targets.dtype)

@@ -1,18 +1,16 @@
 """The model card of a compressed checkpoint: the original's metadata, and the numbers."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.utils import validate_repo_id
 
-if TYPE_CHECKING:
-    from vocabpress.hf.compress import Report
+from vocabpress.hf.outcome import Report
 
 KEPT = ("language", "license", "pipeline_tag", "datasets", "library_name")
 
 
-def card(report: "Report", source: Path, model: str) -> str:
+def card(report: Report, source: Path, model: str) -> str:
     """README.md of the output folder.
 
     Args:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,42 +23,14 @@ from vocabpress.hf.checkpoint import (
     weight_bytes,
     written_at_once,
 )
-from vocabpress.hf.quantizer import VocabpressConfig, attach, compress_input_table
+from vocabpress.hf.config import VocabpressConfig
+from vocabpress.hf.outcome import Report
+from vocabpress.hf.quantizer import attach, compress_input_table
 from vocabpress.hf.tables import TableInfo, find_tables
 from vocabpress.methods import Method, make_method, method_name
 from vocabpress.weights import count_tokens, load_counts, read_lines, token_weights, vocabulary_order
 
 Counts = Tensor | str | Path | Literal["vocabulary-order"]
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a compression did and what it cost. Sizes are bytes of saved tensors and files."""
-
-    source_name: str
-    output: str
-    architecture: str
-    table: str
-    num_embeddings: int
-    embedding_dim: int
-    dtype: str
-    method: str
-    settings: dict[str, object]
-    budget: str
-    seed: int
-    weighted_by: str
-    table_bytes_before: int
-    table_bytes_after: int
-    model_bytes_before: int
-    model_bytes_after: int
-    ratio_to_float32: float
-    ratio_to_stored: float
-    bits_per_weight: float
-    relative_error: float
-    mean_cosine: float
-    weighted_relative_error: float | None
-    weighted_mean_cosine: float | None
-    seconds: float
 
 
 def find_counts(

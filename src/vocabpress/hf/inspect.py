@@ -14,7 +14,7 @@ from vocabpress.embeddings import StorageItem, build
 from vocabpress.fitting.lowrank import principal_axes, weighted_mean
 from vocabpress.hf.checkpoint import find_folder, load_model, weight_bytes
 from vocabpress.hf.compress import find_counts, original_table
-from vocabpress.hf.quantizer import QUANT_METHOD, VocabpressConfig
+from vocabpress.hf.config import QUANT_METHOD, VocabpressConfig
 from vocabpress.hf.tables import TableInfo, find_tables
 from vocabpress.methods import METHODS, Plan
 from vocabpress.weights import save_counts

@@ -1,4 +1,4 @@
-"""The contract with transformers: `quantization_config` in config.json, and what happens at load and at save.
+"""The contract with transformers: what happens at load and at save.
 
 Importing this module registers ``"vocabpress"`` with transformers. On disk one tensor of each table, the largest whose
 shape is not (V, d), takes the table's original key ``<embedding>.weight``: a transformers that has not imported
@@ -6,7 +6,6 @@ vocabpress skips the unknown quantization_config with a warning, and would then 
 shape that does not fit, and refuses.
 """
 
-import copy
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
@@ -17,73 +16,14 @@ from transformers import PreTrainedModel
 from transformers.core_model_loading import WeightRenaming, WeightTransform
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING, register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
-from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from vocabpress.budget import DTYPES, Budget
+from vocabpress.budget import DTYPES
 from vocabpress.embeddings import CompressedEmbedding, build
+from vocabpress.hf.config import QUANT_METHOD, VocabpressConfig
 from vocabpress.hf.modules import TokenEmbedding
 from vocabpress.hf.swap import install, uninstall
 from vocabpress.hf.tables import input_table_name
-from vocabpress.methods import Method, make_method, method_name
-
-QUANT_METHOD = "vocabpress"
-FORMAT_VERSION = 1
-
-
-class VocabpressConfig(QuantizationConfigMixin):
-    """What config.json says of a compressed checkpoint, or what is to be done to a plain one at load.
-
-    Args:
-        method: Name of a method, or a `Method`; for compressing at load.
-        budget: For compressing at load.
-        seed: Of the fit.
-        tables: Module name, relative to the base model -> config of its form; filled by the fit.
-        fitted_by: Where the numbers come from; never needed to load.
-        format_version: Of the layout on disk.
-        kwargs: ``quant_method``, as transformers passes it.
-
-    Raises:
-        ValueError: If the format version is unknown, or an argument is.
-
-    Example:
-        >>> config = VocabpressConfig("svd", Budget.ratio(10))
-        >>> model = AutoModel.from_pretrained(folder, quantization_config=config)
-    """
-
-    def __init__(
-        self,
-        method: str | Method = "lighttoken",
-        budget: Budget | None = None,
-        seed: int = 0,
-        tables: dict[str, dict[str, Any]] | None = None,
-        fitted_by: dict[str, Any] | None = None,
-        format_version: int = FORMAT_VERSION,
-        **kwargs: Any,
-    ) -> None:
-        unknown = set(kwargs) - {"quant_method"}
-        if unknown:
-            raise ValueError(f"unknown fields {sorted(unknown)} in quantization_config; try a newer vocabpress")
-        if format_version != FORMAT_VERSION:
-            raise ValueError(
-                f"this checkpoint has format version {format_version}, this vocabpress reads {FORMAT_VERSION}; "
-                "try a newer vocabpress"
-            )
-        self.quant_method: Any = QUANT_METHOD
-        self.method = make_method(method) if isinstance(method, str) else method
-        self.budget = budget if budget is not None else Budget.ratio(25)
-        self.seed = seed
-        self.tables = tables if tables is not None else {}
-        self.fitted_by = fitted_by
-        self.format_version = format_version
-
-    def to_dict(self) -> dict[str, Any]:
-        """What config.json gets: the layout and its provenance."""
-        return {
-            "quant_method": QUANT_METHOD,
-            "format_version": self.format_version,
-            "tables": copy.deepcopy(self.tables),
-            "fitted_by": copy.deepcopy(self.fitted_by),
-        }
+from vocabpress.methods import method_name
 
 
 def base_prefix(model: PreTrainedModel) -> str:
@@ -165,6 +105,7 @@ def attach(model: PreTrainedModel, config: VocabpressConfig) -> None:
     marks = {"hf_quantizer": quantizer, "is_quantized": True, "quantization_method": QUANT_METHOD}
     for name, value in marks.items():  # what `from_pretrained` sets
         setattr(model, name, value)
+    quantizer._dtype = model.dtype
     quantizer.postprocess_model(model)
 
 
@@ -174,28 +115,38 @@ class VocabpressQuantizer(HfQuantizer):
     requires_calibration = False
     quantization_config: VocabpressConfig
 
+    def __init__(self, quantization_config: VocabpressConfig, **kwargs: Any) -> None:
+        super().__init__(quantization_config, **kwargs)
+        self._renamings: dict[str, str] = {}  # key in the file -> key in the model, both relative to the base model
+        self._dtype = torch.float32
+
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
-        if self.pre_quantized:
-            for name, config in self.quantization_config.tables.items():
-                install(model, resolve_table(model, name), build(config))
+        if not self.pre_quantized:
+            return
+        self._dtype = torch.get_default_dtype()  # the model's own, while it is built
+        for name, config in self.quantization_config.tables.items():
+            table = build(config)
+            install(model, resolve_table(model, name), table)
+            key = anchor(table)
+            if key is not None:
+                self._renamings[f"{name}.weight"] = f"{name}.table.{key}"
 
     def update_weight_conversions(
-        self, weight_conversions: list[WeightTransform], model: PreTrainedModel
+        self, weight_conversions: list[WeightTransform], model: PreTrainedModel | None = None
     ) -> list[WeightTransform]:
-        """Add the renaming ``<embedding>.weight`` -> ``<embedding>.table.<anchor>`` for each table."""
-        renamings: list[WeightTransform] = []
-        if self.pre_quantized:
-            for name, table in self._installed(model).items():
-                key = anchor(table)
-                if key is not None:
-                    local = name.removeprefix(base_prefix(model))
-                    renamings.append(WeightRenaming(rf"(?<!\w){local}.weight", f"{local}.table.{key}"))
+        """Add the renaming of each table's anchor. Older versions of transformers don't pass the model."""
+        # The pattern is searched for in the key, so that the base model's prefix may come before it.
+        renamings = [WeightRenaming(rf"(?<!\w){key}", target) for key, target in self._renamings.items()]
         return [*weight_conversions, *renamings]
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
         config = self.quantization_config
         if not self.pre_quantized and not config.tables:
             compress_input_table(model, config)
+        elif self.pre_quantized:
+            for table in self._installed(model).values():
+                for parameter in table.parameters():  # some versions leave renamed tensors in the dtype of the file
+                    parameter.data = parameter.data.to(self._dtype)
         return model
 
     def _installed(self, model: PreTrainedModel) -> dict[str, CompressedEmbedding]:

@@ -91,7 +91,9 @@ class LightToken(Method):
         ranks = powers if self.rank is None else [min(self.rank, full)]
         stages = STAGES if self.stages is None else [self.stages]
         return [
-            Family({"rank": rank, "stages": count}, "code_bits", range(8 * count, 4 * embedding_dim + 1, 8))
+            Family(
+                {"rank": rank, "stages": count}, "code_bits", range(8 * count, max(4 * embedding_dim, 8 * count) + 1, 8)
+            )
             for count in stages
             for rank in ranks
         ]

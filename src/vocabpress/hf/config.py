@@ -1,0 +1,68 @@
+"""`quantization_config` in config.json: the layout of a compressed checkpoint, or what to do to a plain one at load."""
+
+import copy
+from typing import Any
+
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from vocabpress.budget import Budget
+from vocabpress.methods import Method, make_method
+
+QUANT_METHOD = "vocabpress"
+FORMAT_VERSION = 1
+
+
+class VocabpressConfig(QuantizationConfigMixin):
+    """What config.json says of a compressed checkpoint, or what is to be done to a plain one at load.
+
+    Args:
+        method: Name of a method, or a `Method`; for compressing at load.
+        budget: For compressing at load.
+        seed: Of the fit.
+        tables: Module name, relative to the base model -> config of its form; filled by the fit.
+        fitted_by: Where the numbers come from; never needed to load.
+        format_version: Of the layout on disk.
+        kwargs: ``quant_method``, as transformers passes it.
+
+    Raises:
+        ValueError: If the format version is unknown, or an argument is.
+
+    Example:
+        >>> config = VocabpressConfig("svd", Budget.ratio(10))
+        >>> model = AutoModel.from_pretrained(folder, quantization_config=config)
+    """
+
+    def __init__(
+        self,
+        method: str | Method = "lighttoken",
+        budget: Budget | None = None,
+        seed: int = 0,
+        tables: dict[str, dict[str, Any]] | None = None,
+        fitted_by: dict[str, Any] | None = None,
+        format_version: int = FORMAT_VERSION,
+        **kwargs: Any,
+    ) -> None:
+        unknown = set(kwargs) - {"quant_method"}
+        if unknown:
+            raise ValueError(f"unknown fields {sorted(unknown)} in quantization_config; try a newer vocabpress")
+        if format_version != FORMAT_VERSION:
+            raise ValueError(
+                f"this checkpoint has format version {format_version}, this vocabpress reads {FORMAT_VERSION}; "
+                "try a newer vocabpress"
+            )
+        self.quant_method: Any = QUANT_METHOD
+        self.method = make_method(method) if isinstance(method, str) else method
+        self.budget = budget if budget is not None else Budget.ratio(25)
+        self.seed = seed
+        self.tables = tables if tables is not None else {}
+        self.fitted_by = fitted_by
+        self.format_version = format_version
+
+    def to_dict(self) -> dict[str, Any]:
+        """What config.json gets: the layout and its provenance."""
+        return {
+            "quant_method": QUANT_METHOD,
+            "format_version": self.format_version,
+            "tables": copy.deepcopy(self.tables),
+            "fitted_by": copy.deepcopy(self.fitted_by),
+        }
