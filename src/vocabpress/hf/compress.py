@@ -12,7 +12,6 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
 
 from vocabpress.budget import Budget
-from vocabpress.embeddings import CompressedEmbedding
 from vocabpress.evaluate.reconstruction import reconstruction
 from vocabpress.hf.card import card
 from vocabpress.hf.checkpoint import (
@@ -26,7 +25,7 @@ from vocabpress.hf.checkpoint import (
 from vocabpress.hf.config import VocabpressConfig
 from vocabpress.hf.outcome import Report
 from vocabpress.hf.quantizer import attach, compress_input_table
-from vocabpress.hf.tables import TableInfo, find_tables
+from vocabpress.hf.tables import find_tables
 from vocabpress.methods import Method, make_method, method_name
 from vocabpress.weights import count_tokens, load_counts, read_lines, token_weights, vocabulary_order
 
@@ -98,48 +97,53 @@ def compress(
     config = VocabpressConfig(method if isinstance(method, Method) else make_method(method), budget, seed)
     folder = find_folder(model)
     loaded = load_model(folder)
-    info = find_tables(loaded)[0]
-    tally, weighted_by = find_counts(folder, info.shape[0], text, counts, progress)
-    weights = None if tally is None else token_weights(tally)
-    original = original_table(loaded, info.name)
-    start = time.perf_counter()
-    table = compress_input_table(
-        loaded, config, device, weighted_by=weighted_by, token_weights=weights, progress=progress
-    )
-    seconds = time.perf_counter() - start
-    attach(loaded, config)
+    figures = fit_and_measure(loaded, folder, config, text, counts, device, progress)
     with written_at_once(target) as temporary:
         save(loaded, temporary)
         report = Report(
             source_name=Path(model).name,
             output=str(output),
             architecture=type(loaded).__name__,
-            table=info.name,
-            num_embeddings=info.shape[0],
-            embedding_dim=info.shape[1],
-            dtype=info.dtype,
             method=method_name(config.method),
             settings=asdict(config.method),
             budget=str(config.budget),
             seed=seed,
-            weighted_by=weighted_by,
             model_bytes_before=weight_bytes(folder),
             model_bytes_after=weight_bytes(temporary),
-            seconds=seconds,
-            **table_figures(info, original, table, tally),
+            **figures,
         )
         copy_companions(folder, temporary)
         (temporary / "README.md").write_text(card(report, folder, str(model)), encoding="utf-8")
     return report
 
 
-def table_figures(
-    info: TableInfo, original: Tensor, table: CompressedEmbedding, tally: Tensor | None
+def fit_and_measure(
+    model: PreTrainedModel,
+    folder: Path,
+    config: VocabpressConfig,
+    text: Sequence[str | Path],
+    counts: Counts | None,
+    device: str | None,
+    progress: bool,
 ) -> dict[str, Any]:
-    """The figures of a `Report` that concern the table alone."""
+    """Compress the input table of a loaded model in place; returns the figures of a `Report` that concern the table."""
+    info = find_tables(model)[0]
+    tally, weighted_by = find_counts(folder, info.shape[0], text, counts, progress)
+    weights = None if tally is None else token_weights(tally)
+    original = original_table(model, info.name)
+    start = time.perf_counter()
+    table = compress_input_table(model, config, device, weighted_by, token_weights=weights, progress=progress)
+    seconds = time.perf_counter() - start
+    attach(model, config)
     plain = reconstruction(original, table)
     weighted = None if tally is None else reconstruction(original, table, tally)
     return {
+        "table": info.name,
+        "num_embeddings": info.shape[0],
+        "embedding_dim": info.shape[1],
+        "dtype": info.dtype,
+        "weighted_by": weighted_by,
+        "seconds": seconds,
         "table_bytes_before": info.bytes,
         "table_bytes_after": table.total_bits() // 8,
         "ratio_to_float32": original.numel() * 32 / table.total_bits(),
