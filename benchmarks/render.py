@@ -39,7 +39,6 @@ def sts_row(result: Result) -> list[str]:
         figure("mean_cosine", 3),
         figure("sentence_cosine", 3),
         figure("sts_dev_spearman", 2),
-        f"{result.seconds:.0f}" if result.seconds else "-",
     ]
 
 
@@ -47,17 +46,17 @@ def sts(ratio: float) -> str:
     """STS-B dev at one ratio, between ceiling and floor."""
     rows = read_results(RESULTS / "sts.json")
     kept = [row for row in rows if row.settings.get("ratio", ratio) == ratio]
-    headers = ["variant", "table", "ratio", "relative error", "row cosine", "sentence cosine", "STS-B dev", "fit, s"]
+    headers = ["variant", "table", "ratio", "relative error", "row cosine", "sentence cosine", "STS-B dev"]
     return table(headers, [sts_row(row) for row in kept])
 
 
 def lighttoken() -> str:
     """The details of LightToken."""
     rows = read_results(RESULTS / "lighttoken.json")
-    headers = ["variant", "ratio", "relative error", "row cosine", "fit, s"]
+    headers = ["variant", "ratio", "relative error", "row cosine"]
     figures = [("ratio_to_float32", 2), ("relative_error", 4), ("mean_cosine", 4)]
     body = [
-        [row.variant, *(f"{row.metrics[name]:.{places}f}" for name, places in figures), f"{row.seconds:.0f}"]
+        [row.variant, *(f"{row.metrics[name]:.{places}f}" for name, places in figures)]
         for row in rows
     ]
     return table(headers, body)
