@@ -23,8 +23,10 @@ test: $(READY) lint  ## Lint, types, and the tests that need neither network nor
 test-slow: $(READY)  ## Also the tests that take minutes
 	$(BIN)/python -m pytest -m "slow or not slow"
 
-bench: $(READY)  ## Write benchmarks/results/*.json (reads ../shared/data; tens of minutes)
+bench: $(READY)  ## Write benchmarks/results/*.json and the tables made of them (reads ../shared/data; half an hour)
 	$(BIN)/python benchmarks/sts.py
+	$(BIN)/python benchmarks/lighttoken.py
+	$(BIN)/python benchmarks/render.py
 
 lint: $(READY)  ## ruff and pyright
 	$(BIN)/ruff check .

@@ -55,10 +55,7 @@ def lighttoken() -> str:
     rows = read_results(RESULTS / "lighttoken.json")
     headers = ["variant", "ratio", "relative error", "row cosine"]
     figures = [("ratio_to_float32", 2), ("relative_error", 4), ("mean_cosine", 4)]
-    body = [
-        [row.variant, *(f"{row.metrics[name]:.{places}f}" for name, places in figures)]
-        for row in rows
-    ]
+    body = [[row.variant, *(f"{row.metrics[name]:.{places}f}" for name, places in figures)] for row in rows]
     return table(headers, body)
 
 
