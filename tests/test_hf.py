@@ -198,6 +198,20 @@ def test_tables_are_found():
     assert roles == [("model.embed_tokens", "input"), ("lm_head", "output")]
 
 
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_a_head_that_differs_from_the_table_its_config_ties_it_to_stays_apart(name, tmp_path):
+    model = tiny.make(name)
+    model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight))
+    model.config.tie_word_embeddings = False
+    model.save_pretrained(tmp_path / "source")
+    config = json.loads((tmp_path / "source" / "config.json").read_text())
+    (tmp_path / "source" / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    compress(tmp_path / "source", tmp_path / "out", method=SVD("int8"), budget=Budget.ratio(6))
+    loaded, info = type(model).from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert info == QUIET
+    assert torch.equal(loaded.lm_head.weight, model.lm_head.weight)
+
+
 def test_an_unknown_format_is_refused(tmp_path):
     compressed("gpt2").save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())

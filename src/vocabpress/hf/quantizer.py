@@ -22,7 +22,7 @@ from vocabpress.embeddings import CompressedEmbedding, build
 from vocabpress.hf.config import QUANT_METHOD, VocabpressConfig
 from vocabpress.hf.modules import TokenEmbedding
 from vocabpress.hf.swap import install, uninstall
-from vocabpress.hf.tables import input_table_name
+from vocabpress.hf.tables import input_table_name, settle_ties
 from vocabpress.methods import method_name
 
 
@@ -85,6 +85,7 @@ def compress_input_table(
     place = torch.device(device) if device is not None else weight.device
     generator = torch.Generator(place).manual_seed(config.seed)
     table = config.method.fit(weight.detach().to(place), budget=config.budget, generator=generator, **fit)
+    settle_ties(model)
     install(model, name, table.to(weight.device, weight.dtype))
     config.tables[name.removeprefix(base_prefix(model))] = table.config()
     config.fitted_by = {

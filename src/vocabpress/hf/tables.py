@@ -74,6 +74,18 @@ def tied_modules(model: PreTrainedModel, name: str) -> list[str]:
     return sorted(other.removesuffix(".weight") for other in group - {key} if other.endswith(".weight"))
 
 
+def settle_ties(model: PreTrainedModel) -> None:
+    """Let the config say what is so: untied, where a checkpoint's head differs from the table its config ties it to.
+
+    Transformers loads such a checkpoint untied, with a warning, because it sees that the numbers differ. It could not
+    see that of a compressed table, and would tie.
+    """
+    promised = model.get_expanded_tied_weights_keys(all_submodels=True)
+    if any(target.endswith(".weight") and target not in model.all_tied_weights_keys for target in promised):
+        for config in (model.config, model.config.get_text_config(decoder=True)):
+            config.tie_word_embeddings = False
+
+
 def find_tables(model: PreTrainedModel) -> list[TableInfo]:
     """The input table, and the output head where it has numbers of its own.
 
