@@ -120,6 +120,15 @@ def crushed(source, folder):
     return folder
 
 
+def renamed(source, folder):
+    """A copy of the source whose table has another name, so that transformers would make one of random numbers."""
+    spoiled(source, folder, lambda table: None)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["elsewhere.weight"] = tensors.pop("bert.embeddings.word_embeddings.weight")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
 def bad_inputs(source, tmp):
     """Name -> (arguments, words of the one line)."""
     empty, full, file = tmp / "empty", tmp / "full", tmp / "file"
@@ -179,6 +188,7 @@ def bad_inputs(source, tmp):
         "inspect nothing": (("inspect", "/no/such/folder"), "no such model"),
         "plot nowhere": (("inspect", source, "--plot", "/proc/nowhere/s.png"), "can't write the picture"),
         "counts of nothing": (("inspect", source, "--save-counts", out), "no token counts to save; give text"),
+        "no table": (small(renamed(source, tmp / "renamed"), out), "hold no bert.embeddings.word_embeddings.weight"),
         "compressed already": (small(crushed(source, tmp / "crushed"), out), "compressed or quantised already"),
     }
 
@@ -189,7 +199,7 @@ NAMES = [
     "two budgets", "unknown method", "unknown field", "half a field", "bad value", "unknown reference", "empty text",
     "latin-1 text", "missing text", "missing counts", "text and counts", "output not empty", "output is a file",
     "output can't be written", "no output", "unknown option", "unknown command", "unknown device", "inspect nothing",
-    "plot nowhere", "counts of nothing", "compressed already",
+    "plot nowhere", "counts of nothing", "no table", "compressed already",
 ]  # fmt: skip
 
 

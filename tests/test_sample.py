@@ -104,6 +104,7 @@ def test_a_model_of_another_kind_keeps_its_companions(tmp_path):
     (source / "1_Dense").mkdir()
     (source / "1_Dense" / "model.safetensors").write_bytes(b"of another module")
     (source / "notes.txt").write_text("kept")
+    (source / "README.md").write_bytes("---\nlicense: [caf\xe9\n".encode("latin-1"))  # no reason to fail
     (source / "pytorch_model.bin").write_bytes(b"old weights")
     (source / "modules.json").write_text(json.dumps([{"path": ""}, {"path": "1_Dense"}]))
     compress(source, tmp_path / "out", method=SVD(), budget=Budget.ratio(6))

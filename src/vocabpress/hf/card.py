@@ -1,6 +1,7 @@
 """The model card of a compressed checkpoint: the original's metadata, and the numbers."""
 
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.utils import validate_repo_id
@@ -18,10 +19,7 @@ def card(report: Report, source: Path, model: str) -> str:
         source: Folder of the original.
         model: What the user called it: a hub id or a folder.
     """
-    old = (
-        ModelCard.load(source / "README.md", ignore_metadata_errors=True) if (source / "README.md").is_file() else None
-    )
-    metadata = old.data.to_dict() if old is not None else {}
+    metadata = _metadata(source / "README.md")
     data = ModelCardData(
         base_model=model if _is_hub_id(model) else None,
         base_model_relation="quantized" if _is_hub_id(model) else None,
@@ -65,6 +63,14 @@ import vocabpress  # registers the format with transformers
 
 `model.dequantize()` gives an ordinary model. Without the import, transformers refuses to load the checkpoint.
 """
+
+
+def _metadata(page: Path) -> dict[str, Any]:
+    """The metadata of a model card; empty where there is none that can be read, which is no reason to fail."""
+    try:
+        return ModelCard.load(page, ignore_metadata_errors=True).data.to_dict() if page.is_file() else {}
+    except ValueError:
+        return {}
 
 
 def _is_hub_id(model: str) -> bool:

@@ -7,11 +7,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 from transformers import AutoConfig, AutoModel, PreTrainedModel
+
+from vocabpress.hf.tables import input_table_name
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".ot", ".gguf", ".tflite")
 NOT_COPIED = {"config.json", "README.md", ".gitattributes", "model.safetensors.index.json"}
@@ -60,19 +63,30 @@ def load_model(folder: Path) -> PreTrainedModel:
     """Load a model as the class that its config names, heads and all, in the dtype of the checkpoint.
 
     Raises:
-        ValueError: If transformers can't read the folder, or it is compressed already.
+        ValueError: If transformers can't read the folder, it is compressed already, or it has no token table.
     """
-    try:
+    with _told_in_a_line(folder):
         config = AutoConfig.from_pretrained(folder)
-        names = config.architectures or []
-        classes = [getattr(transformers, name, None) for name in names]
-        known = [cls for cls in classes if isinstance(cls, type) and issubclass(cls, PreTrainedModel)]
-        if getattr(config, "quantization_config", None) is None:
-            return (known[0] if known else AutoModel).from_pretrained(folder, dtype="auto", local_files_only=True)
+    if getattr(config, "quantization_config", None) is not None:
+        raise ValueError(f"{folder} is compressed or quantised already; start from the original checkpoint")
+    classes = [getattr(transformers, name, None) for name in config.architectures or []]
+    known = [cls for cls in classes if isinstance(cls, type) and issubclass(cls, PreTrainedModel)]
+    loader: Any = known[0] if known else AutoModel
+    with _told_in_a_line(folder):
+        model, info = loader.from_pretrained(folder, dtype="auto", local_files_only=True, output_loading_info=True)
+    table = f"{input_table_name(model)}.weight"
+    if table in info["missing_keys"]:  # transformers would go on with random numbers
+        raise ValueError(f"the weights in {folder} hold no {table}; is config.json that of another model?")
+    return model
+
+
+@contextmanager
+def _told_in_a_line(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # a broken checkpoint makes transformers and safetensors raise almost anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"transformers can't load {folder}: {reason}") from None
-    raise ValueError(f"{folder} is compressed or quantised already; start from the original checkpoint")
 
 
 def check_output(out: str | Path) -> Path:
