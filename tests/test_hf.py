@@ -10,6 +10,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
 import tiny
 from vocabpress import SVD, Autoencoder, Budget, LightToken, VocabpressConfig, compress, find_tables
+from vocabpress.hf import checkpoint
 from vocabpress.hf.modules import TiedHead, TokenEmbedding
 from vocabpress.hf.quantizer import attach, compress_input_table
 
@@ -263,3 +264,20 @@ def test_three_lines_of_python(tmp_path):
     assert f"{report.table_bytes_after:,}" in card
     assert {"tokenizer.json", "tokenizer_config.json"} <= {file.name for file in (tmp_path / "out").iterdir()}
     assert not list(tmp_path.glob(".out*"))
+
+
+def test_a_hub_id_is_downloaded_and_named_on_the_card(tmp_path, monkeypatch):
+    asked = []
+
+    def snapshot(name, **options):
+        asked.append((name, options["ignore_patterns"]))
+        return str(tiny.save("bert", tmp_path / "cache"))
+
+    monkeypatch.setattr(checkpoint, "snapshot_download", snapshot)
+    report = compress("some-org/tiny-bert", tmp_path / "out", method=SVD(), budget=Budget.ratio(6))
+    assert asked[0][0] == "some-org/tiny-bert"
+    assert "onnx/*" in asked[0][1]
+    assert report.source_name == "tiny-bert"
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "base_model: some-org/tiny-bert" in card
+    assert "base_model_relation: quantized" in card
