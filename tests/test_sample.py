@@ -1,4 +1,4 @@
-"""The real model of the `sample` extra: what the issue of the first release promises of it."""
+"""The real model of the `sample` extra: what the first release promises of it."""
 
 import json
 import shutil
