@@ -99,6 +99,9 @@ def test_inspect_reads_what_compress_wrote(source, tmp_path, capsys):
     (table,) = found["tables"]
     assert table["bytes"] == report["table_bytes_after"] == sum(item["bits"] for item in table["storage"]) // 8
     assert table["ratio_to_float32"] == pytest.approx(report["ratio_to_float32"])
+    code, out, err = run(capsys, "inspect", tmp_path / "out", "--plot", tmp_path / "s.png")
+    assert (code, out) == (2, "")
+    assert "need the original" in err
 
 
 def spoiled(source, folder, change):

@@ -52,6 +52,8 @@ def inspect(
     """Show the vocabulary tables of a model, their spectrum, and what each method would store of them."""
     found = inspect_compressed(model)
     if found is not None:
+        if text or plot or save_counts:
+            raise ValueError(f"{model} is compressed already; --text, --plot and --save-counts need the original")
         print_compressed(found)
     else:
         found = inspect_checkpoint(model, text or (), save_counts, progress=True)

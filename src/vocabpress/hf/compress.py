@@ -25,7 +25,7 @@ from vocabpress.hf.checkpoint import (
 from vocabpress.hf.config import VocabpressConfig
 from vocabpress.hf.outcome import Report
 from vocabpress.hf.quantizer import attach, compress_input_table
-from vocabpress.hf.tables import find_tables
+from vocabpress.hf.tables import find_tables, input_table
 from vocabpress.methods import Method, make_method, method_name
 from vocabpress.weights import count_tokens, load_counts, read_lines, token_weights, vocabulary_order
 
@@ -130,7 +130,7 @@ def fit_and_measure(
     info = find_tables(model)[0]
     tally, weighted_by = find_counts(folder, info.shape[0], text, counts, progress)
     weights = None if tally is None else token_weights(tally)
-    original = original_table(model, info.name)
+    original = input_table(model)[1].detach()
     start = time.perf_counter()
     table = compress_input_table(model, config, device, weighted_by, token_weights=weights, progress=progress)
     seconds = time.perf_counter() - start
@@ -154,13 +154,6 @@ def fit_and_measure(
         "weighted_relative_error": None if weighted is None else weighted.relative_error,
         "weighted_mean_cosine": None if weighted is None else weighted.mean_cosine,
     }
-
-
-def original_table(model: PreTrainedModel, name: str) -> Tensor:
-    """The dense table of a module that is still an ordinary embedding, shape (V, d)."""
-    weight = model.get_submodule(name).weight
-    assert isinstance(weight, Tensor)
-    return weight.detach()
 
 
 def save(model: PreTrainedModel, folder: Path) -> None:

@@ -13,9 +13,9 @@ from vocabpress.budget import Budget
 from vocabpress.embeddings import StorageItem, build
 from vocabpress.fitting.lowrank import principal_axes, weighted_mean
 from vocabpress.hf.checkpoint import find_folder, load_model, weight_bytes
-from vocabpress.hf.compress import find_counts, original_table
+from vocabpress.hf.compress import find_counts
 from vocabpress.hf.config import QUANT_METHOD, VocabpressConfig
-from vocabpress.hf.tables import TableInfo, find_tables
+from vocabpress.hf.tables import TableInfo, find_tables, input_table
 from vocabpress.methods import METHODS, Plan
 from vocabpress.weights import save_counts
 
@@ -115,7 +115,7 @@ def inspect(
     folder = find_folder(model)
     loaded = load_model(folder)
     tables = find_tables(loaded)
-    table = original_table(loaded, tables[0].name).float()
+    table = input_table(loaded)[1].detach().float()
     values = singular_values(table)
     shares = values.square().cumsum(0) / values.square().sum().clamp(min=1e-30)
     counts, _ = find_counts(folder, len(table), text, None, progress)

@@ -20,9 +20,8 @@ from transformers.quantizers.base import HfQuantizer
 from vocabpress.budget import DTYPES
 from vocabpress.embeddings import CompressedEmbedding, build
 from vocabpress.hf.config import QUANT_METHOD, VocabpressConfig
-from vocabpress.hf.modules import TokenEmbedding
 from vocabpress.hf.swap import install, uninstall
-from vocabpress.hf.tables import input_table_name, settle_ties
+from vocabpress.hf.tables import input_table, settle_ties
 from vocabpress.methods import method_name
 
 
@@ -76,12 +75,7 @@ def compress_input_table(
     Raises:
         ValueError: If the table is compressed already, or can't be fitted.
     """
-    name = input_table_name(model)
-    embedding = model.get_submodule(name)
-    if isinstance(embedding, TokenEmbedding):
-        raise ValueError(f"the table {name} is compressed already; start from the original checkpoint")
-    weight = embedding.weight
-    assert isinstance(weight, Tensor)
+    name, weight = input_table(model)
     place = torch.device(device) if device is not None else weight.device
     generator = torch.Generator(place).manual_seed(config.seed)
     table = config.method.fit(weight.detach().to(place), budget=config.budget, generator=generator, **fit)
@@ -106,7 +100,6 @@ def attach(model: PreTrainedModel, config: VocabpressConfig) -> None:
     marks = {"hf_quantizer": quantizer, "is_quantized": True, "quantization_method": QUANT_METHOD}
     for name, value in marks.items():  # what `from_pretrained` sets
         setattr(model, name, value)
-    quantizer._dtype = model.dtype
     quantizer.postprocess_model(model)
 
 
@@ -119,12 +112,12 @@ class VocabpressQuantizer(HfQuantizer):
     def __init__(self, quantization_config: VocabpressConfig, **kwargs: Any) -> None:
         super().__init__(quantization_config, **kwargs)
         self._renamings: dict[str, str] = {}  # key in the file -> key in the model, both relative to the base model
-        self._dtype = torch.float32
+        self._dtype: torch.dtype | None = None  # of the model, while it is loaded from a compressed checkpoint
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
         if not self.pre_quantized:
             return
-        self._dtype = torch.get_default_dtype()  # the model's own, while it is built
+        self._dtype = torch.get_default_dtype()  # transformers builds the model under its own dtype
         for name, config in self.quantization_config.tables.items():
             table = build(config)
             install(model, resolve_table(model, name), table)
@@ -144,7 +137,7 @@ class VocabpressQuantizer(HfQuantizer):
         config = self.quantization_config
         if not self.pre_quantized and not config.tables:
             compress_input_table(model, config)
-        elif self.pre_quantized:
+        elif self._dtype is not None:
             for table in self._installed(model).values():
                 for parameter in table.parameters():  # some versions leave renamed tensors in the dtype of the file
                     parameter.data = parameter.data.to(self._dtype)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from vocabpress.budget import dtype_name
@@ -65,6 +65,19 @@ def input_table_name(model: PreTrainedModel) -> str:
     return module_name(model, embedding)
 
 
+def input_table(model: PreTrainedModel) -> tuple[str, nn.Parameter]:
+    """Name and numbers, (V, d), of a token embedding that is not compressed yet.
+
+    Raises:
+        ValueError: If the model has no token embedding, or it is compressed already.
+    """
+    name = input_table_name(model)
+    weight = model.get_submodule(name).weight
+    if not isinstance(weight, nn.Parameter):
+        raise ValueError(f"the table {name} is compressed already; start from the original checkpoint")
+    return name, weight
+
+
 def tied_modules(model: PreTrainedModel, name: str) -> list[str]:
     """The other modules whose ``weight`` is the ``weight`` of module ``name``, by the model's own map of ties."""
     ties: dict[str, str] = model.all_tied_weights_keys
@@ -90,24 +103,20 @@ def find_tables(model: PreTrainedModel) -> list[TableInfo]:
     """The input table, and the output head where it has numbers of its own.
 
     Raises:
-        ValueError: If the model has no token embedding.
+        ValueError: If the model has no token embedding, or it is compressed already.
     """
     total = parameter_bytes(model)
 
-    def describe(name: str, role: str, tied: list[str]) -> TableInfo:
-        weight = model.get_submodule(name).weight
-        assert isinstance(weight, nn.Parameter)
+    def describe(name: str, weight: Tensor, role: str, tied: list[str]) -> TableInfo:
         size = weight.numel() * weight.itemsize
         rows, width = weight.shape
         return TableInfo(name, role, tuple(tied), (rows, width), dtype_name(weight.dtype), size, size / total)
 
-    name = input_table_name(model)
-    if isinstance(model.get_submodule(name), TokenEmbedding):
-        raise ValueError(f"the table {name} is compressed already; start from the original checkpoint")
+    name, weight = input_table(model)
     tied = tied_modules(model, name)
-    tables = [describe(name, "input", tied)]
+    tables = [describe(name, weight, "input", tied)]
     head = model.get_output_embeddings()
     if isinstance(head, nn.Linear) and module_name(model, head) not in tied:
         output = module_name(model, head)
-        tables.append(describe(output, "output", tied_modules(model, output)))
+        tables.append(describe(output, head.weight, "output", tied_modules(model, output)))
     return tables
