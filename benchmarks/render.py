@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from vocabpress.report import size
+from vocabpress.report.console import size
 from vocabpress.results import Result, read_results
 
 ROOT = Path(__file__).resolve().parents[1]

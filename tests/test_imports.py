@@ -7,16 +7,19 @@ import vocabpress
 
 SOURCE = Path(vocabpress.__file__).parent
 LAYERS = [
-    {"packing", "budget", "weights"},
+    {"packing", "budget", "weights", "settings", "results"},
     {"embeddings"},
     {"fitting"},
     {"methods"},
-    {"evaluate"},
+    {"reconstruction"},
     {"hf"},
-    {"results", "report", ""},
+    {"evaluate"},
+    {"recover"},
+    {"sweep"},
+    {"report", ""},
     {"cli", "__main__"},
 ]
-TRANSFORMERS_MAY = {"hf", "evaluate", "cli"}
+TRANSFORMERS_MAY = {"hf", "evaluate", "recover", "cli"}
 
 
 def layer_of(module: str) -> int:

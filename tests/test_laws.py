@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 from cases import BUDGETS, FORMS, METHOD_CASES, D, V, low_rank_table
 from vocabpress import EMBEDDINGS, METHODS, Budget, build
 from vocabpress.embeddings.base import CompressedEmbedding
-from vocabpress.evaluate.reconstruction import reconstruction
 from vocabpress.hf.modules import TiedHead
 from vocabpress.methods.base import Family
+from vocabpress.reconstruction import reconstruction
 
 FITTED = {f"{name} at {budget}": (name, budget) for name in METHOD_CASES for budget in BUDGETS[:1]}
 

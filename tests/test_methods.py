@@ -5,8 +5,8 @@ import torch
 
 from cases import low_rank_table
 from vocabpress import SVD, Autoencoder, Budget, LightToken, make_method
-from vocabpress.evaluate.reconstruction import reconstruction
 from vocabpress.methods.lighttoken import stage_bits
+from vocabpress.reconstruction import reconstruction
 
 
 def test_svd_by_hand():

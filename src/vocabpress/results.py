@@ -1,25 +1,31 @@
 """One format for every measurement: a JSON file holds a list of `Result`, ours and peers' alike."""
 
 import json
+import math
+import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 PACKAGES = ("vocabpress", "torch", "transformers", "sentence-transformers", "numpy")
 
 
-def environment(device: str = "cpu") -> dict[str, Any]:
+def environment(device: str = "cpu", packages: Iterable[str] = PACKAGES) -> dict[str, Any]:
     """What a result depends on besides its settings: versions, commit, machine."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    changed = subprocess.run(["git", "status", "--porcelain", "src"], capture_output=True, text=True, check=False)
+    here = Path(__file__).parent
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=here)
+    changed = subprocess.run(
+        ["git", "status", "--porcelain", "."], capture_output=True, text=True, check=False, cwd=here
+    )
     return {
-        "versions": {package: version(package) for package in PACKAGES},
+        "versions": {package: _version(package) for package in packages},
         "python": platform.python_version(),
         "commit": (commit.stdout.strip() or None) if commit.returncode == 0 else None,
         "uncommitted_changes": bool(changed.stdout.strip()) if changed.returncode == 0 else None,
@@ -29,45 +35,89 @@ def environment(device: str = "cpu") -> dict[str, Any]:
     }
 
 
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # an extra that is not installed
+        return None
+
+
 @dataclass(frozen=True)
 class Result:
     """One measurement.
 
     Attributes:
-        benchmark: What was measured, e.g. ``"sts"``.
-        variant: A name for this row.
-        settings: Everything that was chosen: method, fields, budget, seed.
-        bytes: Name -> bytes of saved tensors.
+        task: What was measured, e.g. ``"sts"``.
+        variant: A name for this row, as a legend shows it.
+        settings: Everything that was chosen. Where they apply: ``model`` (name of the original), ``method``, ``fields``
+            of the method, ``ratio`` that was asked for, ``recovered`` (settings of the recovery, or None), ``peer``
+            (true for what is not ours), ``seed``, ``task`` (fields of the task).
+        bytes: Name -> bytes of saved tensors: ``table``, ``table_float32``, ``model``, ``model_before``.
         metrics: Name -> value.
-        seconds: Of the fit.
+        seconds: Of the measurement; of the fit where the fit is what was measured.
+        details: What is not one number: deciles, spectra, neighbours. JSON.
         environment: See `environment`.
         schema_version: Of this format.
     """
 
-    benchmark: str
+    task: str
     variant: str
     settings: dict[str, Any]
     bytes: dict[str, int]
     metrics: dict[str, float]
     seconds: float
+    details: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=environment)
     schema_version: int = SCHEMA_VERSION
 
 
 def write_results(path: str | Path, results: list[Result]) -> None:
-    """Write results as JSON, readable in a diff."""
-    text = json.dumps([asdict(result) for result in results], indent=1, sort_keys=True, allow_nan=False)
-    Path(path).write_text(text + "\n", encoding="utf-8")
+    """Write results as JSON, readable in a diff; the file appears whole or not at all.
+
+    Raises:
+        ValueError: If the file can't be written, or a metric is not finite.
+    """
+    try:
+        text = json.dumps([asdict(result) for result in results], indent=1, sort_keys=True, allow_nan=False)
+    except ValueError:
+        names = [
+            f"{r.task} of {r.variant}: {n} = {v}" for r in results for n, v in r.metrics.items() if not math.isfinite(v)
+        ]
+        raise ValueError(f"a result is not a finite number ({'; '.join(names)}); nothing was written") from None
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.replace(target)
+    except OSError as error:
+        raise ValueError(f"can't write {path}: {error.strerror or error}; give another place") from None
 
 
 def read_results(path: str | Path) -> list[Result]:
-    """Read what `write_results` wrote.
+    """Read what `write_results` wrote, now or by version 1 of the format.
 
     Raises:
-        ValueError: If the file is of another schema version.
+        ValueError: If the file is missing, is no results file, or is of another schema version.
     """
-    rows = json.loads(Path(path).read_text(encoding="utf-8"))
-    versions = {row.get("schema_version") for row in rows} - {SCHEMA_VERSION}
-    if versions:
-        raise ValueError(f"{path} has schema version {versions.pop()}, this vocabpress reads {SCHEMA_VERSION}")
-    return [Result(**row) for row in rows]
+    try:
+        rows = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"can't read {path}: {error.strerror or error}") from None
+    except ValueError:
+        raise ValueError(f"{path} is not JSON; give files that vocabpress evaluate or sweep wrote") from None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"{path} is not a list of results; give files that vocabpress evaluate or sweep wrote")
+    return [_read(row, path) for row in rows]
+
+
+def _read(row: dict[str, Any], path: str | Path) -> Result:
+    found = row.get("schema_version")
+    if found == 1:
+        row = {**{key: value for key, value in row.items() if key != "benchmark"}, "task": row.get("benchmark")}
+    elif found != SCHEMA_VERSION:
+        raise ValueError(f"{path} has schema version {found}, this vocabpress reads 1 and {SCHEMA_VERSION}")
+    try:
+        return Result(**{**row, "schema_version": SCHEMA_VERSION})
+    except TypeError as error:
+        raise ValueError(f"{path} holds a result that is not whole ({str(error).split('() ')[-1]})") from None

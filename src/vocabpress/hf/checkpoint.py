@@ -80,6 +80,25 @@ def load_model(folder: Path) -> PreTrainedModel:
     return model
 
 
+def open_model(folder: Path, loader: Any = AutoModel, whole: bool = True) -> PreTrainedModel:
+    """Load a checkpoint, compressed or not, in float32 and ready to run.
+
+    Args:
+        folder: Of the checkpoint.
+        loader: An auto class of transformers, such as ``AutoModelForMaskedLM``.
+        whole: Whether every weight must be in the checkpoint; False where a fresh head is to be trained.
+
+    Raises:
+        ValueError: If transformers can't read the folder, or a weight is missing that would be random.
+    """
+    with _told_in_a_line(folder):
+        model, info = loader.from_pretrained(folder, dtype="float32", local_files_only=True, output_loading_info=True)
+    missing = sorted(key for key in info["missing_keys"] if "pooler" not in key)
+    if whole and missing:
+        raise ValueError(f"{folder} holds no {missing[0]} and would run on random numbers; is it a {loader.__name__}?")
+    return model.eval()
+
+
 @contextmanager
 def _told_in_a_line(folder: Path) -> Iterator[None]:
     try:

@@ -12,7 +12,6 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
 
 from vocabpress.budget import Budget
-from vocabpress.evaluate.reconstruction import reconstruction
 from vocabpress.hf.card import card
 from vocabpress.hf.checkpoint import (
     check_output,
@@ -27,6 +26,7 @@ from vocabpress.hf.outcome import Report
 from vocabpress.hf.quantizer import attach, compress_input_table
 from vocabpress.hf.tables import find_tables, input_table
 from vocabpress.methods import Method, make_method, method_name
+from vocabpress.reconstruction import reconstruction
 from vocabpress.weights import count_tokens, load_counts, read_lines, token_weights, vocabulary_order
 
 Counts = Tensor | str | Path | Literal["vocabulary-order"]

@@ -1,47 +1,21 @@
-"""The command line. It reads arguments, calls the library, prints; errors are one line and exit code 2."""
+"""`vocabpress inspect` and `vocabpress compress`."""
 
-import json
-import logging
-import signal
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from transformers.utils import logging as transformers_logging
 
 from vocabpress.budget import Budget
+from vocabpress.cli.options import JsonOption, ModelArgument, SettingsOption, TextOption, parse_settings, print_json
 from vocabpress.hf.compress import compress as compress_checkpoint
 from vocabpress.hf.inspect import inspect as inspect_checkpoint
 from vocabpress.hf.inspect import inspect_compressed
 from vocabpress.methods import METHODS, make_method
-from vocabpress.report import plot_spectrum, print_compressed, print_inspection, print_report
-
-USAGE_ERROR = 2
-INTERRUPTED = 130
-
-# The base of "no such option" and its like. It lives in click, or in typer's own copy of click: reached by its child.
-ClickException: Any = typer.BadParameter.__mro__[2]
-
-app = typer.Typer(
-    help="Press the vocabulary table of a language model to a small fraction of its size.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-
-ModelArgument = Annotated[str, typer.Argument(help="A hub id, or a folder with config.json and weights.")]
-TextOption = Annotated[
-    list[Path] | None, typer.Option("--text", help="UTF-8 text file to count token frequencies in; may be repeated.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
+from vocabpress.report.console import plot_spectrum, print_compressed, print_inspection, print_report
 
 
-@app.command()
 def inspect(
     model: ModelArgument,
     text: TextOption = None,
@@ -64,7 +38,6 @@ def inspect(
         print_json(asdict(found))
 
 
-@app.command()
 def compress(
     model: ModelArgument,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to make; must not exist, or be empty.")],
@@ -77,9 +50,7 @@ def compress(
     counts: Annotated[
         str | None, typer.Option(help="Instead of --text: a saved counts file, or vocabulary-order.")
     ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="field=value of the method; may be repeated.")
-    ] = None,
+    settings: SettingsOption = None,
     seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
     device: Annotated[str, typer.Option(help="Where to fit: cpu, cuda, cuda:1.")] = "cpu",
     as_json: JsonOption = False,
@@ -120,70 +91,3 @@ def parse_budget(ratio: float | None, bits_per_weight: float | None, size: str |
         return Budget.ratio(25, reference)
     value, make = makers[given[0]]
     return make(value)
-
-
-def parse_settings(settings: list[str]) -> dict[str, str]:
-    """``["epochs=3"]`` -> ``{"epochs": "3"}``.
-
-    Raises:
-        ValueError: If an entry has no ``=``.
-    """
-    pairs = [entry.partition("=") for entry in settings]
-    for name, equals, _ in pairs:
-        if not equals or not name:
-            raise ValueError(f"--set takes field=value, got {name!r}; for example --set epochs=10")
-    return {name.strip(): value.strip() for name, _, value in pairs}
-
-
-def print_json(data: dict[str, Any]) -> None:
-    """One JSON object on one line of stdout."""
-    print(json.dumps(data, allow_nan=False))
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """A SIGTERM unwinds like Ctrl-C, so that half-written folders are removed."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line.
-
-    Args:
-        arguments: Without the program's name; None reads ``sys.argv``.
-
-    Returns:
-        The exit code: 0, 2 for bad input, 130 when interrupted.
-    """
-    transformers_logging.set_verbosity_error()
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    try:
-        with _terminated_as_interrupted():
-            code = app(args=arguments, standalone_mode=False)
-    except typer.Exit as stop:  # some versions of typer turn an interruption into this
-        return _interrupted() if stop.exit_code == INTERRUPTED else stop.exit_code
-    except (typer.Abort, KeyboardInterrupt):
-        return _interrupted()
-    except ValueError as error:
-        return _fail(" ".join(str(error).split()))
-    except ClickException as error:
-        return _fail(error.format_message())
-    return (_interrupted() if code == INTERRUPTED else code) if isinstance(code, int) else 0
-
-
-def _interrupted() -> int:
-    print("\ninterrupted; nothing was written", file=sys.stderr)
-    return INTERRUPTED
-
-
-def _fail(message: str) -> int:
-    print(f"vocabpress: error: {message}", file=sys.stderr)
-    return USAGE_ERROR
-
-
-if __name__ == "__main__":
-    sys.exit(main())

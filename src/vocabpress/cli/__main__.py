@@ -1,0 +1,5 @@
+import sys
+
+from vocabpress.cli.app import main
+
+sys.exit(main())

@@ -1,0 +1,34 @@
+"""Options that several commands share, and how they are read."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+ModelArgument = Annotated[str, typer.Argument(help="A hub id, or a folder with config.json and weights.")]
+TextOption = Annotated[
+    list[Path] | None, typer.Option("--text", help="UTF-8 text file to count token frequencies in; may be repeated.")
+]
+SettingsOption = Annotated[
+    list[str] | None, typer.Option("--set", help="field=value of the method or task; may be repeated.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
+
+
+def parse_settings(settings: list[str]) -> dict[str, str]:
+    """``["epochs=3"]`` -> ``{"epochs": "3"}``.
+
+    Raises:
+        ValueError: If an entry has no ``=``.
+    """
+    pairs = [entry.partition("=") for entry in settings]
+    for name, equals, _ in pairs:
+        if not equals or not name:
+            raise ValueError(f"--set takes field=value, got {name!r}; for example --set epochs=10")
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def print_json(data: dict[str, Any]) -> None:
+    """One JSON object on one line of stdout."""
+    print(json.dumps(data, allow_nan=False))

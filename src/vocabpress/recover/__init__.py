@@ -1,0 +1,1 @@
+"""What a little training on unlabelled text wins back."""

@@ -1,0 +1,1 @@
+"""Results into tables, pictures and pages. Computes nothing but how to show it."""
