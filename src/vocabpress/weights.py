@@ -42,7 +42,7 @@ def read_lines(paths: Iterable[str | Path], progress: bool = False) -> Iterator[
         if not file.is_file():
             raise ValueError(f"no such text file: {file}")
     total = sum(file.stat().st_size for file in files)
-    with tqdm(total=total, desc="counting tokens", unit="B", unit_scale=True, disable=not progress) as bar:
+    with tqdm(total=total, desc="reading text", unit="B", unit_scale=True, disable=not progress) as bar:
         for file in files:
             seen = False
             with file.open("rb") as stream:

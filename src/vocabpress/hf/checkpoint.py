@@ -69,15 +69,29 @@ def load_model(folder: Path) -> PreTrainedModel:
         config = AutoConfig.from_pretrained(folder)
     if getattr(config, "quantization_config", None) is not None:
         raise ValueError(f"{folder} is compressed or quantised already; start from the original checkpoint")
-    classes = [getattr(transformers, name, None) for name in config.architectures or []]
-    known = [cls for cls in classes if isinstance(cls, type) and issubclass(cls, PreTrainedModel)]
-    loader: Any = known[0] if known else AutoModel
+    loader = _class_of(config)
     with _told_in_a_line(folder):
         model, info = loader.from_pretrained(folder, dtype="auto", local_files_only=True, output_loading_info=True)
     table = f"{input_table_name(model)}.weight"
     if table in info["missing_keys"]:  # transformers would go on with random numbers
         raise ValueError(f"the weights in {folder} hold no {table}; is config.json that of another model?")
     return model
+
+
+def _class_of(config: Any) -> Any:
+    classes = [getattr(transformers, name, None) for name in config.architectures or []]
+    known = [cls for cls in classes if isinstance(cls, type) and issubclass(cls, PreTrainedModel)]
+    return known[0] if known else AutoModel
+
+
+def named_class(folder: Path) -> Any:
+    """The class of transformers that a checkpoint's config names; `AutoModel` where it names none.
+
+    Raises:
+        ValueError: If transformers can't read the config.
+    """
+    with _told_in_a_line(folder):
+        return _class_of(AutoConfig.from_pretrained(folder))
 
 
 def open_model(folder: Path, loader: Any = AutoModel, whole: bool = True) -> PreTrainedModel:

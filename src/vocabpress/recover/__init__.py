@@ -1,1 +1,6 @@
-"""What a little training on unlabelled text wins back."""
+"""Distillation of a compressed model against its original, on unlabelled text: what a little training wins back."""
+
+from vocabpress.recover.run import recover
+from vocabpress.recover.settings import Recovery, RecoveryReport
+
+__all__ = ["Recovery", "RecoveryReport", "recover"]

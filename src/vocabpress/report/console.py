@@ -10,6 +10,7 @@ from rich.table import Table
 
 from vocabpress.hf.inspect import CompressedInspection, Inspection
 from vocabpress.hf.outcome import Report
+from vocabpress.recover import RecoveryReport
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,6 +64,18 @@ def print_report(report: Report) -> None:
         ]
     rows.append(("seconds to fit", f"{report.seconds:.1f}"))
     print_table(["the table, read back", ""], rows)
+
+
+def print_recovery(report: RecoveryReport) -> None:
+    """What `vocabpress recover` did."""
+    rows = [("weighted", f"{report.held_out_before:.4g}", f"{report.held_out_after:.4g}")]
+    rows += [(name, f"{before:.4g}", f"{report.terms_after[name]:.4g}") for name, before in report.terms_before.items()]
+    title = f"{report.steps:,} steps on {report.training_sequences:,} sequences, {report.trained:,} numbers trained"
+    print_table([f"loss on {report.held_out_sequences:,} held-out sequences", "before", "after"], rows, title)
+    if report.kept_input:
+        print_table([f"No better on held-out text: the input was kept, and copied to {report.output}."], [])
+    else:
+        print_table([f"Written to {report.output}, its table {size(report.table_bytes)} as before."], [])
 
 
 def print_inspection(found: Inspection) -> None:

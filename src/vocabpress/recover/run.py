@@ -1,0 +1,162 @@
+"""Recover a compressed model: two folders and some text in, a third folder out."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from vocabpress.hf.checkpoint import check_output, find_folder, weight_files, written_at_once
+from vocabpress.hf.compress import check_device
+from vocabpress.recover.loop import Progress, Run, held_out_terms, make_accelerator, share, weighted
+from vocabpress.recover.pair import Pair, open_pair, set_best, write_student
+from vocabpress.recover.settings import Recovery, RecoveryReport
+from vocabpress.recover.text import Sequences, read_sequences
+
+
+def recover(
+    model: str | Path,
+    output: str | Path,
+    *,
+    teacher: str | Path,
+    text: Sequence[str | Path],
+    settings: Recovery | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    progress: bool = False,
+) -> RecoveryReport:
+    """Train a compressed model against its original on unlabelled text, and write it with as many bytes as before.
+
+    A run that was stopped goes on from its last checkpoint, in the folder ``OUTPUT.recover`` beside the output, and
+    ends where an uninterrupted one would. Started by ``accelerate launch`` it runs on several devices.
+
+    Args:
+        model: Folder of the compressed model.
+        output: A folder that does not exist yet, or is empty. It appears when all is done, or not at all.
+        teacher: The original, a hub id or a folder.
+        text: UTF-8 text files, a sequence a line.
+        settings: How long and how fast; None takes the defaults.
+        seed: Of what is held out and of the order of the text.
+        device: ``"cpu"`` keeps accelerate from a GPU; None takes what accelerate finds.
+        progress: Whether to draw progress bars on stderr.
+
+    Returns:
+        What was done. The held-out loss after is never above the one before: were it so, the input is kept.
+
+    Raises:
+        ValueError: With one line that says what was wrong and what to try; the output was not written then.
+    """
+    settings = settings or Recovery()
+    target, folder, original = check_output(output), find_folder(model), find_folder(teacher)
+    check_device(device)
+    pair = open_pair(folder, original, settings)
+    sequences = read_sequences(text, pair.tokenizer, settings.max_length, settings.held_out, seed, progress)
+    accelerator = make_accelerator(device)
+    work = _work_folder(target, _identity(settings, seed, pair, text, accelerator.num_processes))
+    pair.to(accelerator.device)
+    before = held_out_terms(pair.student, pair.teacher, sequences, settings, accelerator.device)
+    pair.make_trainable(settings.mode)
+    show = progress and accelerator.is_main_process
+    run = Run(pair.student, pair.teacher, sequences, settings, accelerator, work, seed, show)
+    done = run.train(weighted(before, settings))
+    report = None
+    if accelerator.is_main_process:
+        report = _write(pair, target, sequences, settings, seed, before, done)
+        shutil.rmtree(work, ignore_errors=True)
+    return share(report)
+
+
+def _write(
+    pair: Pair,
+    target: Path,
+    sequences: Sequences,
+    settings: Recovery,
+    seed: int,
+    before: dict[str, float],
+    done: Progress,
+) -> RecoveryReport:
+    """Write the best student, judge it as it is read back, and keep the input where that was no worse."""
+    trained = sum(p.numel() for p in pair.student.parameters() if p.requires_grad)
+    set_best(pair, done.best)
+    start = weighted(before, settings)
+    with written_at_once(target) as temporary:
+        provenance = {**asdict(settings), "seed": seed, "steps_taken": done.step, "held_out_before": start}
+        fresh = write_student(pair, temporary, provenance)
+        after = held_out_terms(fresh, pair.teacher, sequences, settings, pair.device)
+        kept = not done.best or not weighted(after, settings) < start
+        if kept:
+            shutil.rmtree(temporary)
+            shutil.copytree(pair.folder, temporary)
+            after = before
+        report = RecoveryReport(
+            output=str(target),
+            mode=settings.mode,
+            trained=trained,
+            steps=done.step,
+            stopped_early=done.step < settings.steps,
+            kept_input=kept,
+            held_out_before=start,
+            held_out_after=weighted(after, settings),
+            terms_before=before,
+            terms_after=after,
+            training_sequences=len(sequences.training),
+            held_out_sequences=len(sequences.held_out),
+            table_bytes=pair.table.total_bits() // 8,
+            seconds=done.seconds,
+        )
+        if not kept:
+            _describe(temporary / "README.md", report)
+    return report
+
+
+def _describe(page: Path, report: RecoveryReport) -> None:
+    """Say on the model card what was trained."""
+    text = page.read_text(encoding="utf-8") if page.is_file() else ""
+    if report.mode == "model":
+        text = text.replace("All other weights are unchanged.", "The other weights were trained afterwards, see below.")
+    figures = {"weighted": (report.held_out_before, report.held_out_after)}
+    figures |= {name: (report.terms_before[name], value) for name, value in report.terms_after.items()}
+    lines = [f"| {name} | {before:.4g} | {after:.4g} |" for name, (before, after) in figures.items()]
+    trained = "the table alone" if report.mode == "table" else "the whole model"
+    section = f"""
+## Recovered
+
+Trained against the original on {report.training_sequences:,} unlabelled sequences, {report.steps:,} steps, as many
+bytes as before ({trained}; the codes as they were).
+
+| loss on {report.held_out_sequences:,} held-out sequences | before | after |
+|---|---|---|
+"""
+    page.write_text(text + section + "\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _identity(settings: Recovery, seed: int, pair: Pair, text: Sequence[str | Path], processes: int) -> dict:
+    """What a checkpoint belongs to."""
+    files = [*weight_files(pair.folder), *weight_files(pair.original), *(Path(file) for file in text)]
+    return {"settings": asdict(settings), "seed": seed, "processes": processes, "files": [_digest(f) for f in files]}
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _work_folder(target: Path, identity: dict) -> Path:
+    """The folder of the checkpoints of this very run.
+
+    Raises:
+        ValueError: If it holds those of another, or can't be made.
+    """
+    work = target.with_name(f"{target.name}.recover")
+    note = work / "run.json"
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        if note.exists() and json.loads(note.read_text(encoding="utf-8")) != identity:
+            raise ValueError(
+                f"{work} holds an interrupted run of other settings, text or models; remove it to start afresh"
+            )
+        note.write_text(json.dumps(identity), encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"can't write {work}: {error.strerror or error}; give another output") from None
+    return work

@@ -1,0 +1,111 @@
+"""What can be chosen of a recovery, and what comes out of one."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+MODES = ("table", "model")
+PRECISIONS = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """How a compressed model is trained against its original.
+
+    Attributes:
+        mode: ``"table"`` trains the table alone (decoders, bases, scales, biases), the body frozen; ``"model"`` trains
+            the body too. Codes are never trained.
+        steps: Of the optimiser, at most.
+        batch_size: Sequences a step and process.
+        max_length: Tokens of a sequence.
+        learning_rate: The step of Adam relative to each tensor's root mean square, as in Adafactor, at its peak after
+            a warm-up over a twentieth of the steps; then linear to zero. One number then fits scales, decoders and
+            bodies, whose entries differ by orders of magnitude.
+        embedding: Weight of the error of the embedding layer's output.
+        hidden: Of each layer's output.
+        attention: Of the attention scores before the softmax; 0 for models that keep them to themselves.
+        logits: Of the KL divergence of the predictions, where the model has a language-model head.
+        held_out: Sequences that are never trained on, at most a tenth of all.
+        evaluate_every: Steps between looks at them; a checkpoint is written then.
+        patience: Looks without improvement after which training stops.
+        precision: ``"float32"``, or ``"bfloat16"`` autocast.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+
+    mode: Literal["table", "model"] = "table"
+    steps: int = 400
+    batch_size: int = 16
+    max_length: int = 128
+    learning_rate: float = 0.01
+    embedding: float = 1.0
+    hidden: float = 1.0
+    attention: float = 1.0
+    logits: float = 1.0
+    held_out: int = 256
+    evaluate_every: int = 50
+    patience: int = 4
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f"unknown mode {self.mode!r}; choose from {', '.join(MODES)}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"unknown precision {self.precision!r}; choose from {', '.join(PRECISIONS)}")
+        for name in ("steps", "batch_size", "held_out", "evaluate_every", "patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.max_length < 4:
+            raise ValueError(f"max_length must be at least 4, got {self.max_length}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}; try 0.01")
+        weights = {name: getattr(self, name) for name in ("embedding", "hidden", "attention", "logits")}
+        if min(weights.values()) < 0 or not any(weights.values()):
+            raise ValueError(f"the weights of the loss must not be negative, nor all zero; got {weights}")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Term of the loss -> its weight."""
+        return {
+            "embedding": self.embedding,
+            "hidden": self.hidden,
+            "attention": self.attention,
+            "logits": self.logits,
+        }
+
+
+@dataclass(frozen=True)
+class RecoveryReport:
+    """What a recovery did.
+
+    Attributes:
+        output: The folder written.
+        mode: What was trained.
+        trained: Numbers that were trained.
+        steps: Taken, those of earlier, interrupted runs included.
+        stopped_early: Whether the held-out loss stopped improving first.
+        kept_input: Whether the result was no better than the input on held-out text, which was then kept.
+        held_out_before: Weighted loss on held-out text, of the input.
+        held_out_after: The same of what was written, read back from the disk; never larger.
+        terms_before: The loss's terms, unweighted.
+        terms_after: The same of what was written.
+        training_sequences: At hand.
+        held_out_sequences: Set aside.
+        table_bytes: The same before and after.
+        seconds: Of training, those of earlier, interrupted runs included.
+    """
+
+    output: str
+    mode: str
+    trained: int
+    steps: int
+    stopped_early: bool
+    kept_input: bool
+    held_out_before: float
+    held_out_after: float
+    terms_before: dict[str, float]
+    terms_after: dict[str, float]
+    training_sequences: int
+    held_out_sequences: int
+    table_bytes: int
+    seconds: float
