@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import DataCollatorForLanguageModeling, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 VOCABULARY = 16384
-CPU = Recipe(steps=1400, batch_size=16, block=256, learning_rate=1.5e-3)
+CPU = Recipe(steps=900, batch_size=16, block=256, learning_rate=1.5e-3)
 GPU = Recipe(steps=20000, batch_size=64, block=256, learning_rate=1.5e-3)
 
 

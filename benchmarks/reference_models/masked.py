@@ -13,7 +13,7 @@ from corpus import Corpus
 from torch import Tensor
 from transformers import AutoTokenizer, BertForMaskedLM, DataCollatorForLanguageModeling, Trainer
 
-CPU = Recipe(steps=1200, batch_size=32, block=128, learning_rate=5e-4)
+CPU = Recipe(steps=800, batch_size=32, block=128, learning_rate=5e-4)
 GPU = Recipe(steps=20000, batch_size=128, block=128, learning_rate=5e-4)
 
 
