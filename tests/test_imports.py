@@ -11,7 +11,7 @@ LAYERS = [
     {"embeddings"},
     {"fitting"},
     {"methods"},
-    {"reconstruction"},
+    {"reconstruction", "spectrum", "neighbours"},
     {"hf"},
     {"evaluate"},
     {"recover"},

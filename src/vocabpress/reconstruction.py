@@ -8,6 +8,7 @@ from torch import Tensor
 from vocabpress.embeddings import CompressedEmbedding
 
 ROWS_PER_CHUNK = 16384
+DECILES = 10
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,56 @@ class Reconstruction:
     mean_cosine: float
 
 
+@dataclass(frozen=True)
+class RowErrors:
+    """Of each row of a table, shape (V), float64, on the CPU.
+
+    Attributes:
+        squared_error: Of its reconstruction.
+        cosine: Between the two; 0 where one of them is zero.
+        norm_ratio: Length of the reconstruction over the row's own; NaN where the row is zero.
+    """
+
+    squared_error: Tensor
+    cosine: Tensor
+    norm_ratio: Tensor
+
+    def over(self, deviations: Tensor, weights: Tensor) -> Reconstruction:
+        """Sums over the rows.
+
+        Args:
+            deviations: As `deviations` gives them, shape (V).
+            weights: (V), not all zero.
+        """
+        error, deviation = float(weights @ self.squared_error), float(weights @ deviations)
+        # A table of equal rows deviates nowhere: then any error at all is infinitely large.
+        relative = error / deviation if deviation else float("inf") if error else 0.0
+        return Reconstruction(relative, float(weights @ self.cosine) / float(weights.sum()))
+
+
 @torch.no_grad()
+def row_errors(table: Tensor, embedding: CompressedEmbedding) -> RowErrors:
+    """Compare each row of a compressed table with the original's, (V, d)."""
+    device = embedding.device
+    parts: list[tuple[Tensor, ...]] = []
+    for ids in torch.arange(len(table)).split(ROWS_PER_CHUNK):
+        rows, decoded = table[ids.to(table.device)].to(device).double(), embedding.lookup(ids.to(device)).double()
+        cosine = torch.nn.functional.cosine_similarity(decoded, rows, dim=-1)
+        parts.append(((decoded - rows).square().sum(-1), cosine, decoded.norm(dim=-1) / rows.norm(dim=-1)))
+    error, cosine, ratio = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
+    return RowErrors(error, cosine, torch.where(ratio.isinf(), torch.nan, ratio))
+
+
+@torch.no_grad()
+def deviations(table: Tensor, weights: Tensor) -> Tensor:
+    """Squared distance of each row from the weighted mean row; shape (V), float64, on the CPU."""
+    chunks = list(torch.arange(len(table)).split(ROWS_PER_CHUNK))
+    shares = (weights.double() / weights.double().sum()).to(table.device)
+    sums = [shares[ids.to(table.device)] @ table[ids.to(table.device)].double() for ids in chunks]
+    mean = torch.stack(sums).sum(0)
+    return torch.cat([(table[ids.to(table.device)].double() - mean).square().sum(-1).cpu() for ids in chunks])
+
+
 def reconstruction(table: Tensor, embedding: CompressedEmbedding, counts: Tensor | None = None) -> Reconstruction:
     """Compare a compressed table with the original.
 
@@ -33,16 +83,14 @@ def reconstruction(table: Tensor, embedding: CompressedEmbedding, counts: Tensor
         embedding: Of the same shape.
         counts: (V), how often each token occurs; None counts all rows alike.
     """
-    device = embedding.device
     weights = torch.ones(len(table), dtype=torch.float64) if counts is None else counts.double().cpu()
-    mean = (weights.to(table.device) @ table.double() / weights.sum()).to(device)
-    squared_error, squared_deviation, cosines = 0.0, 0.0, 0.0
-    for ids in torch.arange(len(table)).split(ROWS_PER_CHUNK):
-        rows, share = table[ids.to(table.device)].to(device).double(), weights[ids].to(device)
-        decoded = embedding.lookup(ids.to(device)).double()
-        squared_error += float(share @ (decoded - rows).square().sum(-1))
-        squared_deviation += float(share @ (rows - mean).square().sum(-1))
-        cosines += float(share @ torch.nn.functional.cosine_similarity(decoded, rows, dim=-1))
-    # A table of equal rows deviates nowhere: then any error at all is infinitely large.
-    relative = squared_error / squared_deviation if squared_deviation else float("inf") if squared_error else 0.0
-    return Reconstruction(relative, cosines / float(weights.sum()))
+    return row_errors(table, embedding).over(deviations(table, weights), weights)
+
+
+def frequency_deciles(counts: Tensor) -> list[Tensor]:
+    """Ten groups of rows of about equal size, the most frequent tokens first; equal counts in the rows' order.
+
+    Args:
+        counts: (V), with V at least 10.
+    """
+    return list(counts.argsort(descending=True, stable=True).tensor_split(DECILES))

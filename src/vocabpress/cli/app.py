@@ -11,6 +11,10 @@ import typer
 from transformers.utils import logging as transformers_logging
 
 from vocabpress.cli.compress import compress, inspect
+from vocabpress.cli.evaluate import evaluate
+from vocabpress.cli.recover import recover
+from vocabpress.cli.report import report
+from vocabpress.cli.sweep import sweep
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
@@ -26,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-for command in (inspect, compress):
+for command in (inspect, compress, evaluate, recover, sweep, report):
     app.command()(command)
 
 

@@ -3,10 +3,37 @@
 from dataclasses import fields, replace
 from typing import Any
 
+from vocabpress.evaluate.agreement import ModelAgreement
+from vocabpress.evaluate.causal import CausalPerplexity
+from vocabpress.evaluate.glue import Glue
+from vocabpress.evaluate.masked import MaskedPerplexity
+from vocabpress.evaluate.similarity import WordSimilarity
+from vocabpress.evaluate.squad import Squad
+from vocabpress.evaluate.sts import SentenceSimilarity
+from vocabpress.evaluate.table import TableErrors
 from vocabpress.evaluate.task import Measurement, Subject, Task
 from vocabpress.settings import read_settings
 
-TASKS: dict[str, Task] = {}
+GLUE = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
+TASKS: dict[str, Task] = {
+    "reconstruction": TableErrors(),
+    "mlm": MaskedPerplexity(),
+    "clm": CausalPerplexity(),
+    "sts": SentenceSimilarity(),
+    "similarity": WordSimilarity(),
+    "agreement": ModelAgreement(),
+    "cola": Glue("cola"),
+    "sst2": Glue("sst2"),
+    "mrpc": Glue("mrpc"),
+    "stsb": Glue("stsb"),
+    "qqp": Glue("qqp"),
+    "mnli": Glue("mnli"),
+    "qnli": Glue("qnli"),
+    "rte": Glue("rte"),
+    "wnli": Glue("wnli"),
+    "squad": Squad("1.1"),
+    "squad2": Squad("2.0"),
+}
 
 
 def make_task(name: str, **settings: Any) -> Task:
@@ -26,4 +53,4 @@ def make_task(name: str, **settings: Any) -> Task:
     return replace(task, **read_settings(f"task {name}", known, settings))  # pyright: ignore[reportArgumentType]
 
 
-__all__ = ["TASKS", "Measurement", "Subject", "Task", "make_task"]
+__all__ = ["GLUE", "TASKS", "Measurement", "Subject", "Task", "make_task"]

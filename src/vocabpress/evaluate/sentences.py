@@ -2,10 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from sentence_transformers import SentenceTransformer
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 
 @dataclass(frozen=True)
@@ -21,17 +25,36 @@ class Agreement:
     spearman: float
 
 
-def embed(encoder: SentenceTransformer, sentences: Sequence[str]) -> Tensor:
-    """Unit-length embeddings, shape (sentences, d), on the CPU."""
+def open_encoder(folder: Path, device: str = "cpu") -> "SentenceTransformer":
+    """A sentence encoder in float32; a folder without modules.json gets mean pooling.
+
+    Raises:
+        ValueError: If sentence-transformers is not installed, or can't read the folder.
+    """
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError:
+        raise ValueError("sentence encoders need sentence-transformers; pip install 'vocabpress[st]'") from None
+    try:
+        return SentenceTransformer(str(folder), device=device, local_files_only=True).float()
+    except Exception as error:  # a broken checkpoint makes the libraries below raise almost anything
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"sentence-transformers can't load {folder}: {reason}") from None
+
+
+def embed(encoder: "SentenceTransformer", sentences: Sequence[str], progress: bool = False) -> Tensor:
+    """Unit-length embeddings, shape (sentences, d), on the CPU; ``progress`` draws a bar on stderr."""
     embeddings = encoder.encode(
-        list(sentences), convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False
+        list(sentences), convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=progress
     )
     assert isinstance(embeddings, Tensor)
     return embeddings.float().cpu()
 
 
 def spearman(a: Tensor, b: Tensor) -> float:
-    """Rank correlation of two vectors; equal values share their mean rank."""
+    """Rank correlation of two vectors; equal values share their mean rank. 0 where all of one are equal."""
+    if bool((a == a[0]).all()) or bool((b == b[0]).all()):
+        return 0.0
     return float(torch.corrcoef(torch.stack([_ranks(a), _ranks(b)]))[0, 1])
 
 
@@ -48,7 +71,17 @@ def agreement(original: Tensor, compressed: Tensor) -> Agreement:
     return Agreement(float((original * compressed).sum(-1).mean()), spearman(pairs[0], pairs[1]))
 
 
-def sts_spearman(encoder: SentenceTransformer, pairs: Sequence[tuple[str, str, float]]) -> float:
+def pair_cosines(
+    encoder: "SentenceTransformer", first: Sequence[str], second: Sequence[str], progress: bool = False
+) -> Tensor:
+    """Cosine between the embeddings of each pair, shape (pairs); each sentence is embedded once."""
+    place = {sentence: row for row, sentence in enumerate(dict.fromkeys([*first, *second]))}
+    embeddings = embed(encoder, list(place), progress)
+    left, right = (embeddings[[place[sentence] for sentence in side]] for side in (first, second))
+    return (left * right).sum(-1)
+
+
+def sts_spearman(encoder: "SentenceTransformer", pairs: Sequence[tuple[str, str, float]]) -> float:
     """Spearman correlation of cosines with human scores, times 100, as the STS tasks report it.
 
     Args:
@@ -56,5 +89,4 @@ def sts_spearman(encoder: SentenceTransformer, pairs: Sequence[tuple[str, str, f
         pairs: (sentence, sentence, score).
     """
     first, second, scores = zip(*pairs, strict=True)
-    cosines = (embed(encoder, first) * embed(encoder, second)).sum(-1)
-    return 100 * spearman(cosines, torch.tensor(scores))
+    return 100 * spearman(pair_cosines(encoder, first, second), torch.tensor(scores))

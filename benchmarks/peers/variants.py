@@ -1,0 +1,140 @@
+"""Which peers are measured, with which settings: FAISS and PCA at given sizes, the others at given bits."""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from coded import Peer
+from rounding import HQQ, PCAInt8, RoundToNearest, TorchAO
+from vectors import FaissIndex
+
+RATIOS = (8, 16, 25, 50, 103)
+SLACK = 1.005  # half a per cent above the size is still that size; codes come in whole bits
+BITS = (8, 7, 6, 5, 4)
+# Size -> share of the dimensions that OPQ keeps: those of least error on the sample model. FAISS learns the rotation
+# with 8 bits a code, so the codes have 8. Above these sizes, short codes make its training take over five minutes.
+OPQ = {25: 0.664, 50: 0.375, 103: 0.229}
+OPQ_BITS = 8
+RQ_BITS = 4  # codebooks span the whole row, so that more codewords than 16 cost more than they bring
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A peer with its settings.
+
+    Attributes:
+        family: As a legend shows it; one curve over sizes.
+        setting: What tells it apart within the family.
+        peer: What does the work.
+    """
+
+    family: str
+    setting: str
+    peer: Peer
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.family} {self.setting}"
+
+    @property
+    def method(self) -> str:
+        """As results name it: FAISS is several methods."""
+        return self.family.lower().replace(" ", "-") if self.peer.method == "faiss" else self.peer.method
+
+    @property
+    def folder(self) -> str:
+        """A name for its results."""
+        return re.sub(r"[^a-z0-9_]+", "-", self.name.lower()).strip("-")
+
+    def fits(self, word: str) -> bool:
+        """Whether its name, with or without spaces, or its method starts with the word."""
+        name, word = self.name.lower(), word.lower()
+        return name.startswith(word) or self.folder.startswith(word) or self.method.startswith(word)
+
+
+def variants(rows: int, width: int) -> list[Variant]:
+    """All peers for a table (rows, width); those of whose sizes the table admits none are left out."""
+    return [*_bitwise(width), *_pca(rows, width), *_pq(rows, width), *_opq(rows, width), *_rq(rows, width)]
+
+
+def _bitwise(width: int) -> Iterable[Variant]:
+    group = 64 if width % 64 == 0 else width
+    for bits in (8, 4, 3, 2):
+        yield Variant("RTN", f"{bits} bit", RoundToNearest(bits, group))
+    yield Variant("RTN", "4 bit symmetric", RoundToNearest(4, group, symmetric=True))
+    for bits in (8, 4, 3, 2):  # one bit is worse than the mean row
+        yield Variant("HQQ", f"{bits} bit", HQQ(bits, group))
+    yield Variant("torchao", "Int8", TorchAO("Int8"))
+    yield Variant("torchao", "Float8", TorchAO("Float8"))
+    for bits in (8, 4, 2):
+        yield Variant("torchao", f"Intx {bits} bit", TorchAO("Intx", bits, group, symmetric=False))
+
+
+def _largest(sizes: Callable[[int], int], most: int, budget: float) -> int:
+    """The largest number from 1 to ``most`` whose size fits; 0 if none does."""
+    return max((number for number in range(1, most + 1) if sizes(number) <= budget), default=0)
+
+
+def _pca(rows: int, width: int) -> Iterable[Variant]:
+    for ratio in RATIOS:
+        kept = _largest(lambda k: rows * k + (k + 1) * width * 2 + 4, min(rows, width), _budget(rows, width, ratio))
+        if kept:
+            yield Variant("PCA + int8", f"{kept} components", PCAInt8(kept))
+
+
+def _pq(rows: int, width: int) -> Iterable[Variant]:
+    """At each size the most bits a row, and of equals the fewest codes: on the sample model the least error."""
+    divisors = [codes for codes in range(1, width + 1) if width % codes == 0]
+    for ratio in RATIOS:
+        budget = _budget(rows, width, ratio)
+        fitting = [
+            (codes * bits, bits, codes)
+            for bits in BITS
+            for codes in divisors
+            if _codes(rows, codes, bits) + 2**bits * width * 2 <= budget
+        ]
+        if fitting:
+            _, bits, codes = max(fitting)
+            yield Variant("FAISS PQ", f"{codes}x{bits}", FaissIndex(f"PQ{codes}x{bits}np"))
+            if ratio == 25:
+                as_faiss = FaissIndex(f"PQ{codes}x{bits}np", codebooks="float32")
+                yield Variant("FAISS PQ", f"{codes}x{bits} float32", as_faiss)
+
+
+def _opq(rows: int, width: int) -> Iterable[Variant]:
+    """The rotation may drop dimensions, and must at small sizes, where a square one takes most of the bytes."""
+    for ratio, kept in OPQ.items():
+
+        def dimensions(codes: int, kept: float = kept) -> int:
+            return codes * max(1, round(kept * width / codes))
+
+        def size(codes: int) -> int:
+            kept = dimensions(codes)
+            stored = _codes(rows, codes, OPQ_BITS) + (2**OPQ_BITS + width) * kept * 2
+            return stored if kept <= width else rows * width * 4
+
+        codes = _largest(size, width, _budget(rows, width, ratio))
+        if codes:
+            factory = f"OPQ{codes}_{dimensions(codes)},PQ{codes}x{OPQ_BITS}np"
+            yield Variant("FAISS OPQ", f"{codes}x{OPQ_BITS} of {dimensions(codes)}", FaissIndex(factory))
+
+
+def _rq(rows: int, width: int) -> Iterable[Variant]:
+    """Not above these sizes: over a hundred stages take minutes to train."""
+    for ratio in RATIOS[2:]:
+
+        def size(stages: int) -> int:
+            return _codes(rows, stages, RQ_BITS) + stages * 2**RQ_BITS * width * 2
+
+        stages = _largest(size, width, _budget(rows, width, ratio))
+        if stages:
+            yield Variant("FAISS RQ", f"{stages}x{RQ_BITS}", FaissIndex(f"RQ{stages}x{RQ_BITS}"))
+
+
+def _budget(rows: int, width: int, ratio: float) -> float:
+    return rows * width * 4 / ratio * SLACK
+
+
+def _codes(rows: int, codes: int, bits: int) -> int:
+    return rows * ((codes * bits + 7) // 8)

@@ -1,0 +1,107 @@
+"""`vocabpress evaluate`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vocabpress.cli.options import JsonOption, ModelArgument, parse_settings, print_json
+from vocabpress.evaluate import GLUE, TASKS, Task, make_task
+from vocabpress.evaluate.run import evaluate as evaluate_model
+from vocabpress.hf.compress import check_device
+from vocabpress.report.measurements import print_results
+
+GROUPS = {"glue": GLUE}
+
+
+def evaluate(
+    model: ModelArgument,
+    task: Annotated[
+        list[str],
+        typer.Option(help=f"One of: {', '.join(TASKS)}; glue stands for the nine of GLUE. May be repeated."),
+    ],
+    against: Annotated[str | None, typer.Option(help="The original: a hub id or a folder.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the data sets, laid out as docs/evaluate.md says.")
+    ] = None,
+    text: Annotated[
+        list[Path] | None, typer.Option("--text", help="UTF-8 text file, for tasks that read text; may be repeated.")
+    ] = None,
+    subset: Annotated[
+        int | None, typer.Option(help="Lines or training rows, for the chosen tasks that can take fewer.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="For the chosen tasks that train.")] = None,
+    seeds: Annotated[int, typer.Option(help="Runs of each task that depends on the seed: 0, 1, and so on.")] = 1,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="task.field=value, or field=value for all chosen tasks that have it; repeatable."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1.")] = "cpu",
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder for one JSON file a task and seed.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a model, compressed or not.
+
+    reconstruction compares its table with the original's (--against). similarity ranks word pairs by the table alone
+    (--data). agreement compares hidden states and predictions with the original's on any text (--against, --text). mlm
+    and clm are perplexities of masked and causal language models (--text). sts ranks pairs of sentences (--data).
+    The tasks of GLUE and SQuAD fine-tune first (--data).
+
+    With --output, what was measured before by the same settings is not measured again.
+    """
+    chosen = choose_tasks(task, parse_settings(settings or []), {"subset": subset, "epochs": epochs})
+    if seeds < 1:
+        raise ValueError(f"--seeds is the number of runs, at least 1, got {seeds}")
+    if seeds > 1 and not any(each.seeded for each in chosen.values()):
+        raise ValueError(f"--seeds {seeds}: no chosen task depends on the seed; leave it out")
+    if output is not None and output.exists() and not output.is_dir():
+        raise ValueError(f"the output {output} exists and is a file; give the name of a folder")
+    check_device(device)
+    results = evaluate_model(
+        model,
+        chosen,
+        against=against,
+        data=data,
+        text=text or (),
+        seeds=range(seeds),
+        device=device,
+        output=output,
+        progress=True,
+    )
+    print_results(results)
+    if as_json:
+        print_json({"results": [asdict(result) for result in results]})
+
+
+def choose_tasks(names: Sequence[str], settings: Mapping[str, str], shared: Mapping[str, Any]) -> dict[str, Task]:
+    """Name -> task, groups spelt out, each name once.
+
+    Args:
+        names: Of tasks and groups.
+        settings: ``task.field`` or ``field`` -> value.
+        shared: Option that sets a field of its own name -> value, or None.
+
+    Raises:
+        ValueError: If a name, field or value is unknown, or no chosen task has a field.
+    """
+    wanted = list(dict.fromkeys(each for name in names for each in GROUPS.get(name, (name,))))
+    per_task: dict[str, dict[str, Any]] = {name: {} for name in wanted}
+    known = {name: _fields(make_task(name)) for name in wanted}
+    given = {f"--{name}": (name, value) for name, value in shared.items() if value is not None}
+    given |= {f"--set {name}": (name, value) for name, value in settings.items()}
+    for option, (name, value) in given.items():
+        task, dot, field = name.partition(".")
+        takers = [task] if dot else [each for each in wanted if name in known[each]]
+        if not takers or (dot and task not in per_task):
+            raise ValueError(f"{option}: {f'{task} is not a chosen task' if dot else 'no chosen task has this field'}")
+        for taker in takers:
+            per_task[taker][field if dot else name] = value
+    return {name: make_task(name, **values) for name, values in per_task.items()}
+
+
+def _fields(task: Any) -> list[str]:
+    return [field.name for field in fields(task)]

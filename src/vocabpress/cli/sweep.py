@@ -1,0 +1,67 @@
+"""`vocabpress sweep`."""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vocabpress.cli.options import JsonOption, print_json
+from vocabpress.report.console import print_table
+from vocabpress.sweep.expand import expand
+from vocabpress.sweep.plan import Plan, read_plan
+from vocabpress.sweep.run import SweepReport, cells_to_run, folders_of, run_sweep
+
+SOME_FAILED = 1
+INTERRUPTED = 130
+
+
+def sweep(
+    plan: Annotated[Path, typer.Argument(help="A TOML file; docs/sweep.md lists its keys.")],
+    slurm: Annotated[bool, typer.Option("--slurm", help="Run the cells as SLURM jobs, through submitit.")] = False,
+    workers: Annotated[int | None, typer.Option(help="Local processes at a time; instead of the plan's.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cells, and run none.")] = False,
+    cluster: Annotated[str | None, typer.Option(hidden=True, help="Of submitit; local for trying it out.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a plan of methods, ratios, tasks and seeds; what is done already is not done again.
+
+    Exit code 1 says that some cells failed; the others are done.
+    """
+    if workers is not None and (slurm or cluster):
+        raise ValueError("--workers is for local processes; with --slurm set slurm_array_parallelism in the plan")
+    checked = read_plan(plan)
+    if dry_run:
+        show_cells(checked, as_json)
+        return
+    try:
+        report = run_sweep(checked, workers=workers, cluster=cluster or ("slurm" if slurm else None), progress=True)
+    except KeyboardInterrupt:
+        print("\ninterrupted; finished cells stay, the same command goes on from them", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    show_report(report)
+    if as_json:
+        print_json(asdict(report))
+    if report.failed:
+        raise typer.Exit(SOME_FAILED)
+
+
+def show_cells(plan: Plan, as_json: bool) -> None:
+    """What `--dry-run` prints."""
+    cells = expand(plan)
+    names = {cell.name for cell in cells_to_run(cells, folders_of(plan))}
+    rows = [(cell.name, cell.stage, "to run" if cell.name in names else "done") for cell in cells]
+    print_table(["cell", "stage", "state"], rows, f"{len(cells)} cells, {len(names)} to run")
+    if as_json:
+        print_json({"cells": [dict(zip(("name", "stage", "state"), row, strict=True)) for row in rows]})
+
+
+def show_report(report: SweepReport) -> None:
+    """Each cell and what became of it."""
+    rows = [(name, "there already") for name in report.reused] + [(name, "done") for name in report.done]
+    title = f"{len(report.done)} cells done, {len(report.reused)} there already, {len(report.failed)} failed"
+    print_table(["cell", "state"], rows + [(name, "failed") for name, _ in report.failed], title)
+    for name, reason in report.failed:
+        print(f"{name}: {reason}")
+    print(f"{report.seconds:.0f} s; results in {report.results}")

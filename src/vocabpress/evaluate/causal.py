@@ -1,0 +1,131 @@
+"""Perplexity of a causal language model over a whole text, in windows that overlap by half.
+
+The text is one stream, its lines joined by line feeds. Each window moves on by half its length and scores the tokens
+that no window before it scored, so that all but the first few have at least half a window of context (the strided
+perplexity of transformers' documentation). Where the tokenizer begins texts with a token of its own, each window begins
+with it; else the very first token of the text is context alone.
+
+A tied head reads the compressed table, as the input does: a checkpoint that holds nothing else can't do otherwise. With
+the original at hand its table is also tried at the head.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from vocabpress.evaluate.language import (
+    CAUSAL,
+    Batch,
+    longest_input,
+    need_head,
+    nll_deciles,
+    pad,
+    perplexity,
+    score,
+    table_rows,
+)
+from vocabpress.evaluate.task import Measurement, Subject, Task
+
+
+@dataclass(frozen=True)
+class CausalPerplexity(Task):
+    """Task ``clm``.
+
+    Attributes:
+        window: Tokens that the model sees at once; less where it reads fewer.
+        batch_size: Windows at a time; the result does not depend on it.
+        subset: Lines to take from the start of the text; None takes all.
+    """
+
+    reads_text: ClassVar[bool] = True
+
+    window: int = 512
+    batch_size: int = 4
+    subset: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.window < 4 or self.batch_size < 1 or (self.subset is not None and self.subset < 1):
+            raise ValueError(
+                "window is at least 4, batch_size and subset at least 1, "
+                f"got {self.window}, {self.batch_size} and {self.subset}"
+            )
+
+    def measure(self, subject: Subject) -> Measurement:
+        lines = subject.lines("perplexity")[: self.subset]
+        loader = need_head(subject.model, CAUSAL)
+        model, tokenizer = subject.load(loader), subject.tokenizer()
+        ids: list[int] = tokenizer("\n".join(lines), add_special_tokens=False)["input_ids"]
+        if len(ids) < 2:
+            raise ValueError("the text is a single token, nothing to predict; give more text")
+        if max(ids) >= table_rows(model):
+            raise ValueError(f"the tokenizer gives id {max(ids)}, the table has {table_rows(model)} rows")
+        begin = first_token(tokenizer)
+        windows = cut(ids, begin, longest_input(model, tokenizer, self.window))
+        batches = [
+            _batch(windows[start : start + self.batch_size]) for start in range(0, len(windows), self.batch_size)
+        ]
+        nats = score(subject, model, loader, batches)
+        targets = torch.cat([batch.targets for batch in batches])
+        counts = torch.bincount(torch.tensor(ids), minlength=table_rows(model)).float()
+        size = len("\n".join(lines).encode())
+        metrics = {
+            "perplexity": perplexity(nats["nll"]),
+            "nll_per_token": float(nats["nll"].mean()),
+            "bits_per_byte": float(nats["nll"].sum()) / math.log(2) / size,
+            "tokens": float(len(targets)),
+        }
+        for name in nats.keys() - {"nll"}:
+            metrics[name.replace("nll", "perplexity")] = perplexity(nats[name])
+        return Measurement(metrics, {"bytes": size, "nll_deciles": nll_deciles(nats, targets, counts)})
+
+
+def first_token(tokenizer: Any) -> int | None:
+    """The token that the tokenizer puts before a text by itself; None where it puts none."""
+    plain, special = (tokenizer("a", add_special_tokens=add)["input_ids"] for add in (False, True))
+    return (
+        special[0] if tokenizer.bos_token_id is not None and special[:1] == [tokenizer.bos_token_id] != plain else None
+    )
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of the stream.
+
+    Attributes:
+        ids: Its tokens, the token that texts begin with included.
+        known: How many of its first tokens are context alone.
+    """
+
+    ids: list[int]
+    known: int
+
+
+def cut(ids: Sequence[int], begin: int | None, length: int) -> list[Window]:
+    """Windows over a stream; every token is scored once, the first of all only where a token comes before it.
+
+    Args:
+        ids: The stream.
+        begin: What stands before each window, or None.
+        length: Tokens of a window, ``begin`` included, at least 4.
+    """
+    before = [] if begin is None else [begin]
+    room = length - len(before)
+    windows, done = [], 0 if before else 1
+    for start in range(0, len(ids), room // 2):
+        end = min(start + room, len(ids))
+        if end > done:
+            windows.append(Window([*before, *ids[start:end]], len(before) + done - start))
+            done = end
+    return windows
+
+
+def _batch(windows: Sequence[Window]) -> Batch:
+    """The logits at a position say what the next token is."""
+    inputs = pad([window.ids for window in windows], 0)
+    scored = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
+    for row, window in enumerate(windows):
+        scored[row, window.known - 1 : len(window.ids) - 1] = True
+    return Batch(inputs, scored, torch.tensor([i for window in windows for i in window.ids[window.known :]]))

@@ -1,0 +1,53 @@
+"""The spectrum of a table, and what the theory of rate and distortion says of tables with that spectrum."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vocabpress.fitting.lowrank import principal_axes, weighted_mean
+
+NOISE = 1e-13  # of the largest variance: below that float64 computes nothing but rounding errors
+
+
+def singular_values(table: Tensor) -> Tensor:
+    """Of the centred table, falling; shape (min(V, d))."""
+    ones = torch.ones(len(table), device=table.device)
+    _, variances = principal_axes(table - weighted_mean(table, ones), ones)
+    return (variances * len(table)).sqrt()[: min(table.shape)]
+
+
+def gaussian_bound(values: Tensor, width: int, bits_per_weight: Sequence[float]) -> list[float]:
+    """The least relative error at which rows of a Gaussian with this spectrum can be stored, for each rate.
+
+    Reverse water-filling (Cover and Thomas, Elements of Information Theory, 2nd ed., Theorem 10.3.3). With variances
+    ``l_i``, the squares of the singular values up to a factor, and a water level ``t``::
+
+        bits per weight = 1/d   * sum_i max(0, 1/2 * log2(l_i / t))
+        relative error  = sum_i min(l_i, t) / sum_i l_i
+
+    The error is that of `vocabpress.reconstruction`: over the squared deviations from the mean row. For a flat spectrum
+    it is ``2 ** (-2 R)``. Of all sources with these variances the Gaussian is the hardest one to store, so a table that
+    is far from Gaussian may be stored better; what decoder, scales and mean take is not counted.
+
+    Args:
+        values: Singular values of the centred table, falling.
+        width: d, columns of the table.
+        bits_per_weight: Rates R, not negative.
+
+    Returns:
+        The relative error at each rate.
+    """
+    variances = values.double().cpu().square()
+    variances = variances[variances > NOISE * variances[0]]
+    if len(variances) == 0:  # all rows are equal: the mean row says all
+        return [0.0 for _ in bits_per_weight]
+    bits = torch.tensor(bits_per_weight, dtype=torch.float64) * width
+    logs, components = variances.log2(), torch.arange(1, len(variances) + 1, dtype=torch.float64)
+    held = logs.cumsum(0)
+    joins = (held - components * logs) / 2  # bits of a row at which the water has sunk to each component
+    above = torch.searchsorted(joins, bits, right=True)
+    level = ((held[above - 1] - 2 * bits) / above).exp2()
+    tail = variances.sum() - variances.cumsum(0)
+    error = (above * level + tail[above - 1].clamp(min=0)) / variances.sum()
+    return error.tolist()

@@ -1,0 +1,177 @@
+"""One cell as a process: ``python -m vocabpress.sweep.cell SPEC.json``.
+
+Exit code 0 when it is done, 2 for bad input (the last line then starts with ``error:``), 1 for a crash, 130 when it was
+stopped. Results appear whole or not at all.
+"""
+
+import json
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from vocabpress.budget import Budget
+from vocabpress.evaluate.run import Labels, evaluate, provenance, sizes
+from vocabpress.hf.checkpoint import find_folder
+from vocabpress.hf.compress import compress
+from vocabpress.recover import recover
+from vocabpress.results import Result, environment, write_results
+from vocabpress.sweep.expand import Folders
+from vocabpress.sweep.reading import read_method, read_recovery, read_task
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+FLOAT32_BYTES = 4
+
+
+def press(job: dict[str, Any], folders: Folders) -> None:
+    """Compress, and keep the report as a result.
+
+    Raises:
+        ValueError: As `vocabpress.hf.compress.compress` does.
+    """
+    made = _place(job, folders)
+    report = compress(
+        job["model"],
+        made,
+        method=read_method("press", job["method"]["name"], job["method"]["fields"]),
+        budget=Budget.ratio(job["ratio"]),
+        text=job["text"],
+        counts=job["counts"],
+        seed=job["seed"],
+        device=job["device"],
+        progress=True,
+    )
+    metrics = {
+        "ratio_to_float32": report.ratio_to_float32,
+        "bits_per_weight": report.bits_per_weight,
+        "relative_error": report.relative_error,
+        "mean_cosine": report.mean_cosine,
+        "weighted_relative_error": report.weighted_relative_error,
+        "weighted_mean_cosine": report.weighted_mean_cosine,
+    }
+    counted = {
+        "table": report.table_bytes_after,
+        "table_float32": report.num_embeddings * report.embedding_dim * FLOAT32_BYTES,
+        "model": report.model_bytes_after,
+        "model_before": report.model_bytes_before,
+    }
+    known = {name: value for name, value in metrics.items() if value is not None}
+    _finish(job, folders, made, counted, known, report.seconds)
+
+
+def recover_one(job: dict[str, Any], folders: Folders) -> None:
+    """Recover a compressed model, and keep the report as a result.
+
+    Raises:
+        ValueError: As `vocabpress.recover.recover` does.
+    """
+    made = _place(job, folders)
+    report = recover(
+        folders.model(job["needs"]),
+        made,
+        teacher=job["model"],
+        text=job["text"],
+        settings=read_recovery("recover", job["settings"]),
+        seed=job["seed"],
+        device=job["device"],
+        progress=True,
+    )
+    metrics = {
+        "held_out_before": report.held_out_before,
+        "held_out_after": report.held_out_after,
+        "steps": float(report.steps),
+        "minutes": report.seconds / 60,
+    }
+    details = {key: value for key, value in asdict(report).items() if key not in {*metrics, "output", "seconds"}}
+    counted = sizes(made, find_folder(job["model"]))
+    _finish(job, folders, made, counted, metrics, report.seconds, details)
+
+
+def measure(job: dict[str, Any], folders: Folders) -> None:
+    """Run one task on one model.
+
+    Raises:
+        ValueError: As `vocabpress.evaluate.run.evaluate` does.
+    """
+    task, work = job["task"], folders.work(job["name"])
+    (result,) = evaluate(
+        job["model"] if job["needs"] is None else folders.model(job["needs"]),
+        {task["name"]: read_task("measure", task["name"], task["fields"])},
+        against=job["model"],
+        data=job["data"],
+        text=job["text"],
+        seeds=[job["seed"]],
+        device=job["device"],
+        output=work,
+        labels=Labels(job["variant"], {"recovered": job["recovered"]}),
+        progress=True,
+    )
+    write_results(folders.result(job["name"]), [result])
+    shutil.rmtree(work, ignore_errors=True)
+
+
+RUN: dict[str, Callable[[dict[str, Any], Folders], None]] = {
+    "press": press,
+    "recover": recover_one,
+    "measure": measure,
+}
+
+
+def _place(job: dict[str, Any], folders: Folders) -> Path:
+    """Where the model is made. What an interrupted recovery goes on from lies beside it."""
+    made = folders.work(job["name"]) / "model"
+    shutil.rmtree(made, ignore_errors=True)  # a process that was killed may have left it
+    return made
+
+
+def _finish(
+    job: dict[str, Any],
+    folders: Folders,
+    made: Path,
+    counted: dict[str, int],
+    metrics: dict[str, float],
+    seconds: float,
+    details: dict[str, Any] | None = None,
+) -> None:
+    """Move the model to its place, then write the result that says so."""
+    # What the plan says of the recovery: a checkpoint says nothing of one that did not help, and more that varies.
+    said = {"model": Path(job["model"]).name, **provenance(made), "recovered": job["recovered"], "seed": job["seed"]}
+    details = {**(details or {}), "text": [Path(file).name for file in job["text"]]}
+    result = Result(job["stage"], job["variant"], said, counted, metrics, seconds, details, environment(job["device"]))
+    target = folders.model(job["name"])
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(target, ignore_errors=True)
+    made.replace(target)
+    write_results(folders.result(job["name"]), [result])
+    shutil.rmtree(folders.work(job["name"]), ignore_errors=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the cell that a spec file describes.
+
+    Args:
+        arguments: One path; None reads ``sys.argv``.
+
+    Returns:
+        The exit code.
+    """
+    (spec,) = sys.argv[1:] if arguments is None else arguments
+    try:
+        job = json.loads(Path(spec).read_text(encoding="utf-8"))
+        RUN[job["stage"]](job, Folders(Path(job["output"])))
+    except ValueError as error:
+        sys.stderr.write(f"\nerror: {' '.join(str(error).split())}\n")
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted\n")
+        return INTERRUPTED
+    return 0
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that half-written folders are removed
+    sys.exit(main())

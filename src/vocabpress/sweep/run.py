@@ -1,0 +1,127 @@
+"""The scheduler: which cells are to run, stage by stage, and what became of them."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tqdm import tqdm
+
+from vocabpress.hf.checkpoint import find_folder
+from vocabpress.sweep.expand import STAGES, Cell, Folders, expand
+from vocabpress.sweep.plan import Plan
+from vocabpress.sweep.pools import Cluster, LocalPool, cores
+
+
+@dataclass(frozen=True)
+class SweepReport:
+    """What became of a sweep.
+
+    Attributes:
+        done: Names of the cells that ran to their end.
+        reused: Those that an earlier run had done.
+        failed: (name, reason) of those that failed, and of those that were not run because of it.
+        seconds: Wall time.
+        results: Folder of the JSON files, one a cell.
+    """
+
+    done: list[str]
+    reused: list[str]
+    failed: list[tuple[str, str]]
+    seconds: float
+    results: str
+
+
+def folders_of(plan: Plan) -> Folders:
+    """Where a plan writes."""
+    return Folders(plan.place(plan.output))
+
+
+def cells_to_run(cells: Sequence[Cell], folders: Folders) -> list[Cell]:
+    """The cells without a result, and those whose model one of them reads and is gone.
+
+    Args:
+        cells: From `expand`.
+        folders: Where their results are, if they are.
+    """
+    missing = {cell.name for cell in cells if not folders.result(cell.name).is_file()}
+    for cell in reversed(cells):  # those that need come after those that are needed
+        if cell.name in missing and cell.needs is not None and not folders.model(cell.needs).is_dir():
+            missing.add(cell.needs)
+    return [cell for cell in cells if cell.name in missing]
+
+
+def run_sweep(
+    plan: Plan, *, workers: int | None = None, cluster: str | None = None, progress: bool = False
+) -> SweepReport:
+    """Run the cells of a plan that have no result yet. A cell that fails is reported and stops no other.
+
+    Args:
+        plan: From `read_plan`.
+        workers: Local processes at a time; None takes the plan's.
+        cluster: None for processes of this machine; ``"slurm"`` for jobs.
+        progress: Whether to draw a progress bar over the cells on stderr.
+
+    Returns:
+        What became of the cells.
+
+    Raises:
+        ValueError: If the model is not to be had, the output can't be written, or the cluster takes no jobs.
+        KeyboardInterrupt: When stopped; its cells are then stopped, too, and finished results stay.
+    """
+    start = time.perf_counter()
+    folders, cells = folders_of(plan), expand(plan)
+    todo = cells_to_run(cells, folders)
+    names = {cell.name for cell in todo}
+    failed: dict[str, str] = {}
+    if todo:
+        find_folder(plan.source)  # a hub id is downloaded once, not by each cell
+        pool = _pool(plan, folders, workers, cluster)
+        _write_specs(todo, folders)
+        with tqdm(total=len(todo), desc="cells", unit="cell", disable=not progress) as bar:
+
+            def told(cell: Cell, reason: str | None) -> None:
+                if reason is not None:
+                    failed[cell.name] = reason
+                bar.update()
+
+            for stage in STAGES:
+                ready = []
+                for cell in (cell for cell in todo if cell.stage == stage):
+                    if cell.needs in failed:
+                        told(cell, _not_run(cell.needs, failed[cell.needs]))
+                    else:
+                        ready.append(cell)
+                if ready:
+                    pool.run(ready, told)
+    return SweepReport(
+        done=[cell.name for cell in todo if cell.name not in failed],
+        reused=[cell.name for cell in cells if cell.name not in names],
+        failed=[(cell.name, failed[cell.name]) for cell in todo if cell.name in failed],
+        seconds=time.perf_counter() - start,
+        results=str(folders.results),
+    )
+
+
+def _pool(plan: Plan, folders: Folders, workers: int | None, cluster: str | None) -> LocalPool | Cluster:
+    if cluster is not None:
+        return Cluster(folders, plan.slurm, cluster, plan.threads or plan.slurm.get("cpus_per_task"))
+    workers = plan.workers if workers is None else workers
+    if workers < 1:
+        raise ValueError(f"workers is at least 1, got {workers}")
+    return LocalPool(folders, workers, plan.threads or max(1, cores() // workers))
+
+
+def _not_run(needs: str, reason: str) -> str:
+    """The cell that failed is named; its own reason is told beside its own name."""
+    return reason if reason.startswith("not run: ") else f"not run: {needs} failed"
+
+
+def _write_specs(cells: Sequence[Cell], folders: Folders) -> None:
+    try:
+        for cell in cells:
+            for path in (folders.spec(cell.name), folders.log(cell.name)):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            folders.spec(cell.name).write_text(json.dumps(cell.job, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"can't write to {folders.output}: {error.strerror or error}; give another output") from None
