@@ -1,25 +1,27 @@
 import json
 import os
+import re
 import shutil
 import sys
 import time
 from contextlib import redirect_stderr
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 import tiny
 from vocabpress.cli import main
 from vocabpress.evaluate import TASKS, Measurement, Task
 from vocabpress.hf.checkpoint import open_model
-from vocabpress.hf.tables import input_table
 from vocabpress.results import read_results
 from vocabpress.sweep import cell as cell_module
 from vocabpress.sweep import run as run_module
-from vocabpress.sweep.expand import Cell, Folders, expand
-from vocabpress.sweep.plan import read_plan
+from vocabpress.sweep.expand import STAGES, Cell, Folders, expand
+from vocabpress.sweep.plan import Plan, read_plan
 from vocabpress.sweep.pools import LocalPool, Process, process_of
 from vocabpress.sweep.run import cells_to_run, folders_of, run_sweep
 
@@ -62,7 +64,8 @@ class Spread(Task):
         measured.append(subject.model.name)
         if self.fail_on and self.fail_on in subject.model.name:
             raise RuntimeError("the machine is on fire")
-        table = input_table(open_model(subject.model))[1]
+        with torch.no_grad():
+            table = open_model(subject.model).get_input_embeddings()(torch.arange(tiny.VOCAB))
         return Measurement({"spread": self.scale * float(table.std()), "lines": float(len(subject.lines("it")))})
 
 
@@ -84,7 +87,7 @@ class InProcess:
     def run(self, cells, told):
         for cell in cells:
             process = process_of(cell, self.folders, 1)
-            with open(process.log, "w") as log, redirect_stderr(log):
+            with Path(process.log).open("w") as log, redirect_stderr(log):
                 try:
                     code = cell_module.main([process.spec])
                 except RuntimeError as error:
@@ -143,15 +146,15 @@ BAD = {
     "ratio below 1": ("[4, 6]", "[0.5]", "ratios: a ratio is at least 1, got 0.5"),
     "no ratio": ("[4, 6]", "[]", "ratios is empty"),
     "ratio twice": ("[4, 6]", "[4, 4.0]", "ratios has 4 twice"),
-    "seed below 0": ("data =", "seeds = [-1]\ndata =", "seeds is a number above 0, or a list of numbers from 0, got (-1"),
+    "seed below 0": ("data =", "seeds = [-1]\ndata =", "seeds is a number above 0, or a list of numbers from 0"),
     "no seeds": ("data =", "seeds = 0\ndata =", "seeds is a number above 0"),
     "workers": ("data =", "workers = 0\ndata =", "workers and threads are at least 1, got 0"),
     "whole number": ("data =", "workers = 1.5\ndata =", "workers is a whole number, got 1.5"),
     "no data": ('"data"', '"nowhere"', "no such folder of data sets"),
     "no text": ('["text.txt"]', '["none.txt"]', "no such text file"),
-    "unknown method": ("[methods.svd]", "[methods.zip]", "[methods.zip]: unknown method 'zip'; set method to one of svd"),
+    "unknown method": ("[methods.svd]", "[methods.zip]", "[methods.zip]: unknown method 'zip'; set method to"),
     "no method table": ("[methods.svd]", "[methods]\nsvd = 3", "methods.svd is a table, got 3; write [methods.svd]"),
-    "unknown field": ("[methods.svd]", "[methods.svd]\nrank = 3", "[methods.svd]: method svd has no field 'rank'; it has"),
+    "unknown field": ("[methods.svd]", "[methods.svd]\nrank = 3", "[methods.svd]: method svd has no field 'rank'"),
     "type of a field": ('factors = "int4"', "factors = 4", "factors is one of float16, int8, int4, got 4"),
     "value of a field": ('factors = "int4"', 'factors = "int5"', "factors is one of float16, int8, int4, got 'int5'"),
     "two weights": ("weighted_by_text", 'counts = "vocabulary-order"\nweighted_by_text', "give one of them"),
@@ -358,7 +361,7 @@ def test_the_reason_of_a_failure(tmp_path):
     process = Process("spec", str(tmp_path / "log"), 1)
     logs = {
         "10%|#  |\r20%|## |\nerror: no such text file: x\n": (2, "no such text file: x"),
-        "Traceback …\ntorch.OutOfMemoryError: CUDA out of memory.\nTried 2 GiB.\n": (1, "torch.OutOfMemoryError: CUDA out of memory."),
+        "Traceback …\ntorch.OutOfMemoryError: no memory.\nTried 2 GiB.\n": (1, "torch.OutOfMemoryError: no memory."),
         "no idea\n": (1, "no idea"),
         "": (3, "exit code 3"),
         "fine so far": (-9, "killed by SIGKILL (out of memory?)"),
@@ -377,7 +380,7 @@ def scripted(monkeypatch, tmp_path, scripts):
     plain = Process.arguments
 
     def arguments(self):
-        name = os.path.basename(self.spec).removesuffix(".json")
+        name = Path(self.spec).stem
         return {**plain(self), "args": ["bash", "-c", scripts[name]]}
 
     monkeypatch.setattr(Process, "arguments", arguments)
@@ -476,7 +479,8 @@ def test_jobs_of_a_cluster_make_the_files_that_processes_make(cluster, place, mo
         (place / "bin" / name).write_text(script)
         (place / "bin" / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{place / 'bin'}{os.pathsep}{os.environ['PATH']}")
-    text = 'model = "source"\noutput = "OUT"\nratios = [4, 6]\n[methods.svd]\n[slurm]\nslurm_partition = "gpu"\ncpus_per_task = 1'
+    text = 'model = "source"\noutput = "OUT"\nratios = [4, 6]\nthreads = 1\n[methods.svd]\n'
+    text += '[slurm]\nslurm_partition = "gpu"\ncpus_per_task = 1'
     made = {}
     for output, where in (("jobs", cluster), ("processes", None)):
         write(place, text.replace("OUT", output))
@@ -492,3 +496,18 @@ def test_jobs_of_a_cluster_make_the_files_that_processes_make(cluster, place, mo
             for name in report.done
         ]
     assert made["jobs"] == made["processes"]
+
+
+def test_the_page_shows_a_plan_that_is_read_and_names_every_key(tmp_path):
+    page = (Path(__file__).parents[1] / "docs" / "sweep.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "plans").mkdir()
+    (tmp_path / "plans" / "wiki.txt").write_text("some text", encoding="utf-8")
+    write(tmp_path / "plans", block)
+    plan = read_plan(tmp_path / "plans" / "plan.toml")
+    # 3 rows x 3 ratios, 6 of them recovered, 3 seeds of rte on these and on the original
+    assert [sum(cell.stage == stage for cell in expand(plan)) for stage in STAGES] == [9, 6, 3 * 16]
+    assert all(
+        f"`{field.name}`" in page or f"`[{field.name}" in page for field in fields(Plan) if field.name != "folder"
+    )

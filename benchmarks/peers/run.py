@@ -22,7 +22,7 @@ from vocabpress.evaluate import TASKS, Task, make_task
 from vocabpress.evaluate.run import Labels, evaluate
 from vocabpress.hf.checkpoint import copy_companions, find_folder, load_model, weight_bytes
 from vocabpress.hf.tables import find_tables, input_table
-from vocabpress.results import read_results, write_results
+from vocabpress.results import Result, read_results, write_results
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -126,11 +126,35 @@ def add_details(folder: Path, coded: Coded, seconds: float) -> None:
             write_results(file, [replace(result, details=result.details | added)])
 
 
+def measure(
+    variant: Variant,
+    coded: Coded,
+    original: Path,
+    tasks: dict[str, Task],
+    options: argparse.Namespace,
+    table_bytes: int,
+) -> list[Result]:
+    """Save a dense stand-in in a temporary folder and run the tasks on it."""
+    with tempfile.TemporaryDirectory() as temporary:
+        write_stand_in(original, coded.table, Path(temporary))
+        return evaluate(
+            temporary,
+            tasks,
+            against=original,
+            data=options.data,
+            text=options.text,
+            seeds=options.seed or [0],
+            device=options.device,
+            output=options.out / variant.folder,
+            labels=labels_of(variant, coded, original, table_bytes),
+            progress=options.progress,
+        )
+
+
 def run_variant(variant: Variant, original: Path, tasks: dict[str, Task], options: argparse.Namespace) -> None:
     """Code, save a dense stand-in, measure it, and add the parts to the results."""
     output = options.out / variant.folder
-    seeds = options.seed or [0]
-    if is_done(output, tasks, seeds):
+    if is_done(output, tasks, options.seed or [0]):
         print(f"{variant.name}: there already", flush=True)
         return
     model = load_model(original)
@@ -140,21 +164,10 @@ def run_variant(variant: Variant, original: Path, tasks: dict[str, Task], option
     start = time.perf_counter()
     coded = variant.peer.code(table)
     seconds = time.perf_counter() - start
-    with tempfile.TemporaryDirectory() as temporary:
-        write_stand_in(original, coded.table, Path(temporary))
-        results = evaluate(
-            temporary,
-            tasks,
-            against=original,
-            data=options.data,
-            text=options.text,
-            seeds=seeds,
-            device=options.device,
-            output=output,
-            labels=labels_of(variant, coded, original, info.bytes),
-            progress=options.progress,
-        )
-    add_details(output, coded, seconds)
+    try:
+        results = measure(variant, coded, original, tasks, options, info.bytes)
+    finally:  # of the tasks that ran before one that failed, too
+        add_details(output, coded, seconds)
     ratio = table.numel() * 4 / coded.total
     print(f"{variant.name}: {coded.total:,} bytes, {ratio:.2f} times smaller, coded in {seconds:.0f} s", flush=True)
     for result in results:

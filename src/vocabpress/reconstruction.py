@@ -31,7 +31,7 @@ class RowErrors:
 
     Attributes:
         squared_error: Of its reconstruction.
-        cosine: Between the two; 0 where one of them is zero.
+        cosine: Between the two; 1 where they are equal, else 0 where one of them is zero.
         norm_ratio: Length of the reconstruction over the row's own; NaN where the row is zero.
     """
 
@@ -59,8 +59,9 @@ def row_errors(table: Tensor, embedding: CompressedEmbedding) -> RowErrors:
     parts: list[tuple[Tensor, ...]] = []
     for ids in torch.arange(len(table)).split(ROWS_PER_CHUNK):
         rows, decoded = table[ids.to(table.device)].to(device).double(), embedding.lookup(ids.to(device)).double()
-        cosine = torch.nn.functional.cosine_similarity(decoded, rows, dim=-1)
-        parts.append(((decoded - rows).square().sum(-1), cosine, decoded.norm(dim=-1) / rows.norm(dim=-1)))
+        error, cosine = (decoded - rows).square().sum(-1), torch.nn.functional.cosine_similarity(decoded, rows, dim=-1)
+        cosine = torch.where(error == 0, 1.0, cosine)  # padding tokens often have rows of zeros
+        parts.append((error, cosine, decoded.norm(dim=-1) / rows.norm(dim=-1)))
     error, cosine, ratio = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
     return RowErrors(error, cosine, torch.where(ratio.isinf(), torch.nan, ratio))
 

@@ -28,6 +28,7 @@ from vocabpress.evaluate.language import (
     table_rows,
 )
 from vocabpress.evaluate.task import Measurement, Subject, Task
+from vocabpress.evaluate.words import need_tokenizer
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class CausalPerplexity(Task):
     def measure(self, subject: Subject) -> Measurement:
         lines = subject.lines("perplexity")[: self.subset]
         loader = need_head(subject.model, CAUSAL)
-        model, tokenizer = subject.load(loader), subject.tokenizer()
+        model, tokenizer = subject.load(loader), need_tokenizer(subject)
         ids: list[int] = tokenizer("\n".join(lines), add_special_tokens=False)["input_ids"]
         if len(ids) < 2:
             raise ValueError("the text is a single token, nothing to predict; give more text")

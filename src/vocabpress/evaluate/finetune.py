@@ -158,8 +158,7 @@ def train(model: PreTrainedModel, rows: Rows, collate: Collate, recipe: Recipe, 
         )
         arguments = _arguments(place, recipe, subject)
         trainer = make_trainer(model, rows, collate, arguments, subject.progress)
-        with _plain_attention(model):
-            trainer.train(resume_from_checkpoint=last_checkpoint(place))
+        trainer.train(resume_from_checkpoint=last_checkpoint(place))
     for module in model.modules():
         if isinstance(module, TokenEmbedding):
             module.table.round_to_stored()
@@ -215,20 +214,6 @@ def _quiet() -> Iterator[None]:
         transformers_logging.set_verbosity(before)
         if bars:
             transformers_logging.enable_progress_bar()
-
-
-@contextmanager
-def _plain_attention(model: PreTrainedModel) -> Iterator[None]:
-    """On a CPU the fused attention can't drop out and falls back to something slower than the plain one, by a third."""
-    fused = model.config._attn_implementation
-    if model.device.type != "cpu" or fused != "sdpa":
-        yield
-        return
-    model.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(fused)
 
 
 def _arguments(place: Path, recipe: Recipe, subject: Subject) -> TrainingArguments:

@@ -82,7 +82,7 @@ def to_page(found: Collection, title: str, progress: bool = False) -> str:
             "environments": environments(found.results),
             "commands": [(model.name, lines) for model in found.models if (lines := commands(model))],
         },
-        notes=_notes(shown),
+        notes=_notes(shown, any(model.details("bound") for model in found.models)),
         style=(HERE / "page.css").read_text(encoding="utf-8"),
         script=script,
         script_hash=_digest(script),
@@ -102,7 +102,7 @@ def write_whole(path: Path, text: str) -> None:
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise ValueError(f"can't write {path}: {error.strerror or error}; give another place with -o") from None
+        raise ValueError(f"can't write {path}: {error.strerror or error}; give another place") from None
 
 
 def _charts(model: Model) -> list[tuple[str, Draw]]:
@@ -219,13 +219,13 @@ def _seeds(results: Sequence[Result]) -> str:
     return said + (f" Seeds of the fits: {', '.join(fits)}." if fits else "")
 
 
-def _notes(names: set[str]) -> list[tuple[str, str]]:
+def _notes(names: set[str], bound: bool) -> list[tuple[str, str]]:
     """(labels, what they mean) of the metrics that are shown and known."""
     labels: dict[str, list[str]] = {}
     for shown in [metric(name) for name in ("ratio_to_float32", "bits_per_weight", *sorted(names))]:
         if shown.note and shown.label not in labels.setdefault(shown.note, []):
             labels[shown.note].append(shown.label)
-    return [(", ".join(same), note) for note, same in labels.items()] + [(BOUND, BOUND_NOTE)]
+    return [(", ".join(same), note) for note, same in labels.items()] + [(BOUND, BOUND_NOTE)] * bound
 
 
 def _digest(script: str) -> str:

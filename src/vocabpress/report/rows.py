@@ -13,6 +13,15 @@ from vocabpress.results import Result
 SIZES = {"ratio_to_float32", "bits_per_weight"}  # metrics that every row shows as its size
 USUAL_RATIO = 25  # what `vocabpress compress` makes if not told otherwise
 SAME_SIZE = 1.12  # two sizes nearer than this factor are one for a reader
+NUMBER = (int, float)
+# What a report reads of the details of a `reconstruction` result: the types of items, or of their fields.
+SHAPES: dict[str, Any] = {
+    "spectrum": NUMBER,
+    "bound": {"bits_per_weight": NUMBER, "relative_error": NUMBER},
+    "deciles": {"share": NUMBER},
+    "storage": {"name": str, "bytes": NUMBER},
+    "neighbours": {"word": str, "original": list, "compressed": list},
+}
 
 
 @dataclass(frozen=True)
@@ -76,8 +85,9 @@ class Row:
         return f"{self.name}, {self.recovered}" if self.recovered else self.name
 
     def details(self, key: str) -> list[Any]:
-        """A list among the details of the first result that has it."""
-        return next((found for result in self.results if isinstance(found := result.details.get(key), list)), [])
+        """A list among the details of the first result that has it; items of another shape are left out."""
+        found = next((found for result in self.results if isinstance(found := result.details.get(key), list)), [])
+        return [item for item in found if _has_shape(item, SHAPES[key])]
 
 
 @dataclass(frozen=True)
@@ -155,3 +165,9 @@ class Model:
 def same_size(a: float | None, b: float | None) -> bool:
     """Whether two sizes, of bytes or ratios, are the same for a reader."""
     return a is not None and b is not None and max(a, b) < SAME_SIZE * min(a, b)
+
+
+def _has_shape(item: Any, shape: Any) -> bool:
+    if not isinstance(shape, dict):
+        return isinstance(item, shape)
+    return isinstance(item, dict) and all(isinstance(item.get(name), kind) for name, kind in shape.items())

@@ -75,9 +75,8 @@ def deciles(model: Model, key: str, name: str) -> Chart | None:
         add_legend(figure, entries)
 
     title = f"{shown.label.capitalize()} by token frequency"
-    share = rows[0].details("deciles")[0].get("share")
-    first = f" The first tenth makes up {share:.0%} of the text." if isinstance(share, int | float) else ""
-    caption = f"At {common(model)}.{first}"
+    share = rows[0].details("deciles")[0]["share"]
+    caption = f"At {common(model)}. The first tenth makes up {share:.0%} of the text."
     return Chart(title, draw(name, say(title, model, curves), chart_height(curves), plot), caption)
 
 

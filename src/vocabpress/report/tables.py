@@ -134,6 +134,6 @@ def value_cells(values: list[Value | None]) -> list[Cell]:
         if value is None:
             cells.append(EMPTY)
             continue
-        spread = "" if value.spread is None else f"± {figure(value.spread, max(decimals, 1))} (n = {value.n})"
+        spread = "" if value.spread is None else f"±\u00a0{figure(value.spread, max(decimals, 1))} (n\u00a0=\u00a0{value.n})"
         cells.append(Cell(figure(value.mean, decimals), spread, value.mean))
     return cells
