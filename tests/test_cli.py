@@ -257,7 +257,7 @@ def test_an_interruption_leaves_nothing(kind, source, tmp_path):
     os.kill(process.pid, kind)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.strip().splitlines()[-1] == "interrupted; nothing was written"
+    assert err.strip().splitlines()[-1] == "interrupted; finished work stays, nothing is half written"
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
 

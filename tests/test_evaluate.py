@@ -8,10 +8,10 @@ import torch
 from transformers import AutoModel, AutoModelForMaskedLM
 
 import tiny
-from vocabpress import Budget, compress, evaluate
+from vocabpress import Budget, compress
 from vocabpress.cli import main
 from vocabpress.embeddings import Dense
-from vocabpress.evaluate import Subject, make_task
+from vocabpress.evaluate import Subject, evaluate, make_task
 from vocabpress.evaluate.table import TableErrors, open_table
 from vocabpress.neighbours import choose_queries, nearest, neighbours_kept
 from vocabpress.reconstruction import deviations, frequency_deciles, reconstruction, row_errors

@@ -205,6 +205,8 @@ def test_numbers_and_names():
         0, 3, 2, 1, 0, 4,
     ]  # fmt: skip
     assert places([0.0, -0.0]) == 0
+    assert places([0.9990, 0.9998]) == 5
+    assert places([86.41, 86.42]) == 3
     assert figure(12345.678, 1) == "12,345.7"
     assert method("autoencoder, int4 factors") == "Autoencoder (direction), int4 factors"
     assert method("svdish") == "svdish"

@@ -5,7 +5,6 @@ Importing this package registers the format with transformers: `AutoModel.from_p
 
 from vocabpress.budget import Budget
 from vocabpress.embeddings import EMBEDDINGS, CompressedEmbedding, build
-from vocabpress.evaluate.run import evaluate
 from vocabpress.hf.compress import compress
 from vocabpress.hf.config import VocabpressConfig
 from vocabpress.hf.outcome import Report
@@ -26,7 +25,6 @@ __all__ = [
     "VocabpressConfig",
     "build",
     "compress",
-    "evaluate",
     "find_tables",
     "make_method",
 ]

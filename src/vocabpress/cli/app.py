@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _interrupted() -> int:
-    print("\ninterrupted; nothing was written", file=sys.stderr)
+    print("\ninterrupted; finished work stays, nothing is half written", file=sys.stderr)
     return INTERRUPTED
 
 

@@ -7,6 +7,7 @@ from vocabpress.evaluate.agreement import ModelAgreement
 from vocabpress.evaluate.causal import CausalPerplexity
 from vocabpress.evaluate.glue import Glue
 from vocabpress.evaluate.masked import MaskedPerplexity
+from vocabpress.evaluate.run import Labels, evaluate
 from vocabpress.evaluate.similarity import WordSimilarity
 from vocabpress.evaluate.squad import Squad
 from vocabpress.evaluate.sts import SentenceSimilarity
@@ -53,4 +54,4 @@ def make_task(name: str, **settings: Any) -> Task:
     return replace(task, **read_settings(f"task {name}", known, settings))  # pyright: ignore[reportArgumentType]
 
 
-__all__ = ["GLUE", "TASKS", "Measurement", "Subject", "Task", "make_task"]
+__all__ = ["GLUE", "TASKS", "Labels", "Measurement", "Subject", "Task", "evaluate", "make_task"]

@@ -20,7 +20,6 @@ from vocabpress.evaluate.language import (
     pad,
 )
 from vocabpress.evaluate.task import Measurement, Subject, Task
-from vocabpress.evaluate.words import need_tokenizer
 
 LINES_PER_CALL = 1000
 
@@ -57,7 +56,7 @@ class ModelAgreement(Task):
         loader: Any = LOADERS[kind] if kind is not None and kind == other else AutoModel
         model, original = subject.load(loader), subject.load_original(loader, "agreement")
         has_head = loader is not AutoModel and not model.config.is_encoder_decoder
-        tokenizer = need_tokenizer(subject)
+        tokenizer = subject.tokenizer()
         sequences = _tokenise(lines, tokenizer, longest_input(model, tokenizer, self.max_length), subject.progress)
         totals = {"hidden_cosine": 0.0} | ({"kl": 0.0, "top1_agreement": 0.0} if has_head else {})
         batches = list(by_length(list(map(len, sequences)), self.batch_size))

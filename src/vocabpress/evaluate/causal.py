@@ -28,7 +28,6 @@ from vocabpress.evaluate.language import (
     table_rows,
 )
 from vocabpress.evaluate.task import Measurement, Subject, Task
-from vocabpress.evaluate.words import need_tokenizer
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class CausalPerplexity(Task):
     def measure(self, subject: Subject) -> Measurement:
         lines = subject.lines("perplexity")[: self.subset]
         loader = need_head(subject.model, CAUSAL)
-        model, tokenizer = subject.load(loader), need_tokenizer(subject)
+        model, tokenizer = subject.load(loader), subject.tokenizer()
         ids: list[int] = tokenizer("\n".join(lines), add_special_tokens=False)["input_ids"]
         if len(ids) < 2:
             raise ValueError("the text is a single token, nothing to predict; give more text")

@@ -28,6 +28,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from vocabpress.evaluate.language import longest_input
 from vocabpress.evaluate.resume import fingerprint, last_checkpoint, make_trainer
 from vocabpress.evaluate.rows import Collate, Rows
 from vocabpress.evaluate.task import Subject
@@ -127,7 +128,7 @@ def prepare(
         model = subject.load(Headed(loader, head), whole=False)
     if getattr(model.config, "pad_token_id", None) is None:
         model.config.pad_token_id = tokenizer.pad_token_id
-    limit = min(getattr(model.config, "max_position_embeddings", max_length), tokenizer.model_max_length)
+    limit = longest_input(model, tokenizer, max_length)
     if max_length > limit:
         raise ValueError(f"max_length is {max_length}, the model reads {limit} tokens; lower it")
     return model, tokenizer

@@ -31,7 +31,6 @@ from vocabpress.evaluate.language import (
     table_rows,
 )
 from vocabpress.evaluate.task import Measurement, Subject, Task
-from vocabpress.evaluate.words import need_tokenizer
 
 LINES_PER_CALL = 512
 BECOMES_MASK, BECOMES_RANDOM = 0.8, 0.1  # the rest stays as it is, as in BERT
@@ -87,7 +86,7 @@ class MaskedPerplexity(Task):
         if not lines:
             raise ValueError(f"no line of the text has {self.min_tokens} words; lower min_tokens, or give other text")
         loader = need_head(subject.model, MASKED)
-        model, tokenizer = subject.load(loader), _maskable(need_tokenizer(subject))
+        model, tokenizer = subject.load(loader), _maskable(subject.tokenizer())
         rows = min(len(tokenizer), table_rows(model))
         length = longest_input(model, tokenizer, self.block)
         masked = mask_lines(lines, tokenizer, rows, length, self.mask_probability, subject.seed, subject.progress)

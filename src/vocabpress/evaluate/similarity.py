@@ -17,7 +17,7 @@ from vocabpress.evaluate.pairs import WORDS, Pair, read_pairs
 from vocabpress.evaluate.sentences import spearman
 from vocabpress.evaluate.table import open_table
 from vocabpress.evaluate.task import Measurement, Subject, Task
-from vocabpress.evaluate.words import ids_of, need_tokenizer
+from vocabpress.evaluate.words import ids_of
 
 FOLDER = "word-similarity"
 
@@ -31,7 +31,7 @@ class WordSimilarity(Task):
         sets = {metric_name(file): read_pairs(file, WORDS) for file in sorted(folder.glob("*.txt"))}
         if not sets:
             raise ValueError(f"{folder} holds no *.txt; put files of word, word, score there")
-        tokenizer = need_tokenizer(subject)
+        tokenizer = subject.tokenizer()
         known = {name: known_pairs(pairs, tokenizer) for name, pairs in sets.items()}
         known = {name: pairs for name, pairs in known.items() if len(pairs) > 1}
         if not known:

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModel
 
 from vocabpress.embeddings import CompressedEmbedding, Dense
 from vocabpress.evaluate.task import Measurement, Subject, Task
-from vocabpress.evaluate.words import need_tokenizer, row_of
+from vocabpress.evaluate.words import row_of
 from vocabpress.hf.checkpoint import open_model
 from vocabpress.hf.modules import TokenEmbedding
 from vocabpress.hf.tables import input_table_name
@@ -117,7 +117,7 @@ def token_counts(subject: Subject, num_embeddings: int) -> tuple[Any, Tensor | N
         ValueError: If there is text and no tokenizer to count its tokens with.
     """
     try:
-        tokenizer = need_tokenizer(subject)
+        tokenizer = subject.tokenizer()
     except ValueError:
         if subject.text:
             raise

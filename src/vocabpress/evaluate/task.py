@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from vocabpress.hf.checkpoint import open_model
+from vocabpress.hf.checkpoint import open_model, open_tokenizer
 from vocabpress.weights import read_lines
 
 
@@ -67,16 +67,13 @@ class Subject:
         """The original, as `load` gives the model; ``why`` as in `original`."""
         return open_model(self.original(why), loader, whole).to(self.device)  # pyright: ignore[reportArgumentType]
 
-    def tokenizer(self) -> PreTrainedTokenizerBase:
+    def tokenizer(self) -> Any:
         """The model's tokenizer.
 
         Raises:
             ValueError: If it has none.
         """
-        try:
-            return AutoTokenizer.from_pretrained(self.model, local_files_only=True)
-        except (OSError, ValueError, KeyError, ImportError):
-            raise ValueError(f"{self.model} has no tokenizer that transformers can load") from None
+        return open_tokenizer(self.model)
 
     def lines(self, why: str) -> list[str]:
         """The lines of the text files that are not blank.

@@ -1,21 +1,6 @@
-"""Tokenizers, and the tokens of single words."""
+"""The tokens of single words."""
 
 from typing import Any
-
-from vocabpress.evaluate.task import Subject
-
-
-def need_tokenizer(subject: Subject) -> Any:
-    """The model's tokenizer.
-
-    Raises:
-        ValueError: If it has none. Of some classes transformers makes one of special tokens alone where a folder holds
-            no vocabulary; it would turn every text into unknown tokens.
-    """
-    tokenizer: Any = subject.tokenizer()
-    if len(tokenizer) - len(set(tokenizer.all_special_ids)) < 2:  # T5's has a space besides
-        raise ValueError(f"{subject.model} has no tokenizer that transformers can load: its files hold no vocabulary")
-    return tokenizer
 
 
 def ids_of(tokenizer: Any, word: str) -> list[int]:

@@ -12,7 +12,7 @@ from typing import Any
 import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 
 from vocabpress.hf.tables import input_table_name
 
@@ -109,8 +109,24 @@ def open_model(folder: Path, loader: Any = AutoModel, whole: bool = True) -> Pre
         model, info = loader.from_pretrained(folder, dtype="float32", local_files_only=True, output_loading_info=True)
     missing = sorted(key for key in info["missing_keys"] if "pooler" not in key)
     if whole and missing:
-        raise ValueError(f"{folder} holds no {missing[0]} and would run on random numbers; is it a {loader.__name__}?")
+        raise ValueError(f"{folder} holds no {missing[0]}, {loader.__name__} would make it of random numbers")
     return model.eval()
+
+
+def open_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a model.
+
+    Raises:
+        ValueError: If there is none. Of some classes transformers makes one of special tokens alone where a folder
+            holds no vocabulary; it would turn every text into unknown tokens.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, ImportError):
+        raise ValueError(f"{folder} has no tokenizer that transformers can load") from None
+    if len(tokenizer) - len(set(tokenizer.all_special_ids)) < 2:  # T5's has a space besides
+        raise ValueError(f"{folder} has no tokenizer that transformers can load: its files hold no vocabulary")
+    return tokenizer
 
 
 @contextmanager

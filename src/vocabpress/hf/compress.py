@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from vocabpress.budget import Budget
 from vocabpress.hf.card import card
@@ -18,6 +18,7 @@ from vocabpress.hf.checkpoint import (
     copy_companions,
     find_folder,
     load_model,
+    open_tokenizer,
     weight_bytes,
     written_at_once,
 )
@@ -48,10 +49,7 @@ def find_counts(
         return None, "uniform"
     if counts is not None and counts != "vocabulary-order":
         return load_counts(counts, num_embeddings), "saved counts"
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, ImportError):
-        raise ValueError(f"{folder} has no tokenizer that transformers can load; leave the token weights out") from None
+    tokenizer = open_tokenizer(folder)
     if text:
         return count_tokens(read_lines(text, progress), tokenizer, num_embeddings), "text"
     return vocabulary_order(tokenizer, num_embeddings), "vocabulary order"

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from vocabpress.budget import Budget
 from vocabpress.embeddings import StorageItem, build
-from vocabpress.fitting.lowrank import principal_axes, weighted_mean
 from vocabpress.hf.checkpoint import find_folder, load_model, weight_bytes
 from vocabpress.hf.compress import find_counts
 from vocabpress.hf.config import QUANT_METHOD, VocabpressConfig
 from vocabpress.hf.tables import TableInfo, find_tables, input_table
 from vocabpress.methods import METHODS, Plan
+from vocabpress.spectrum import singular_values
 from vocabpress.weights import save_counts
 
 RATIOS = (5.0, 10.0, 25.0, 50.0, 100.0)
@@ -154,13 +154,6 @@ def inspect_compressed(model: str | Path) -> CompressedInspection | None:
         ratio = 32 * shape[0] * shape[1] / bits
         tables.append(CompressedTable(name, shape, table.storage(), bits // 8, ratio, table.bits_per_weight))
     return CompressedInspection(Path(model).name, weight_bytes(folder), tables, config.fitted_by)
-
-
-def singular_values(table: Tensor) -> Tensor:
-    """Of the centred table, falling; shape (min(V, d))."""
-    ones = torch.ones(len(table))
-    _, variances = principal_axes(table - weighted_mean(table, ones), ones)
-    return (variances * len(table)).sqrt()[: min(table.shape)]
 
 
 def skew(counts: Tensor) -> Skew:

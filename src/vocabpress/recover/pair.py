@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vocabpress.embeddings import CompressedEmbedding
-from vocabpress.hf.checkpoint import copy_companions, named_class, open_model
+from vocabpress.hf.checkpoint import copy_companions, named_class, open_model, open_tokenizer
 from vocabpress.hf.compress import save
 from vocabpress.hf.modules import TokenEmbedding
 from vocabpress.hf.tables import input_table_name
@@ -63,13 +63,6 @@ def _table(model: PreTrainedModel) -> CompressedEmbedding:
     return module.table
 
 
-def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, ImportError):
-        raise ValueError(f"{folder} has no tokenizer that transformers can load; recovery needs one") from None
-
-
 def open_pair(folder: Path, original: Path, settings: Recovery) -> Pair:
     """Open both models and see that one can teach the other.
 
@@ -81,10 +74,10 @@ def open_pair(folder: Path, original: Path, settings: Recovery) -> Pair:
         raise ValueError(f"{folder} is not compressed; run vocabpress compress first")
     if isinstance(teacher.get_submodule(input_table_name(teacher)), TokenEmbedding):
         raise ValueError(f"the teacher {original} is compressed itself; give the original")
-    tokenizer = _tokenizer(folder)
+    tokenizer = open_tokenizer(folder)
     table: Any = teacher.get_submodule(input_table_name(teacher))
     shape, theirs = tuple(table.weight.shape), (_table(student).num_embeddings, _table(student).embedding_dim)
-    if _tokenizer(original).get_vocab() != tokenizer.get_vocab() or shape[0] != theirs[0]:
+    if open_tokenizer(original).get_vocab() != tokenizer.get_vocab() or shape[0] != theirs[0]:
         raise ValueError(f"the teacher {original} has another vocabulary than {folder}; give the model it was made of")
     depths = [getattr(model.config.get_text_config(), "num_hidden_layers", None) for model in (student, teacher)]
     if type(student) is not type(teacher) or shape != theirs or depths[0] != depths[1]:

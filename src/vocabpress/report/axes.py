@@ -142,14 +142,16 @@ def log_limits(values: Sequence[float], least: float) -> tuple[float, float]:
     return low / pad, high * pad
 
 
-def log_ticks(axis: Any, limits: tuple[float, float], label: Callable[[float], str] = "{:g}".format) -> None:
-    """At most seven ticks of a log axis, at round numbers."""
+def log_ticks(
+    axis: Any, limits: tuple[float, float], most: int = 7, label: Callable[[float], str] = "{:g}".format
+) -> None:
+    """At most so many ticks of a log axis, at round numbers."""
     low, high = limits
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for digits in ((1, 2, 5), (1, 3), (1,)):
+    for digits in ((1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
         ticks = [digit * 10.0**decade for decade in decades for digit in digits]
         ticks = [tick for tick in ticks if low <= tick <= high]
-        if len(ticks) <= 7:
+        if len(ticks) <= most:
             break
     axis.set_ticks(ticks, [label(tick) for tick in ticks])
     axis.set_ticks([], minor=True)

@@ -55,33 +55,32 @@ def rate_distortion(model: Model, name: str) -> Chart | None:
     curves = [positive(curve) for curve in curves if positive(curve).points]
     if not curves:
         return None
+    bits = log_limits([x for curve in curves for x, _ in curve.points], least=4)
     bound = [(point["bits_per_weight"], point["relative_error"]) for point in model.details("bound")]
-    bound = sorted((bits, error) for bits, error in bound if bits > 0 and error > 0)
-    if not bound and len(curves) > 1 and _at_one_size(curves):
+    bound = sorted((at, error) for at, error in bound if at > 0 and error > 0)
+    inside = [error for at, error in bound if bits[0] <= at <= bits[1]]
+    if not inside and len(curves) > 1 and _at_one_size(curves):
         return None  # a dot for each curve, as `rate_quality` draws them, shows more
 
     def plot(figure: "Figure") -> None:
         axes = figure.subplots()
-        bits = log_limits([x for curve in curves for x, _ in curve.points], least=4)
-        errors = log_limits([value.mean for curve in curves for _, value in curve.points], least=4)
+        low, high = log_limits([value.mean for curve in curves for _, value in curve.points], least=4)
         axes.set(xscale="log", yscale="log", xlim=bits, xlabel="bits per weight, everything counted")
         axes.set_ylabel("relative error ↓")
-        log_ticks(axes.xaxis, bits)
+        log_ticks(axes.xaxis, bits, 6)
         entries = draw_curves(axes, model, curves)
-        if bound:
+        if inside:  # the bound falls steeply: what is far below the curves is cut off, but not all of it
             line = axes.plot(*zip(*bound, strict=True), color="black", linewidth=1.6, linestyle=(0, (1, 1.2)))
             entries.append((line[0], BOUND))
-            inside = [error for at, error in bound if bits[0] <= at <= bits[1]]
-            errors = min([errors[0], *(error / 1.3 for error in inside if error > errors[0] / 5)]), errors[1]
-        axes.set_ylim(errors)
-        log_ticks(axes.yaxis, errors)
+            low = min([low, max(inside) / 2, *(error / 1.3 for error in inside if error > low / 5)])
+        axes.set_ylim(low, high)
+        log_ticks(axes.yaxis, (low, high))
         add_ratio_axis(axes, bits, 32, bits_too=False)
         add_legend(figure, entries)
 
     title = "Rate and distortion"
-    return Chart(
-        title, draw(name, say(title, model, curves), chart_height(curves, [BOUND] * bool(bound)), plot), _thin(curves)
-    )
+    height = chart_height(curves, [BOUND] * bool(inside))
+    return Chart(title, draw(name, say(title, model, curves), height, plot), _thin(curves))
 
 
 def rate_quality(model: Model, task: str, metric_name: str, name: str) -> Chart | None:
@@ -109,7 +108,16 @@ def rate_quality(model: Model, task: str, metric_name: str, name: str) -> Chart 
         axes = figure.subplots()
         limits = log_limits(sizes, least=4)
         axes.set(xscale="log", xlim=limits, xlabel="bytes of the table", ylabel=f"{cut(shown.label, 34)}{shown.arrow}")
-        log_ticks(axes.xaxis, limits, lambda value: size(value).replace(".00", ""))
+        log_ticks(
+            axes.xaxis,
+            limits,
+            5,
+            lambda value: (
+                size(value).replace(".00", "").replace("0 ", " ")
+                if "." in size(value).replace(".00", "")
+                else size(value).replace(".00", "")
+            ),
+        )
         entries = draw_curves(axes, model, curves)
         for (label, value), dash in zip(lines, cycle(DASHES)):
             entries.append((axes.axhline(value, color="black", linewidth=1.3, linestyle=dash, zorder=1), label))
@@ -159,6 +167,12 @@ def _dots(
     sizes = [x for curve in curves for x, _ in curve.points]
     caption = " ".join(filter(None, [f"All tables at about {size(min(sizes))}.", _thin(curves)]))
     return Chart(title, draw(name, say(title, model, curves), height, plot), caption)
+
+
+def _bytes(count: float) -> str:
+    """``500 kB``, ``1.5 MB``."""
+    number, unit = size(count).split()
+    return f"{float(number):g} {unit}"
 
 
 def _at_one_size(curves: list[Series]) -> bool:

@@ -31,6 +31,7 @@ HEADLINES = (
     "f1",
     "stsb_dev",
     "sts_dev_spearman",
+    "hidden_cosine",
     "relative_error",
     "minutes",
 )
@@ -88,6 +89,10 @@ METRICS = {
     "bits_per_byte": Metric(
         "bits per byte", "lower", "Negative log2-likelihood of the text over its bytes; does not depend on the tokens."
     ),
+    "nll_per_token": Metric("nats per token", "lower", "Mean negative log-likelihood of a token."),
+    "hidden_cosine": Metric("cosine of hidden states", "higher", "Mean over tokens, with the original's last layer."),
+    "kl": Metric("KL divergence", "lower", "Of the predictions from the original's, in nats a token."),
+    "top1_agreement": Metric("same first choice", "higher", "Share of tokens where both models rate one token first."),
     "accuracy": Metric("accuracy", "higher", "Share of right answers, in percent."),
     "f1": Metric("F1", "higher", "Harmonic mean of precision and recall."),
     "matthews": Metric("Matthews correlation", "higher", "Of predicted and true classes; 0 is chance."),
@@ -131,15 +136,17 @@ def headline(metrics: Iterable[str]) -> str | None:
 
 
 def places(values: Iterable[float]) -> int:
-    """Decimals that show a column of numbers to three or four digits."""
-    sizes = [abs(value) for value in values if math.isfinite(value)]
-    if all(size == int(size) for size in sizes):
+    """Decimals that show a column of numbers to three or four digits, and apart where they differ."""
+    finite = [value for value in values if math.isfinite(value)]
+    if all(value == int(value) for value in finite):
         return 0
-    largest, least = max(sizes), min(size for size in sizes if size)
+    sizes = [abs(value) for value in finite]
+    largest, least, spread = max(sizes), min(size for size in sizes if size), max(finite) - min(finite)
+    apart = min(1 - math.floor(math.log10(spread)), 5) if spread else 0  # 0.9990 and 0.9998 are not both 1.000
     for limit, count in ((1000, 0), (100, 1), (10, 2)):
         if largest >= limit:
-            return count
-    return max(3, min(1 - math.floor(math.log10(least)), 3 - math.floor(math.log10(largest)), 12))
+            return max(count, apart)
+    return max(3, min(1 - math.floor(math.log10(least)), 3 - math.floor(math.log10(largest)), 12), apart)
 
 
 def figure(value: float, decimals: int) -> str:

@@ -127,8 +127,12 @@ class Model:
         return sorted(names, key=lambda name: name != headline(names))
 
     def original(self, task: str, metric: str) -> Value | None:
-        """What the uncompressed model scores."""
-        return next((row.metrics[metric] for row in self.of(task) if row.original and metric in row.metrics), None)
+        """What the uncompressed model scores: by its own result, or by what those of the compressed say of it."""
+        rows = self.of(task)
+        named = [row.metrics[metric] for row in rows if row.original and metric in row.metrics]
+        for name in (f"{metric}_original", f"{metric.split('_')[0]}_original"):
+            named += [row.metrics[name] for row in rows if name in row.metrics and name != metric]
+        return next(iter(named), None)
 
     def details(self, key: str) -> list[Any]:
         """A list of the original's own, such as ``"spectrum"``, which all rows with details repeat."""

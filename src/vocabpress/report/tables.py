@@ -96,7 +96,9 @@ def _changes(pairs: list[tuple[Row, Row] | None], name: str) -> list[Cell]:
         before, after = (row.metrics[name].mean for row in pair)
         better = {"lower": after < before, "higher": after > before}.get(metric(name).better or "")
         verdict = "" if better is None or after == before else ", better" if better else ", worse"
-        remark = f"{figure(after - before, decimals) if after < before else f'+{figure(after - before, decimals)}'}{verdict}"
+        remark = (
+            f"{figure(after - before, decimals) if after < before else f'+{figure(after - before, decimals)}'}{verdict}"
+        )
         cells.append(Cell(f"{figure(before, decimals)} → {figure(after, decimals)}", remark, after - before))
     return cells
 
@@ -134,6 +136,8 @@ def value_cells(values: list[Value | None]) -> list[Cell]:
         if value is None:
             cells.append(EMPTY)
             continue
-        spread = "" if value.spread is None else f"±\u00a0{figure(value.spread, max(decimals, 1))} (n\u00a0=\u00a0{value.n})"
+        spread = (
+            "" if value.spread is None else f"±\u00a0{figure(value.spread, max(decimals, 1))} (n\u00a0=\u00a0{value.n})"
+        )
         cells.append(Cell(figure(value.mean, decimals), spread, value.mean))
     return cells
