@@ -3,12 +3,14 @@
     python benchmarks/bench.py minilm          one of the plans in benchmarks/plans/
     python benchmarks/bench.py all
 
-The sweep keeps what is done in .cache/runs/, so that a stopped run goes on. The results of all cells are gathered into
-benchmarks/results/PLAN.json, those of the peers (python benchmarks/peers/run.py) among them, and the report is written
-to .cache/reports/PLAN.html with the same as Markdown beside it.
+The sweep keeps what is done in .cache/runs/, so that a stopped run goes on. Each cell's result is also kept in
+benchmarks/results/PLAN/, those of the peers (python benchmarks/peers/run.py --out .cache/runs/PLAN/peers) among them;
+what is there already is not measured again. The report is written to .cache/reports/PLAN.html, with the same as
+Markdown beside it.
 """
 
 import argparse
+import shutil
 import sys
 from pathlib import Path
 
@@ -18,7 +20,6 @@ from layout import lay_out
 from vocabpress.report.collect import collect
 from vocabpress.report.markdown import to_markdown
 from vocabpress.report.page import to_page, write_whole
-from vocabpress.results import read_results, write_results
 from vocabpress.sweep.plan import read_plan
 from vocabpress.sweep.run import run_sweep
 
@@ -50,22 +51,32 @@ def prepare(shared: Path) -> None:
             file.write_text(content, encoding="utf-8")
 
 
-def gather(name: str) -> Path:
-    """All results of a plan's cells in one file."""
-    files = sorted((CACHE / "runs" / name / "results").glob("*.json"))
-    files += sorted((CACHE / "runs" / name / "peers").rglob("*.json"))
-    target = HERE / "results" / f"{name}.json"
-    write_results(target, [result for file in files for result in read_results(file)])
-    return target
+def exchange(name: str) -> Path:
+    """Bring finished cells that are in the repository to the run, and those of the run to the repository.
+
+    So a clone, or another machine, goes on from what is committed; only the checkpoints are made again, where a cell that
+    is still to run reads one.
+    """
+    kept = HERE / "results" / name
+    for part in ("results", "peers"):
+        ours, theirs = CACHE / "runs" / name / part, kept / part
+        for source, target in ((theirs, ours), (ours, theirs)):
+            for file in source.rglob("*.json"):
+                place = target / file.relative_to(source)
+                if not place.exists():
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(file, place)
+    return kept
 
 
 def run(name: str) -> bool:
     """One plan; says whether all its cells are done."""
+    exchange(name)
     outcome = run_sweep(read_plan(HERE / "plans" / f"{name}.toml"), progress=True)
     for cell, reason in outcome.failed:
         print(f"{cell}: {reason}")
     print(f"{name}: {len(outcome.done)} done, {len(outcome.reused)} there already, {len(outcome.failed)} failed")
-    found, page = collect([gather(name)]), CACHE / "reports" / f"{name}.html"
+    found, page = collect([exchange(name)]), CACHE / "reports" / f"{name}.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     write_whole(page, to_page(found, f"vocabpress: {name}"))
     write_whole(page.with_suffix(".md"), to_markdown(found.models, f"vocabpress: {name}"))
