@@ -54,8 +54,8 @@ def prepare(shared: Path) -> None:
 def exchange(name: str) -> Path:
     """Bring finished cells that are in the repository to the run, and those of the run to the repository.
 
-    So a clone, or another machine, goes on from what is committed; only the checkpoints are made again, where a cell that
-    is still to run reads one.
+    So a clone goes on from what is committed; only checkpoints are made again, where a cell that is
+    still to run reads one.
     """
     kept = HERE / "results" / name
     for part in ("results", "peers"):

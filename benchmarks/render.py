@@ -5,6 +5,7 @@ python benchmarks/render.py --check    fail if a block is not what the results s
 """
 
 import re
+import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -59,10 +60,97 @@ def lighttoken() -> str:
     return table(headers, body)
 
 
+def cells(plan: str, task: str) -> list[Result]:
+    """The results of one task of a plan, ours."""
+    found = [result for file in sorted((RESULTS / plan / "results").glob("*.json")) for result in read_results(file)]
+    return [result for result in found if result.task == task]
+
+
+def mean(results: list[Result], metric: str, places: int) -> str:
+    """Over seeds, with the sample standard deviation where there are several."""
+    values = [result.metrics[metric] for result in results if metric in result.metrics]
+    if not values:
+        return "-"
+    spread = f" ± {statistics.stdev(values):.{places}f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.{places}f}{spread}"
+
+
+def grid(plan: str, task: str, metric: str, places: int = 2) -> str:
+    """A line for each method, a column for each ratio: the metric before and after recovery, and of the original."""
+    found = cells(plan, task)
+    originals = [result for result in found if result.settings["method"] == "original"]
+    found = [result for result in found if result.settings["method"] != "original"]
+    ratios = sorted({result.settings["ratio"] for result in found})
+    body = []
+    for variant in dict.fromkeys(result.variant for result in found):
+        for recovered in (False, True):
+            rows = [r for r in found if r.variant == variant and bool(r.settings["recovered"]) == recovered]
+            if rows:
+                figures = [mean([r for r in rows if r.settings["ratio"] == ratio], metric, places) for ratio in ratios]
+                body.append([f"{variant}, recovered" if recovered else variant, *figures])
+    original = mean(originals, metric, places)
+    return table(["", *(f"{ratio:g}x" for ratio in ratios)], [["original", *[original] * len(ratios)], *body])
+
+
+def recoveries(plan: str) -> str:
+    """What each recovery did on held-out text, and in how many minutes."""
+    rows = sorted(cells(plan, "recover"), key=lambda row: (row.variant, row.settings["ratio"]))
+    headers = ["", "ratio", "held-out loss before", "after", "steps", "minutes"]
+    figures = [("held_out_before", 3), ("held_out_after", 3), ("steps", 0), ("minutes", 1)]
+    return table(
+        headers,
+        [
+            [
+                row.variant,
+                f"{row.settings['ratio']:g}x",
+                *(f"{row.metrics[name]:.{places}f}" for name, places in figures),
+            ]
+            for row in rows
+        ],
+    )
+
+
+def peers(plan: str) -> str:
+    """The peers of a plan, smallest ratio first."""
+    found: dict[tuple[str, int], dict[str, Result]] = {}
+    for file in sorted((RESULTS / plan / "peers").rglob("*.json")):
+        for result in read_results(file):
+            found.setdefault((str(file.parent.name), result.bytes["table"]), {})[result.task] = result
+    body = []
+    for (_, stored), tasks in sorted(found.items(), key=lambda item: -item[0][1]):
+        any_of = next(iter(tasks.values()))
+        fields = any_of.settings["fields"]
+        setting = ", ".join(str(value) for value in fields.values() if value is not None)
+        errors, sts_ = tasks.get("reconstruction"), tasks.get("sts")
+        body.append(
+            [
+                f"{any_of.variant} ({setting})",
+                size(stored),
+                f"{any_of.bytes['table_float32'] / stored:.2f}",
+                "-" if errors is None else f"{errors.metrics['relative_error']:.3f}",
+                "-" if sts_ is None else f"{sts_.metrics['stsb_dev']:.2f}",
+            ]
+        )
+    return table(["peer", "table", "ratio", "relative error", "STS-B dev"], body)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "sts-25": lambda: sts(25),
     "sts-103": lambda: sts(103),
     "lighttoken": lighttoken,
+    "minilm-sts": lambda: grid("minilm", "sts", "stsb_dev"),
+    "minilm-error": lambda: grid("minilm", "reconstruction", "relative_error", 3),
+    "minilm-recover": lambda: recoveries("minilm"),
+    "minilm-peers": lambda: peers("minilm"),
+    "masked-compressed": lambda: grid("masked", "mlm", "perplexity_head_compressed"),
+    "masked-original": lambda: grid("masked", "mlm", "perplexity_head_original"),
+    "causal-compressed": lambda: grid("causal", "clm", "perplexity"),
+    "causal-original": lambda: grid("causal", "clm", "perplexity_head_original"),
+    "finetune-rte": lambda: grid("finetune", "rte", "accuracy", 1),
+    "finetune-mrpc": lambda: grid("finetune", "mrpc", "f1", 1),
+    "finetune-cola": lambda: grid("finetune", "cola", "matthews", 1),
+    "finetune-sst2": lambda: grid("finetune", "sst2", "accuracy", 1),
+    "squad": lambda: grid("squad", "squad", "f1", 1),
 }
 
 
