@@ -23,7 +23,10 @@ test: $(READY) lint  ## Lint, types, and the tests that need neither network nor
 test-slow: $(READY)  ## Also the tests that take minutes
 	$(BIN)/python -m pytest -m "slow or not slow"
 
-bench: $(READY)  ## Write benchmarks/results/*.json and the tables made of them (reads ../shared/data; half an hour)
+bench: $(READY)  ## Write benchmarks/results and the tables made of them (reads ../shared/data; hours; goes on where it stopped)
+	$(BIN)/python benchmarks/reference_models/train.py masked
+	$(BIN)/python benchmarks/reference_models/train.py causal
+	$(BIN)/python benchmarks/bench.py all
 	$(BIN)/python benchmarks/sts.py
 	$(BIN)/python benchmarks/lighttoken.py
 	$(BIN)/python benchmarks/render.py

