@@ -4,6 +4,7 @@ import pytest
 import torch
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "datasets"
+pytest_plugins = ("reporting", "measuring", "sweeping", "tuning")  # their fixtures are here for all files
 
 
 # Everything here is small: a second thread would only wait for the first, and for whatever else the machine does.

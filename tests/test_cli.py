@@ -4,26 +4,14 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import tiny
-from vocabpress.cli import main
+from command import run
 from vocabpress.hf import compress as compress_module
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory) -> Path:
-    return tiny.save("bert", tmp_path_factory.mktemp("models") / "source")
-
-
-def run(capsys, *arguments):
-    code = main([str(argument) for argument in arguments])
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 def small(source, output, *more):

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from vocabpress.evaluate import Subject
-from vocabpress.evaluate.glue_data import read_task
-from vocabpress.evaluate.squad_data import read_squad
+from vocabpress.evaluate.finetuned.glue_data import read_task
+from vocabpress.evaluate.finetuned.squad_data import read_squad
 
 PLACE = Path(__file__).resolve().parents[1] / "benchmarks" / "layout.py"
 

@@ -1,309 +1,29 @@
+"""The page, the Markdown and the command."""
+
 import base64
 import hashlib
 import json
 import math
 import sys
 from dataclasses import replace
-from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 
-from vocabpress.cli import main
+from command import run
+from reporting import BENCHMARKS, EVIL, PLACE, TOKEN, Page, everything, original, result
 from vocabpress.report import page as page_module
-from vocabpress.report.charts import BOUND, rate_distortion, rate_quality
+from vocabpress.report.charts import BOUND
 from vocabpress.report.collect import collect, group
 from vocabpress.report.markdown import escape, to_markdown
-from vocabpress.report.names import figure, method, metric, places
+from vocabpress.report.names import method
 from vocabpress.report.page import to_page, write_whole
 from vocabpress.report.repeat import commands, warnings
-from vocabpress.report.tablecharts import deciles, parts, spectrum, storage
-from vocabpress.report.tables import overview, recovery
-from vocabpress.results import Result, write_results
-
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks" / "results"
-FLOAT32 = 100_000
-EVIL = "<script>alert(1)</script>"
-TOKEN = "<img src=x onerror=alert(1)>"
-PLACE = {"commit": "c" * 40, "versions": {"torch": "2.13.0"}, "python": "3.11", "uncommitted_changes": False}
+from vocabpress.report.tables import overview
+from vocabpress.results import write_results
 
 
-def result(measured="rte", variant="svd", times=25, metrics=None, seed=0, details=None, environment=None, **settings):
-    known = {"model": "m", "method": variant.split(",")[0], "ratio": times, "recovered": None, "seed": seed}
-    counted = {"table": round(FLOAT32 / times), "table_float32": FLOAT32}
-    return Result(
-        measured,
-        variant,
-        known | settings,
-        counted,
-        metrics or {"accuracy": 70.0},
-        1.5,
-        details or {},
-        environment or PLACE,
-    )
-
-
-def original(task="rte", metrics=None, **settings):
-    return result(task, "original", 2, metrics, ratio=None, **settings)
-
-
-def details(error, words=("king",)):
-    return {
-        "spectrum": [4.0, 2.0, 1.0, 0.5],
-        "bound": [{"bits_per_weight": bits, "relative_error": 4.0**-bits} for bits in (0.25, 0.5, 1.0, 2.0, 4.0)],
-        "deciles": [{"tokens": 5, "share": 0.1, "relative_error": error, "mean_cosine": 0.9} for _ in range(10)],
-        "storage": [
-            {"name": "inner.codes", "dtype": "uint8", "bytes": 3000},
-            {"name": "basis.codes", "dtype": "uint8", "bytes": 900},
-            {"name": "basis.scales", "dtype": "float16", "bytes": 90},
-            {"name": "bias", "dtype": "float16", "bytes": 10},
-        ],
-        "neighbours": [{"word": w, "original": ["queen", TOKEN], "compressed": ["queen", "lamp"]} for w in words],
-    }
-
-
-def everything(model="m"):
-    """Two of ours, one recovered, and a peer; three tasks, one of them unknown."""
-    recovered = {"mode": "table", "steps": 400, "seed": 0, "steps_taken": 350, "held_out_before": 1.25}
-    rows = [original("reconstruction", {"relative_error": 0.0}, model=model), original(model=model)]
-    for variant, better in (("svd", 0.0), ("lighttoken", 0.1)):
-        for ratio in (25, 100):
-            error = 0.3 + ratio / 400 - better
-            found = {"relative_error": error, "mean_cosine": 1 - error / 2}
-            rows.append(
-                result("reconstruction", variant, ratio, found, details=details(error, (TOKEN, "king")), model=model)
-            )
-            rows.append(result("rte", variant, ratio, {"accuracy": 70 - 10 * error}, model=model))
-    rows.append(result("rte", "svd", 25, {"accuracy": 68.5}, recovered=recovered, model=model))
-    rows.append(result("zebra", "svd", 25, {"stripes_per_metre": 12.0}, model=model))
-    rows.append(result("rte", "PQ $x$ | peer", 50, {"accuracy": 64.0}, peer=True, method="pq", ratio=None, model=model))
-    return rows
-
-
-class Page(HTMLParser):
-    """What a browser would see: tags with attributes, and the text of each."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.texts, self._open = [], [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        self._open.append(tag)
-
-    def handle_endtag(self, tag):
-        while self._open and self._open.pop() != tag:
-            pass
-
-    def handle_data(self, data):
-        self.texts.append((self._open[-1] if self._open else "", data))
-
-    def of(self, tag):
-        return [attributes for name, attributes in self.tags if name == tag]
-
-    def text(self, *but):
-        return " ".join(data for tag, data in self.texts if tag not in but)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    place = tmp_path_factory.mktemp("results")
-    for number, row in enumerate(everything(EVIL)):
-        write_results(place / f"{number % 3}" / f"{number}.json", [row])
-    return place
-
-
-@pytest.fixture(scope="module")
-def html(folder):
-    return to_page(collect([folder]), "Report of <b>tables</b>")
-
-
-# Rows
-
-
-def test_seeds_become_a_mean_and_a_sample_standard_deviation():
-    rows = [result(metrics={"accuracy": value}, seed=seed) for seed, value in enumerate((70.0, 72.0, 77.0))]
-    (model,) = group(rows)
-    (row,) = model.rows
-    assert row.metrics["accuracy"].mean == pytest.approx(73.0)
-    assert row.metrics["accuracy"].spread == pytest.approx(math.sqrt((9 + 1 + 16) / 2))
-    assert row.metrics["accuracy"].n == 3
-    assert (row.ratio, row.bits_per_weight) == (25.0, 32 / 25)
-
-
-def test_what_a_recovery_measured_does_not_tell_seeds_apart():
-    ways = [{"steps": 400, "seed": n, "steps_taken": 300 + n, "held_out_before": 0.1 * n} for n in range(3)]
-    (model,) = group([result(recovered=way, seed=n, fit_seed=n) for n, way in enumerate(ways)])
-    assert [row.label for row in model.rows] == ["SVD, recovered"]
-    assert len(model.rows[0].results) == 3
-
-
-def test_settings_of_the_task_are_not_averaged():
-    rows = [result(task={"epochs": epochs}) for epochs in (1, 3)]
-    (model,) = group(rows)
-    assert model.tasks == ["rte (epochs 1)", "rte (epochs 3)"]
-
-
-def test_fields_join_the_name_only_where_one_size_has_several():
-    one = [result(times=ratio, fields={"rank": rank}) for ratio, rank in ((25, 4), (50, 8))]
-    assert {row.name for row in group(one)[0].rows} == {"SVD"}
-    two = [result(fields={"factors": f, "rank": None}) for f in ("int8", "float16")]
-    assert {row.name for row in group(two)[0].rows} == {"SVD (factors int8)", "SVD (factors float16)"}
-
-
-def test_two_ways_to_recover_are_two_curves():
-    rows = [result(recovered={"mode": mode, "steps": 400}) for mode in ("table", "model")]
-    assert {row.recovered for row in group(rows)[0].rows} == {"recovered (mode table)", "recovered (mode model)"}
-
-
-def test_before_and_after_recovery_are_paired_by_task_variant_and_size():
-    (model,) = group(everything())
-    pairs = [(before.task, before.label, after.label, before.place) for before, after in model.pairs()]
-    assert pairs == [("rte", "SVD", "SVD, recovered", "ratio 25")]
-    table = recovery(model)
-    assert table is not None
-    (row,) = table.rows
-    assert table.heads[3:] == ["rte: accuracy\u00a0↑"]
-    assert (row[0].text, row[3].text, row[3].remark) == ("SVD", "66.38 → 68.50", "+2.12, better")
-    assert row[3].number == pytest.approx(68.5 - (70 - 10 * 0.3625))
-
-
-def test_the_common_size_is_where_most_curves_are():
-    (model,) = group(everything())
-    assert model.common_size == FLOAT32 / 25  # svd, svd recovered and lighttoken, against two at ratio 100
-    assert {row.label for row in model.at_common_size(model.of("rte"))} == {"SVD", "SVD, recovered", "LightToken"}
-
-
-def test_a_table_as_large_as_the_original_is_a_line_to_compare_with():
-    (model,) = group([original(), result(), result(variant="rows shuffled", times=2)])
-    assert [row.name for row in model.rows if model.is_reference(row)] == ["Original", "rows shuffled"]
-
-
-def test_version_1_says_float32_as_a_ratio(tmp_path):
-    found = collect([BENCHMARKS / "sts.json"])
-    (model,) = found.models
-    assert {row.float32 for row in model.rows} == {30522 * 384 * 4}
-    assert model.metrics("sts")[0] == "sts_dev_spearman"
-    assert "ratio_to_float32" not in model.metrics("sts")  # a column of its own
-    assert model.original("sts", "sts_dev_spearman") is not None
-
-
-def test_copies_count_once_and_other_json_is_skipped(folder, tmp_path):
-    rows = [result(seed=seed) for seed in range(2)]
-    write_results(tmp_path / "a.json", rows)
-    write_results(tmp_path / "deep" / "copy.json", rows)
-    write_results(tmp_path / "task.work" / "unfinished.json", [result(seed=9)])
-    (tmp_path / "deep" / "config.json").write_text('{"model_type": "bert"}')
-    (tmp_path / "lines.json").write_text("[1, 2]")
-    found = collect([tmp_path, tmp_path / "a.json"])
-    assert (len(found.results), found.files, found.skipped) == (2, 2, 2)
-
-
-def test_numbers_and_names():
-    assert [places(values) for values in ([1, 20], [0.5], [72.5, 3.25], [123.4], [5e4 + 0.5], [0.006, 0.6])] == [
-        0, 3, 2, 1, 0, 4,
-    ]  # fmt: skip
-    assert places([0.0, -0.0]) == 0
-    assert places([0.9990, 0.9998]) == 5
-    assert places([86.41, 86.42]) == 3
-    assert figure(12345.678, 1) == "12,345.7"
-    assert method("autoencoder, int4 factors") == "Autoencoder (direction), int4 factors"
-    assert method("svdish") == "svdish"
-    assert metric("weighted_relative_error").better == "lower"
-    assert metric("accuracy_mismatched").label == "accuracy, mismatched"
-    assert (metric("sts14").label, metric("stripes_per_metre").label) == ("STS14", "stripes per metre")
-
-
-# Charts
-
-
-def test_the_rate_distortion_chart_holds_every_method_and_the_bound():
-    (model,) = group(everything())
-    chart = rate_distortion(model, "c")
-    assert chart is not None
-    text = Page(chart.svg).text("title")
-    for words in ("SVD", "LightToken", BOUND, "bits per weight", "relative error", "ratio to float32"):
-        assert words in text
-    without = [replace(row, details={}) for row in everything()]
-    plain = rate_distortion(group(without)[0], "c")
-    assert plain is not None
-    assert BOUND not in plain.svg
-    assert plain.svg.count("<path") < chart.svg.count("<path")
-
-
-def test_the_rate_quality_chart_draws_the_original_the_recovered_and_dollar_names_as_they_are():
-    (model,) = group(everything())
-    chart = rate_quality(model, "rte", "accuracy", "c")
-    assert chart is not None
-    text = Page(chart.svg).text("title")
-    for words in ("Original", "dashed, hollow: recovered", "PQ $x$ | peer", "bytes of the table", "accuracy\u00a0↑"):
-        assert words in text
-    assert chart.caption == "Thin lines: methods by others."
-    assert "stroke-dasharray" in chart.svg
-
-
-def test_at_one_size_each_curve_is_a_dot_the_best_first():
-    rows = [
-        result(variant=name, metrics={"accuracy": value}) for name, value in (("a", 60.0), ("b", 80.0), ("c", 70.0))
-    ]
-    (model,) = group([original(metrics={"accuracy": 90.0}), *rows])
-    chart = rate_quality(model, "rte", "accuracy", "c")
-    assert chart is not None
-    heights = {
-        data: float(attributes["y"])
-        for (tag, attributes), data in zip(
-            [tag for tag in Page(chart.svg).tags if tag[0] == "text"],
-            [data for tag, data in Page(chart.svg).texts if tag == "text"],
-            strict=True,
-        )
-        if data in ("a", "b", "c")
-    }
-    assert sorted(heights, key=lambda name: heights[name]) == ["b", "c", "a"]
-    assert "All tables at about 4.00 kB" in chart.caption
-
-
-def test_a_count_that_all_rows_share_is_no_chart():
-    rows = [result(times=ratio, metrics={"accuracy": ratio, "tokens": 500}) for ratio in (25, 50)]
-    (model,) = group(rows)
-    assert rate_quality(model, "rte", "tokens", "c") is None
-    assert rate_quality(model, "rte", "accuracy", "c") is not None
-
-
-def test_spectrum_deciles_and_parts():
-    (model,) = group(everything())
-    chart = spectrum(model, "c")
-    assert chart is not None
-    assert chart.caption == "Half of the variance lies in the first 1 of 4 directions."  # 16 of 21.25
-    chart = deciles(model, "relative_error", "c")
-    assert chart is not None
-    assert "tenth of the vocabulary" in chart.svg
-    assert "The first tenth makes up 10% of the text." in chart.caption
-    row = next(row for row in model.rows if row.details("storage"))
-    assert parts(row) == {"codes of the tokens": 3000, "decoder": 990, "mean or bias": 10}
-    chart = storage(model, "c")
-    assert chart is not None
-    assert "other, each below 1%" in chart.svg
-
-
-def test_details_of_another_shape_are_left_out():
-    odd = {
-        "storage": [{"part": 1}, "x"],
-        "neighbours": [{"word": "a"}],
-        "bound": "none",
-        "deciles": [3],
-        "spectrum": [None],
-    }
-    (model,) = group([result("reconstruction", metrics={"relative_error": 0.5}, details=odd)])
-    assert [spectrum(model, "c"), deciles(model, "relative_error", "c"), storage(model, "c")] == [None, None, None]
-    assert rate_distortion(model, "c") is not None
-
-
-# Page
-
-
-def test_nothing_of_others_is_markup(html):
-    page = Page(html)
+def test_nothing_of_others_is_markup(report_html):
+    page = Page(report_html)
     assert len(page.of("script")) == 1
     assert page.of("img") == page.of("b") == []
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
@@ -313,13 +33,13 @@ def test_nothing_of_others_is_markup(html):
     assert "Report of <b>tables</b>" in text
 
 
-def test_only_our_script_may_run_and_nothing_is_fetched(html):
-    page = Page(html)
+def test_only_our_script_may_run_and_nothing_is_fetched(report_html):
+    page = Page(report_html)
     for _, attributes in page.tags:
         for name in ("src", "href", "xlink:href", "action", "srcset"):
             assert (attributes.get(name) or "#").startswith("#")
-    assert "@import" not in html
-    assert "url(http" not in html
+    assert "@import" not in report_html
+    assert "url(http" not in report_html
     (script,) = [data for tag, data in page.texts if tag == "script"]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     (policy,) = [meta["content"] for meta in page.of("meta") if "http-equiv" in meta]
@@ -327,8 +47,8 @@ def test_only_our_script_may_run_and_nothing_is_fetched(html):
     assert f"script-src 'sha256-{digest}'" in policy
 
 
-def test_ids_are_unique_and_references_hold(html):
-    page = Page(html)
+def test_ids_are_unique_and_references_hold(report_html):
+    page = Page(report_html)
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids)) > 100
     targets = {attributes["href"][1:] for attributes in page.of("use") + page.of("a")}
@@ -341,8 +61,8 @@ def test_ids_are_unique_and_references_hold(html):
         assert svg["aria-labelledby"] in ids
 
 
-def test_every_variant_task_and_metric_appears(html):
-    text = Page(html).text("script", "style")
+def test_every_variant_task_and_metric_appears(report_html):
+    text = Page(report_html).text("script", "style")
     for words in (
         "SVD",
         "LightToken",
@@ -357,8 +77,8 @@ def test_every_variant_task_and_metric_appears(html):
     assert "in float32 the table takes 100.00 kB" in text
 
 
-def test_tables_sort_by_values(html):
-    page = Page(html)
+def test_tables_sort_by_values(report_html):
+    page = Page(report_html)
     heads = [attributes for attributes in page.of("th") if attributes.get("scope") == "col"]
     assert heads
     assert {head["aria-sort"] for head in heads} == {"none"}
@@ -367,13 +87,13 @@ def test_tables_sort_by_values(html):
     for cell in page.of("td"):
         if cell.get("class") == "number":
             assert cell["data-value"] == "" or math.isfinite(float(cell["data-value"]))
-    assert '<td class="number" data-value="4000.0">4.00 kB</td>' in html
+    assert '<td class="number" data-value="4000.0">4.00 kB</td>' in report_html
 
 
-def test_changed_neighbours_are_marked_in_words_too(html):
-    assert "<ins>lamp</ins>" in html
-    assert "<ins>queen</ins>" not in html
-    assert "SVD: 1 of 2 kept" in html
+def test_changed_neighbours_are_marked_in_words_too(report_html):
+    assert "<ins>lamp</ins>" in report_html
+    assert "<ins>queen</ins>" not in report_html
+    assert "SVD: 1 of 2 kept" in report_html
 
 
 def test_results_of_version_1_render():
@@ -384,10 +104,10 @@ def test_results_of_version_1_render():
 
 
 @pytest.mark.parametrize("package", ["jinja2", "matplotlib.figure"])
-def test_a_missing_package_is_named_with_its_extra(package, folder, monkeypatch):
+def test_a_missing_package_is_named_with_its_extra(package, result_folder, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ValueError, match=r"pip install 'vocabpress\[report\]'"):
-        to_page(collect([folder]), "t")
+        to_page(collect([result_folder]), "t")
 
 
 # How to repeat it
@@ -445,21 +165,15 @@ def test_markdown_has_the_same_rows_and_no_markup():
 # Command
 
 
-def run(capsys, *arguments):
-    code = main([str(argument) for argument in arguments])
-    out, err = capsys.readouterr()
-    return code, out, err
-
-
-def test_the_command_writes_page_and_markdown(folder, html, tmp_path, capsys):
-    output, markdown = tmp_path / "deep" / "r.html", tmp_path / "r.md"
+def test_the_command_writes_page_and_markdown(result_folder, report_html, tmp_path, capsys):
+    output, markdown = tmp_path / "deep" / "r.report_html", tmp_path / "r.md"
     title = ("--title", "Report of <b>tables</b>")
-    code, out, err = run(capsys, "report", folder, "-o", output, "--markdown", markdown, *title, "--json")
+    code, out, err = run(capsys, "report", result_folder, "-o", output, "--markdown", markdown, *title, "--json")
     assert code == 0, err
     said = json.loads(out.splitlines()[-1])
     assert said["results"] == len(everything())
     assert said["models"] == [EVIL]
-    assert output.read_text(encoding="utf-8") == html  # the same each time
+    assert output.read_text(encoding="utf-8") == report_html  # the same each time
     assert markdown.read_text(encoding="utf-8").startswith("# Report of &lt;b&gt;tables&lt;/b&gt;\n")
 
 
@@ -478,7 +192,7 @@ def bad_inputs(tmp):
     (tmp / "none" / "config.json").write_text("{}")
     (tmp / "broken").mkdir()
     (tmp / "broken" / "a.json").write_text('[{"schema_version"')
-    out = ("-o", tmp / "out.html")
+    out = ("-o", tmp / "out.report_html")
     return {
         "missing": ((tmp / "nowhere", *out), "no such file or folder"),
         "no result": ((tmp / "none", *out), "no results in"),
@@ -491,7 +205,7 @@ def bad_inputs(tmp):
         "listed": ((tmp / "listed.json", *out), "settings is no object"),
         "output is a folder": ((good, "-o", tmp / "none"), "is a folder; give a file"),
         "output is an input": ((good, "-o", good), "is one of the results"),
-        "output not writable": ((good, "-o", "/proc/nowhere/r.html"), "can't write /proc/nowhere/r.html"),
+        "output not writable": ((good, "-o", "/proc/nowhere/r.report_html"), "can't write /proc/nowhere/r.report_html"),
     }
 
 
@@ -517,7 +231,7 @@ def test_bad_input_is_one_line_and_writes_nothing(name, tmp_path, capsys):
 
 
 def test_a_page_that_cannot_be_written_leaves_the_earlier_one(tmp_path, monkeypatch):
-    output = tmp_path / "r.html"
+    output = tmp_path / "r.report_html"
     output.write_text("earlier")
 
     def fail(self, target):

@@ -5,11 +5,11 @@ from typing import Any
 
 from vocabpress.evaluate.agreement import ModelAgreement
 from vocabpress.evaluate.causal import CausalPerplexity
-from vocabpress.evaluate.glue import Glue
+from vocabpress.evaluate.finetuned.glue import Glue
+from vocabpress.evaluate.finetuned.squad import Squad
 from vocabpress.evaluate.masked import MaskedPerplexity
 from vocabpress.evaluate.run import Labels, evaluate
 from vocabpress.evaluate.similarity import WordSimilarity
-from vocabpress.evaluate.squad import Squad
 from vocabpress.evaluate.sts import SentenceSimilarity
 from vocabpress.evaluate.table import TableErrors
 from vocabpress.evaluate.task import Measurement, Subject, Task

@@ -10,8 +10,8 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from vocabpress.evaluate.rows import Rows
-from vocabpress.evaluate.squad_data import Question
+from vocabpress.evaluate.finetuned.rows import Rows
+from vocabpress.evaluate.finetuned.squad_data import Question
 
 QUESTION_TOKENS = 64  # longer questions are cut, as in BERT's code
 ANSWER_TOKENS = 30

@@ -11,12 +11,12 @@ from typing import ClassVar
 
 from transformers import AutoModelForQuestionAnswering
 
-from vocabpress.evaluate.finetune import Recipe, need, predict, prepare, train
-from vocabpress.evaluate.glue import choose
-from vocabpress.evaluate.rows import padding
-from vocabpress.evaluate.squad_data import HUB, Question, read_squad
+from vocabpress.evaluate.finetuned.glue import choose
+from vocabpress.evaluate.finetuned.rows import padding
+from vocabpress.evaluate.finetuned.squad_data import HUB, Question, read_squad
+from vocabpress.evaluate.finetuned.training import Recipe, need, predict, prepare, train
+from vocabpress.evaluate.finetuned.windows import MARGIN, answers, cut
 from vocabpress.evaluate.task import Measurement, Subject, Task
-from vocabpress.evaluate.windows import MARGIN, answers, cut
 
 
 def squad_metrics(questions: Sequence[Question], found: Sequence[str]) -> dict[str, float]:

@@ -28,9 +28,9 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from vocabpress.evaluate.finetuned.resume import fingerprint, last_checkpoint, make_trainer
+from vocabpress.evaluate.finetuned.rows import Collate, Rows
 from vocabpress.evaluate.language import longest_input
-from vocabpress.evaluate.resume import fingerprint, last_checkpoint, make_trainer
-from vocabpress.evaluate.rows import Collate, Rows
 from vocabpress.evaluate.task import Subject
 from vocabpress.hf.modules import TokenEmbedding
 

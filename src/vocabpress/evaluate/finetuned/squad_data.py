@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vocabpress.evaluate.glue_data import load_hub
+from vocabpress.evaluate.finetuned.glue_data import load_hub
 from vocabpress.evaluate.task import Subject
 
 HUB = {"1.1": "rajpurkar/squad", "2.0": "rajpurkar/squad_v2"}

@@ -1,6 +1,6 @@
 """GLUE, fine-tuned: nine tasks on the development sets, and three data sets of another kind.
 
-The protocol is that of transformers' ``run_glue``: the recipe of `vocabpress.evaluate.finetune` on the training split,
+The protocol is that of transformers' ``run_glue``: the recipe of `training.py` beside this file on the training split,
 the metrics of the benchmark (Wang et al., ICLR 2019) times 100 on the development split after the last epoch. No epoch
 and no setting is chosen by the development split.
 """
@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
-from vocabpress.evaluate.elsewhere import read_elsewhere
-from vocabpress.evaluate.finetune import Recipe, need, predict, prepare, train
-from vocabpress.evaluate.glue_data import LAYOUTS, Row, read_task
-from vocabpress.evaluate.rows import Rows, padding, tokenise
+from vocabpress.evaluate.finetuned.elsewhere import read_elsewhere
+from vocabpress.evaluate.finetuned.glue_data import LAYOUTS, Row, read_task
+from vocabpress.evaluate.finetuned.rows import Rows, padding, tokenise
+from vocabpress.evaluate.finetuned.training import Recipe, need, predict, prepare, train
 from vocabpress.evaluate.task import Measurement, Subject, Task
 
 SUBSET_SEED = 0

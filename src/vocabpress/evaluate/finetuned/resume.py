@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
-from vocabpress.evaluate.rows import Collate, Rows
+from vocabpress.evaluate.finetuned.rows import Collate, Rows
 
 
 class Bar(TrainerCallback):

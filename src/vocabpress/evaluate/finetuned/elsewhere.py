@@ -7,7 +7,7 @@ et al., 2011), RTE -> HANS (McCoy et al., 2019). Nothing is trained on them.
 from collections.abc import Callable
 from pathlib import Path
 
-from vocabpress.evaluate.glue_data import BINARY, Layout, Row, read_rows
+from vocabpress.evaluate.finetuned.glue_data import BINARY, Layout, Row, read_rows
 
 PAWS = Layout("PAWS", "sentence1", "sentence2", "label", BINARY, "", ())
 HANS = Layout("HANS", "sentence1", "sentence2", "gold_label", ("entailment", "non-entailment"), "", ())

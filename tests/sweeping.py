@@ -1,0 +1,118 @@
+"""What the tests of sweeps share: a plan, its folder, quick tasks, and a pool that starts no process."""
+
+import shutil
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import torch
+
+import tiny
+from command import run
+from vocabpress.evaluate import TASKS, Measurement, Task
+from vocabpress.hf.checkpoint import open_model
+from vocabpress.sweep import cell as cell_module
+from vocabpress.sweep import run as run_module
+from vocabpress.sweep.expand import expand
+from vocabpress.sweep.plan import read_plan
+from vocabpress.sweep.pools import process_of
+
+PLAN = """
+model = "source"
+output = "runs"
+ratios = [4, 6]
+data = "data"
+text = ["text.txt"]
+
+[methods.svd]
+[methods."svd, 4 bits"]
+method = "svd"
+factors = "int4"
+weighted_by_text = true
+
+[tasks.spread]
+scale = 2
+[tasks.noise]
+seeds = 2
+
+[recover]
+only = {methods = ["svd"], ratios = [6]}
+steps = 2
+evaluate_every = 1
+max_length = 16
+"""
+measured = []
+
+
+@dataclass(frozen=True)
+class Spread(Task):
+    """The scaled standard deviation of the table."""
+
+    reads_text: ClassVar[bool] = True
+    scale: float = 1.0
+    fail_on: str = ""
+
+    def measure(self, subject):
+        measured.append(subject.model.name)
+        if self.fail_on and self.fail_on in subject.model.name:
+            raise RuntimeError("the machine is on fire")
+        with torch.no_grad():
+            table = open_model(subject.model).get_input_embeddings()(torch.arange(tiny.VOCAB))
+        return Measurement({"spread": self.scale * float(table.std()), "lines": float(len(subject.lines("it")))})
+
+
+@dataclass(frozen=True)
+class Noise(Task):
+    seeded: ClassVar[bool] = True
+
+    def measure(self, subject):
+        measured.append(subject.model.name)
+        return Measurement({"seed": float(subject.seed)})
+
+
+class InProcess:
+    """Cells one after another in this process, which has imported everything already."""
+
+    def __init__(self, folders, workers, threads):
+        self.folders = folders
+
+    def run(self, cells, told):
+        for cell in cells:
+            process = process_of(cell, self.folders, 1)
+            with Path(process.log).open("w") as log, redirect_stderr(log):
+                try:
+                    code = cell_module.main([process.spec])
+                except RuntimeError as error:
+                    log.write(f"Traceback (most recent call last):\n  File …\nRuntimeError: {error}\n")
+                    code = 1
+            told(cell, process.reason(code))
+
+
+@pytest.fixture
+def place(source, tmp_path, monkeypatch):
+    """A folder with a plan and all that it names."""
+    monkeypatch.setitem(TASKS, "spread", Spread())
+    monkeypatch.setitem(TASKS, "noise", Noise())
+    monkeypatch.setattr(run_module, "LocalPool", InProcess)
+    measured.clear()
+    shutil.copytree(source, tmp_path / "source")
+    (tmp_path / "data").mkdir()
+    lines = [f"w{3 + i} w{4 + 2 * i} w{5 + i * i % 190}" for i in range(60)]
+    (tmp_path / "text.txt").write_text("\n".join(lines), encoding="utf-8")
+    write_plan(tmp_path, PLAN)
+    return tmp_path
+
+
+def write_plan(place, text):
+    (place / "plan.toml").write_text(text, encoding="utf-8")
+
+
+def names(place, text=PLAN):
+    write_plan(place, text)
+    return [cell.name for cell in expand(read_plan(place / "plan.toml"))]
+
+
+def sweep(capsys, place, *options):
+    return run(capsys, "sweep", place / "plan.toml", *options)

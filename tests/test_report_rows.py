@@ -1,0 +1,112 @@
+"""Results into rows: seeds, names, pairs."""
+
+import math
+
+import pytest
+
+from reporting import BENCHMARKS, FLOAT32, everything, original, result
+from vocabpress.report.collect import collect, group
+from vocabpress.report.names import figure, method, metric, places
+from vocabpress.report.tables import recovery
+from vocabpress.results import write_results
+
+
+def test_seeds_become_a_mean_and_a_sample_standard_deviation():
+    rows = [result(metrics={"accuracy": value}, seed=seed) for seed, value in enumerate((70.0, 72.0, 77.0))]
+    (model,) = group(rows)
+    (row,) = model.rows
+    assert row.metrics["accuracy"].mean == pytest.approx(73.0)
+    assert row.metrics["accuracy"].spread == pytest.approx(math.sqrt((9 + 1 + 16) / 2))
+    assert row.metrics["accuracy"].n == 3
+    assert (row.ratio, row.bits_per_weight) == (25.0, 32 / 25)
+
+
+def test_what_a_recovery_measured_does_not_tell_seeds_apart():
+    ways = [{"steps": 400, "seed": n, "steps_taken": 300 + n, "held_out_before": 0.1 * n} for n in range(3)]
+    (model,) = group([result(recovered=way, seed=n, fit_seed=n) for n, way in enumerate(ways)])
+    assert [row.label for row in model.rows] == ["SVD, recovered"]
+    assert len(model.rows[0].results) == 3
+
+
+def test_settings_of_the_task_are_not_averaged():
+    rows = [result(task={"epochs": epochs}) for epochs in (1, 3)]
+    (model,) = group(rows)
+    assert model.tasks == ["rte (epochs 1)", "rte (epochs 3)"]
+
+
+def test_fields_join_the_name_only_where_one_size_has_several():
+    one = [result(times=ratio, fields={"rank": rank}) for ratio, rank in ((25, 4), (50, 8))]
+    assert {row.name for row in group(one)[0].rows} == {"SVD"}
+    two = [result(fields={"factors": f, "rank": None}) for f in ("int8", "float16")]
+    assert {row.name for row in group(two)[0].rows} == {"SVD (factors int8)", "SVD (factors float16)"}
+
+
+def test_two_ways_to_recover_are_two_curves():
+    rows = [result(recovered={"mode": mode, "steps": 400}) for mode in ("table", "model")]
+    assert {row.recovered for row in group(rows)[0].rows} == {"recovered (mode table)", "recovered (mode model)"}
+
+
+def test_before_and_after_recovery_are_paired_by_task_variant_and_size():
+    (model,) = group(everything())
+    pairs = [(before.task, before.label, after.label, before.place) for before, after in model.pairs()]
+    assert pairs == [("rte", "SVD", "SVD, recovered", "ratio 25")]
+    table = recovery(model)
+    assert table is not None
+    (row,) = table.rows
+    assert table.heads[3:] == ["rte: accuracy\u00a0↑"]
+    assert (row[0].text, row[3].text, row[3].remark) == ("SVD", "66.38 → 68.50", "+2.12, better")
+    assert row[3].number == pytest.approx(68.5 - (70 - 10 * 0.3625))
+
+
+def test_the_common_size_is_where_most_curves_are():
+    (model,) = group(everything())
+    assert model.common_size == FLOAT32 / 25  # svd, svd recovered and lighttoken, against two at ratio 100
+    assert {row.label for row in model.at_common_size(model.of("rte"))} == {"SVD", "SVD, recovered", "LightToken"}
+
+
+def test_a_table_as_large_as_the_original_is_a_line_to_compare_with():
+    (model,) = group([original(), result(), result(variant="rows shuffled", times=2)])
+    assert [row.name for row in model.rows if model.is_reference(row)] == ["Original", "rows shuffled"]
+
+
+def test_what_the_original_scores_is_known_from_results_of_the_compressed_too():
+    (model,) = group([result("mlm", metrics={"perplexity_head_compressed": 12.0, "perplexity_original": 9.5})])
+    found = model.original("mlm", "perplexity_head_compressed")
+    assert found is not None
+    assert found.mean == 9.5
+    assert model.original("mlm", "perplexity_original") is None
+
+
+def test_version_1_says_float32_as_a_ratio(tmp_path):
+    found = collect([BENCHMARKS / "sts.json"])
+    (model,) = found.models
+    assert {row.float32 for row in model.rows} == {30522 * 384 * 4}
+    assert model.metrics("sts")[0] == "sts_dev_spearman"
+    assert "ratio_to_float32" not in model.metrics("sts")  # a column of its own
+    assert model.original("sts", "sts_dev_spearman") is not None
+
+
+def test_copies_count_once_and_other_json_is_skipped(result_folder, tmp_path):
+    rows = [result(seed=seed) for seed in range(2)]
+    write_results(tmp_path / "a.json", rows)
+    write_results(tmp_path / "deep" / "copy.json", rows)
+    write_results(tmp_path / "task.work" / "unfinished.json", [result(seed=9)])
+    (tmp_path / "deep" / "config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "lines.json").write_text("[1, 2]")
+    found = collect([tmp_path, tmp_path / "a.json"])
+    assert (len(found.results), found.files, found.skipped) == (2, 2, 2)
+
+
+def test_numbers_and_names():
+    assert [places(values) for values in ([1, 20], [0.5], [72.5, 3.25], [123.4], [5e4 + 0.5], [0.006, 0.6])] == [
+        0, 3, 2, 1, 0, 4,
+    ]  # fmt: skip
+    assert places([0.0, -0.0]) == 0
+    assert places([0.9990, 0.9998]) == 5
+    assert places([86.41, 86.42]) == 3
+    assert figure(12345.678, 1) == "12,345.7"
+    assert method("autoencoder, int4 factors") == "Autoencoder (direction), int4 factors"
+    assert method("svdish") == "svdish"
+    assert metric("weighted_relative_error").better == "lower"
+    assert metric("accuracy_mismatched").label == "accuracy, mismatched"
+    assert (metric("sts14").label, metric("stripes_per_metre").label) == ("STS14", "stripes per metre")
