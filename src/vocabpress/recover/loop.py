@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from vocabpress.evaluate.language import pad
 from vocabpress.recover.objective import Batch, terms, trace
 from vocabpress.recover.settings import Recovery, RecoveryReport
-from vocabpress.recover.text import Sequences, batch_plan, collate
+from vocabpress.recover.text import Sequences, batch_plan
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -91,7 +92,7 @@ def held_out_terms(
     sums: dict[str, float] = {}
     tokens = 0
     for start in range(0, len(order), settings.batch_size):
-        batch = _ready(collate(order[start : start + settings.batch_size], sequences.pad), teacher, device)
+        batch = _ready(pad(order[start : start + settings.batch_size], sequences.pad), teacher, device)
         count = int(batch["attention_mask"].sum())
         tokens += count
         for name, value in _terms(student, teacher, batch, settings).items():
@@ -198,7 +199,7 @@ class Run:
         plan = batch_plan(lengths, self.settings.batch_size, self.settings.steps * processes, self.seed)
         mine = plan[done * processes + self.accelerator.process_index :: processes]
         dataset: Any = self.sequences.training
-        loader = DataLoader(dataset, batch_sampler=mine, collate_fn=lambda rows: collate(rows, self.sequences.pad))
+        loader = DataLoader(dataset, batch_sampler=mine, collate_fn=lambda rows: pad(rows, self.sequences.pad))
         return (_ready(batch, self.teacher, self.accelerator.device) for batch in loader)
 
     def _look(self, student: nn.Module, trained: dict[str, nn.Parameter], progress: Progress) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
@@ -92,11 +91,3 @@ def _one_pass(lengths: Sequence[int], batch_size: int, generator: torch.Generato
         pool = sorted(order[start : min(start + POOL * batch_size, full)], key=lambda index: lengths[index])
         made = [pool[first : first + batch_size] for first in range(0, len(pool), batch_size)]
         yield from (made[i] for i in torch.randperm(len(made), generator=generator).tolist())
-
-
-def collate(sequences: Sequence[list[int]], pad: int) -> dict[str, Tensor]:
-    """Sequences side by side: ``input_ids`` and ``attention_mask``, (batch, longest)."""
-    longest = max(map(len, sequences))
-    ids = torch.tensor([[*s, *[pad] * (longest - len(s))] for s in sequences])
-    mask = torch.tensor([[1] * len(s) + [0] * (longest - len(s)) for s in sequences])
-    return {"input_ids": ids, "attention_mask": mask}
