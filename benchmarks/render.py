@@ -117,14 +117,12 @@ def peers(plan: str) -> str:
         for result in read_results(file):
             found.setdefault((str(file.parent.name), result.bytes["table"]), {})[result.task] = result
     body = []
-    for (_, stored), tasks in sorted(found.items(), key=lambda item: -item[0][1]):
+    for (setting, stored), tasks in sorted(found.items(), key=lambda item: -item[0][1]):
         any_of = next(iter(tasks.values()))
-        fields = any_of.settings["fields"]
-        setting = ", ".join(str(value) for value in fields.values() if value is not None)
         errors, sts_ = tasks.get("reconstruction"), tasks.get("sts")
         body.append(
             [
-                f"{any_of.variant} ({setting})",
+                setting,
                 size(stored),
                 f"{any_of.bytes['table_float32'] / stored:.2f}",
                 "-" if errors is None else f"{errors.metrics['relative_error']:.3f}",
