@@ -35,7 +35,7 @@ class Variant:
     @property
     def name(self) -> str:
         """For people."""
-        return f"{self.family} {self.setting}"
+        return f"{self.family} {self.setting}".strip()
 
     @property
     def method(self) -> str:
@@ -65,10 +65,10 @@ def _bitwise(width: int) -> Iterable[Variant]:
     yield Variant("RTN", "4 bit symmetric", RoundToNearest(4, group, symmetric=True))
     for bits in (8, 4, 3, 2):  # one bit is worse than the mean row
         yield Variant("HQQ", f"{bits} bit", HQQ(bits, group))
-    yield Variant("torchao", "Int8", TorchAO("Int8"))
-    yield Variant("torchao", "Float8", TorchAO("Float8"))
+    yield Variant("torchao Int8", "", TorchAO("Int8"))
+    yield Variant("torchao Float8", "", TorchAO("Float8"))
     for bits in (8, 4, 2):
-        yield Variant("torchao", f"Intx {bits} bit", TorchAO("Intx", bits, group, symmetric=False))
+        yield Variant(f"torchao Intx {bits} bit", "", TorchAO("Intx", bits, group, symmetric=False))
 
 
 def _largest(sizes: Callable[[int], int], most: int, budget: float) -> int:

@@ -58,7 +58,8 @@ class SentenceSimilarity(Task):
                 by_file[file] = {"pairs": len(part), "spearman": 100 * spearman(cosines[span], wanted[span])}
                 start += len(part)
             metrics[name] = 100 * spearman(cosines[begin:start], wanted[begin:start])
-        metrics["mean"] = sum(metrics.values()) / len(metrics)
+        if len(metrics) > 1:
+            metrics["mean"] = sum(metrics.values()) / len(metrics)
         return Measurement(metrics, {"files": by_file})
 
     def read(self, subject: Subject) -> dict[str, dict[str, list[Pair]]]:

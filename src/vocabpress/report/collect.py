@@ -151,6 +151,9 @@ def _values(results: list[Result]) -> dict[str, Value]:
             values[name] = Value(
                 statistics.fmean(found), statistics.stdev(found) if len(found) > 1 else None, len(found)
             )
+    others = values.keys() - {"mean"}
+    if len(others) == 1 and values.get("mean") == values[next(iter(others))]:
+        del values["mean"]  # of one data set; the other name says which
     return values
 
 
