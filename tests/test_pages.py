@@ -29,7 +29,7 @@ def test_figures_come_from_the_results():
         [sys.executable, ROOT / "benchmarks" / "render.py", "--check"], capture_output=True, text=True, check=False
     )
     assert check.returncode == 0, check.stdout
-    for file in (ROOT / "benchmarks" / "results").glob("*.json"):
+    for file in (ROOT / "benchmarks" / "results").rglob("*.json"):
         for result in read_results(file):
             assert result.environment["uncommitted_changes"] is False, f"{file}: {result.variant}"
 
