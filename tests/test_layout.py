@@ -55,7 +55,7 @@ def test_the_tasks_read_what_is_laid_out(layout, shared_data, tmp_path):
     mrpc, _ = read_task("mrpc", subject)
     assert mrpc[0][0].startswith('Amrozi accused his brother, whom he called "the witness"')
     assert mrpc[0][2] == 1
-    assert (out / "stsbenchmark" / "sts-dev.tsv").resolve() == shared_data / "sts-benchmark" / "sts-dev.tsv"
+    assert (out / "stsbenchmark" / "sts-dev.tsv").resolve() == (shared_data / "sts-benchmark" / "sts-dev.tsv").resolve()
     assert len(list((out / "semeval-sts").glob("201[234]/*.test.tsv"))) == 13
     assert len(list((out / "word-similarity").glob("*.txt"))) == 10
 
