@@ -113,6 +113,7 @@ BAD = {
     "score": ("stsb", ["sentence1\tsentence2\tscore", "A.\tB.\t5.5"], "line 2: unknown score '5.5'; it is a number"),
     "no number": ("stsb", ["sentence1\tsentence2\tscore", "A.\tB.\t-"], "line 2: unknown score '-'"),
     "cut short": ("rte", [*FILES["rte"][0], "2\tE."], "line 4: 2 columns of 4; the row is cut short"),
+    "a tab too many": ("rte", [*FILES["rte"][0], "2\tE.\t\tF.\tentailment"], "line 4: 5 columns of 4"),
     "cut short, cola": ("cola", ["gj04\t1\tA."], "line 1: 3 columns of 4"),
     "commas": (
         "rte",

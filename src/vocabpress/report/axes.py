@@ -4,7 +4,6 @@ import math
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
 from vocabpress.report.rows import Model, Row, Value
@@ -58,7 +57,7 @@ def series(rows: Iterable[Row], x: Callable[[Row], float | None], name: str) -> 
 def styles(model: Model) -> dict[str, tuple[str, str]]:
     """Colour and marker of each name: the same in all charts of a model."""
     names = model.names
-    return dict(zip(names, zip(islice(cycle(COLOURS), len(names)), cycle(MARKERS), strict=False), strict=True))
+    return {name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)}
 
 
 def draw_curves(axes: "Axes", model: Model, curves: list[Series]) -> list[tuple[Any, str]]:

@@ -148,11 +148,11 @@ def read_cells(
                         "give GLUE's own file, tab-separated with a header"
                     )
             elif line.strip():
-                if len(cells) < len(columns):
+                if len(cells) != len(columns):
                     message = f"{file}, line {number}: {len(cells)} columns of {len(columns)}"
                     yield number, f"{message}; the row is cut short, or not separated by tabs"
                 else:
-                    yield number, dict(zip(columns, cells, strict=False))
+                    yield number, dict(zip(columns, cells, strict=True))
 
 
 def _label(text: str, classes: Sequence[str], where: str) -> float:

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def need(module: str) -> Any:
         ValueError: If it is not installed.
     """
     try:
-        return __import__(module)
+        return import_module(module)
     except ImportError:
         raise ValueError(f"this task needs {module}; install it with: pip install 'vocabpress[train]'") from None
 
