@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vocabpress import SVD, Autoencoder, Budget, CompressedEmbedding, LightToken, Method
-from vocabpress.embeddings import Dense, Projected, Rows, Scalar, Sum
+from vocabpress.embeddings import Codebooks, Dense, Kronecker, Projected, Rows, Scalar, Sum
 
 V, D = 53, 12  # both odd on purpose where packing is concerned: 53 * 3 bits and 12 * 5 bits fill no whole byte
 
@@ -46,6 +46,13 @@ FORMS: dict[str, Callable[[], CompressedEmbedding]] = {
     "sum": lambda: fill(
         Sum([Projected(Dense(V, 2), Dense(2, D)), Projected(Scalar(V, 16, 1, "none"), Dense(16, D), bias=False)])
     ),
+    "codebooks, product": lambda: fill(Codebooks(V, Dense(4 * 8, 3), 3, segments=4)),
+    "codebooks, additive, 8 bit words": lambda: fill(Codebooks(V, Scalar(5 * 16, D, 8), 4, stages=5)),
+    "codebooks, staged segments, shared": lambda: fill(Codebooks(V, Dense(3 * 4, 4), 2, 3, stages=3, shared=True)),
+    "codebooks, rotated": lambda: fill(Projected(Codebooks(V, Dense(2 * 32, 5), 5, 2), Scalar(10, D, 8))),
+    "kronecker, one shared row": lambda: fill(Kronecker(Dense(V, 4), Dense(1, 3))),
+    "kronecker, a row too many": lambda: fill(Kronecker(Dense(9, 2), Scalar(6, 6, 8), V)),
+    "kronecker, left first": lambda: fill(Kronecker(Dense(2, 6), Dense(27, 2), V)),
     "rows, contiguous": lambda: Rows([fill(Dense(20, D)), fill(Scalar(V - 20, D, 2), 1)]),
     "rows, mapped": mapped_rows,
 }

@@ -19,6 +19,8 @@ CONFIGS = {
     "dense": "dense bfloat16",
     "scalar": "scalar 3 bit, column",
     "projected": "two-layer decoder",
+    "codebooks": "codebooks, staged segments, shared",
+    "kronecker": "kronecker, a row too many",
     "sum": "sum",
     "rows": "rows, mapped",
 }

@@ -4,7 +4,7 @@ There are no size formulas here: a size is what a module that was really built (
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -82,7 +82,7 @@ class Budget:
         return f"{self.amount:g} bits per weight" if self.unit == "bits_per_weight" else f"{int(self.amount):,} bytes"
 
 
-def largest(bits: Callable[[int], int], limit: int, sizes: range) -> int | None:
+def largest(bits: Callable[[int], int], limit: int, sizes: Sequence[int]) -> int | None:
     """The largest size in ``sizes`` with ``bits(size) <= limit``; None where even the first is too large.
 
     Args:

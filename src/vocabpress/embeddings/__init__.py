@@ -3,14 +3,18 @@
 from typing import Any
 
 from vocabpress.embeddings.base import CompressedEmbedding, StorageItem
+from vocabpress.embeddings.codebooks import Codebooks
 from vocabpress.embeddings.combine import Rows, Sum
 from vocabpress.embeddings.dense import Dense
+from vocabpress.embeddings.kronecker import Kronecker
 from vocabpress.embeddings.projected import Projected
 from vocabpress.embeddings.scalar import Scalar
 
 EMBEDDINGS: dict[str, type[CompressedEmbedding]] = {
     "dense": Dense,
     "scalar": Scalar,
+    "codebooks": Codebooks,
+    "kronecker": Kronecker,
     "projected": Projected,
     "sum": Sum,
     "rows": Rows,
@@ -29,4 +33,16 @@ def build(config: dict[str, Any]) -> CompressedEmbedding:
     return EMBEDDINGS[form].from_config(config, build)
 
 
-__all__ = ["EMBEDDINGS", "CompressedEmbedding", "Dense", "Projected", "Rows", "Scalar", "StorageItem", "Sum", "build"]
+__all__ = [
+    "EMBEDDINGS",
+    "Codebooks",
+    "CompressedEmbedding",
+    "Dense",
+    "Kronecker",
+    "Projected",
+    "Rows",
+    "Scalar",
+    "StorageItem",
+    "Sum",
+    "build",
+]

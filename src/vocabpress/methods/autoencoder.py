@@ -66,7 +66,7 @@ class Autoencoder(Method):
                 f"{self.epochs}, {self.batch_size}, {self.learning_rate:g}; the paper has 30, 32, 0.001"
             )
 
-    def families(self, num_embeddings: int, embedding_dim: int) -> list[Family]:
+    def families(self, num_embeddings: int, embedding_dim: int, weights: Tensor) -> list[Family]:
         return [Family({}, "rank", range(1, min(num_embeddings, embedding_dim) + 1))]
 
     def empty(self, num_embeddings: int, embedding_dim: int, plan: Plan) -> CompressedEmbedding:

@@ -1,8 +1,9 @@
 """What every method promises: validate, plan inside the budget, fit, round, check."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,7 +11,8 @@ from torch import Tensor
 from vocabpress.budget import Budget, largest
 from vocabpress.embeddings import CompressedEmbedding
 
-Plan = dict[str, int]
+Plan = dict[str, Any]
+"""Sizes by name: integers, or tuples of them."""
 
 
 class Family(NamedTuple):
@@ -18,7 +20,7 @@ class Family(NamedTuple):
 
     fixed: Plan
     size: str
-    sizes: range
+    sizes: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,14 @@ class Method(ABC):
     """Where the method was published."""
 
     @abstractmethod
-    def families(self, num_embeddings: int, embedding_dim: int) -> list[Family]:
-        """The plans for a table of this shape, the preferred family first."""
+    def families(self, num_embeddings: int, embedding_dim: int, weights: Tensor) -> list[Family]:
+        """The plans for a table of this shape, the preferred family first; sizes ascend.
+
+        Args:
+            num_embeddings: V.
+            embedding_dim: d.
+            weights: (V), not negative, mean 1; for methods that cut the vocabulary by them.
+        """
 
     @abstractmethod
     def empty(self, num_embeddings: int, embedding_dim: int, plan: Plan) -> CompressedEmbedding:
@@ -65,15 +73,18 @@ class Method(ABC):
         with torch.device("meta"):
             return self.empty(num_embeddings, embedding_dim, plan).total_bits()
 
-    def plans(self, num_embeddings: int, embedding_dim: int, budget: Budget) -> list[Plan]:
-        """For each family the largest plan inside the budget.
+    def plans(
+        self, num_embeddings: int, embedding_dim: int, budget: Budget, weights: Tensor | None = None
+    ) -> list[Plan]:
+        """For each family the largest plan inside the budget; no weights means all tokens alike.
 
         Raises:
             ValueError: If no plan fits; the message says what the smallest takes.
         """
         limit = budget.max_bits(num_embeddings, embedding_dim)
+        weights = torch.ones(num_embeddings) if weights is None else weights
         plans, smallest = [], []
-        for fixed, size, sizes in self.families(num_embeddings, embedding_dim):
+        for fixed, size, sizes in self.families(num_embeddings, embedding_dim, weights):
 
             def bits(n: int, fixed: Plan = fixed, size: str = size) -> int:
                 return self.stored_bits(num_embeddings, embedding_dim, {**fixed, size: n})
@@ -118,8 +129,8 @@ class Method(ABC):
             ValueError: If the table or the weights can't be fitted, or no plan meets the budget.
         """
         check_table(table)
-        plans = self.plans(table.shape[0], table.shape[1], budget)
         weights = check_weights(token_weights, table)
+        plans = self.plans(table.shape[0], table.shape[1], budget, weights)
         rows = table.detach().to(torch.float32)
         if generator is None:
             generator = torch.Generator(table.device).manual_seed(0)

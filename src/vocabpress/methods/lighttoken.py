@@ -85,7 +85,7 @@ class LightToken(Method):
             if value is not None and value < least:
                 raise ValueError(f"{field} is at least {least}, got {value}")
 
-    def families(self, num_embeddings: int, embedding_dim: int) -> list[Family]:
+    def families(self, num_embeddings: int, embedding_dim: int, weights: Tensor) -> list[Family]:
         full = min(num_embeddings, embedding_dim)
         powers = [0, *(2**n for n in range(full.bit_length()) if 2**n < full), full]
         ranks = powers if self.rank is None else [min(self.rank, full)]

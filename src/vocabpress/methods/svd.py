@@ -45,7 +45,7 @@ class SVD(Method):
         """Refuse unknown factors."""
         check_factors(self.factors)
 
-    def families(self, num_embeddings: int, embedding_dim: int) -> list[Family]:
+    def families(self, num_embeddings: int, embedding_dim: int, weights: Tensor) -> list[Family]:
         return [Family({}, "rank", range(1, min(num_embeddings, embedding_dim) + 1))]
 
     def empty(self, num_embeddings: int, embedding_dim: int, plan: Plan) -> CompressedEmbedding:

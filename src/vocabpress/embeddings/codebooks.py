@@ -1,0 +1,86 @@
+"""Codes into codebooks: product, additive, and anything between."""
+
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from vocabpress.embeddings.base import Build, CompressedEmbedding
+from vocabpress.packing import pack, packed_bytes, unpack
+
+
+class Codebooks(CompressedEmbedding):
+    """A row is ``segments`` pieces side by side, each the sum of ``stages`` words that its codes pick.
+
+    Piece ``j`` of row ``i`` is ``sum_s book[s, j][codes[i, s, j]]``. One stage is a product code (Jegou et al., 2011);
+    one segment is an additive or residual code (Chen et al., 2010; Babenko and Lempitsky, 2014). All books,
+    one after another, stage by stage, are one table of words, in any form: float16 or 8 bits.
+
+    Args:
+        num_embeddings: Rows.
+        words: (books * 2**bits, embedding_dim / segments); books is ``stages``, times ``segments`` if not shared.
+        bits: Of one code, 1 to 8.
+        segments: Pieces that a row is cut into.
+        stages: Words that are added up in each piece.
+        shared: Whether all segments use the same book in a stage.
+
+    Raises:
+        ValueError: If ``words`` does not hold as many words as the books need.
+    """
+
+    codes: Tensor
+    stored_dtype = torch.float32  # it has no continuous tensor of its own
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        words: CompressedEmbedding,
+        bits: int,
+        segments: int = 1,
+        stages: int = 1,
+        shared: bool = False,
+    ) -> None:
+        super().__init__()
+        books = stages if shared else stages * segments
+        if min(segments, stages) < 1 or words.num_embeddings != books << bits:
+            raise ValueError(
+                f"{stages} stages of {segments} {'shared ' if shared else ''}segments with {bits} bits need "
+                f"{books << bits} words, got {words.num_embeddings}; make equal"
+            )
+        self.num_embeddings, self.embedding_dim = num_embeddings, segments * words.embedding_dim
+        self.bits, self.segments, self.stages, self.shared = bits, segments, stages, shared
+        self.words = words
+        self.register_buffer("codes", torch.zeros(num_embeddings, packed_bytes(stages * segments, bits)).byte())
+
+    @classmethod
+    def of(cls, codes: Tensor, words: CompressedEmbedding, bits: int, shared: bool = False) -> Self:
+        """The form that holds these codes, shape (num_embeddings, stages, segments)."""
+        form = cls(codes.shape[0], words, bits, codes.shape[2], codes.shape[1], shared).to(codes.device)
+        form.codes.copy_(pack(codes.flatten(1), bits))
+        return form
+
+    def lookup(self, ids: Tensor) -> Tensor:
+        codes = unpack(self.codes[ids], self.bits, self.stages * self.segments)
+        codes = codes.to(torch.int64).unflatten(-1, (self.stages, self.segments))
+        books = torch.arange(self.words.num_embeddings >> self.bits, device=codes.device)
+        pieces = nn.functional.embedding(codes + (books.view(self.stages, -1) << self.bits), self.words.dense())
+        return pieces.sum(-3).flatten(-2)
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "form": "codebooks",
+            "num_embeddings": self.num_embeddings,
+            "words": self.words.config(),
+            "bits": self.bits,
+            "segments": self.segments,
+            "stages": self.stages,
+            "shared": self.shared,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], build: Build) -> Self:
+        options = {key: config[key] for key in ("bits", "segments", "stages", "shared")}
+        return cls(config["num_embeddings"], build(config["words"]), **options)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, bits={self.bits}, segments={self.segments}, stages={self.stages}"

@@ -1,0 +1,64 @@
+"""The Kronecker product of two small tables."""
+
+from typing import Any, Self
+
+from torch import Tensor
+
+from vocabpress.embeddings.base import Build, CompressedEmbedding
+
+
+class Kronecker(CompressedEmbedding):
+    """The table ``left (x) right``: row ``i`` is ``left[i // m] (x) right[i % m]``, m the rows of ``right``.
+
+    With a right factor of one row, every row of the table is a row of ``left`` times one shared vector: the embedding
+    of KroneckerBERT (Tahaei et al., NAACL 2022, section 3.2). Several terms are a `Sum` of these. Neither way of
+    reading builds the table; both factors are tables in any form.
+
+    Args:
+        left: (m1, n1).
+        right: (m2, n2).
+        num_embeddings: V, where it is not m1 * m2: the rows past it do not exist.
+
+    Raises:
+        ValueError: If the factors have too few rows, or a row more than needed.
+    """
+
+    def __init__(
+        self, left: CompressedEmbedding, right: CompressedEmbedding, num_embeddings: int | None = None
+    ) -> None:
+        super().__init__()
+        rows = left.num_embeddings * right.num_embeddings
+        self.num_embeddings = rows if num_embeddings is None else num_embeddings
+        if not rows - right.num_embeddings < self.num_embeddings <= rows:
+            raise ValueError(
+                f"factors of {left.num_embeddings} and {right.num_embeddings} rows make a table of {rows}, not of "
+                f"{self.num_embeddings}; the left one needs {-(-self.num_embeddings // right.num_embeddings)}"
+            )
+        self.embedding_dim = left.embedding_dim * right.embedding_dim
+        self.stored_dtype = left.stored_dtype  # it has no tensor of its own
+        self.left, self.right = left, right
+
+    def lookup(self, ids: Tensor) -> Tensor:
+        rows = self.right.num_embeddings
+        left, right = self.left.lookup(ids // rows), self.right.lookup(ids % rows)
+        return (left[..., :, None] * right[..., None, :]).flatten(-2)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        left, right = self.left, self.right
+        square = hidden.unflatten(-1, (left.embedding_dim, right.embedding_dim))
+        # Both orders give the same; the cheaper one is known from the shapes (paper, equation 5).
+        right_first = right.num_embeddings * left.embedding_dim * (right.embedding_dim + left.num_embeddings)
+        left_first = left.num_embeddings * right.embedding_dim * (left.embedding_dim + right.num_embeddings)
+        if right_first <= left_first:
+            products = left.logits(right.logits(square).transpose(-1, -2)).transpose(-1, -2)
+        else:
+            products = right.logits(left.logits(square.transpose(-1, -2)).transpose(-1, -2))
+        return products.flatten(-2)[..., : self.num_embeddings]
+
+    def config(self) -> dict[str, Any]:
+        factors = {"left": self.left.config(), "right": self.right.config()}
+        return {"form": "kronecker", **factors, "num_embeddings": self.num_embeddings}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], build: Build) -> Self:
+        return cls(build(config["left"]), build(config["right"]), config["num_embeddings"])
