@@ -41,7 +41,9 @@ def inspect(
 def compress(
     model: ModelArgument,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to make; must not exist, or be empty.")],
-    method: Annotated[str, typer.Option(help=f"One of: {', '.join(METHODS)}.")] = "lighttoken",
+    method: Annotated[
+        str, typer.Option(help=f"One of: {', '.join(METHODS)}; or A+B, where B presses what A leaves over.")
+    ] = "lighttoken",
     ratio: Annotated[float | None, typer.Option(help="Table at most 1/RATIO of its size in --reference. [25]")] = None,
     bits_per_weight: Annotated[float | None, typer.Option(help="Or: at most so many bits for each entry.")] = None,
     size: Annotated[str | None, typer.Option(help="Or: at most so many bytes, such as 2MB or 800kB.")] = None,

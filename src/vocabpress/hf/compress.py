@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +25,7 @@ from vocabpress.hf.config import VocabpressConfig
 from vocabpress.hf.outcome import Report
 from vocabpress.hf.quantizer import attach, compress_input_table
 from vocabpress.hf.tables import find_tables, input_table
-from vocabpress.methods import Method, make_method, method_name
+from vocabpress.methods import Method, make_method, method_name, method_settings
 from vocabpress.reconstruction import reconstruction
 from vocabpress.weights import count_tokens, load_counts, read_lines, token_weights, vocabulary_order
 
@@ -103,7 +102,7 @@ def compress(
             output=str(output),
             architecture=type(loaded).__name__,
             method=method_name(config.method),
-            settings=asdict(config.method),
+            settings=method_settings(config.method),
             budget=str(config.budget),
             seed=seed,
             model_bytes_before=weight_bytes(folder),

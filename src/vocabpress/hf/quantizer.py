@@ -6,7 +6,6 @@ vocabpress skips the unknown quantization_config with a warning, and would then 
 shape that does not fit, and refuses.
 """
 
-from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
@@ -22,7 +21,7 @@ from vocabpress.embeddings import CompressedEmbedding, build
 from vocabpress.hf.config import QUANT_METHOD, VocabpressConfig
 from vocabpress.hf.swap import install, uninstall
 from vocabpress.hf.tables import input_table, settle_ties
-from vocabpress.methods import method_name
+from vocabpress.methods import method_name, method_settings
 
 
 def base_prefix(model: PreTrainedModel) -> str:
@@ -84,7 +83,7 @@ def compress_input_table(
     config.tables[name.removeprefix(base_prefix(model))] = table.config()
     config.fitted_by = {
         "method": method_name(config.method),
-        "settings": asdict(config.method),
+        "settings": method_settings(config.method),
         "budget": str(config.budget),
         "seed": config.seed,
         "token_weights": weighted_by,

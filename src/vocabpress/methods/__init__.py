@@ -1,11 +1,13 @@
 """How a table is fitted: one file per published method."""
 
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import asdict, fields
 from typing import Any
 
 from vocabpress.methods.autoencoder import Autoencoder
 from vocabpress.methods.base import Family, Method, Plan
 from vocabpress.methods.lighttoken import LightToken
+from vocabpress.methods.stacked import Stacked
 from vocabpress.methods.svd import SVD
 from vocabpress.settings import read_settings
 
@@ -16,22 +18,68 @@ def make_method(name: str, **settings: Any) -> Method:
     """A method by name, for command lines and config files; Python code makes the class itself.
 
     Args:
-        name: A key of METHODS.
-        settings: Values of its fields; text is read as the field's default is typed.
+        name: A key of METHODS, or several with a plus, ``"svd+lighttoken"``: each on what the ones before left over.
+        settings: Values of its fields; text is read as the field's default is typed. With a plus: ``share``, and the
+            fields of both as ``first.rank``, ``second.epochs``; see `Stacked`.
 
     Raises:
         ValueError: If the name, a field or a value is none of the method's.
     """
+    settings = _flat(settings)
+    if "+" in name:
+        names = dict(zip(("first", "second"), name.split("+", 1), strict=True))
+        own = {key: value for key, value in settings.items() if key.partition(".")[0] not in names}
+        parts = {
+            place: make_method(
+                part, **{key.removeprefix(f"{place}."): v for key, v in settings.items() if key.startswith(f"{place}.")}
+            )
+            for place, part in names.items()
+        }
+        return Stacked(**parts, **read_settings(f"method {name}", {"share": 0.25}, own))
     if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}; choose from {', '.join(METHODS)}")
+        raise ValueError(f"unknown method {name!r}; choose from {', '.join(METHODS)}, or join two with a plus")
     known = {field.name: field.default for field in fields(METHODS[name])}
     return METHODS[name](**read_settings(f"method {name}", known, settings))
 
 
 def method_name(method: Method) -> str:
     """The name under which a method's class is registered; its class name if it is not."""
+    if isinstance(method, Stacked):
+        return f"{method_name(method.first)}+{method_name(method.second)}"
     names = {cls: name for name, cls in METHODS.items()}
     return names.get(type(method), type(method).__name__)
 
 
-__all__ = ["METHODS", "SVD", "Autoencoder", "Family", "LightToken", "Method", "Plan", "make_method", "method_name"]
+def method_settings(method: Method) -> dict[str, Any]:
+    """The fields of a method, as :func:`make_method` takes them."""
+    return _flat(asdict(method))
+
+
+def is_method(name: Any) -> bool:
+    """Whether :func:`make_method` knows a name."""
+    return isinstance(name, str) and all(part in METHODS for part in name.split("+"))
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"first": {"rank": 2}}`` -> ``{"first.rank": 2}``."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        nested = _flat(value) if isinstance(value, Mapping) else None
+        flat |= {key: value} if nested is None else {f"{key}.{name}": each for name, each in nested.items()}
+    return flat
+
+
+__all__ = [
+    "METHODS",
+    "SVD",
+    "Autoencoder",
+    "Family",
+    "LightToken",
+    "Method",
+    "Plan",
+    "Stacked",
+    "is_method",
+    "make_method",
+    "method_name",
+    "method_settings",
+]

@@ -135,13 +135,22 @@ class Method(ABC):
         if generator is None:
             generator = torch.Generator(table.device).manual_seed(0)
         plan = plans[0] if len(plans) == 1 else self.choose(rows, plans, weights, generator, progress)
-        embedding = self.fit_plan(rows, plan, weights, generator, progress).round_to_stored()
-        if not all(bool(tensor.isfinite().all()) for tensor in embedding.parameters()):
-            raise ValueError(
-                "a fitted value is too large for its float16 storage; the table reaches "
-                f"{float(rows.abs().max()):.3g}, scale it down first"
-            )
-        return embedding
+        return rounded(self.fit_plan(rows, plan, weights, generator, progress), rows)
+
+
+def rounded(embedding: CompressedEmbedding, table: Tensor) -> CompressedEmbedding:
+    """What was fitted to ``table``, rounded in place to what is stored.
+
+    Raises:
+        ValueError: If a value is beyond what its stored dtype holds.
+    """
+    embedding.round_to_stored()
+    if not all(bool(tensor.isfinite().all()) for tensor in embedding.parameters()):
+        raise ValueError(
+            "a fitted value is too large for its float16 storage; the table reaches "
+            f"{float(table.abs().max()):.3g}, scale it down first"
+        )
+    return embedding
 
 
 def check_table(table: Tensor) -> None:

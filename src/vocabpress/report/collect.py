@@ -136,8 +136,8 @@ def is_original(result: Result) -> bool:
 
 def _order(row: Row) -> tuple[Any, ...]:
     known = list(METHODS)
-    method_name = row.results[0].settings.get("method")
-    rank = known.index(method_name) if method_name in known else len(known)
+    method = str(row.results[0].settings.get("method")).partition("+")[0]  # one on another's rest stands beside it
+    rank = known.index(method) if method in known else len(known)
     return not row.original, row.peer, rank, row.name.casefold(), row.recovered or "", -(row.table or 0), row.task
 
 

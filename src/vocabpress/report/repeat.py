@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from vocabpress.methods import METHODS
+from vocabpress.methods import is_method
 from vocabpress.report.labels import MEASURED
 from vocabpress.report.rows import Model, Row
 from vocabpress.report.tables import Cell, Table
@@ -83,7 +83,7 @@ def compress_command(model: str, row: Row) -> str | None:
     """The command that makes a table; None where it is not one of our methods, or its budget is not known."""
     settings = row.results[0].settings
     budget = _budget(settings)
-    if row.peer or settings.get("method") not in METHODS or budget is None:
+    if row.peer or not is_method(settings.get("method")) or budget is None:
         return None
     words = ["vocabpress", "compress", model, "-o", "OUTPUT", "--method", settings["method"], *budget]
     fields = settings.get("fields") or {}

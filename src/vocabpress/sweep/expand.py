@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vocabpress.methods import method_name
+from vocabpress.methods import method_name, method_settings
 from vocabpress.sweep.plan import MethodRow, Plan, RecoverPlan, TaskRow
 
 STAGES = ("press", "recover", "measure")
@@ -117,7 +117,7 @@ class _Maker:
         self.digests: dict[str, str] = {}
 
     def press(self, row: MethodRow, ratio: float, seed: int) -> tuple[Cell, _Pressed]:
-        method = {"name": method_name(row.method), "fields": asdict(row.method)}
+        method = {"name": method_name(row.method), "fields": method_settings(row.method)}
         identity = {
             "stage": "press",
             "row": row.name,

@@ -8,7 +8,7 @@ from typing import Any
 
 from vocabpress.budget import Budget
 from vocabpress.evaluate import TASKS, Task
-from vocabpress.methods import METHODS, Method
+from vocabpress.methods import METHODS, Method, is_method
 from vocabpress.recover.settings import Recovery
 from vocabpress.sweep.reading import Section, read_method, read_recovery, read_task
 
@@ -171,7 +171,7 @@ def _load(file: Path) -> dict[str, Any]:
 
 def _method(name: str, row: Section, text: tuple[str, ...]) -> MethodRow:
     known = row.take("method", str, name)
-    if known not in METHODS:
+    if not is_method(known):
         raise ValueError(f"{row.where}: unknown method {known!r}; set method to one of {', '.join(METHODS)}")
     weighted, counts = row.take("weighted_by_text", bool, False), row.take("counts", str, None)
     if weighted and counts is not None:
