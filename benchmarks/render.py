@@ -132,6 +132,20 @@ def peers(plan: str) -> str:
     return table(["peer", "table", "ratio", "relative error", "STS-B dev"], body)
 
 
+def reference_models() -> str:
+    """How the reference language models were made, and their own perplexities."""
+    rows = []
+    for name, task, kept in (("masked", "mlm", "perplexity_head_original"), ("causal", "clm", "perplexity")):
+        (made,) = read_results(RESULTS / "reference_models" / f"{name}.json")
+        originals = [result for result in cells(name, task) if result.settings["method"] == "original"]
+        texts = " ".join(originals[0].settings["text"]) if originals else "-"
+        counts = [f"{made.metrics[key]:,.0f}" for key in ("parameters", "training_documents")]
+        run = [f"{made.settings['steps']:,}", f"{made.metrics['minutes']:.0f} ({made.settings['device']})"]
+        rows.append([name, *counts, *run, mean(originals, kept, 2), texts])
+    headers = ["model", "parameters", "documents", "steps", "minutes", "perplexity", "on"]
+    return table(headers, rows)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "sts-25": lambda: sts(25),
     "sts-103": lambda: sts(103),
@@ -140,6 +154,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "minilm-error": lambda: grid("minilm", "reconstruction", "relative_error", 3),
     "minilm-recover": lambda: recoveries("minilm"),
     "minilm-peers": lambda: peers("minilm"),
+    "reference-models": reference_models,
     "masked-compressed": lambda: grid("masked", "mlm", "perplexity_head_compressed"),
     "masked-original": lambda: grid("masked", "mlm", "perplexity_head_original"),
     "causal-compressed": lambda: grid("causal", "clm", "perplexity"),

