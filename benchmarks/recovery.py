@@ -1,0 +1,81 @@
+"""Which of recovery's own choices pay: writes results/recovery.json. LightToken at 103x, table-only, STS-B dev.
+
+python benchmarks/recovery.py
+
+What is in the file already is not measured again, so a stopped run goes on; remove the file to start afresh.
+"""
+
+import shutil
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from sentence_transformers import SentenceTransformer
+
+from bench import CACHE, prepare
+from common import RESULTS, SAMPLE, parse, sentence_metrics, sts_dev
+from vocabpress import Budget, compress
+from vocabpress.hf.checkpoint import weight_bytes
+from vocabpress.recover import Recovery, recover
+from vocabpress.results import Result, read_results, write_results
+
+RATIO = 103
+TEXT = CACHE / "text" / "wikipedia-sentences.txt"
+FILE = RESULTS / "recovery.json"
+
+BASE = Recovery(steps=240, evaluate_every=40, precision="bfloat16")
+VARIANTS = {
+    "base": BASE,
+    **{f"learning rate {rate:g}": replace(BASE, learning_rate=rate) for rate in (0.001, 0.003, 0.03)},
+    **{f"without {term}": replace(BASE, **{term: 0.0}) for term in ("embedding", "hidden", "attention")},
+    "embedding only": replace(BASE, hidden=0.0, attention=0.0, logits=0.0),
+    "hidden only": replace(BASE, embedding=0.0, attention=0.0, logits=0.0),
+    "embedding 10": replace(BASE, embedding=10.0),
+    "twice the steps": replace(BASE, steps=480),
+    "the body too": replace(BASE, mode="model"),
+}
+
+
+def pressed(seed: int) -> Path:
+    """LightToken at the ratio, made once."""
+    folder = CACHE / "recovery" / f"pressed-seed{seed}"
+    if not (folder / "config.json").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        compress(SAMPLE, folder, budget=Budget.ratio(RATIO), seed=seed, progress=True)
+    return folder
+
+
+def measure(name: str, settings: Recovery | None, source: Path, seed: int, data: Path) -> Result:
+    """Recover, and judge the sentences; no settings judge what was pressed."""
+    folder, metrics, seconds, table = source, {}, 0.0, 0
+    if settings is not None:
+        folder = CACHE / "recovery" / "out"
+        shutil.rmtree(folder, ignore_errors=True)
+        report = recover(source, folder, teacher=SAMPLE, text=[TEXT], settings=settings, seed=seed, progress=True)
+        terms = {f"{term}_loss": value for term, value in report.terms_after.items()}
+        metrics = {"held_out_loss": report.held_out_after, "steps": report.steps, "trained": report.trained, **terms}
+        seconds, table = report.seconds, report.table_bytes
+    encoder = SentenceTransformer(str(folder), device="cpu")
+    metrics |= sentence_metrics(encoder, sts_dev(data), SentenceTransformer(str(SAMPLE), device="cpu"))
+    print(f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in metrics.items()), flush=True)
+    said = {"model": "all-MiniLM-L6-v2", "method": "lighttoken", "ratio": RATIO, "seed": seed, "text": TEXT.name}
+    recovered = None if settings is None else asdict(settings)
+    sizes = {"model": weight_bytes(folder), **({"table": table} if table else {})}
+    return Result("recovery", name, {**said, "recovered": recovered}, sizes, metrics, seconds)
+
+
+def main() -> int:
+    """All variants that are not there yet; two to four minutes each."""
+    arguments = parse(__doc__)
+    prepare(arguments.data)
+    results = read_results(FILE) if FILE.exists() else []
+    source = pressed(arguments.seed)
+    for name, settings in {"before": None, **VARIANTS}.items():
+        if name not in [result.variant for result in results]:
+            results.append(measure(name, settings, source, arguments.seed, arguments.data))
+            write_results(FILE, results)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
