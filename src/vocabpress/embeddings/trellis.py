@@ -40,10 +40,10 @@ def words(states: Tensor, width: int) -> Tensor:
 class Trellis(CompressedEmbedding):
     """Entry (i, j) is a word of the state at column j, times the scale of its run.
 
-    A row is a stream of bits closed to a ring. Each step appends the bits of its run; the ``memory`` bits that end there,
-    the first of them the lowest, are the state, and :func:`words` says what it stands for. So a column costs a fraction
-    of a bit, one bit, or several, and yet each value depends on the bits of the ones before it, which is what brings
-    codes of one bit near to the rate-distortion bound. Every row takes the same whole number of bytes.
+    A row is a stream of bits closed to a ring. Each step appends the bits of its run; the ``memory`` bits that end
+    there, the first of them the lowest, are the state, and :func:`words` says what it stands for. So a column costs a
+    fraction of a bit, one bit, or several, and yet each value depends on the bits of the ones before it, which is what
+    brings codes of one bit near to the rate-distortion bound. Every row takes the same whole number of bytes.
 
     Args:
         num_embeddings: Rows.

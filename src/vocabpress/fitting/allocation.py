@@ -1,8 +1,9 @@
 """How bits are shared out: from measured distortion-rate points to one slope for all, exact to the budget.
 
 Independent parts (axes of a block, blocks of a table) each have options that cost bits and leave distortion. The least
-total distortion inside a budget takes, up to one option, in every part the option that minimises distortion + slope * cost
-for one common slope (Shoham and Gersho, 1988). What the slope leaves over is spent by the steepest single steps that fit.
+total distortion inside a budget takes, up to one option, in every part the option that minimises
+distortion + slope * cost for one common slope (Shoham and Gersho, 1988). What the slope leaves over is spent by the
+steepest single steps that fit.
 """
 
 import torch

@@ -73,6 +73,7 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
 __all__ = [
     "METHODS",
     "SVD",
+    "TCQ",
     "Autoencoder",
     "Family",
     "LightToken",

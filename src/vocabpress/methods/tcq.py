@@ -6,9 +6,9 @@ Trellis-coded quantisation: Marcellin and Fischer, 1990; the bit-shift trellis w
 NeurIPS 2024. Reverse water-filling: Cover and Thomas, section 10.3. The combination for token tables is ours:
 
 1. Rotate to the principal axes of the rows weighted by their token weights, keep r of them.
-2. Cut the vocabulary into blocks of near token weight. Each (block, axis) has a variance, so each has a distortion at each
-   rate; one slope over all of them says how many bits each gets (`fitting/allocation.py`). Rates are 0, 1/4, 1/2, 1, 2, …
-   bits an entry, the same for all rows of a block, so that a row is found without an index.
+2. Cut the vocabulary into blocks of near token weight. Each (block, axis) has a variance, so each has a distortion at
+   each rate; one slope over all of them says how many bits each gets (`fitting/allocation.py`). Rates are 0, 1/4, 1/2,
+   1, 2, … bits an entry, the same for all rows of a block, so that a row is found without an index.
 3. Each row is one path through a trellis (`fitting/trellis.py`), its error weighted by the axes' importance.
 4. The axes and the mean are refitted to the decoded rows by weighted least squares, then rounded.
 
