@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vocabpress import SVD, Autoencoder, Budget, CompressedEmbedding, LightToken, Method, Stacked
-from vocabpress.embeddings import Codebooks, Dense, Kronecker, Projected, Rows, Scalar, Sum
+from vocabpress import SVD, TCQ, Autoencoder, Budget, CompressedEmbedding, LightToken, Method, Stacked
+from vocabpress.embeddings import Codebooks, Dense, Kronecker, Projected, Rows, Scalar, Sum, Trellis
 
 V, D = 53, 12  # both odd on purpose where packing is concerned: 53 * 3 bits and 12 * 5 bits fill no whole byte
 
@@ -53,6 +53,10 @@ FORMS: dict[str, Callable[[], CompressedEmbedding]] = {
     "kronecker, one shared row": lambda: fill(Kronecker(Dense(V, 4), Dense(1, 3))),
     "kronecker, a row too many": lambda: fill(Kronecker(Dense(9, 2), Scalar(6, 6, 8), V)),
     "kronecker, left first": lambda: fill(Kronecker(Dense(2, 6), Dense(27, 2), V)),
+    "trellis, one bit": lambda: fill(Trellis(V, [(12, 1, 1)], 8)),
+    "trellis, rates of all kinds": lambda: fill(
+        Trellis(V, [(2, 5, 1), (3, 2, 1), (4, 1, 2), (4, 1, 4), (3, 0, 1)], 11)
+    ),
     "rows, contiguous": lambda: Rows([fill(Dense(20, D)), fill(Scalar(V - 20, D, 2), 1)]),
     "rows, mapped": mapped_rows,
 }
@@ -86,6 +90,7 @@ METHOD_CASES: dict[str, MethodCase] = {
     ),
     "autoencoder, non-linear": MethodCase(Autoencoder(nonlinear=True, epochs=4), 2e-2),
     "lighttoken": MethodCase(LightToken(), 1e-3),
+    "tcq": MethodCase(TCQ(8), 2e-2, bad=({"memory": 7}, {"memory": 17}, {"blocks": 0})),
     "svd+svd": MethodCase(Stacked(SVD(), SVD("int4")), 1e-3, bad=({"share": 0.0}, {"share": 1.0})),
 }
 

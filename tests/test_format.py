@@ -21,6 +21,7 @@ CONFIGS = {
     "projected": "two-layer decoder",
     "codebooks": "codebooks, staged segments, shared",
     "kronecker": "kronecker, a row too many",
+    "trellis": "trellis, rates of all kinds",
     "sum": "sum",
     "rows": "rows, mapped",
 }

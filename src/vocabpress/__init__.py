@@ -9,12 +9,13 @@ from vocabpress.hf.compress import compress
 from vocabpress.hf.config import VocabpressConfig
 from vocabpress.hf.outcome import Report
 from vocabpress.hf.tables import TableInfo, find_tables
-from vocabpress.methods import METHODS, SVD, Autoencoder, LightToken, Method, Stacked, make_method
+from vocabpress.methods import METHODS, SVD, TCQ, Autoencoder, LightToken, Method, Stacked, make_method
 
 __all__ = [
     "EMBEDDINGS",
     "METHODS",
     "SVD",
+    "TCQ",
     "Autoencoder",
     "Budget",
     "CompressedEmbedding",

@@ -9,12 +9,14 @@ from vocabpress.embeddings.dense import Dense
 from vocabpress.embeddings.kronecker import Kronecker
 from vocabpress.embeddings.projected import Projected
 from vocabpress.embeddings.scalar import Scalar
+from vocabpress.embeddings.trellis import Run, Trellis
 
 EMBEDDINGS: dict[str, type[CompressedEmbedding]] = {
     "dense": Dense,
     "scalar": Scalar,
     "codebooks": Codebooks,
     "kronecker": Kronecker,
+    "trellis": Trellis,
     "projected": Projected,
     "sum": Sum,
     "rows": Rows,
@@ -41,8 +43,10 @@ __all__ = [
     "Kronecker",
     "Projected",
     "Rows",
+    "Run",
     "Scalar",
     "StorageItem",
     "Sum",
+    "Trellis",
     "build",
 ]

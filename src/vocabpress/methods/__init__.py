@@ -9,9 +9,10 @@ from vocabpress.methods.base import Family, Method, Plan
 from vocabpress.methods.lighttoken import LightToken
 from vocabpress.methods.stacked import Stacked
 from vocabpress.methods.svd import SVD
+from vocabpress.methods.tcq import TCQ
 from vocabpress.settings import read_settings
 
-METHODS: dict[str, type[Method]] = {"svd": SVD, "autoencoder": Autoencoder, "lighttoken": LightToken}
+METHODS: dict[str, type[Method]] = {"svd": SVD, "autoencoder": Autoencoder, "lighttoken": LightToken, "tcq": TCQ}
 
 
 def make_method(name: str, **settings: Any) -> Method:
@@ -72,6 +73,7 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
 __all__ = [
     "METHODS",
     "SVD",
+    "TCQ",
     "Autoencoder",
     "Family",
     "LightToken",

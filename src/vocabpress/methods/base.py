@@ -134,7 +134,7 @@ class Method(ABC):
         rows = table.detach().to(torch.float32)
         if generator is None:
             generator = torch.Generator(table.device).manual_seed(0)
-        plan = plans[0] if len(plans) == 1 else self.choose(rows, plans, weights, generator, progress)
+        plan = self.choose(rows, plans, weights, generator, progress)
         return rounded(self.fit_plan(rows, plan, weights, generator, progress), rows)
 
 

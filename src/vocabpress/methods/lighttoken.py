@@ -115,6 +115,8 @@ class LightToken(Method):
 
         Ranks are compared with one stage (or the fewest there are), then the numbers of stages at the best rank.
         """
+        if len(plans) == 1:
+            return plans[0]
         order = torch.randperm(len(table), generator=generator, device=table.device)[:SAMPLE_ROWS]
         cut = 3 * len(order) // 4
         seen, held_out = order[:cut], order[cut:]

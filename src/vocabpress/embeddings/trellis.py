@@ -1,0 +1,135 @@
+"""Rows as streams of bits that a sliding window reads: trellis-coded quantisation at a fixed rate.
+
+Trellis-coded quantisation is Marcellin and Fischer's (1990); the bit-shift trellis, whose state is the last bits of the
+stream itself, and words that are computed instead of stored are those of QTIP (Tseng et al., NeurIPS 2024, section 3).
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from vocabpress.budget import DTYPES, dtype_name
+from vocabpress.embeddings.base import Build, CompressedEmbedding
+from vocabpress.packing import pack, packed_bytes
+
+MAX_MEMORY = 16  # a window then lies in three bytes
+MULTIPLIER, INCREMENT = 34038481, 76625530  # of the linear congruential generator, mod 2**32
+
+
+class Run(NamedTuple):
+    """Neighbouring columns that are coded alike: ``bits`` new bits for each ``width`` of them; no bits, no value."""
+
+    columns: int
+    bits: int
+    width: int = 1
+
+
+def words(states: Tensor, width: int) -> Tensor:
+    """The ``width`` values that a state stands for, near to standard normal; shape (*states.shape, width).
+
+    A number mod 2**32 from a congruential generator, its four bytes added up: three integer operations, no table.
+    """
+    numbers = states[..., None] * width + torch.arange(width, device=states.device)
+    mixed = (numbers * MULTIPLIER + INCREMENT) & 0xFFFFFFFF
+    total = (mixed & 255) + (mixed >> 8 & 255) + (mixed >> 16 & 255) + (mixed >> 24)
+    return (total - 510).to(torch.get_default_dtype()) / 147.8
+
+
+class Trellis(CompressedEmbedding):
+    """Entry (i, j) is a word of the state at column j, times the scale of its run.
+
+    A row is a stream of bits closed to a ring. Each step appends the bits of its run; the ``memory`` bits that end
+    there, the first of them the lowest, are the state, and :func:`words` says what it stands for. So a column costs a
+    fraction of a bit, one bit, or several, and yet each value depends on the bits of the ones before it, which is what
+    brings codes of one bit near to the rate-distortion bound. Every row takes the same whole number of bytes.
+
+    Args:
+        num_embeddings: Rows.
+        runs: Columns from left to right; ``columns`` must be a multiple of ``width``.
+        memory: Bits of a state.
+        dtype: Of the scales on disk.
+
+    Raises:
+        ValueError: If a run can't be, the memory is out of range, or a row has fewer bits than the memory.
+    """
+
+    codes: Tensor
+
+    def __init__(
+        self, num_embeddings: int, runs: Sequence[Run], memory: int = 12, dtype: torch.dtype = torch.float16
+    ) -> None:
+        super().__init__()
+        self.runs, self.memory, self.stored_dtype = [Run(*run) for run in runs], memory, dtype
+        for run in self.runs:
+            if not 0 <= run.bits <= 8 or min(run.columns, run.width) < 1 or run.columns % run.width:
+                raise ValueError(f"a run has 0 to 8 bits, and columns in multiples of its width; got {tuple(run)}")
+        row_bits = sum(run.columns // run.width * run.bits for run in self.runs)
+        if not 8 <= memory <= MAX_MEMORY or row_bits < memory:
+            raise ValueError(
+                f"the memory is 8 to {MAX_MEMORY} bits, and at most the {row_bits} bits of a row; got {memory}"
+            )
+        self.num_embeddings, self.embedding_dim = num_embeddings, sum(run.columns for run in self.runs)
+        self.row_bits = row_bits
+        self.scales = nn.Parameter(torch.ones(len(self.runs)))
+        self.register_buffer("codes", torch.zeros(num_embeddings, packed_bytes(row_bits, 1), dtype=torch.uint8))
+
+    @classmethod
+    def of(cls, streams: Tensor, scales: Tensor, runs: Sequence[Run], memory: int) -> Self:
+        """The form that holds these streams of bits, shape (num_embeddings, row_bits), and scales, shape (runs)."""
+        form = cls(len(streams), runs, memory).to(streams.device)
+        form.codes.copy_(pack(streams, 1))
+        form.scales.data.copy_(scales)
+        return form
+
+    def states(self, ids: Tensor) -> Tensor:
+        """The state at each step, int64, shape (*ids.shape, steps)."""
+        streams = nn.functional.pad(self.codes[ids], (0, 3)).to(torch.int64)
+        ends = torch.tensor(step_ends(self.runs), device=streams.device)
+        # The last bits of the ring come before its first; `inside` bits of a window are past its beginning.
+        inside = ends.clamp(max=self.memory)
+        last = torch.tensor([self.row_bits - self.memory], device=streams.device)
+        before, own = (_window(streams, start, self.memory) for start in (last, ends - inside))
+        return (before >> inside) | ((own & ((1 << inside) - 1)) << (self.memory - inside))
+
+    def lookup(self, ids: Tensor) -> Tensor:
+        states, pieces, step = self.states(ids), [], 0
+        for run, scale in zip(self.runs, self.scales, strict=True):
+            if not run.bits:
+                pieces.append((scale * 0).expand(*ids.shape, run.columns))
+                continue
+            count = run.columns // run.width
+            pieces.append(words(states[..., step : step + count], run.width).flatten(-2).to(scale.dtype) * scale)
+            step += count
+        return torch.cat(pieces, -1)
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "form": "trellis",
+            "num_embeddings": self.num_embeddings,
+            "runs": [list(run) for run in self.runs],
+            "memory": self.memory,
+            "dtype": dtype_name(self.stored_dtype),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], build: Build) -> Self:
+        runs = [Run(*run) for run in config["runs"]]
+        return cls(config["num_embeddings"], runs, config["memory"], DTYPES[config["dtype"]])
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, row_bits={self.row_bits}, memory={self.memory}"
+
+
+def step_ends(runs: Sequence[Run]) -> list[int]:
+    """Bits of the stream up to and with each step."""
+    bits = [run.bits for run in runs if run.bits for _ in range(run.columns // run.width)]
+    return torch.tensor(bits).cumsum(0).tolist()
+
+
+def _window(streams: Tensor, starts: Tensor, size: int) -> Tensor:
+    """``size`` bits of each stream from each start on, the first the lowest; (*n, bytes) and (s) give (*n, s)."""
+    first = starts >> 3
+    value = streams[..., first] | streams[..., first + 1] << 8 | streams[..., first + 2] << 16
+    return value >> (starts & 7) & ((1 << size) - 1)

@@ -1,0 +1,63 @@
+"""How bits are shared out: from measured distortion-rate points to one slope for all, exact to the budget.
+
+Independent parts (axes of a block, blocks of a table) each have options that cost bits and leave distortion. The least
+total distortion inside a budget takes, up to one option, in every part the option that minimises
+distortion + slope * cost for one common slope (Shoham and Gersho, 1988). What the slope leaves over is spent by the
+steepest single steps that fit.
+"""
+
+import torch
+from torch import Tensor
+
+
+def allocate(costs: Tensor, distortions: Tensor, limit: int) -> Tensor:
+    """An option for each part.
+
+    Args:
+        costs: Bits, integers, (parts, options); the first option of a part is its cheapest.
+        distortions: (parts, options); infinite where an option can't be taken.
+        limit: The most bits that all parts together may take.
+
+    Returns:
+        Indices of options, (parts), with a total cost within the limit.
+
+    Raises:
+        ValueError: If the cheapest options exceed the limit.
+    """
+    least = int(costs[:, 0].sum())
+    if least > limit:
+        raise ValueError(f"the cheapest options take {least} bits, the limit is {limit}; allow that much")
+    costs, distortions = costs.double(), distortions.double()
+    chosen = _at_slope(costs, distortions, limit)
+    return _spend(costs, distortions, chosen, limit - float(_picked(costs, chosen).sum()))
+
+
+def _picked(values: Tensor, chosen: Tensor) -> Tensor:
+    return values.gather(1, chosen[:, None])[:, 0]
+
+
+def _at_slope(costs: Tensor, distortions: Tensor, limit: float) -> Tensor:
+    """The options at the smallest slope whose total stays within the limit, by bisection of its logarithm."""
+    low, high = -200.0, 200.0
+    best = torch.zeros(len(costs), dtype=torch.int64, device=costs.device)
+    for _ in range(100):
+        slope = 2.0 ** ((low + high) / 2)
+        chosen = (distortions + slope * costs).argmin(1)
+        if float(_picked(costs, chosen).sum()) <= limit:
+            best, high = chosen, (low + high) / 2
+        else:
+            low = (low + high) / 2
+    return best
+
+
+def _spend(costs: Tensor, distortions: Tensor, chosen: Tensor, left: float) -> Tensor:
+    """Single steps from an option to another, the most distortion for a bit first, while they fit what is left."""
+    while True:
+        extra = costs - _picked(costs, chosen)[:, None]
+        gain = _picked(distortions, chosen)[:, None] - distortions
+        worth = torch.where((extra <= left) & (gain > 0), gain / extra.clamp(min=1e-9), 0.0)
+        if not float(worth.max()) > 0:
+            return chosen
+        part, option = divmod(int(worth.argmax()), costs.shape[1])
+        left -= float(extra[part, option])
+        chosen = chosen.index_fill(0, torch.tensor([part], device=chosen.device), option)

@@ -1,0 +1,115 @@
+"""Encoding for the `Trellis` form: the path of least weighted error through the trellis, by Viterbi's algorithm."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from vocabpress.embeddings.trellis import Run, words
+
+CHUNK_ENTRIES = 2**22  # states times rows that a step holds at a time: 16 MiB of costs
+CLOSING_BITS = 5  # times the memory: how far around the seam of the ring is looked at to find the state there
+
+
+class Step:
+    """One step of a row: where its columns begin, its bits, and the words of all states, scaled."""
+
+    def __init__(self, column: int, run: Run, table: Tensor) -> None:
+        self.column, self.bits, self.width = column, run.bits, run.width
+        self.words = table  # (2**memory, width), times the run's scale
+        self.columns = slice(column, column + run.width)
+
+
+def make_steps(runs: Sequence[Run], scales: Tensor, memory: int) -> list[Step]:
+    """All steps of a row, left to right; runs without bits have none."""
+    states = torch.arange(2**memory, device=scales.device)
+    steps, column = [], 0
+    for run, scale in zip(runs, scales, strict=True):
+        if run.bits:
+            table = words(states, run.width).to(scale.dtype) * scale
+            steps += [Step(first, run, table) for first in range(column, column + run.columns, run.width)]
+        column += run.columns
+    return steps
+
+
+def encode(
+    rows: Tensor, runs: Sequence[Run], scales: Tensor, importance: Tensor, memory: int, title: str = ""
+) -> Tensor:
+    """The streams whose decoded rows have the least ``sum_j importance_j (x_j - x^_j)**2``, but for the ring's seam.
+
+    The state at the seam is found first, by a search over the steps on both sides of it; then the best path from that
+    state to itself. Time and memory are linear in the rows; memory is bounded by chunks.
+
+    Args:
+        rows: (V, columns of the runs).
+        runs: As the form has them.
+        scales: (runs).
+        importance: (columns), above zero where a run has bits.
+        memory: Bits of a state.
+        title: Of the progress bar; none without.
+
+    Returns:
+        Bits, uint8, shape (V, bits of a row).
+    """
+    steps = make_steps(runs, scales, memory)
+    size = max(1, CHUNK_ENTRIES >> memory)
+    chunks = []
+    for chunk in tqdm(rows.split(size), desc=title, unit="rows", unit_scale=size, disable=not title):
+        seam = _seam(chunk, steps, importance, memory)
+        chunks.append(_path(chunk, steps, importance, memory, seam)[0])
+    return torch.cat(chunks)
+
+
+def _seam(rows: Tensor, steps: list[Step], importance: Tensor, memory: int) -> Tensor:
+    """The state at the end of each row, (V): that of the best open path over the steps around the seam."""
+    ends, head, tail = CLOSING_BITS * memory, [], []
+    for side, order in ((head, steps), (tail, steps[::-1])):
+        for step in order:
+            if sum(taken.bits for taken in side) >= ends:
+                break
+            side.append(step)
+    return _path(rows, tail[::-1] + head, importance, memory, None, len(tail))[1]
+
+
+def _path(
+    rows: Tensor, steps: list[Step], importance: Tensor, memory: int, ring: Tensor | None, at: int = 0
+) -> tuple[Tensor, Tensor]:
+    """The new bits of the best path, (V, bits), and the state after its first ``at`` steps, (V).
+
+    Args:
+        rows: (V, columns).
+        steps: In the order of time.
+        importance: (columns).
+        memory: Bits of a state.
+        ring: The state before the first and after the last step, (V); None leaves both free.
+        at: Which state to return.
+    """
+    states = 2**memory
+    costs = rows.new_zeros(len(rows), states)
+    if ring is not None:
+        costs = costs.fill_(torch.inf).scatter_(1, ring[:, None], 0.0)
+    choices = []
+    for step in steps:
+        # A state's predecessors are those that differ in the bits that fall out of the window, its lowest ones.
+        least, choice = costs.view(len(rows), states >> step.bits, 1 << step.bits).min(2)
+        choices.append(choice.to(torch.uint8))
+        costs = _errors(rows, step, importance).view(len(rows), 1 << step.bits, -1)
+        costs = costs.add_(least[:, None]).view(len(rows), states)
+    state = costs.argmin(1) if ring is None else ring
+    streams, wanted, every = [], state, torch.arange(len(rows), device=rows.device)
+    for number in range(len(steps) - 1, -1, -1):
+        step = steps[number]
+        wanted = state if number + 1 == at else wanted
+        fresh = state >> (memory - step.bits)
+        streams.append((fresh[:, None] >> torch.arange(step.bits, device=rows.device) & 1).to(torch.uint8))
+        kept = state & ((states >> step.bits) - 1)
+        state = kept << step.bits | choices[number][every, kept].to(torch.int64)
+    return torch.cat(streams[::-1], 1), state if at == 0 else wanted
+
+
+def _errors(rows: Tensor, step: Step, importance: Tensor) -> Tensor:
+    """Weighted squared errors of all words at a step, less what all have in common; (V, 2**memory)."""
+    weights = importance[step.columns]
+    sizes = (step.words.square() * weights).sum(1)
+    return torch.addmm(sizes, rows[:, step.columns] * weights, step.words.T, alpha=-2)

@@ -1,0 +1,113 @@
+"""Trellis codes: decoding by hand, the best path against all paths, distances to the bound."""
+
+from itertools import product
+
+import pytest
+import torch
+
+from vocabpress.embeddings.trellis import Run, Trellis, words
+from vocabpress.fitting.trellis import _path, encode, make_steps
+from vocabpress.methods.tcq import cut
+
+
+def decode(bits, runs, scales, memory):
+    """One row, step by step, with lists: the ring of bits, a window that ends where the step ends."""
+    row, position = [], 0
+    for (columns, new, width), scale in zip(runs, scales, strict=True):
+        for _ in range(columns // width if new else columns):
+            if not new:
+                row.append(0.0)
+                continue
+            position += new
+            window = [bits[(position - memory + offset) % len(bits)] for offset in range(memory)]
+            state = sum(bit << place for place, bit in enumerate(window))
+            row += [scale * float(word) for word in words(torch.tensor(state), width)]
+    return row
+
+
+RUNS = [Run(2, 3), Run(3, 1), Run(2, 0), Run(4, 1, 2), Run(4, 1, 4)]
+
+
+def test_lookup_reads_the_windows_of_the_ring():
+    generator = torch.Generator().manual_seed(1)
+    streams = torch.randint(0, 2, (7, 12), generator=generator, dtype=torch.uint8)
+    scales = torch.tensor([1.0, 2.0, 1.0, 0.5, 3.0])
+    form = Trellis.of(streams, scales, RUNS, 9)
+    expected = [decode(stream, RUNS, scales.tolist(), 9) for stream in streams.tolist()]
+    torch.testing.assert_close(form.dense(), torch.tensor(expected))
+
+
+def test_a_word_by_hand():
+    # (34038481 * 3 + 76625530) mod 2**32 = 178740973 = 0x0AA75EED: bytes 0x0A, 0xA7, 0x5E, 0xED
+    assert (34038481 * 3 + 76625530) % 2**32 == 0x0AA75EED
+    assert float(words(torch.tensor(3), 1)) == pytest.approx((0x0A + 0xA7 + 0x5E + 0xED - 510) / 147.8)
+    many = words(torch.arange(2**16), 1)
+    assert abs(float(many.mean())) < 0.01
+    assert float(many.var()) == pytest.approx(1, abs=0.02)
+
+
+def errors_of(streams, rows, runs, scales, importance, memory):
+    found = Trellis.of(streams, scales, runs, memory).dense().detach()
+    return ((rows - found) ** 2 * importance).sum(-1)
+
+
+def test_with_the_seam_given_the_path_is_the_best_of_all_rings():
+    memory, runs = 8, [Run(6, 1), Run(2, 2), Run(2, 1, 2)]
+    scales, importance = torch.tensor([1.0, 1.0, 0.6]), torch.tensor([3.0] * 6 + [1.0] * 4)
+    row = torch.randn(1, 10, generator=torch.Generator().manual_seed(2))
+    every = torch.tensor(list(product((0, 1), repeat=11)), dtype=torch.uint8)
+    errors = errors_of(every, row, runs, scales, importance, memory)
+    seams = (every[:, -memory:].long() << torch.arange(memory)).sum(
+        1
+    )  # the last bits of the ring, the first the lowest
+    ring = torch.arange(2**memory)
+    streams, _ = _path(row.expand(len(ring), -1), make_steps(runs, scales, memory), importance, memory, ring)
+    found = errors_of(streams, row, runs, scales, importance, memory)
+    for seam in ring.tolist():
+        torch.testing.assert_close(found[seam], errors[seams == seam].min())
+
+
+def test_the_seam_that_is_found_costs_little():
+    memory, runs = 8, [Run(24, 2), Run(40, 1), Run(40, 1, 2)]
+    scales, importance = torch.tensor([1.0, 0.85, 0.7]), torch.ones(104)
+    rows = torch.randn(8, 104, generator=torch.Generator().manual_seed(4))
+    error = errors_of(encode(rows, runs, scales, importance, memory), rows, runs, scales, importance, memory)
+    steps, ring = make_steps(runs, scales, memory), torch.arange(2**memory)
+    for row, mine in zip(rows, error, strict=True):
+        streams, _ = _path(row.expand(len(ring), -1), steps, importance, memory, ring)
+        best = errors_of(streams, row, runs, scales, importance, memory).min()
+        assert best * 0.9999 <= mine <= best * 1.05
+
+
+def test_one_bit_comes_near_to_the_bound_and_memory_brings_it_nearer():
+    rows = torch.randn(200, 128, generator=torch.Generator().manual_seed(3))
+    runs, scale, importance = [Run(128, 1)], torch.tensor([3**0.5 / 2]), torch.ones(128)
+    found = [
+        float(errors_of(encode(rows, runs, scale, importance, memory), rows, runs, scale, importance, memory).mean())
+        for memory in (8, 10, 12)
+    ]
+    assert found == sorted(found, reverse=True)
+    # The bound, and the best scalar code of one bit (Max, 1960).
+    assert all(0.25 < error / 128 < 0.363 for error in found)
+    assert found[1] / 128 < 0.30
+
+
+def test_blocks_are_steps_of_the_logarithm_of_the_weights():
+    weights = torch.tensor([1.0, 16.0, 2.0, 4.0, 1.0, 8.0])
+    assert cut(weights, 4).tolist() == [3, 0, 3, 2, 3, 1]
+    assert cut(torch.ones(5), 4).tolist() == [0] * 5
+    assert cut(torch.tensor([0.0, 1.0, 100.0]), 8).tolist() == [1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("runs", "memory", "words_of_it"),
+    [
+        ([(5, 1, 2)], 8, "multiples of its width"),
+        ([(5, 9, 1)], 8, "0 to 8 bits"),
+        ([(20, 1, 1)], 7, "8 to 16"),
+        ([(5, 1, 1)], 8, "at most the 5 bits"),
+    ],
+)
+def test_bad_forms_are_refused(runs, memory, words_of_it):
+    with pytest.raises(ValueError, match=words_of_it):
+        Trellis(3, runs, memory)
