@@ -9,7 +9,7 @@ from vocabpress.hf.compress import compress
 from vocabpress.hf.config import VocabpressConfig
 from vocabpress.hf.outcome import Report
 from vocabpress.hf.tables import TableInfo, find_tables
-from vocabpress.methods import METHODS, SVD, Autoencoder, LightToken, Method, make_method
+from vocabpress.methods import METHODS, SVD, Autoencoder, DiscBlock, GroupReduce, LightToken, Method, make_method
 
 __all__ = [
     "EMBEDDINGS",
@@ -18,6 +18,8 @@ __all__ = [
     "Autoencoder",
     "Budget",
     "CompressedEmbedding",
+    "DiscBlock",
+    "GroupReduce",
     "LightToken",
     "Method",
     "Report",
