@@ -91,9 +91,10 @@ def store_blocks(table: Tensor, block_of: Tensor, ranks: Sequence[int], weights:
     forms = []
     for block, old in enumerate(kept):
         ids = (block_of == block).nonzero()[:, 0]
-        rows, rank = table[ids], min(ranks[old], *table[ids].shape)
+        rows = table[ids]
+        rank = min(ranks[old], *rows.shape)
         with torch.device("meta"):
-            form = empty_block(*rows.shape, rank, factors)
+            form = empty_block(rows.shape[0], rows.shape[1], rank, factors)
         weighs = weights[ids] if bool(weights[ids].any()) else torch.ones_like(weights[ids])
         low = isinstance(form, Projected)
         forms.append(store_low_rank(rows, rank, weighs, factors) if low else store_factor(rows, factors, "row"))

@@ -5,17 +5,17 @@ Yong-Hyuk Moon, Findings of EMNLP 2021, pp. 4379-4388, and its public code.
 
 GroupReduce with other blocks and other weights:
 
-1. Blocks are the clusters of a one-dimensional k-means on the tokens' scores; the rank of a block is proportional to its
-   centroid. ``alpha`` floors the centroids at alpha times the largest.
+1. Blocks are the clusters of a one-dimensional k-means on the tokens' scores; the rank of a block is proportional to
+   its centroid. ``alpha`` floors the centroids at alpha times the largest.
 2. After that the unused budget goes into higher ranks, the block with the most tokens first ("expand").
 3. Moving tokens between blocks, as in GroupReduce, is there but off.
 
 The scores are the token weights of the fit. The paper's three kinds: DiscBlock-F counts tokens, DiscBlock-T takes
 `vocabpress.weights.tfidf`, DiscBlock-D learns gates (`vocabpress.recover.gates`).
 
-Our choices: k-means starts from evenly spaced distinct scores and so depends on no seed; alpha floors all centroids, not
-the smallest alone; what `groupreduce` lists. Where scores have fewer distinct values than there are to be blocks, there
-are as many blocks as values: with equal weights this is `svd`.
+Our choices: k-means starts from evenly spaced distinct scores and so depends on no seed; alpha floors all centroids,
+not the smallest alone; what `groupreduce` lists. Where scores have fewer distinct values than there are to be blocks,
+there are as many blocks as values: with equal weights this is `svd`.
 """
 
 from dataclasses import dataclass
