@@ -57,12 +57,11 @@ def print_report(report: Report) -> None:
         ("mean cosine of the rows", f"{report.mean_cosine:.4f}"),
     ]
     if report.weighted_relative_error is not None:
-        source = report.weighted_by
         rows += [
-            (f"relative error, by token frequency ({source})", f"{report.weighted_relative_error:.4f}"),
-            (f"mean cosine, by token frequency ({source})", f"{report.weighted_mean_cosine:.4f}"),
+            ("relative error, by token frequency", f"{report.weighted_relative_error:.4f}"),
+            ("mean cosine, by token frequency", f"{report.weighted_mean_cosine:.4f}"),
         ]
-    rows.append(("seconds to fit", f"{report.seconds:.1f}"))
+    rows.append((f"seconds to fit, token weights: {report.weighted_by}", f"{report.seconds:.1f}"))
     print_table(["the table, read back", ""], rows)
 
 
