@@ -6,7 +6,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vocabpress import SVD, TCQ, Autoencoder, Budget, CompressedEmbedding, LightToken, Method, Stacked
+from vocabpress import (
+    SVD,
+    TCQ,
+    Autoencoder,
+    Budget,
+    CompressedEmbedding,
+    DiscBlock,
+    GroupReduce,
+    LightToken,
+    Method,
+    Stacked,
+)
 from vocabpress.embeddings import Codebooks, Dense, Kronecker, Projected, Rows, Scalar, Sum, Trellis
 
 V, D = 53, 12  # both odd on purpose where packing is concerned: 53 * 3 bits and 12 * 5 bits fill no whole byte
@@ -70,12 +81,14 @@ class MethodCase:
         method: Instance.
         everything: Relative error allowed when the budget is the whole float32 table.
         weighted: How much lower (as a factor) the error of the favoured tokens must be under token weights.
+        exact: Whether a fit stores as many bits as its plan; if not, it may store fewer.
         bad: Bad settings: constructor arguments that must raise a ValueError.
     """
 
     method: Method
     everything: float
     weighted: float = 1.0
+    exact: bool = True
     bad: tuple[dict, ...] = ()
 
 
@@ -90,8 +103,26 @@ METHOD_CASES: dict[str, MethodCase] = {
     ),
     "autoencoder, non-linear": MethodCase(Autoencoder(nonlinear=True, epochs=4), 2e-2),
     "lighttoken": MethodCase(LightToken(), 1e-3),
-    "tcq": MethodCase(TCQ(8), 2e-2, bad=({"memory": 7}, {"memory": 17}, {"blocks": 0})),
+    "tcq": MethodCase(TCQ(8), 2e-2, exact=False, bad=({"memory": 7}, {"memory": 17}, {"blocks": 0})),
     "svd+svd": MethodCase(Stacked(SVD(), SVD("int4")), 1e-3, bad=({"share": 0.0}, {"share": 1.0})),
+    "groupreduce": MethodCase(
+        GroupReduce(),
+        1e-6,
+        weighted=0.5,
+        exact=False,
+        bad=(
+            {"factors": "int3"},
+            {"blocks": 0},
+            {"blocks": 257},
+            {"moving_ratio": 0.0},
+            {"moving_ratio": 1.5},
+            {"rounds": -1},
+            {"least_candidates": 0},
+        ),
+    ),
+    "groupreduce int8, nothing moved": MethodCase(GroupReduce(factors="int8", rounds=0), 1e-3, weighted=0.5),
+    "discblock": MethodCase(DiscBlock(), 1e-6, weighted=0.5, bad=({"alpha": -0.1}, {"alpha": 1.1}, {"blocks": 0})),
+    "discblock int4, moved": MethodCase(DiscBlock(factors="int4", rounds=50), 2.5e-2, weighted=0.5, exact=False),
 }
 
 

@@ -118,7 +118,8 @@ def test_commands_say_how_each_table_was_made():
     rows = [
         result(ratio=25.0, budget="ratio 25 to bfloat16", fields=fields, fit_seed=3, token_weights="vocabulary order"),
         result(ratio=None, budget="1.5 bits per weight", variant="lighttoken", token_weights="text"),
-        result(ratio=None, budget="2,000 bytes", variant="autoencoder"),
+        result(ratio=None, budget="2,000 bytes", variant="autoencoder", token_weights="TF-IDF of text"),
+        result(ratio=None, budget="900 bytes", variant="autoencoder", token_weights="saved weights"),
         result(variant="PQ", method="pq", peer=True),
         result(recovered={"mode": "model", "steps": 50, "learning_rate": 0.01, "seed": 1, "steps_taken": 40}),
     ]
@@ -128,7 +129,9 @@ def test_commands_say_how_each_table_was_made():
             "vocabpress compress 'my model' -o OUTPUT --method svd --ratio 25 --reference bfloat16 --set factors=int8 "
             "--counts vocabulary-order --seed 3",
             "vocabpress compress 'my model' -o OUTPUT --method lighttoken --bits-per-weight 1.5 --text TEXT --seed 0",
-            "vocabpress compress 'my model' -o OUTPUT --method autoencoder --size 2000 --seed 0",
+            "vocabpress compress 'my model' -o OUTPUT --method autoencoder --size 2000 --text TEXT "
+            "--weights tfidf --seed 0",
+            "vocabpress compress 'my model' -o OUTPUT --method autoencoder --size 900 --weights WEIGHTS --seed 0",
             "vocabpress recover OUTPUT --teacher 'my model' --text TEXT -o RECOVERED --mode model --steps 50 --seed 1 "
             "--set learning_rate=0.01",
         ]

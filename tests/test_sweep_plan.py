@@ -41,6 +41,8 @@ BAD = {
     "value of a field": ('factors = "int4"', 'factors = "int5"', "factors is one of float16, int8, int4, got 'int5'"),
     "two weights": ("weighted_by_text", 'counts = "vocabulary-order"\nweighted_by_text', "give one of them"),
     "no counts": ("weighted_by_text = true", 'counts = "none"', "no such counts file: none; try vocabulary-order"),
+    "no weights": ("weighted_by_text", 'weights = "none"\nweighted_by_text', "no such weights file: none; try tfidf"),
+    "no text to rate by": ("weighted_by_text = true", 'weights = "tfidf"', "'tfidf' needs weighted_by_text = true"),
     "no text to weigh by": ("text =", "fit_text = []\ntext =", "weighted_by_text needs text"),
     "unknown task": ("[tasks.noise]", "[tasks.silence]", "[tasks.silence]: unknown task 'silence'; choose from"),
     "field of a task": ("scale", "size", "[tasks.spread]: task spread has no field 'size'; it has scale, fail_on"),

@@ -1,11 +1,16 @@
+import math
+
 import pytest
 import torch
 
 from vocabpress.weights import (
     count_tokens,
     load_counts,
+    load_weights,
     read_lines,
     save_counts,
+    save_weights,
+    tfidf,
     token_weights,
     uniform,
     vocabulary_order,
@@ -60,11 +65,40 @@ def test_weights_from_counts_by_hand():
     assert torch.equal(token_weights(uniform(5)), torch.ones(5))
 
 
+def test_tfidf_by_hand():
+    # Six documents and a blank one. "the" is in four, "cat" in two, "dog" in one; df starts at one, and one is added.
+    texts = ["the cat the", "the dog", "cat", "the", "the mat", "", "mat on"]
+    ln2 = math.log(2)
+    the = 0.1 * (1 + 1 + 1 + 1) / 6 * 1  # 6 / (2 + 4) = 1
+    cat = 0.1 * (1 / 2 + 1) / 6 * (1 + math.log(6 / 4))
+    dog = 0.1 * 1 / 6 * (1 + ln2)
+    mat, on = 0.1 * (1 + 1) / 6 * (1 + math.log(6 / 4)), 0.1 * 1 / 6 * (1 + ln2)
+    # [CLS], the, cat, [unused0], sat, mat, on, dog, and a row without a token
+    expected = torch.tensor([0, the, cat, 0, 0, mat, on, dog, 0]) + 1 / 6
+    torch.testing.assert_close(tfidf(texts, Words(), 9), expected)
+    everywhere = tfidf(texts, Words(), 9, alpha=0.5, beta=0.1)
+    torch.testing.assert_close(everywhere[0], torch.tensor(0.5 * (1 + math.log(6 / 2)) + 1 / 6))
+    torch.testing.assert_close(everywhere[1], torch.tensor(0.5 + the + 1 / 6))
+    # 1,200 documents, more than a batch, 800 of them with "the".
+    many = torch.tensor(the * (1 + math.log(1200 / 802)) + 1 / 1200)
+    torch.testing.assert_close(tfidf(texts * 200, Words(), 9)[1], many)
+
+
+def test_weights_survive_a_file_and_are_not_taken_for_counts(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_weights(torch.tensor([0.5, 0.001, 1.0]), path)
+    assert torch.equal(load_weights(path, 3), torch.tensor([0.5, 0.001, 1.0]))
+    with pytest.raises(ValueError, match=r"holds token_weights and no token_counts; write it with .*save_counts"):
+        load_counts(path, 3)
+    with pytest.raises(ValueError, match="holds weights of 3 tokens, the table has 2"):
+        load_weights(path, 2)
+
+
 def test_counts_survive_a_file(tmp_path):
     counts = torch.tensor([5.0, 0.0, 2.0])
     save_counts(counts, tmp_path / "counts.safetensors")
     assert torch.equal(load_counts(tmp_path / "counts.safetensors", 3), counts)
-    with pytest.raises(ValueError, match="counts 3 tokens, the table has 4"):
+    with pytest.raises(ValueError, match="holds counts of 3 tokens, the table has 4"):
         load_counts(tmp_path / "counts.safetensors", 4)
 
 
@@ -78,6 +112,10 @@ def test_bad_sources_are_refused(tmp_path):
         (lambda: list(read_lines([tmp_path / "latin.txt"])), r"not UTF-8 text \(line 2\)"),
         (lambda: count_tokens([], Words(), 8), "holds no token"),
         (lambda: count_tokens(["the dog"], Words(), 4), "gives id 7, the table has 4 rows"),
+        (lambda: tfidf(["", ""], Words(), 8), "holds no token"),
+        (lambda: tfidf(["the dog"], Words(), 4), "gives id 7, the table has 4 rows"),
+        (lambda: load_weights(tmp_path / "none", 3), "no such weights file"),
+        (lambda: save_weights(torch.ones(2), tmp_path / "no" / "folder"), "can't write the token weights"),
         (lambda: load_counts(tmp_path / "none", 3), "no such counts file"),
         (lambda: load_counts(tmp_path / "junk.safetensors", 3), "not a counts file"),
         (lambda: token_weights(torch.zeros(3)), "all token counts are zero"),

@@ -9,7 +9,18 @@ from vocabpress.hf.compress import compress
 from vocabpress.hf.config import VocabpressConfig
 from vocabpress.hf.outcome import Report
 from vocabpress.hf.tables import TableInfo, find_tables
-from vocabpress.methods import METHODS, SVD, TCQ, Autoencoder, LightToken, Method, Stacked, make_method
+from vocabpress.methods import (
+    METHODS,
+    SVD,
+    TCQ,
+    Autoencoder,
+    DiscBlock,
+    GroupReduce,
+    LightToken,
+    Method,
+    Stacked,
+    make_method,
+)
 
 __all__ = [
     "EMBEDDINGS",
@@ -19,6 +30,8 @@ __all__ = [
     "Autoencoder",
     "Budget",
     "CompressedEmbedding",
+    "DiscBlock",
+    "GroupReduce",
     "LightToken",
     "Method",
     "Report",

@@ -6,11 +6,12 @@ There are no size formulas here: a size is what a module that was really built (
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeVar
 
 import torch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+Size = TypeVar("Size")
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
@@ -82,7 +83,7 @@ class Budget:
         return f"{self.amount:g} bits per weight" if self.unit == "bits_per_weight" else f"{int(self.amount):,} bytes"
 
 
-def largest(bits: Callable[[int], int], limit: int, sizes: Sequence[int]) -> int | None:
+def largest(bits: Callable[[Size], int], limit: int, sizes: Sequence[Size]) -> Size | None:
     """The largest size in ``sizes`` with ``bits(size) <= limit``; None where even the first is too large.
 
     Args:

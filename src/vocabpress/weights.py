@@ -1,9 +1,11 @@
 """How much each token matters: counted in text, read from a file, guessed from the vocabulary's order, or all alike.
 
-Every function gives *counts*: shape (V), float32, not negative. What a fit takes is `token_weights(counts)`.
+*Counts*, shape (V), float32, not negative, say how often a token occurs; what a fit takes of them is
+`token_weights(counts)`. *Weights*, of the same shape, are what a fit takes as they are: `tfidf`, or a file of them.
 """
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 LINES_PER_BATCH = 512
-COUNTS_KEY = "token_counts"
+COUNTS_KEY, WEIGHTS_KEY = "token_counts", "token_weights"
 
 
 class Tokenizer(Protocol):
@@ -60,6 +62,24 @@ def read_lines(paths: Iterable[str | Path], progress: bool = False) -> Iterator[
                 raise ValueError(f"{file} holds no text; give a file with at least some sentences")
 
 
+def _tokenised(texts: Iterable[str], tokenizer: Tokenizer, num_embeddings: int) -> Iterator[list[list[int]]]:
+    """Token ids of each text, some hundred texts at a time; special tokens that a tokenizer adds are left out.
+
+    Raises:
+        ValueError: If an id is outside of the table, or there is not one token.
+    """
+    texts, found = iter(texts), False
+    while batch := list(islice(texts, LINES_PER_BATCH)):
+        rows = tokenizer(batch, add_special_tokens=False)["input_ids"]
+        last = max((max(row) for row in rows if row), default=-1)
+        if last >= num_embeddings:
+            raise ValueError(f"the tokenizer gives id {last}, the table has {num_embeddings} rows; do they match?")
+        found = found or last >= 0
+        yield rows
+    if not found:
+        raise ValueError("the text holds no token; give a file with at least some sentences")
+
+
 def count_tokens(texts: Iterable[str], tokenizer: Tokenizer, num_embeddings: int) -> Tensor:
     """How often each token occurs, streaming; special tokens that a tokenizer adds are not counted.
 
@@ -75,23 +95,45 @@ def count_tokens(texts: Iterable[str], tokenizer: Tokenizer, num_embeddings: int
         ValueError: If there is not one token, or an id is outside of the table.
     """
     counts = torch.zeros(num_embeddings, dtype=torch.float64)
-    batch: list[str] = []
-
-    def flush() -> None:
-        ids = [i for row in tokenizer(batch, add_special_tokens=False)["input_ids"] for i in row]
-        if ids and max(ids) >= num_embeddings:
-            raise ValueError(f"the tokenizer gives id {max(ids)}, the table has {num_embeddings} rows; do they match?")
-        counts.add_(torch.bincount(torch.tensor(ids, dtype=torch.int64), minlength=num_embeddings))
-        batch.clear()
-
-    for text in texts:
-        batch.append(text)
-        if len(batch) == LINES_PER_BATCH:
-            flush()
-    flush()
-    if not bool(counts.sum() > 0):
-        raise ValueError("the text holds no token; give a file with at least some sentences")
+    for rows in _tokenised(texts, tokenizer, num_embeddings):
+        ids = torch.tensor([i for row in rows for i in row], dtype=torch.int64)
+        counts.add_(torch.bincount(ids, minlength=num_embeddings))
     return counts.float()
+
+
+def tfidf(
+    texts: Iterable[str], tokenizer: Tokenizer, num_embeddings: int, alpha: float = 0.0, beta: float = 0.1
+) -> Tensor:
+    """The scores of DiscBlock-T (Lee et al., Findings of EMNLP 2021, and its code): words of every text count less.
+
+    With D texts, each a document, tf is the mean over the documents of ``alpha + beta * count / highest count of a
+    token there``, idf is ``1 + max(0, ln(D / (1 + df)))`` with df one more than the documents that hold the token, and
+    the score is ``tf * idf + 1 / D``. The last term is what a token gets that no document holds.
+
+    Args:
+        texts: The documents, read once; one without a token does not count.
+        tokenizer: The model's own.
+        num_embeddings: Rows of the table, V.
+        alpha: The part of tf that all tokens have.
+        beta: The part of tf that depends on counts.
+
+    Returns:
+        Weights, shape (V), float32, positive.
+
+    Raises:
+        ValueError: As `count_tokens`.
+    """
+    shares, holders = torch.zeros(num_embeddings, dtype=torch.float64), torch.zeros(num_embeddings, dtype=torch.float64)
+    documents = 0
+    for rows in _tokenised(texts, tokenizer, num_embeddings):
+        for row in filter(None, rows):
+            ids, counts = torch.tensor(row).unique(return_counts=True)
+            shares[ids] += counts / counts.max()
+            holders[ids] += 1
+            documents += 1
+    frequency = alpha + beta * shares / documents
+    rarity = 1 + (documents / (2 + holders)).log().clamp(min=0)
+    return (frequency * rarity + 1 / documents).float()
 
 
 def vocabulary_order(tokenizer: Tokenizer, num_embeddings: int) -> Tensor:
@@ -128,10 +170,7 @@ def save_counts(counts: Tensor, path: str | Path) -> None:
     Raises:
         ValueError: If the file can't be written.
     """
-    try:
-        save_file({COUNTS_KEY: counts.float().contiguous()}, str(path))
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"can't write the counts to {path}: {error}") from None
+    _save(counts, COUNTS_KEY, path)
 
 
 def load_counts(path: str | Path, num_embeddings: int) -> Tensor:
@@ -140,17 +179,50 @@ def load_counts(path: str | Path, num_embeddings: int) -> Tensor:
     Raises:
         ValueError: If the file is missing or holds no counts, or the counts are for another vocabulary.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"no such counts file: {path}")
+    return _load(path, COUNTS_KEY, "counts", num_embeddings)
+
+
+def save_weights(weights: Tensor, path: str | Path) -> None:
+    """Write weights as safetensors, one tensor ``token_weights``.
+
+    Raises:
+        ValueError: If the file can't be written.
+    """
+    _save(weights, WEIGHTS_KEY, path)
+
+
+def load_weights(path: str | Path, num_embeddings: int) -> Tensor:
+    """Read what :func:`save_weights` wrote.
+
+    Raises:
+        ValueError: If the file is missing or holds no weights, or the weights are for another vocabulary.
+    """
+    return _load(path, WEIGHTS_KEY, "weights", num_embeddings)
+
+
+def _save(values: Tensor, key: str, path: str | Path) -> None:
     try:
-        counts = load_file(str(path)).get(COUNTS_KEY)
+        save_file({key: values.detach().float().contiguous()}, str(path))
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"can't write the {key.replace('_', ' ')} to {path}: {error}") from None
+
+
+def _load(path: str | Path, key: str, word: str, num_embeddings: int) -> Tensor:
+    if not Path(path).is_file():
+        raise ValueError(f"no such {word} file: {path}")
+    try:
+        tensors = load_file(str(path))
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a counts file written by vocabpress ({error})") from None
-    if counts is None:
-        raise ValueError(f"{path} holds no tensor {COUNTS_KEY!r}; write it with vocabpress.weights.save_counts")
-    if counts.shape != (num_embeddings,):
-        raise ValueError(f"{path} counts {counts.shape[0]} tokens, the table has {num_embeddings}; count again")
-    return counts
+        raise ValueError(f"{path} is not a {word} file written by vocabpress ({error})") from None
+    if key not in tensors:
+        held = ", ".join(tensors) or "nothing"
+        raise ValueError(f"{path} holds {held} and no {key}; write it with vocabpress.weights.save_{word}")
+    if tensors[key].shape != (num_embeddings,):
+        count = tensors[key].shape[0] if tensors[key].ndim else 0
+        raise ValueError(
+            f"{path} holds {word} of {count} tokens, the table has {num_embeddings}; make it for this model"
+        )
+    return tensors[key]
 
 
 def token_weights(counts: Tensor, power: float = 0.5) -> Tensor:

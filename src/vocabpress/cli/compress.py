@@ -52,6 +52,10 @@ def compress(
     counts: Annotated[
         str | None, typer.Option(help="Instead of --text: a saved counts file, or vocabulary-order.")
     ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="Instead of the square roots of counts: tfidf of --text, or a saved weights file."),
+    ] = None,
     settings: SettingsOption = None,
     seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
     device: Annotated[str, typer.Option(help="Where to fit: cpu, cuda, cuda:1.")] = "cpu",
@@ -65,6 +69,7 @@ def compress(
         budget=parse_budget(ratio, bits_per_weight, size, reference),
         text=text or (),
         counts=counts,
+        weights=weights,
         seed=seed,
         device=device,
         progress=True,

@@ -100,8 +100,9 @@ class Rows(CompressedEmbedding):
     def _mapped_place(self, block_of: Tensor) -> tuple[Tensor, Tensor]:
         """For every token its block, and its row among the blocks laid end to end; both (num_embeddings)."""
         block = unpack(block_of, self.map_bits, self.num_embeddings).to(torch.int64)
-        counts = nn.functional.one_hot(block, len(self.blocks)).cumsum(0)
-        return block, self._starts()[block] + counts.gather(1, block[:, None])[:, 0] - 1
+        members = block == torch.arange(len(self.blocks), device=block.device)[:, None]
+        counts = members.cumsum(1, dtype=torch.int32).gather(0, block[None])[0]
+        return block, self._starts()[block] + counts - 1
 
     def lookup(self, ids: Tensor) -> Tensor:
         starts = self._starts()

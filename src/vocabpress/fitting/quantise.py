@@ -1,12 +1,13 @@
-"""Rounding a float matrix to n-bit integers with the scale that loses least, and the choice of a factor's form."""
+"""Rounding a float matrix to n-bit integers with the scale that loses least, and factors in such forms."""
 
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from vocabpress.embeddings import CompressedEmbedding, Dense, Scalar
+from vocabpress.embeddings import CompressedEmbedding, Dense, Projected, Scalar
 from vocabpress.embeddings.scalar import ScaleAxis
+from vocabpress.fitting.lowrank import ridge, weighted_svd
 
 Factors = Literal["float16", "int8", "int4"]
 FACTOR_BITS: dict[str, int | None] = {"float16": None, "int8": 8, "int4": 4}
@@ -73,6 +74,22 @@ def store_factor(values: Tensor, factors: Factors, scale_axis: ScaleAxis) -> Com
     """The form of :func:`empty_factor` that holds ``values``, shape (rows, width), as well as it can."""
     bits = FACTOR_BITS[factors]
     return Dense.of(values) if bits is None else quantise(values, bits, scale_axis)
+
+
+def empty_low_rank(rows: int, width: int, rank: int, factors: Factors) -> Projected:
+    """The empty form ``left @ right + mean``: left has a scale a column, right a scale a row."""
+    return Projected(empty_factor(rows, rank, factors, "column"), empty_factor(rank, width, factors, "row"))
+
+
+def store_low_rank(table: Tensor, rank: int, weights: Tensor, factors: Factors) -> Projected:
+    """The weighted SVD of a table, (rows, width), in the form of :func:`empty_low_rank`.
+
+    The rounded left factor is given the right factor that suits it best, before that one is rounded too.
+    """
+    low = weighted_svd(table, rank, weights)
+    left = store_factor(low.left, factors, "column")
+    right = ridge(left.dense().detach(), table - low.mean, weights, penalty=1e-9)
+    return Projected.of(left, store_factor(right, factors, "row"), low.mean)
 
 
 def check_factors(factors: str) -> None:

@@ -3,11 +3,10 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from vocabpress.budget import Budget
@@ -17,41 +16,16 @@ from vocabpress.hf.checkpoint import (
     copy_companions,
     find_folder,
     load_model,
-    open_tokenizer,
     weight_bytes,
     written_at_once,
 )
 from vocabpress.hf.config import VocabpressConfig
+from vocabpress.hf.importance import Counts, Importance, Weights, find_importance
 from vocabpress.hf.outcome import Report
 from vocabpress.hf.quantizer import attach, compress_input_table
 from vocabpress.hf.tables import find_tables, input_table
 from vocabpress.methods import Method, make_method, method_name, method_settings
 from vocabpress.reconstruction import reconstruction
-from vocabpress.weights import count_tokens, load_counts, read_lines, token_weights, vocabulary_order
-
-Counts = Tensor | str | Path | Literal["vocabulary-order"]
-
-
-def find_counts(
-    folder: Path, num_embeddings: int, text: Sequence[str | Path], counts: Counts | None, progress: bool
-) -> tuple[Tensor | None, str]:
-    """Token counts from whatever the user gave, and a word for where they come from.
-
-    Raises:
-        ValueError: If both text and counts are given, or the source is unusable.
-    """
-    if text and counts is not None:
-        raise ValueError("token weights come from text or from counts; give one of them")
-    if isinstance(counts, Tensor):
-        return counts, "given counts"
-    if not text and counts is None:
-        return None, "uniform"
-    if counts is not None and counts != "vocabulary-order":
-        return load_counts(counts, num_embeddings), "saved counts"
-    tokenizer = open_tokenizer(folder)
-    if text:
-        return count_tokens(read_lines(text, progress), tokenizer, num_embeddings), "text"
-    return vocabulary_order(tokenizer, num_embeddings), "vocabulary order"
 
 
 def compress(
@@ -62,6 +36,7 @@ def compress(
     budget: Budget | None = None,
     text: Sequence[str | Path] = (),
     counts: Counts | None = None,
+    weights: Weights | None = None,
     seed: int = 0,
     device: str | None = None,
     progress: bool = False,
@@ -75,6 +50,8 @@ def compress(
         budget: Of the table; ratio 25 to float32 if None.
         text: UTF-8 text files; tokens that occur in them often are stored more exactly.
         counts: Instead of text: counts of shape (V), a file of them, or ``"vocabulary-order"``.
+        weights: What a fit takes, where it is not made of the counts: weights of shape (V), a file of them, such as
+            `vocabpress gates` writes, or ``"tfidf"``, which needs text, each line a document.
         seed: Of all randomness.
         device: Where to fit, e.g. ``"cuda"``; None stays on the CPU.
         progress: Whether to draw progress bars on stderr.
@@ -94,7 +71,8 @@ def compress(
     config = VocabpressConfig(method if isinstance(method, Method) else make_method(method), budget, seed)
     folder = find_folder(model)
     loaded = load_model(folder)
-    figures = fit_and_measure(loaded, folder, config, text, counts, device, progress)
+    importance = find_importance(folder, find_tables(loaded)[0].shape[0], text, counts, weights, progress)
+    figures = fit_and_measure(loaded, config, importance, device, progress)
     with written_at_once(target) as temporary:
         save(loaded, temporary)
         report = Report(
@@ -116,30 +94,27 @@ def compress(
 
 def fit_and_measure(
     model: PreTrainedModel,
-    folder: Path,
     config: VocabpressConfig,
-    text: Sequence[str | Path],
-    counts: Counts | None,
+    importance: Importance,
     device: str | None,
     progress: bool,
 ) -> dict[str, Any]:
     """Compress the input table of a loaded model in place; returns the figures of a `Report` that concern the table."""
     info = find_tables(model)[0]
-    tally, weighted_by = find_counts(folder, info.shape[0], text, counts, progress)
-    weights = None if tally is None else token_weights(tally)
     original = input_table(model)[1].detach()
     start = time.perf_counter()
-    table = compress_input_table(model, config, device, weighted_by, token_weights=weights, progress=progress)
+    fit = {"token_weights": importance.weights, "progress": progress}
+    table = compress_input_table(model, config, device, importance.source, **fit)
     seconds = time.perf_counter() - start
     attach(model, config)
     plain = reconstruction(original, table)
-    weighted = None if tally is None else reconstruction(original, table, tally)
+    weighted = None if importance.counts is None else reconstruction(original, table, importance.counts)
     return {
         "table": info.name,
         "num_embeddings": info.shape[0],
         "embedding_dim": info.shape[1],
         "dtype": info.dtype,
-        "weighted_by": weighted_by,
+        "weighted_by": importance.source,
         "seconds": seconds,
         "table_bytes_before": info.bytes,
         "table_bytes_after": table.total_bits() // 8,

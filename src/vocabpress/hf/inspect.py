@@ -12,8 +12,8 @@ from torch import Tensor
 from vocabpress.budget import Budget
 from vocabpress.embeddings import StorageItem, build
 from vocabpress.hf.checkpoint import find_folder, load_model, weight_bytes
-from vocabpress.hf.compress import find_counts
 from vocabpress.hf.config import QUANT_METHOD, VocabpressConfig
+from vocabpress.hf.importance import find_counts
 from vocabpress.hf.tables import TableInfo, find_tables, input_table
 from vocabpress.methods import METHODS, Plan
 from vocabpress.spectrum import singular_values

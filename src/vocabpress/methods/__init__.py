@@ -6,13 +6,22 @@ from typing import Any
 
 from vocabpress.methods.autoencoder import Autoencoder
 from vocabpress.methods.base import Family, Method, Plan
+from vocabpress.methods.discblock import DiscBlock
+from vocabpress.methods.groupreduce import GroupReduce
 from vocabpress.methods.lighttoken import LightToken
 from vocabpress.methods.stacked import Stacked
 from vocabpress.methods.svd import SVD
 from vocabpress.methods.tcq import TCQ
 from vocabpress.settings import read_settings
 
-METHODS: dict[str, type[Method]] = {"svd": SVD, "autoencoder": Autoencoder, "lighttoken": LightToken, "tcq": TCQ}
+METHODS: dict[str, type[Method]] = {
+    "svd": SVD,
+    "autoencoder": Autoencoder,
+    "lighttoken": LightToken,
+    "groupreduce": GroupReduce,
+    "discblock": DiscBlock,
+    "tcq": TCQ,
+}
 
 
 def make_method(name: str, **settings: Any) -> Method:
@@ -75,7 +84,9 @@ __all__ = [
     "SVD",
     "TCQ",
     "Autoencoder",
+    "DiscBlock",
     "Family",
+    "GroupReduce",
     "LightToken",
     "Method",
     "Plan",

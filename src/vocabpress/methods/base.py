@@ -16,11 +16,17 @@ Plan = dict[str, Any]
 
 
 class Family(NamedTuple):
-    """Plans that differ in one size alone; the budget picks the largest size that fits."""
+    """Plans that differ in one size alone; the budget picks the largest size that fits.
+
+    Attributes:
+        fixed: What the plans share.
+        size: Name of what they differ in.
+        sizes: Its values, integers or tuples of them; a later one never stores less.
+    """
 
     fixed: Plan
     size: str
-    sizes: Sequence[int]
+    sizes: Sequence[Any]
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,7 @@ class Method(ABC):
         plans, smallest = [], []
         for fixed, size, sizes in self.families(num_embeddings, embedding_dim, weights):
 
-            def bits(n: int, fixed: Plan = fixed, size: str = size) -> int:
+            def bits(n: Any, fixed: Plan = fixed, size: str = size) -> int:
                 return self.stored_bits(num_embeddings, embedding_dim, {**fixed, size: n})
 
             best = largest(bits, limit, sizes)

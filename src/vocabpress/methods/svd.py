@@ -19,9 +19,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vocabpress.embeddings import CompressedEmbedding, Projected
-from vocabpress.fitting.lowrank import ridge, weighted_svd
-from vocabpress.fitting.quantise import Factors, check_factors, empty_factor, store_factor
+from vocabpress.embeddings import CompressedEmbedding
+from vocabpress.fitting.quantise import Factors, check_factors, empty_low_rank, store_low_rank
 from vocabpress.methods.base import Family, Method, Plan
 
 
@@ -49,13 +48,9 @@ class SVD(Method):
         return [Family({}, "rank", range(1, min(num_embeddings, embedding_dim) + 1))]
 
     def empty(self, num_embeddings: int, embedding_dim: int, plan: Plan) -> CompressedEmbedding:
-        left = empty_factor(num_embeddings, plan["rank"], self.factors, "column")
-        return Projected(left, empty_factor(plan["rank"], embedding_dim, self.factors, "row"))
+        return empty_low_rank(num_embeddings, embedding_dim, plan["rank"], self.factors)
 
     def fit_plan(
         self, table: Tensor, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
     ) -> CompressedEmbedding:
-        low = weighted_svd(table, plan["rank"], weights)
-        left = store_factor(low.left, self.factors, "column")
-        right = ridge(left.dense().detach(), table - low.mean, weights, penalty=1e-9)
-        return Projected.of(left, store_factor(right, self.factors, "row"), low.mean)
+        return store_low_rank(table, plan["rank"], weights, self.factors)

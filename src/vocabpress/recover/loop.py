@@ -92,7 +92,7 @@ def held_out_terms(
     sums: dict[str, float] = {}
     tokens = 0
     for start in range(0, len(order), settings.batch_size):
-        batch = _ready(pad(order[start : start + settings.batch_size], sequences.pad), teacher, device)
+        batch = ready(pad(order[start : start + settings.batch_size], sequences.pad), teacher, device)
         count = int(batch["attention_mask"].sum())
         tokens += count
         for name, value in _terms(student, teacher, batch, settings).items():
@@ -105,7 +105,8 @@ def weighted(found: dict[str, Any], settings: Recovery) -> Any:
     return sum(settings.weights[name] * value for name, value in found.items())
 
 
-def _ready(batch: Batch, model: nn.Module, device: torch.device) -> Batch:
+def ready(batch: Batch, model: nn.Module, device: torch.device) -> Batch:
+    """A batch on the device, with what a decoder reads where the model has an encoder and a decoder."""
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
     config: Any = model.config
     if config.is_encoder_decoder:
@@ -200,7 +201,7 @@ class Run:
         mine = plan[done * processes + self.accelerator.process_index :: processes]
         dataset: Any = self.sequences.training
         loader = DataLoader(dataset, batch_sampler=mine, collate_fn=lambda rows: pad(rows, self.sequences.pad))
-        return (_ready(batch, self.teacher, self.accelerator.device) for batch in loader)
+        return (ready(batch, self.teacher, self.accelerator.device) for batch in loader)
 
     def _look(self, student: nn.Module, trained: dict[str, nn.Parameter], progress: Progress) -> None:
         """Judge the student on held-out text; every process computes the same."""

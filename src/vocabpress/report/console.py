@@ -10,7 +10,7 @@ from rich.table import Table
 
 from vocabpress.hf.inspect import CompressedInspection, Inspection
 from vocabpress.hf.outcome import Report
-from vocabpress.recover import RecoveryReport
+from vocabpress.recover import GateReport, RecoveryReport
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,12 +57,11 @@ def print_report(report: Report) -> None:
         ("mean cosine of the rows", f"{report.mean_cosine:.4f}"),
     ]
     if report.weighted_relative_error is not None:
-        source = report.weighted_by
         rows += [
-            (f"relative error, by token frequency ({source})", f"{report.weighted_relative_error:.4f}"),
-            (f"mean cosine, by token frequency ({source})", f"{report.weighted_mean_cosine:.4f}"),
+            ("relative error, by token frequency", f"{report.weighted_relative_error:.4f}"),
+            ("mean cosine, by token frequency", f"{report.weighted_mean_cosine:.4f}"),
         ]
-    rows.append(("seconds to fit", f"{report.seconds:.1f}"))
+    rows.append((f"seconds to fit, token weights: {report.weighted_by}", f"{report.seconds:.1f}"))
     print_table(["the table, read back", ""], rows)
 
 
@@ -76,6 +75,15 @@ def print_recovery(report: RecoveryReport) -> None:
         print_table([f"No better on held-out text: the input was kept, and copied to {report.output}."], [])
     else:
         print_table([f"Written to {report.output}, its table {size(report.table_bytes)} as before."], [])
+
+
+def print_gates(report: GateReport) -> None:
+    """What `vocabpress gates` did."""
+    marks = {0: "TF-IDF", report.best_epoch: "written"} | ({0: "TF-IDF, written"} if report.best_epoch == 0 else {})
+    rows = [(epoch, f"{error:.4g}", marks.get(epoch, "")) for epoch, error in enumerate(report.held_out)]
+    title = f"error of the hidden states on {report.held_out_sequences:,} held-out sequences, {report.budget}"
+    print_table(["epoch", "relative error", ""], rows, title)
+    print_table([f"Written to {report.output}, mean gate {report.mean_gate:.3f}; for compress --weights."], [])
 
 
 def print_inspection(found: Inspection) -> None:

@@ -13,6 +13,13 @@ from vocabpress.report.tables import Cell, Table
 from vocabpress.results import Result
 
 SHORT_COMMIT = 10  # characters
+WEIGHING = {  # where token weights came from -> options
+    "vocabulary order": ["--counts", "vocabulary-order"],
+    "saved counts": ["--counts", "COUNTS"],
+    "text": ["--text", "TEXT"],
+    "TF-IDF of text": ["--text", "TEXT", "--weights", "tfidf"],
+    "saved weights": ["--weights", "WEIGHTS"],
+}
 RECOVER_OPTIONS = ("mode", "steps", "seed")  # the other settings go through --set
 
 
@@ -89,13 +96,7 @@ def compress_command(model: str, row: Row) -> str | None:
     fields = settings.get("fields") or {}
     for name, value in fields.items():
         words += ["--set", f"{name}={value}"] if value is not None else []
-    weights = settings.get("token_weights")
-    if weights == "vocabulary order":
-        words += ["--counts", "vocabulary-order"]
-    elif weights == "saved counts":
-        words += ["--counts", "COUNTS"]
-    elif weights == "text":
-        words += ["--text", "TEXT"]
+    words += WEIGHING.get(str(settings.get("token_weights")), [])
     words += ["--seed", str(settings.get("fit_seed", settings.get("seed", 0)))]
     return shlex.join(words)
 

@@ -41,6 +41,7 @@ def press(job: dict[str, Any], folders: Folders) -> None:
         budget=Budget.ratio(job["ratio"]),
         text=job["text"],
         counts=job["counts"],
+        weights=job["weights"],
         seed=job["seed"],
         device=job["device"],
         progress=True,

@@ -124,9 +124,12 @@ class _Maker:
             "model": self.plan.model,
             "method": method,
             "text": self.contents(row.text),
-            "counts": self.contents([row.saved_counts]) if row.saved_counts else row.counts,
+            "counts": row.counts,
             "ratio": ratio,
             "seed": seed,
+            # Cells of plans that were run before there was this key keep their names.
+            **({} if row.weights is None else {"weights": row.weights}),
+            **{key: self.contents([file]) for key, file in row.files.items()},
         }
         slug = f"{_slug(row.name)}-ratio{ratio:g}-fit{seed}"
         job = {
@@ -134,9 +137,11 @@ class _Maker:
             "method": method,
             "recovered": None,
             "text": self.paths(row.text),
-            "counts": str(self.plan.place(row.saved_counts)) if row.saved_counts else row.counts,
+            "counts": row.counts,
+            "weights": row.weights,
             "ratio": ratio,
             "seed": seed,
+            **{key: str(self.plan.place(file)) for key, file in row.files.items()},
         }
         cell = self.cell("press", f"{slug}-press", None, identity, job)
         return cell, _Pressed(cell.name, slug, row.name, identity)

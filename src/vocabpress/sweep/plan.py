@@ -8,11 +8,10 @@ from typing import Any
 
 from vocabpress.budget import Budget
 from vocabpress.evaluate import TASKS, Task
+from vocabpress.hf.importance import TFIDF, VOCABULARY_ORDER
 from vocabpress.methods import METHODS, Method, is_method
 from vocabpress.recover.settings import Recovery
 from vocabpress.sweep.reading import Section, read_method, read_recovery, read_task
-
-VOCABULARY_ORDER = "vocabulary-order"
 
 
 @dataclass(frozen=True)
@@ -24,17 +23,20 @@ class MethodRow:
         method: With its fields.
         text: Files to count token weights in; none for no such weights.
         counts: ``"vocabulary-order"`` or a file of saved counts, instead of text.
+        weights: ``"tfidf"`` of the text or a file of saved weights, instead of what the counts give.
     """
 
     name: str
     method: Method
     text: tuple[str, ...] = ()
     counts: str | None = None
+    weights: str | None = None
 
     @property
-    def saved_counts(self) -> str | None:
-        """The file of saved counts, if that is where they come from."""
-        return None if self.counts == VOCABULARY_ORDER else self.counts
+    def files(self) -> dict[str, str]:
+        """``counts`` and ``weights`` where they are files: key -> file."""
+        said = {"counts": self.counts, "weights": self.weights}
+        return {key: file for key, file in said.items() if file not in (None, VOCABULARY_ORDER, TFIDF)}
 
 
 @dataclass(frozen=True)
@@ -174,11 +176,14 @@ def _method(name: str, row: Section, text: tuple[str, ...]) -> MethodRow:
     if not is_method(known):
         raise ValueError(f"{row.where}: unknown method {known!r}; set method to one of {', '.join(METHODS)}")
     weighted, counts = row.take("weighted_by_text", bool, False), row.take("counts", str, None)
+    weights = row.take("weights", str, None)
     if weighted and counts is not None:
         raise ValueError(f"{row.where}: token weights come from weighted_by_text or from counts; give one of them")
     if weighted and not text:
         raise ValueError(f"{row.where}: weighted_by_text needs text; name files in text or fit_text of the plan")
-    return MethodRow(name, read_method(row.where, known, row.rest()), text if weighted else (), counts)
+    if weights == TFIDF and not weighted:
+        raise ValueError(f"{row.where}: weights = {TFIDF!r} needs weighted_by_text = true")
+    return MethodRow(name, read_method(row.where, known, row.rest()), text if weighted else (), counts, weights)
 
 
 def _task(name: str, row: Section) -> TaskRow:
@@ -262,6 +267,15 @@ def _check(plan: Plan, where: str) -> None:
         raise ValueError(f"{where}: there is nothing to do; add [methods.NAME], or [tasks.NAME] for the original")
     if plan.data is not None and not plan.place(plan.data).is_dir():
         raise ValueError(f"{where}: no such folder of data sets: {plan.place(plan.data)}")
+    _check_files(plan, where)
+    if plan.model.startswith((".", "/", "~")) and not plan.place(plan.model).is_dir():
+        raise ValueError(f"{where}: no such model folder: {plan.place(plan.model)}")
+    if plan.place(plan.output).is_file():
+        raise ValueError(f"{where}: the output {plan.output} is a file; give a folder")
+
+
+def _check_files(plan: Plan, where: str) -> None:
+    """That there is every text, and every file of counts or weights."""
     files = [
         *plan.text,
         *(file for row in plan.methods for file in row.text),
@@ -271,11 +285,7 @@ def _check(plan: Plan, where: str) -> None:
         if not plan.place(file).is_file():
             raise ValueError(f"{where}: no such text file: {plan.place(file)}")
     for row in plan.methods:
-        if row.saved_counts is not None and not plan.place(row.saved_counts).is_file():
-            raise ValueError(
-                f"{where}, [methods.{row.name}]: no such counts file: {row.counts}; try {VOCABULARY_ORDER}"
-            )
-    if plan.model.startswith((".", "/", "~")) and not plan.place(plan.model).is_dir():
-        raise ValueError(f"{where}: no such model folder: {plan.place(plan.model)}")
-    if plan.place(plan.output).is_file():
-        raise ValueError(f"{where}: the output {plan.output} is a file; give a folder")
+        other = {"counts": VOCABULARY_ORDER, "weights": TFIDF}
+        for key, file in row.files.items():
+            if not plan.place(file).is_file():
+                raise ValueError(f"{where}, [methods.{row.name}]: no such {key} file: {file}; try {other[key]}")

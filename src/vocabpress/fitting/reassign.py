@@ -1,0 +1,181 @@
+"""Rows moved to the block whose subspace holds them best, within a budget."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+ROWS_PER_CHUNK = 16384
+LEAST_GAIN = 1e-4  # of the error, relative, below which a round was the last
+PRICES = 24  # halvings of the interval in which the price of a bit is sought
+
+
+@dataclass(frozen=True)
+class Options:
+    """When rows move, and when to stop.
+
+    Attributes:
+        rounds: At most.
+        moving_ratio: Share of the rows with a better block that move in a round, those that gain most.
+        least_candidates: Stop when fewer rows than that have a better block.
+    """
+
+    rounds: int
+    moving_ratio: float
+    least_candidates: int
+
+
+@dataclass(frozen=True)
+class Storage:
+    """What blocks cost.
+
+    Attributes:
+        bits: (sizes of the blocks) -> bits of the table.
+        limit: The most allowed.
+        row_bits: Of one more row in each block.
+        exact: Whether each block is stored whole.
+    """
+
+    bits: Callable[[list[int]], int]
+    limit: int
+    row_bits: Sequence[float]
+    exact: Sequence[bool]
+
+
+def reassign(
+    table: Tensor,
+    weights: Tensor,
+    block_of: Tensor,
+    ranks: Sequence[int],
+    storage: Storage,
+    options: Options,
+    title: str = "",
+    progress: bool = False,
+) -> Tensor:
+    """Move rows between blocks in rounds, the subspaces fitted anew after each, while the weighted error falls.
+
+    A row costs ``w_i * squared error + price * bits of a row of that block``. The price is 0 where the moves fit the
+    limit, and else the lowest at which they do: without it every row wants the block of the highest rank.
+
+    Args:
+        table: (V, d).
+        weights: (V), not negative.
+        block_of: (V), the block of each row.
+        ranks: Of the blocks.
+        storage: What blocks cost, and the most allowed.
+        options: When rows move, and when to stop.
+        title: Of the progress bar.
+        progress: Whether to draw it.
+
+    Returns:
+        The new blocks, shape (V).
+    """
+    blocks = _Blocks(table, weights, block_of.clone(), ranks, storage.exact)
+    row_bits = torch.tensor(storage.row_bits, dtype=table.dtype, device=table.device)
+    best, best_error = block_of, blocks.error()
+    with tqdm(total=options.rounds, desc=title, unit="round", disable=not progress) as bar:
+        for _ in range(options.rounds):
+            rows, targets = _moves(blocks, row_bits, storage, options)
+            if not len(rows):
+                break
+            blocks.move(rows, targets)
+            error, before = blocks.error(), best_error
+            bar.set_postfix(error=f"{error:.4g}", moved=len(rows))
+            bar.update()
+            if error < best_error:
+                best, best_error = blocks.block_of.clone(), error
+            if not error < before * (1 - LEAST_GAIN):
+                break
+    return best
+
+
+def _moves(blocks: "_Blocks", row_bits: Tensor, storage: Storage, options: Options) -> tuple[Tensor, Tensor]:
+    """Rows to move and the blocks to move them to, within the limit; none where too few would gain."""
+    block_of = blocks.block_of
+    sizes = torch.bincount(block_of, minlength=len(row_bits))
+    spare = storage.limit - storage.bits(sizes.tolist())
+
+    def at(price: float) -> tuple[Tensor, Tensor]:
+        costs = blocks.errors + price * row_bits
+        least, target = costs.min(1)
+        gains = costs.gather(1, block_of[:, None])[:, 0] - least
+        candidates = int((gains > 0).sum())
+        if candidates < options.least_candidates:
+            return block_of[:0], target[:0]
+        rows = gains.topk(max(1, int(options.moving_ratio * candidates))).indices
+        return rows, target[rows]
+
+    def added(rows: Tensor, targets: Tensor) -> float:
+        return float((row_bits[targets] - row_bits[block_of[rows]]).sum())
+
+    rows, targets = at(0.0)
+    if added(rows, targets) > spare:
+        # The unit is the price at which the mean row gains as much from an exact copy as that costs.
+        unit = float(blocks.errors.mean() / row_bits.max().clamp(min=1))
+        low, high = 1e-6 * unit, 1e6 * unit
+        for _ in range(PRICES):
+            price = (low * high) ** 0.5
+            low, high = (low, price) if added(*at(price)) <= spare else (price, high)
+        rows, targets = at(high)
+    after = sizes - torch.bincount(block_of[rows], minlength=len(sizes)) + torch.bincount(targets, minlength=len(sizes))
+    # The search goes by the bits of a row; what counts is counted.
+    return (rows, targets) if storage.bits(after.tolist()) <= storage.limit else (rows[:0], targets[:0])
+
+
+class _Blocks:
+    """Moments, subspaces and errors of the blocks, kept up to date as rows move.
+
+    Attributes:
+        block_of: (V).
+        errors: (V, blocks), the weighted squared distance of each row from the subspace of each block.
+    """
+
+    def __init__(
+        self, table: Tensor, weights: Tensor, block_of: Tensor, ranks: Sequence[int], exact: Sequence[bool]
+    ) -> None:
+        self.table, self.weights, self.block_of, self.ranks, self.exact = table, weights, block_of, ranks, exact
+        count, width = len(ranks), table.shape[1]
+        self.moments = torch.zeros(count, width + 1, width + 1, dtype=torch.float64, device=table.device)
+        self.squares = table.square().sum(1)
+        self.errors = table.new_zeros(len(table), count)
+        for block in range(count):
+            self._add(block, (block_of == block).nonzero()[:, 0], 1)
+            self._refit(block)
+
+    def error(self) -> float:
+        """Weighted squared error of all rows, each in its own block."""
+        return float(self.errors.gather(1, self.block_of[:, None]).double().sum())
+
+    def move(self, rows: Tensor, targets: Tensor) -> None:
+        """Give rows to other blocks, and fit the subspaces of all blocks concerned anew."""
+        sources = self.block_of[rows]
+        self.block_of[rows] = targets
+        for block in torch.cat([sources, targets]).unique().tolist():
+            self._add(block, rows[sources == block], -1)
+            self._add(block, rows[targets == block], 1)
+            self._refit(block)
+
+    def _add(self, block: int, rows: Tensor, sign: int) -> None:
+        """Add rows to the moments of a block, or take them away: sums of w (x, 1) (x, 1)^T."""
+        for ids in rows.split(ROWS_PER_CHUNK):
+            extended = torch.nn.functional.pad(self.table[ids].double(), (0, 1), value=1.0)
+            self.moments[block] += sign * (extended * self.weights[ids, None].double()).T @ extended
+
+    def _refit(self, block: int) -> None:
+        """The block's weighted mean and principal axes, and all rows' distances from them."""
+        if self.exact[block]:
+            return
+        products, sums, mass = self.moments[block, :-1, :-1], self.moments[block, :-1, -1], self.moments[block, -1, -1]
+        mean = sums / mass.clamp(min=1e-300)
+        axes = torch.linalg.eigh(products - torch.outer(sums, mean)).eigenvectors[:, -self.ranks[block] :]
+        # One product gives a row's coordinates and its inner product with the mean.
+        probe = torch.cat([axes, mean[:, None]], 1).to(self.table.dtype)
+        shift = (mean @ axes).to(self.table.dtype)
+        for start in range(0, len(self.table), ROWS_PER_CHUNK):
+            chunk = slice(start, start + ROWS_PER_CHUNK)
+            seen = self.table[chunk] @ probe
+            distance = self.squares[chunk] - 2 * seen[:, -1] + mean.square().sum().to(self.table.dtype)
+            distance = distance - (seen[:, :-1] - shift).square().sum(1)
+            self.errors[chunk, block] = self.weights[chunk] * distance.clamp(min=0)

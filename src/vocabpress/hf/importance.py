@@ -1,0 +1,79 @@
+"""How much each token of a model matters, from whatever the user gave: text, files, tensors, words."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+from vocabpress.hf.checkpoint import open_tokenizer
+from vocabpress.weights import count_tokens, load_counts, load_weights, read_lines, tfidf, token_weights
+from vocabpress.weights import vocabulary_order as by_order
+
+VOCABULARY_ORDER, TFIDF = "vocabulary-order", "tfidf"
+Counts = Tensor | str | Path | Literal["vocabulary-order"]
+Weights = Tensor | str | Path | Literal["tfidf"]
+
+
+@dataclass(frozen=True)
+class Importance:
+    """What is known of the tokens, each shape (V).
+
+    Attributes:
+        counts: How often each occurs, by which errors are reported; None where that is not known.
+        weights: What a fit takes; None counts all alike.
+        source: A word for where the weights come from.
+    """
+
+    counts: Tensor | None
+    weights: Tensor | None
+    source: str
+
+
+def find_counts(
+    folder: Path, num_embeddings: int, text: Sequence[str | Path], counts: Counts | None, progress: bool
+) -> tuple[Tensor | None, str]:
+    """Token counts from whatever the user gave, and a word for where they come from.
+
+    Raises:
+        ValueError: If both text and counts are given, or the source is unusable.
+    """
+    if text and counts is not None:
+        raise ValueError("token weights come from text or from counts; give one of them")
+    if isinstance(counts, Tensor):
+        return counts, "given counts"
+    if not text and counts is None:
+        return None, "uniform"
+    if counts is not None and counts != VOCABULARY_ORDER:
+        return load_counts(counts, num_embeddings), "saved counts"
+    tokenizer = open_tokenizer(folder)
+    if text:
+        return count_tokens(read_lines(text, progress), tokenizer, num_embeddings), "text"
+    return by_order(tokenizer, num_embeddings), "vocabulary order"
+
+
+def find_importance(
+    folder: Path,
+    num_embeddings: int,
+    text: Sequence[str | Path],
+    counts: Counts | None,
+    weights: Weights | None,
+    progress: bool,
+) -> Importance:
+    """Counts as `find_counts` finds them, and weights: those given, else made of the counts.
+
+    Raises:
+        ValueError: If a source is unusable, or TF-IDF is wanted without text.
+    """
+    if isinstance(weights, str) and weights == TFIDF and not text:
+        raise ValueError("TF-IDF needs the text itself, its lines are the documents; give --text, or text=[…]")
+    tally, source = find_counts(folder, num_embeddings, text, counts, progress)
+    if weights is None:
+        return Importance(tally, None if tally is None else token_weights(tally), source)
+    if isinstance(weights, Tensor):
+        return Importance(tally, weights, "given weights")
+    if weights == TFIDF:
+        scores = tfidf(read_lines(text, progress), open_tokenizer(folder), num_embeddings)
+        return Importance(tally, scores, "TF-IDF of text")
+    return Importance(tally, load_weights(weights, num_embeddings), "saved weights")

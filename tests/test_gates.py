@@ -1,0 +1,208 @@
+"""Gates: the mask and its gradient by hand, that learning moves what it should, and the file that compress reads."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import tiny
+from command import run
+from vocabpress import Budget, DiscBlock
+from vocabpress.hf.checkpoint import open_model, open_tokenizer
+from vocabpress.recover import GateSettings, learn_gates
+from vocabpress.recover import gates as gates_module
+from vocabpress.recover.gated import Gated
+from vocabpress.weights import load_weights, read_lines, tfidf
+
+QUICK = GateSettings(epochs=3, batch_size=8, max_length=16, held_out=8)
+
+
+def gated(gates, width=8, layers=3, temperature=1.0):
+    embedding = nn.Embedding.from_pretrained(torch.randn(len(gates), width))
+    return Gated(embedding, torch.tensor(gates), layers, temperature, torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("gates")
+    generator = torch.Generator().manual_seed(2)
+    # Few words are in most lines: their rows matter, the others' hardly.
+    ids = (torch.rand(160, 9, generator=generator) ** 4 * (tiny.VOCAB - 2)).long().tolist()
+    (place / "text.txt").write_text("\n".join(" ".join(f"w{i}" for i in row) for row in ids), encoding="utf-8")
+    for name in ("bert", "gpt2", "t5", "bart, scaled", "gemma3, scaled"):
+        tiny.save(name, place / name)
+        model = open_model(place / name)
+        model.get_input_embeddings().weight.data.mul_(30)  # as large as what the model adds to it
+        model.save_pretrained(place / name)
+    return place
+
+
+def test_the_mask_by_hand():
+    module = gated([0.5, 0.26, 1.0, 0.001])
+    mask = module.mask(torch.tensor([[0, 1], [2, 3]]))
+    # Coordinates j < 8 g: 4 of them; 2.08, so 0, 1 and 2; all; 0.008, so the first.
+    assert mask.shape == (2, 2, 8)
+    assert mask.sum(-1).tolist() == [[4, 3], [8, 1]]
+    assert mask[0, 1].tolist() == [1, 1, 1, 0, 0, 0, 0, 0]
+    # The gradient of each coordinate of the mask with respect to the gate is d.
+    weights = torch.arange(1.0, 9)
+    (module.mask(torch.tensor([1, 1])) * weights).sum().backward()
+    assert module.gates.grad.tolist() == [0, 2 * 8 * 36, 0, 0]
+
+
+def test_at_the_start_the_layers_change_nothing_but_the_mask():
+    module = gated([0.5, 0.26, 1.0, 0.001])
+    ids = torch.tensor([[0, 1, 2], [3, 2, 1]])
+    torch.testing.assert_close(module.gated(ids), module.original(ids) * module.mask(ids))
+    assert torch.equal(module(ids), module.original(ids))
+    with module.reading(module.gated):
+        assert not torch.equal(module(ids), module.original(ids))
+    assert torch.equal(module(ids), module.original(ids))
+
+
+def test_the_selector_picks_one_layer_for_each_token():
+    module = gated([1.0] * 5, layers=4)
+    module.layers.data.copy_(torch.stack([torch.eye(8) * factor for factor in (1.0, 2.0, 3.0, 4.0)]))
+    ids = torch.arange(5).repeat(400)
+    factors = (module.gated(ids) / module.original(ids)).mean(-1)
+    assert torch.equal(factors.round(), factors.round().clamp(1, 4))
+    torch.testing.assert_close(factors, factors.round())
+    # Scores start equal, so each layer is as likely: 500 of 2,000 each, with a deviation of 19.
+    assert all(400 < int((factors.round() == layer).sum()) < 600 for layer in range(1, 5))
+    module.bias.data[2] = 100.0
+    torch.testing.assert_close(module.gated(ids), 3 * module.original(ids))
+    module.bias.data.zero_()
+    module.gated(ids).square().sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in module.trained())
+    assert module.original.weight.grad is None
+
+
+def gates_of(folder, output, settings=QUICK, model="bert", **options):
+    arguments = {"text": [folder / "text.txt"], "budget": Budget.ratio(4), "settings": settings, **options}
+    return learn_gates(folder / model, output, **arguments)
+
+
+def test_the_best_epoch_is_written_and_is_no_worse_than_tfidf(folder, tmp_path):
+    report = gates_of(folder, tmp_path / "g")
+    gates = load_weights(tmp_path / "g", tiny.VOCAB)
+    assert len(report.held_out) == 1 + QUICK.epochs
+    assert report.held_out[report.best_epoch] == min(report.held_out)
+    assert report.mean_gate == pytest.approx(float(gates.mean()))
+    assert 0.001 <= float(gates.min()) < float(gates.max()) <= 1
+    again = gates_of(folder, tmp_path / "again")
+    assert again.held_out == report.held_out
+    # What was judged is the table that compress makes of the file.
+    table = open_model(folder / "bert").get_input_embeddings().weight.detach()
+    made = DiscBlock().fit(table, budget=Budget.ratio(4), token_weights=gates)
+    lesson = lesson_of(folder, gates)
+    assert lesson._judge() == pytest.approx(min(report.held_out), rel=1e-5)
+    assert made.total_bits() <= Budget.ratio(4).max_bits(tiny.VOCAB, 32)
+
+
+def lesson_of(folder, gates, settings=QUICK):
+    """A lesson that has not begun."""
+    model, tokenizer = open_model(folder / "bert"), open_tokenizer(folder / "bert")
+    sequences = gates_module.read_sequences(
+        [folder / "text.txt"], tokenizer, settings.max_length, settings.held_out, 0, False
+    )
+    return gates_module._Lesson(model, gates, sequences, settings, Budget.ratio(4), 0, torch.device("cpu"))
+
+
+def test_gates_go_to_the_sparsity_where_text_does_not_hold_them(folder):
+    lesson = lesson_of(folder, torch.full((tiny.VOCAB,), 0.5), GateSettings(epochs=8, batch_size=8, held_out=8))
+    before = {name: tensor.clone() for name, tensor in lesson.model.state_dict().items() if "gat" not in name}
+    lesson.learn(progress=False)
+    gates, seen = lesson.gated.gates.detach(), torch.zeros(tiny.VOCAB)
+    for row in lesson.sequences.training:
+        seen[row] += 1
+    assert float((gates[seen == 0] - 0.05).abs().max()) < 0.02
+    assert float(gates[seen.topk(5).indices].mean()) > float(gates[seen == 0].mean())
+    after = lesson.model.state_dict()
+    frozen = [name for name in before if "word_embeddings" not in name or "original" in name]
+    assert len(frozen) > 20
+    assert all(torch.equal(before[name], after[name]) for name in frozen)
+
+
+def test_without_sparsity_gates_open_where_the_model_needs_them(folder):
+    settings = GateSettings(epochs=8, batch_size=8, held_out=8, sparsity_weight=0.0)
+    start = torch.full((tiny.VOCAB,), 0.3)
+    lesson = lesson_of(folder, start, settings)
+    lesson.learn(progress=False)
+    gates, seen = lesson.gated.gates.detach(), torch.zeros(tiny.VOCAB)
+    for row in lesson.sequences.training:
+        seen[row] += 1
+    torch.testing.assert_close(gates[seen == 0], start[seen == 0])
+    assert float(gates[seen.topk(5).indices].mean()) > 0.4
+
+
+@pytest.mark.parametrize("name", ["gpt2", "t5", "bart, scaled", "gemma3, scaled"])
+def test_every_kind_of_model(name, folder, tmp_path):
+    report = gates_of(folder, tmp_path / "g", GateSettings(epochs=1, max_length=16), model=name)
+    assert len(report.held_out) == 2
+    assert all(0 < error < 2 for error in report.held_out)
+
+
+def test_the_command_line_and_its_file_in_compress(folder, tmp_path, capsys):
+    common = ("gates", folder / "bert", "--text", folder / "text.txt", "-o", tmp_path / "g")
+    code, out, err = run(capsys, *common, "--ratio", "4", "--epochs", "1", "--set", "batch_size=8", "--json")
+    assert code == 0, err
+    assert "learning gates" in err
+    report = json.loads(out.splitlines()[-1])
+    assert (report["output"], len(report["held_out"])) == (str(tmp_path / "g"), 2)
+    assert "TF-IDF" in out
+    options = ("-o", tmp_path / "out", "--method", "discblock", "--ratio", "4", "--weights", tmp_path / "g", "--json")
+    code, out, err = run(capsys, "compress", folder / "bert", *options)
+    assert code == 0, err
+    assert json.loads(out.splitlines()[-1])["weighted_by"] == "saved weights"
+
+
+def test_the_start_is_tfidf_over_its_largest(folder, tmp_path, monkeypatch):
+    started = []
+
+    class Lesson(gates_module._Lesson):
+        def learn(self, progress):
+            started.append(self.gated.gates.detach().clone())
+            return started[0], [1.0]
+
+    monkeypatch.setattr(gates_module, "_Lesson", Lesson)
+    gates_of(folder, tmp_path / "g")
+    scores = tfidf(read_lines([folder / "text.txt"]), open_tokenizer(folder / "bert"), tiny.VOCAB)
+    torch.testing.assert_close(started[0], (scores / scores.max()).clamp(min=0.001))
+
+
+BAD = {
+    "epochs": ({"epochs": 0}, "epochs must be at least 1, got 0"),
+    "rate": ({"learning_rate": 0.0}, "learning_rate must be positive, got 0.0"),
+    "sparsity": ({"sparsity": 1.5}, "sparsity is 0 to 1"),
+    "factors": ({"factors": "int3"}, "unknown factors 'int3'"),
+    "blocks": ({"blocks": 0}, "blocks is 1 to 256, got 0"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_bad_settings_are_refused(bad):
+    settings, words = BAD[bad]
+    with pytest.raises(ValueError, match=words):
+        GateSettings(**settings)
+
+
+def test_bad_input_is_refused_before_anything_is_written(folder, tmp_path, capsys):
+    ours = tmp_path / "small"
+    assert run(capsys, "compress", folder / "bert", "-o", ours, "--method", "svd", "--ratio", "6")[0] == 0
+    text, output = ("--text", folder / "text.txt"), ("-o", tmp_path / "g")
+    for arguments, words in (
+        ((folder / "bert", *text, "-o", tmp_path), "it is a folder, or in none"),
+        ((folder / "bert", *text, "-o", tmp_path / "no" / "g"), "it is a folder, or in none"),
+        ((ours, *text, *output), "compressed already; start from the original"),
+        ((folder / "bert", "--text", folder / "none", *output), "no such text file"),
+        ((folder / "bert", *text, *output, "--ratio", "500"), "the least that DiscBlock can store"),
+        ((folder / "bert", *text, *output, "--ratio", "0.5"), "a ratio is at least 1"),
+        ((folder / "bert", *text, *output, "--set", "rounds=3"), "gates has no field 'rounds'; it has epochs"),
+        ((folder / "bert", *text, *output, "--device", "cuda:77"), "can't use the device"),
+    ):
+        code, out, err = run(capsys, "gates", *arguments)
+        assert (code, out) == (2, ""), err
+        assert words in err
+        assert err.strip().splitlines()[-1].startswith("vocabpress: error: ")
+    assert not (tmp_path / "g").exists()
