@@ -114,7 +114,7 @@ class TCQ(Method):
         runs = [[Run(axes.width(kept), 8, 1)]] * len(sizes)
         plan = {"sizes": sizes, "runs": runs, "basis_bits": bits}
         scales = 16 * len(sizes) * len(RATES)  # no block needs more runs than there are rates, as a rule
-        return self.stored_bits(*table.shape, plan) - 8 * axes.width(kept) * len(table) + scales
+        return self.stored_bits(table.shape[0], table.shape[1], plan) - 8 * axes.width(kept) * len(table) + scales
 
     def _exact(self, table: Tensor, axes: "Axes", kept: int, bits: int, plan: Plan) -> Plan:
         """Rows of whole bytes: each block's rates for every length of its rows, then the lengths for all blocks."""
@@ -122,7 +122,7 @@ class TCQ(Method):
         while True:
             runs = axes.whole_bytes(kept, room, self.memory)
             found = {"sizes": axes.counts.tolist(), "runs": runs, "basis_bits": bits}
-            over = self.stored_bits(*table.shape, found) - plan["limit"]
+            over = self.stored_bits(table.shape[0], table.shape[1], found) - plan["limit"]
             if over <= 0:
                 return found
             room -= over
