@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vocabpress import SVD, Autoencoder, Budget, CompressedEmbedding, LightToken, Method
+from vocabpress import SVD, Autoencoder, Budget, CompressedEmbedding, LightToken, Method, NearestKronecker
 from vocabpress.embeddings import Codebooks, Dense, Kronecker, Projected, Rows, Scalar, Sum
 
 V, D = 53, 12  # both odd on purpose where packing is concerned: 53 * 3 bits and 12 * 5 bits fill no whole byte
@@ -86,6 +86,13 @@ METHOD_CASES: dict[str, MethodCase] = {
     ),
     "autoencoder, non-linear": MethodCase(Autoencoder(nonlinear=True, epochs=4), 2e-2),
     "lighttoken": MethodCase(LightToken(), 1e-3),
+    "kronecker": MethodCase(
+        NearestKronecker(),
+        1e-6,
+        bad=({"factors": "x"}, {"width": 0}, {"rows": 0}, {"terms": -1}),
+    ),
+    "kronecker, sums of blocks": MethodCase(NearestKronecker(rows=3, terms=0), 1e-6),
+    "kronecker int8": MethodCase(NearestKronecker(factors="int8"), 1e-3),
 }
 
 

@@ -9,7 +9,7 @@ from vocabpress.hf.compress import compress
 from vocabpress.hf.config import VocabpressConfig
 from vocabpress.hf.outcome import Report
 from vocabpress.hf.tables import TableInfo, find_tables
-from vocabpress.methods import METHODS, SVD, Autoencoder, LightToken, Method, make_method
+from vocabpress.methods import METHODS, SVD, Autoencoder, LightToken, Method, NearestKronecker, make_method
 
 __all__ = [
     "EMBEDDINGS",
@@ -20,6 +20,7 @@ __all__ = [
     "CompressedEmbedding",
     "LightToken",
     "Method",
+    "NearestKronecker",
     "Report",
     "TableInfo",
     "VocabpressConfig",

@@ -5,11 +5,17 @@ from typing import Any
 
 from vocabpress.methods.autoencoder import Autoencoder
 from vocabpress.methods.base import Family, Method, Plan
+from vocabpress.methods.kronecker import NearestKronecker
 from vocabpress.methods.lighttoken import LightToken
 from vocabpress.methods.svd import SVD
 from vocabpress.settings import read_settings
 
-METHODS: dict[str, type[Method]] = {"svd": SVD, "autoencoder": Autoencoder, "lighttoken": LightToken}
+METHODS: dict[str, type[Method]] = {
+    "svd": SVD,
+    "autoencoder": Autoencoder,
+    "lighttoken": LightToken,
+    "kronecker": NearestKronecker,
+}
 
 
 def make_method(name: str, **settings: Any) -> Method:
@@ -34,4 +40,15 @@ def method_name(method: Method) -> str:
     return names.get(type(method), type(method).__name__)
 
 
-__all__ = ["METHODS", "SVD", "Autoencoder", "Family", "LightToken", "Method", "Plan", "make_method", "method_name"]
+__all__ = [
+    "METHODS",
+    "SVD",
+    "Autoencoder",
+    "Family",
+    "LightToken",
+    "Method",
+    "NearestKronecker",
+    "Plan",
+    "make_method",
+    "method_name",
+]
