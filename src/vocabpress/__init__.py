@@ -8,17 +8,21 @@ from vocabpress.embeddings import EMBEDDINGS, CompressedEmbedding, build
 from vocabpress.hf.compress import compress
 from vocabpress.hf.config import VocabpressConfig
 from vocabpress.hf.outcome import Report
+from vocabpress.hf.presets import PRESETS, preset
+from vocabpress.hf.shapes import LinearShapes
 from vocabpress.hf.tables import TableInfo, find_tables
 from vocabpress.methods import METHODS, SVD, Autoencoder, LightToken, Method, NearestKronecker, make_method
 
 __all__ = [
     "EMBEDDINGS",
     "METHODS",
+    "PRESETS",
     "SVD",
     "Autoencoder",
     "Budget",
     "CompressedEmbedding",
     "LightToken",
+    "LinearShapes",
     "Method",
     "NearestKronecker",
     "Report",
@@ -28,4 +32,5 @@ __all__ = [
     "compress",
     "find_tables",
     "make_method",
+    "preset",
 ]

@@ -84,7 +84,7 @@ def _leading_axes(rows: Tensor, count: int) -> Tensor:
     if rows.shape[1] <= rows.shape[0]:
         return principal_axes(rows, torch.ones_like(rows[:, 0]))[0][:count].to(rows.dtype)
     left = principal_axes(rows.T, torch.ones_like(rows[0]))[0][:count].to(rows.dtype)
-    return nn.functional.normalize(left @ rows, dim=1)
+    return nn.functional.normalize((left @ rows).double(), dim=1).to(rows.dtype)  # squares may leave float32
 
 
 def nearest(blocks: Blocks, terms: int) -> tuple[Tensor, Tensor]:
@@ -99,7 +99,7 @@ def nearest(blocks: Blocks, terms: int) -> tuple[Tensor, Tensor]:
     left = blocks.solve_left(right)
     if not blocks.level:
         left, right = _take_turns(blocks, left, right)
-    scales = left.square().mean((1, 2), keepdim=True).sqrt()
+    scales = left.double().square().mean((1, 2), keepdim=True).sqrt().to(left.dtype)
     scales = torch.where(scales > 0, scales, torch.ones_like(scales))  # a factor of zeros stays one
     return left / scales, right * scales
 

@@ -1,7 +1,7 @@
 """The main job: a checkpoint in, a small checkpoint out."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -23,8 +23,10 @@ from vocabpress.hf.checkpoint import (
     written_at_once,
 )
 from vocabpress.hf.config import VocabpressConfig
+from vocabpress.hf.linears import compress_linears
 from vocabpress.hf.outcome import Report
 from vocabpress.hf.quantizer import attach, compress_input_table
+from vocabpress.hf.shapes import LinearShapes
 from vocabpress.hf.tables import find_tables, input_table
 from vocabpress.methods import Method, make_method, method_name
 from vocabpress.reconstruction import reconstruction
@@ -61,6 +63,7 @@ def compress(
     *,
     method: str | Method = "lighttoken",
     budget: Budget | None = None,
+    linears: LinearShapes | Mapping[str, Any] | None = None,
     text: Sequence[str | Path] = (),
     counts: Counts | None = None,
     seed: int = 0,
@@ -74,6 +77,8 @@ def compress(
         output: A folder that does not exist yet, or is empty. It appears when all is done, or not at all.
         method: A method, or its name with its default settings.
         budget: Of the table; ratio 25 to float32 if None.
+        linears: Linear maps that become Kronecker products, too, such as ``{"attention": (48, 384), "ffn": (2, 16)}``:
+            columns and rows of the left factor; see `LinearShapes`. None leaves them as they are.
         text: UTF-8 text files; tokens that occur in them often are stored more exactly.
         counts: Instead of text: counts of shape (V), a file of them, or ``"vocabulary-order"``.
         seed: Of all randomness.
@@ -92,7 +97,8 @@ def compress(
     """
     target = check_output(output)
     check_device(device)
-    config = VocabpressConfig(method if isinstance(method, Method) else make_method(method), budget, seed)
+    shapes = LinearShapes.read(linears) if isinstance(linears, Mapping) else linears
+    config = VocabpressConfig(method if isinstance(method, Method) else make_method(method), budget, seed, shapes)
     folder = find_folder(model)
     loaded = load_model(folder)
     figures = fit_and_measure(loaded, folder, config, text, counts, device, progress)
@@ -124,8 +130,9 @@ def fit_and_measure(
     device: str | None,
     progress: bool,
 ) -> dict[str, Any]:
-    """Compress the input table of a loaded model in place; returns the figures of a `Report` that concern the table."""
+    """Compress a loaded model in place; returns the figures of a `Report` on its table and its linear maps."""
     info = find_tables(model)[0]
+    linears = compress_linears(model, config, device, progress)
     tally, weighted_by = find_counts(folder, info.shape[0], text, counts, progress)
     weights = None if tally is None else token_weights(tally)
     original = input_table(model)[1].detach()
@@ -141,6 +148,7 @@ def fit_and_measure(
         "embedding_dim": info.shape[1],
         "dtype": info.dtype,
         "weighted_by": weighted_by,
+        "linears": linears,
         "seconds": seconds,
         "table_bytes_before": info.bytes,
         "table_bytes_after": table.total_bits() // 8,

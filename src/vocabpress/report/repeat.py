@@ -89,6 +89,8 @@ def compress_command(model: str, row: Row) -> str | None:
     fields = settings.get("fields") or {}
     for name, value in fields.items():
         words += ["--set", f"{name}={value}"] if value is not None else []
+    for name, value in (settings.get("linears") or {}).items():
+        words += ["--linears", f"{name}={value}"]
     weights = settings.get("token_weights")
     if weights == "vocabulary order":
         words += ["--counts", "vocabulary-order"]
