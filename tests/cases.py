@@ -16,6 +16,7 @@ from vocabpress import (
     GroupReduce,
     LightToken,
     Method,
+    NearestKronecker,
     Stacked,
 )
 from vocabpress.embeddings import Codebooks, Dense, Kronecker, Projected, Rows, Scalar, Sum, Trellis
@@ -123,6 +124,13 @@ METHOD_CASES: dict[str, MethodCase] = {
     "groupreduce int8, nothing moved": MethodCase(GroupReduce(factors="int8", rounds=0), 1e-3, weighted=0.5),
     "discblock": MethodCase(DiscBlock(), 1e-6, weighted=0.5, bad=({"alpha": -0.1}, {"alpha": 1.1}, {"blocks": 0})),
     "discblock int4, moved": MethodCase(DiscBlock(factors="int4", rounds=50), 2.5e-2, weighted=0.5, exact=False),
+    "kronecker": MethodCase(
+        NearestKronecker(),
+        1e-6,
+        bad=({"factors": "x"}, {"width": 0}, {"rows": 0}, {"terms": -1}),
+    ),
+    "kronecker, sums of blocks": MethodCase(NearestKronecker(rows=3, terms=0), 1e-6),
+    "kronecker int8": MethodCase(NearestKronecker(factors="int8"), 1e-3),
 }
 
 

@@ -8,6 +8,8 @@ from vocabpress.embeddings import EMBEDDINGS, CompressedEmbedding, build
 from vocabpress.hf.compress import compress
 from vocabpress.hf.config import VocabpressConfig
 from vocabpress.hf.outcome import Report
+from vocabpress.hf.presets import PRESETS, preset
+from vocabpress.hf.shapes import LinearShapes
 from vocabpress.hf.tables import TableInfo, find_tables
 from vocabpress.methods import (
     METHODS,
@@ -18,6 +20,7 @@ from vocabpress.methods import (
     GroupReduce,
     LightToken,
     Method,
+    NearestKronecker,
     Stacked,
     make_method,
 )
@@ -25,6 +28,7 @@ from vocabpress.methods import (
 __all__ = [
     "EMBEDDINGS",
     "METHODS",
+    "PRESETS",
     "SVD",
     "TCQ",
     "Autoencoder",
@@ -33,7 +37,9 @@ __all__ = [
     "DiscBlock",
     "GroupReduce",
     "LightToken",
+    "LinearShapes",
     "Method",
+    "NearestKronecker",
     "Report",
     "Stacked",
     "TableInfo",
@@ -42,4 +48,5 @@ __all__ = [
     "compress",
     "find_tables",
     "make_method",
+    "preset",
 ]

@@ -12,6 +12,8 @@ from vocabpress.cli.options import JsonOption, ModelArgument, SettingsOption, Te
 from vocabpress.hf.compress import compress as compress_checkpoint
 from vocabpress.hf.inspect import inspect as inspect_checkpoint
 from vocabpress.hf.inspect import inspect_compressed
+from vocabpress.hf.presets import PRESETS, preset
+from vocabpress.hf.shapes import LinearShapes
 from vocabpress.methods import METHODS, make_method
 from vocabpress.report.console import plot_spectrum, print_compressed, print_inspection, print_report
 
@@ -42,12 +44,24 @@ def compress(
     model: ModelArgument,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to make; must not exist, or be empty.")],
     method: Annotated[
-        str, typer.Option(help=f"One of: {', '.join(METHODS)}; or A+B, where B presses what A leaves over.")
-    ] = "lighttoken",
+        str | None,
+        typer.Option(help=f"One of: {', '.join(METHODS)}; or A+B, where B presses what A leaves over. [lighttoken]"),
+    ] = None,
     ratio: Annotated[float | None, typer.Option(help="Table at most 1/RATIO of its size in --reference. [25]")] = None,
     bits_per_weight: Annotated[float | None, typer.Option(help="Or: at most so many bits for each entry.")] = None,
     size: Annotated[str | None, typer.Option(help="Or: at most so many bytes, such as 2MB or 800kB.")] = None,
     reference: Annotated[str, typer.Option(help="What a ratio is against: float32, bfloat16, float16.")] = "float32",
+    linears: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Linear maps as Kronecker products, too: attention=N1xM1 or ffn=N1xM1, columns and rows of the left "
+            "factor, such as 48x384 or 1/16x1/2 of the map's sides; terms=N, factors=int8. May be repeated."
+        ),
+    ] = None,
+    preset_name: Annotated[
+        str | None,
+        typer.Option("--preset", help=f"Instead of method, ratio and linears, as published: {', '.join(PRESETS)}."),
+    ] = None,
     text: TextOption = None,
     counts: Annotated[
         str | None, typer.Option(help="Instead of --text: a saved counts file, or vocabulary-order.")
@@ -62,11 +76,21 @@ def compress(
     as_json: JsonOption = False,
 ) -> None:
     """Compress the token table of a model, and write a checkpoint that from_pretrained loads."""
+    budget, fields = parse_budget(ratio, bits_per_weight, size, reference), parse_settings(settings or [])
+    if preset_name is None:
+        chosen: dict[str, Any] = {
+            "method": make_method(method or "lighttoken", **fields),
+            "budget": budget or Budget.ratio(25, reference),
+            "linears": LinearShapes.read(parse_settings(linears, "--linears")) if linears else None,
+        }
+    elif method is not None or budget is not None or linears:
+        raise ValueError(f"--preset {preset_name} says method, size and linear maps; give it, or give them")
+    else:
+        chosen = preset(preset_name, **fields)
     report = compress_checkpoint(
         model,
         output,
-        method=make_method(method, **parse_settings(settings or [])),
-        budget=parse_budget(ratio, bits_per_weight, size, reference),
+        **chosen,
         text=text or (),
         counts=counts,
         weights=weights,
@@ -80,8 +104,8 @@ def compress(
         print_json(asdict(report))
 
 
-def parse_budget(ratio: float | None, bits_per_weight: float | None, size: str | None, reference: str) -> Budget:
-    """The budget that the options say; ratio 25 if they say none.
+def parse_budget(ratio: float | None, bits_per_weight: float | None, size: str | None, reference: str) -> Budget | None:
+    """The budget that the options say, if they say one.
 
     Raises:
         ValueError: If they say more than one.
@@ -95,6 +119,6 @@ def parse_budget(ratio: float | None, bits_per_weight: float | None, size: str |
     if len(given) > 1:
         raise ValueError(f"{' and '.join(given)} both say how small; give one")
     if not given:
-        return Budget.ratio(25, reference)
+        return None
     value, make = makers[given[0]]
     return make(value)

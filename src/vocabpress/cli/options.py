@@ -16,7 +16,7 @@ SettingsOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 
 
-def parse_settings(settings: list[str]) -> dict[str, str]:
+def parse_settings(settings: list[str], option: str = "--set") -> dict[str, str]:
     """``["epochs=3"]`` -> ``{"epochs": "3"}``.
 
     Raises:
@@ -25,7 +25,8 @@ def parse_settings(settings: list[str]) -> dict[str, str]:
     pairs = [entry.partition("=") for entry in settings]
     for name, equals, _ in pairs:
         if not equals or not name:
-            raise ValueError(f"--set takes field=value, got {name!r}; for example --set epochs=10")
+            example = "epochs=10" if option == "--set" else "attention=48x384"
+            raise ValueError(f"{option} takes field=value, got {name!r}; for example {option} {example}")
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 

@@ -39,7 +39,10 @@ def provenance(folder: Path) -> dict[str, Any]:
     if not fitted:
         return {"method": "original", "recovered": None}
     ratio = re.match(r"ratio ([\d.]+) to float32", str(fitted.get("budget")))
+    # Said only where there are any, so that results of checkpoints without them stay what they were.
+    linears = {"linears": fitted["linears"]} if "linears" in fitted else {}
     return {
+        **linears,
         "method": fitted.get("method"),
         "fields": fitted.get("settings"),
         "ratio": float(ratio[1]) if ratio else None,

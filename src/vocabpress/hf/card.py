@@ -39,12 +39,12 @@ def card(report: Report, source: Path, model: str) -> str:
 # {report.source_name}, its vocabulary table pressed {report.ratio_to_float32:.1f} times
 
 The token table of {report.source_name} ({report.num_embeddings:,} x {report.embedding_dim}), stored by
-vocabpress with the method `{report.method}`. All other weights are unchanged.
+vocabpress with the method `{report.method}`. {_linears(report)}All other weights are unchanged.
 
 | | before | after |
 |---|---|---|
 | token table, bytes | {report.table_bytes_before:,} ({report.dtype}) | {report.table_bytes_after:,} |
-| whole model, bytes on disk | {report.model_bytes_before:,} | {report.model_bytes_after:,} |
+{_linear_rows(report)}| whole model, bytes on disk | {report.model_bytes_before:,} | {report.model_bytes_after:,} |
 
 | of the token table | |
 |---|---|
@@ -63,6 +63,21 @@ import vocabpress  # registers the format with transformers
 
 `model.dequantize()` gives an ordinary model. Without the import, transformers refuses to load the checkpoint.
 """
+
+
+def _linears(report: Report) -> str:
+    """A sentence on the linear maps, if any were compressed."""
+    if not report.linears:
+        return ""
+    told = ", ".join(f"{part.role} ({part.maps}, left factors {part.shape})" for part in report.linears)
+    return f"Linear maps are stored as Kronecker products: {told}. "
+
+
+def _linear_rows(report: Report) -> str:
+    return "".join(
+        f"| linear maps of {part.role}, bytes | {part.bytes_before:,} | {part.bytes_after:,} |\n"
+        for part in report.linears
+    )
 
 
 def _metadata(page: Path) -> dict[str, Any]:

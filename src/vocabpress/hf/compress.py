@@ -1,7 +1,7 @@
 """The main job: a checkpoint in, a small checkpoint out."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,10 @@ from vocabpress.hf.checkpoint import (
 )
 from vocabpress.hf.config import VocabpressConfig
 from vocabpress.hf.importance import Counts, Importance, Weights, find_importance
+from vocabpress.hf.linears import compress_linears
 from vocabpress.hf.outcome import Report
 from vocabpress.hf.quantizer import attach, compress_input_table
+from vocabpress.hf.shapes import LinearShapes
 from vocabpress.hf.tables import find_tables, input_table
 from vocabpress.methods import Method, make_method, method_name, method_settings
 from vocabpress.reconstruction import reconstruction
@@ -34,6 +36,7 @@ def compress(
     *,
     method: str | Method = "lighttoken",
     budget: Budget | None = None,
+    linears: LinearShapes | Mapping[str, Any] | None = None,
     text: Sequence[str | Path] = (),
     counts: Counts | None = None,
     weights: Weights | None = None,
@@ -48,6 +51,8 @@ def compress(
         output: A folder that does not exist yet, or is empty. It appears when all is done, or not at all.
         method: A method, or its name with its default settings.
         budget: Of the table; ratio 25 to float32 if None.
+        linears: Linear maps that become Kronecker products, too, such as ``{"attention": (48, 384), "ffn": (2, 16)}``:
+            columns and rows of the left factor; see `LinearShapes`. None leaves them as they are.
         text: UTF-8 text files; tokens that occur in them often are stored more exactly.
         counts: Instead of text: counts of shape (V), a file of them, or ``"vocabulary-order"``.
         weights: What a fit takes, where it is not made of the counts: weights of shape (V), a file of them, such as
@@ -68,7 +73,8 @@ def compress(
     """
     target = check_output(output)
     check_device(device)
-    config = VocabpressConfig(method if isinstance(method, Method) else make_method(method), budget, seed)
+    shapes = LinearShapes.read(linears) if isinstance(linears, Mapping) else linears
+    config = VocabpressConfig(method if isinstance(method, Method) else make_method(method), budget, seed, shapes)
     folder = find_folder(model)
     loaded = load_model(folder)
     importance = find_importance(folder, find_tables(loaded)[0].shape[0], text, counts, weights, progress)
@@ -99,8 +105,9 @@ def fit_and_measure(
     device: str | None,
     progress: bool,
 ) -> dict[str, Any]:
-    """Compress the input table of a loaded model in place; returns the figures of a `Report` that concern the table."""
+    """Compress a loaded model in place; returns the figures of a `Report` on its table and its linear maps."""
     info = find_tables(model)[0]
+    linears = compress_linears(model, config, device, progress)
     original = input_table(model)[1].detach()
     start = time.perf_counter()
     fit = {"token_weights": importance.weights, "progress": progress}
@@ -115,6 +122,7 @@ def fit_and_measure(
         "embedding_dim": info.shape[1],
         "dtype": info.dtype,
         "weighted_by": importance.source,
+        "linears": linears,
         "seconds": seconds,
         "table_bytes_before": info.bytes,
         "table_bytes_after": table.total_bits() // 8,

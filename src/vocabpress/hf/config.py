@@ -6,6 +6,7 @@ from typing import Any
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from vocabpress.budget import Budget
+from vocabpress.hf.shapes import LinearShapes
 from vocabpress.methods import Method, make_method
 
 QUANT_METHOD = "vocabpress"
@@ -19,7 +20,9 @@ class VocabpressConfig(QuantizationConfigMixin):
         method: Name of a method, or a `Method`; for compressing at load.
         budget: For compressing at load.
         seed: Of the fit.
+        shapes: Of the linear maps that are to be Kronecker products, too; for compressing at load.
         tables: Module name, relative to the base model -> config of its form; filled by the fit.
+        linears: The same of linear maps, the form that of the weight (out_features, in_features).
         fitted_by: Where the numbers come from; never needed to load.
         format_version: Of the layout on disk.
         kwargs: ``quant_method``, as transformers passes it.
@@ -37,7 +40,9 @@ class VocabpressConfig(QuantizationConfigMixin):
         method: str | Method = "lighttoken",
         budget: Budget | None = None,
         seed: int = 0,
+        shapes: LinearShapes | None = None,
         tables: dict[str, dict[str, Any]] | None = None,
+        linears: dict[str, dict[str, Any]] | None = None,
         fitted_by: dict[str, Any] | None = None,
         format_version: int = FORMAT_VERSION,
         **kwargs: Any,
@@ -54,15 +59,19 @@ class VocabpressConfig(QuantizationConfigMixin):
         self.method = make_method(method) if isinstance(method, str) else method
         self.budget = budget if budget is not None else Budget.ratio(25)
         self.seed = seed
+        self.shapes = shapes
         self.tables = tables if tables is not None else {}
+        self.linears = linears if linears is not None else {}
         self.fitted_by = fitted_by
         self.format_version = format_version
 
     def to_dict(self) -> dict[str, Any]:
         """What config.json gets: the layout and its provenance."""
+        linears = {"linears": copy.deepcopy(self.linears)} if self.linears else {}
         return {
             "quant_method": QUANT_METHOD,
             "format_version": self.format_version,
             "tables": copy.deepcopy(self.tables),
+            **linears,
             "fitted_by": copy.deepcopy(self.fitted_by),
         }

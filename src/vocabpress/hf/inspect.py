@@ -1,6 +1,7 @@
 """What is there to compress: the tables of a model, the shape of their numbers, and what each method would store."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,12 +62,32 @@ class CompressedTable:
 
 
 @dataclass(frozen=True)
+class CompressedLinears:
+    """Linear maps that vocabpress stored, those of all layers together.
+
+    Attributes:
+        names: Of the modules, the numbers of layers as ``*``.
+        maps: How many they are.
+        shape: Of a weight, (outputs, inputs).
+        bytes: Of all of them.
+        ratio_to_float32: Of all of them.
+    """
+
+    names: str
+    maps: int
+    shape: tuple[int, int]
+    bytes: int
+    ratio_to_float32: float
+
+
+@dataclass(frozen=True)
 class CompressedInspection:
     """What `vocabpress inspect` prints of a folder that is compressed already."""
 
     source_name: str
     model_bytes: int
     tables: list[CompressedTable]
+    linears: list[CompressedLinears]
     fitted_by: dict[str, Any] | None
 
 
@@ -153,7 +174,21 @@ def inspect_compressed(model: str | Path) -> CompressedInspection | None:
         shape, bits = (table.num_embeddings, table.embedding_dim), table.total_bits()
         ratio = 32 * shape[0] * shape[1] / bits
         tables.append(CompressedTable(name, shape, table.storage(), bits // 8, ratio, table.bits_per_weight))
-    return CompressedInspection(Path(model).name, weight_bytes(folder), tables, config.fitted_by)
+    linears = _grouped(config.linears)
+    return CompressedInspection(Path(model).name, weight_bytes(folder), tables, linears, config.fitted_by)
+
+
+def _grouped(linears: dict[str, dict[str, Any]]) -> list[CompressedLinears]:
+    groups: dict[tuple[str, int, int], list[int]] = {}  # bits of each map
+    with torch.device("meta"):
+        for name, config in linears.items():
+            form = build(config)
+            key = (re.sub(r"\d+", "*", name), form.num_embeddings, form.embedding_dim)
+            groups.setdefault(key, []).append(form.total_bits())
+    return [
+        CompressedLinears(names, len(bits), (rows, width), sum(bits) // 8, 32 * len(bits) * rows * width / sum(bits))
+        for (names, rows, width), bits in groups.items()
+    ]
 
 
 def skew(counts: Tensor) -> Skew:

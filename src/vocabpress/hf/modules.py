@@ -1,4 +1,4 @@
-"""The two modules that stand in a model where an embedding and its tied head stood."""
+"""The modules that stand in a model where an embedding, its tied head and linear maps stood."""
 
 from typing import Any
 
@@ -69,7 +69,42 @@ class TokenEmbedding(nn.Module):
         return f"{self.num_embeddings}, {self.embedding_dim}, padding_idx={self.padding_idx}"
 
 
-class TiedHead(nn.Module):
+class CompressedLinear(nn.Module):
+    """Stands for an `nn.Linear`: its weight is a compressed table, and ``table.logits`` is its forward pass.
+
+    Args:
+        table: Of shape (out_features, in_features).
+        bias: Shape (out_features), or None.
+        owner: Whether the table's tensors belong to this module; if not, it only refers to them.
+    """
+
+    table: CompressedEmbedding
+
+    def __init__(self, table: CompressedEmbedding, bias: nn.Parameter | None = None, owner: bool = True) -> None:
+        super().__init__()
+        self.in_features, self.out_features = table.embedding_dim, table.num_embeddings
+        self.bias = bias
+        if owner:
+            self.table = table
+        else:
+            _refer(self, table)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """``hidden @ weight.T + bias``, shape (*hidden.shape[:-1], out_features); the weight is never built."""
+        outputs = self.table.logits(hidden)
+        return outputs if self.bias is None else outputs + self.bias
+
+    @property
+    def weight(self) -> Tensor:
+        """The dense weight; rebuilt at every access."""
+        return self.table.dense()
+
+    def extra_repr(self) -> str:
+        """Shape, as `nn.Linear` says it."""
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+class TiedHead(CompressedLinear):
     """Stands for the `nn.Linear` of an output head tied to the input table. It has no tensor but its own bias.
 
     Args:
@@ -77,24 +112,13 @@ class TiedHead(nn.Module):
         bias: The head's own bias, shape (num_embeddings), or None.
     """
 
-    table: CompressedEmbedding
-
     def __init__(self, table: CompressedEmbedding, bias: nn.Parameter | None = None) -> None:
-        super().__init__()
-        self.in_features, self.out_features = table.embedding_dim, table.num_embeddings
-        self.bias = bias
-        _refer(self, table)
+        super().__init__(table, bias, owner=False)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Logits, shape (*hidden.shape[:-1], num_embeddings)."""
-        logits = self.table.logits(hidden)
-        return logits if self.bias is None else logits + self.bias
 
-    @property
-    def weight(self) -> Tensor:
-        """The dense table; rebuilt at every access."""
-        return self.table.dense()
-
-    def extra_repr(self) -> str:
-        """Shape, as `nn.Linear` says it."""
-        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+def owned_tables(model: nn.Module) -> dict[str, CompressedEmbedding]:
+    """Each compressed table in a model, of an embedding or a linear map, by the name of the module that owns it."""
+    readers = {
+        name: module for name, module in model.named_modules() if isinstance(module, TokenEmbedding | CompressedLinear)
+    }
+    return {name: module.table for name, module in readers.items() if "table" in dict(module.named_children())}

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from vocabpress.hf.linears import LinearOutcome
+
 
 @dataclass(frozen=True)
 class Report:
@@ -30,4 +32,5 @@ class Report:
     mean_cosine: float
     weighted_relative_error: float | None
     weighted_mean_cosine: float | None
+    linears: list[LinearOutcome]
     seconds: float

@@ -19,18 +19,15 @@ from transformers.quantizers.base import HfQuantizer
 from vocabpress.budget import DTYPES
 from vocabpress.embeddings import CompressedEmbedding, build
 from vocabpress.hf.config import QUANT_METHOD, VocabpressConfig
-from vocabpress.hf.swap import install, uninstall
-from vocabpress.hf.tables import input_table, settle_ties
+from vocabpress.hf.linears import compress_linears
+from vocabpress.hf.modules import owned_tables
+from vocabpress.hf.swap import install, install_linear, uninstall
+from vocabpress.hf.tables import base_prefix, input_table, settle_ties
 from vocabpress.methods import method_name, method_settings
 
 
-def base_prefix(model: PreTrainedModel) -> str:
-    """What stands before the names of the base model's modules, e.g. ``"bert."``; empty in a base model."""
-    return "" if model.base_model is model else f"{model.base_model_prefix}."
-
-
-def resolve_table(model: PreTrainedModel, name: str) -> str:
-    """The full name in this model of a table named relative to the base model.
+def resolve(model: PreTrainedModel, name: str) -> str:
+    """The full name in this model of a module named relative to the base model.
 
     Raises:
         ValueError: If the model has no such module.
@@ -39,7 +36,7 @@ def resolve_table(model: PreTrainedModel, name: str) -> str:
     for candidate in (base_prefix(model) + name, name):
         if candidate in names:
             return candidate
-    raise ValueError(f"the checkpoint's compressed table {name!r} is not a module of {type(model).__name__}")
+    raise ValueError(f"the checkpoint's compressed {name!r} is not a module of {type(model).__name__}")
 
 
 def anchor(table: CompressedEmbedding) -> str | None:
@@ -89,12 +86,13 @@ def compress_input_table(
         "token_weights": weighted_by,
         "vocabpress": version("vocabpress"),
         "torch": str(torch.__version__),
+        **(config.fitted_by or {}),
     }
     return table
 
 
 def attach(model: PreTrainedModel, config: VocabpressConfig) -> None:
-    """Mark a model whose tables were compressed in memory, so that `save_pretrained` and `dequantize` know of it."""
+    """Mark a model that was compressed in memory, so that `save_pretrained` and `dequantize` know of it."""
     quantizer = VocabpressQuantizer(config, pre_quantized=True)
     marks = {"hf_quantizer": quantizer, "is_quantized": True, "quantization_method": QUANT_METHOD}
     for name, value in marks.items():  # what `from_pretrained` sets
@@ -117,12 +115,14 @@ class VocabpressQuantizer(HfQuantizer):
         if not self.pre_quantized:
             return
         self._dtype = torch.get_default_dtype()  # transformers builds the model under its own dtype
-        for name, config in self.quantization_config.tables.items():
-            table = build(config)
-            install(model, resolve_table(model, name), table)
-            key = anchor(table)
-            if key is not None:
-                self._renamings[f"{name}.weight"] = f"{name}.table.{key}"
+        config = self.quantization_config
+        for put, stored in ((install, config.tables), (install_linear, config.linears)):
+            for name, form in stored.items():
+                table = build(form)
+                put(model, resolve(model, name), table)
+                key = anchor(table)
+                if key is not None:
+                    self._renamings[f"{name}.weight"] = f"{name}.table.{key}"
 
     def update_weight_conversions(
         self, weight_conversions: list[WeightTransform], model: PreTrainedModel | None = None
@@ -135,23 +135,20 @@ class VocabpressQuantizer(HfQuantizer):
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
         config = self.quantization_config
         if not self.pre_quantized and not config.tables:
+            compress_linears(model, config)
             compress_input_table(model, config)
         elif self._dtype is not None:
-            for table in self._installed(model).values():
+            for table in owned_tables(model).values():
                 for parameter in table.parameters():  # some versions leave renamed tensors in the dtype of the file
                     parameter.data = parameter.data.to(self._dtype)
         return model
-
-    def _installed(self, model: PreTrainedModel) -> dict[str, CompressedEmbedding]:
-        places = (resolve_table(model, name) for name in self.quantization_config.tables)
-        return {place: model.get_submodule(place).table for place in places}  # pyright: ignore[reportReturnType]
 
     def get_state_dict_and_metadata(  # pyright: ignore[reportIncompatibleMethodOverride]: the base returns None
         self, model: PreTrainedModel
     ) -> tuple[dict[str, Tensor], dict[str, str]]:
         """The tensors as they are stored: each in its form's own dtype, the anchor under the original key."""
         state = model.state_dict()
-        for name, table in self._installed(model).items():
+        for name, table in owned_tables(model).items():
             key = anchor(table)
             for part, tensor in table.stored_tensors().items():
                 del state[f"{name}.table.{part}"]

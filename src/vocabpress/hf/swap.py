@@ -1,11 +1,11 @@
-"""Put a compressed table into a model, with everything that is tied to it, and take it out again."""
+"""Put compressed tables and linear maps into a model, with everything that is tied to them, and take them out again."""
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from vocabpress.embeddings import CompressedEmbedding
-from vocabpress.hf.modules import TiedHead, TokenEmbedding
+from vocabpress.hf.modules import CompressedLinear, TiedHead, TokenEmbedding
 from vocabpress.hf.tables import tied_modules
 
 
@@ -42,22 +42,57 @@ def install(model: PreTrainedModel, name: str, table: CompressedEmbedding) -> No
         model.set_submodule(place, module)
 
 
-def uninstall(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Put ordinary embeddings and heads, tied as before, in the place of compressed ones.
+def check_linear(model: PreTrainedModel, name: str) -> nn.Linear:
+    """The module ``name``, if it can be stored compressed.
+
+    Raises:
+        ValueError: If it does more or other than an `nn.Linear`, or is tied to another module.
+    """
+    module = model.get_submodule(name)
+    if not isinstance(module, nn.Linear) or type(module).forward is not nn.Linear.forward:
+        raise ValueError(
+            f"{name} is a {type(module).__name__}; only plain linear maps (nn.Linear) of an original checkpoint are "
+            "stored as Kronecker products so far, so leave its kind out"
+        )
+    if _without(model.all_tied_weights_keys, {f"{name}.weight"}) != model.all_tied_weights_keys:
+        raise ValueError(f"{name} shares its weight with another module, so leave its kind out")
+    return module
+
+
+def install_linear(model: PreTrainedModel, name: str, table: CompressedEmbedding) -> None:
+    """Replace the linear map ``name`` by one that reads ``table``, its bias kept.
 
     Args:
         model: Changed in place.
-        dtype: Of the dense table.
+        name: Of the map.
+        table: On any device; moved to where the map is, unless that is the meta device.
+
+    Raises:
+        ValueError: As `check_linear`, or if the shapes differ.
+    """
+    module = check_linear(model, name)
+    shape = (module.out_features, module.in_features)
+    if shape != (table.num_embeddings, table.embedding_dim):
+        raise ValueError(f"{name} is a map {shape}, got one of {table.num_embeddings, table.embedding_dim}")
+    model.set_submodule(name, CompressedLinear(table, module.bias))
+
+
+def uninstall(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Put ordinary embeddings, heads and linear maps, tied as before, in the place of compressed ones.
+
+    Args:
+        model: Changed in place.
+        dtype: Of the dense weights.
     """
     with torch.device("meta"):
         skeleton = type(model)(model.config)
     for name, module in list(model.named_modules()):
-        if not isinstance(module, TokenEmbedding | TiedHead):
+        if not isinstance(module, TokenEmbedding | CompressedLinear):
             continue
         dense = skeleton.get_submodule(name).to_empty(device=module.table.device).to(dtype)
         model._init_weights(dense)  # restores what is not a parameter, such as Gemma's buffer of the scale
         dense.weight = nn.Parameter(module.weight.detach().to(dtype))
-        if isinstance(module, TiedHead) and module.bias is not None:
+        if isinstance(module, CompressedLinear) and module.bias is not None:
             dense.bias = module.bias
         model.set_submodule(name, dense)
     for module in model.modules():

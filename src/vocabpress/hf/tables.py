@@ -49,6 +49,11 @@ def module_name(model: nn.Module, wanted: nn.Module) -> str:
     raise ValueError(f"{type(wanted).__name__} is not a module of {type(model).__name__}")
 
 
+def base_prefix(model: PreTrainedModel) -> str:
+    """What stands before the names of the base model's modules, e.g. ``"bert."``; empty in a base model."""
+    return "" if model.base_model is model else f"{model.base_model_prefix}."
+
+
 def input_table_name(model: PreTrainedModel) -> str:
     """The name of the module that holds the token embedding.
 

@@ -8,6 +8,7 @@ from vocabpress.methods.autoencoder import Autoencoder
 from vocabpress.methods.base import Family, Method, Plan
 from vocabpress.methods.discblock import DiscBlock
 from vocabpress.methods.groupreduce import GroupReduce
+from vocabpress.methods.kronecker import NearestKronecker
 from vocabpress.methods.lighttoken import LightToken
 from vocabpress.methods.stacked import Stacked
 from vocabpress.methods.svd import SVD
@@ -21,6 +22,7 @@ METHODS: dict[str, type[Method]] = {
     "groupreduce": GroupReduce,
     "discblock": DiscBlock,
     "tcq": TCQ,
+    "kronecker": NearestKronecker,
 }
 
 
@@ -89,6 +91,7 @@ __all__ = [
     "GroupReduce",
     "LightToken",
     "Method",
+    "NearestKronecker",
     "Plan",
     "Stacked",
     "is_method",

@@ -48,6 +48,8 @@ def print_report(report: Report) -> None:
         ("token table", size(report.table_bytes_before), size(report.table_bytes_after)),
         ("whole model, on disk", size(report.model_bytes_before), size(report.model_bytes_after)),
     ]
+    for part in report.linears:
+        rows.insert(-1, (f"linear maps of {part.role}", size(part.bytes_before), size(part.bytes_after)))
     print_table(["bytes", "before", "after"], rows, f"{report.table} by {report.method}, {report.budget}")
     rows = [
         ("ratio to float32", f"{report.ratio_to_float32:.2f}"),
@@ -63,6 +65,20 @@ def print_report(report: Report) -> None:
         ]
     rows.append((f"seconds to fit, token weights: {report.weighted_by}", f"{report.seconds:.1f}"))
     print_table(["the table, read back", ""], rows)
+    if report.linears:
+        rows = [
+            (
+                part.role,
+                part.shape,
+                part.maps,
+                f"{part.parameters_before:,}",
+                f"{part.parameters_after:,}",
+                f"{part.relative_error:.4f}",
+            )
+            for part in report.linears
+        ]
+        headers = ["linear maps", "left factors", "maps", "parameters before", "after", "relative error"]
+        print_table(headers, rows, "linear maps as Kronecker products")
 
 
 def print_recovery(report: RecoveryReport) -> None:
@@ -131,6 +147,18 @@ def print_compressed(found: CompressedInspection) -> None:
         rows.append(("together", "", f"{table.bits_per_weight:.4f} bits per weight", size(table.bytes)))
         title = f"{table.name}: {shape} at ratio {table.ratio_to_float32:.2f} to float32"
         print_table(["tensor", "shape", "dtype", "bytes"], rows, title)
+    if found.linears:
+        rows = [
+            (
+                part.names,
+                part.maps,
+                f"{part.shape[0]:,} x {part.shape[1]:,}",
+                size(part.bytes),
+                f"{part.ratio_to_float32:.2f}",
+            )
+            for part in found.linears
+        ]
+        print_table(["linear maps", "maps", "shape of each", "bytes together", "ratio to float32"], rows)
     source = "; ".join(f"{key}: {value}" for key, value in (found.fitted_by or {}).items())
     print_table(
         ["whole model", size(found.model_bytes)], [], f"{found.source_name}, fitted by {source or 'nothing said'}"

@@ -9,6 +9,7 @@ METHOD_NAMES = {
     "svd": "SVD",
     "autoencoder": "Autoencoder (direction)",
     "lighttoken": "LightToken",
+    "kronecker": "Kronecker",
     "pq": "PQ",
     "opq": "OPQ",
     "rtn": "RTN",

@@ -96,6 +96,8 @@ def compress_command(model: str, row: Row) -> str | None:
     fields = settings.get("fields") or {}
     for name, value in fields.items():
         words += ["--set", f"{name}={value}"] if value is not None else []
+    for name, value in (settings.get("linears") or {}).items():
+        words += ["--linears", f"{name}={value}"]
     words += WEIGHING.get(str(settings.get("token_weights")), [])
     words += ["--seed", str(settings.get("fit_seed", settings.get("seed", 0)))]
     return shlex.join(words)

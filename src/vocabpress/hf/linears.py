@@ -1,0 +1,226 @@
+"""The linear maps of a transformers model by their role, and how they become Kronecker products.
+
+KroneckerBERT (Tahaei et al., NAACL 2022, section 3.2) stores the query, key, value and output maps of each attention,
+heads side by side, and both maps of each feed-forward block as one Kronecker product each; biases stay.
+"""
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from vocabpress.embeddings import CompressedEmbedding, Dense, Scalar
+from vocabpress.fitting.kronecker import check_divides, empty_kronecker, fit_kronecker, most_terms
+from vocabpress.hf.config import VocabpressConfig
+from vocabpress.hf.modules import CompressedLinear
+from vocabpress.hf.shapes import LinearShapes
+from vocabpress.hf.swap import check_linear, install_linear
+from vocabpress.hf.tables import base_prefix
+
+PROJECTIONS = "(q_proj|k_proj|v_proj|o_proj|out_proj|dense)"
+# What stands after the number of a layer. BERT and kin; MPNet; DistilBERT; Llama, BART and kin; T5; ALBERT; GPT-2.
+ATTENTION = (
+    r"(cross)?attention\.(self\.(query|key|value)(_proj)?|output\.dense)",
+    r"attention\.attn\.[qkvo]",
+    r"attention\.(q_lin|k_lin|v_lin|out_lin)",
+    rf"(self_attn|encoder_attn|attention)\.{PROJECTIONS}",
+    r"(SelfAttention|EncDecAttention)\.[qkvo]",
+    r"attention\.(query|key|value|dense)",
+    r"(attn|crossattention)\.(c_attn|q_attn|c_proj)",
+)
+FFN_FIRST = (
+    r"intermediate\.dense",
+    r"ffn\.lin1",
+    r"mlp\.(gate_proj|up_proj)|(mlp\.)?fc1",
+    r"DenseReluDense\.(wi|wi_0|wi_1)",
+    r"ffn",
+    r"mlp\.c_fc",
+)
+FFN_LAST = (
+    r"output\.dense",
+    r"ffn\.lin2",
+    r"mlp\.down_proj|(mlp\.)?fc2",
+    r"DenseReluDense\.wo",
+    r"ffn_output",
+    r"mlp\.c_proj",
+)
+PLACES = (("attention", False, ATTENTION), ("ffn", False, FFN_FIRST), ("ffn", True, FFN_LAST))
+
+
+@dataclass(frozen=True)
+class LinearInfo:
+    """A linear map of a model.
+
+    Attributes:
+        name: The module, e.g. ``bert.encoder.layer.0.attention.self.query``.
+        role: ``"attention"`` or ``"ffn"``.
+        last: Whether it is the last of a feed-forward block, W2, whose transpose has the shape of W1.
+        shape: Of the weight, (outputs, inputs).
+    """
+
+    name: str
+    role: str
+    last: bool
+    shape: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class LinearOutcome:
+    """What became of the linear maps of one role.
+
+    Attributes:
+        role: ``"attention"`` or ``"ffn"``.
+        shape: n1 x m1 of the left factors, as it was given.
+        maps: How many there are.
+        parameters_before: Numbers in their weights; biases not counted, here and below.
+        parameters_after: Numbers in their factors.
+        bytes_before: As the original stores them.
+        bytes_after: Of the saved tensors.
+        relative_error: Sum of squared errors over the sum of squares, of all their weights.
+        seconds: Of the fits.
+    """
+
+    role: str
+    shape: str
+    maps: int
+    parameters_before: int
+    parameters_after: int
+    bytes_before: int
+    bytes_after: int
+    relative_error: float
+    seconds: float
+
+
+def count_numbers(form: CompressedEmbedding) -> int:
+    """Entries of all factors of a form, whatever number format they have: what papers call parameters."""
+    leaves = [part for part in form.modules() if isinstance(part, Dense | Scalar)]
+    return sum(leaf.num_embeddings * leaf.embedding_dim for leaf in leaves)
+
+
+def find_linears(model: nn.Module) -> list[LinearInfo]:
+    """The linear maps whose role is known by their names, compressed ones and GPT-2's `Conv1D` among them."""
+    found = []
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Linear | CompressedLinear | Conv1D):
+            continue
+        sides = module.weight.shape[::-1] if isinstance(module, Conv1D) else (module.out_features, module.in_features)
+        for role, last, places in PLACES:
+            if any(re.fullmatch(rf"(.*\.)?\d+\.({place})", name) for place in places):
+                found.append(LinearInfo(name, role, last, (int(sides[0]), int(sides[1]))))
+                break
+    return found
+
+
+def right_shape(info: LinearInfo, shapes: LinearShapes) -> tuple[int, int]:
+    """Rows and columns, m2 and n2, of the right factors of a map.
+
+    Raises:
+        ValueError: If the left factor does not divide the map's sides, or there are more terms than can differ.
+    """
+    shape = shapes.roles[info.role]
+    wanted = shape if info.last else shape[::-1]  # over the outputs, then over the inputs
+    left = []
+    for side, whole, what in zip(wanted, info.shape, ("outputs", "inputs"), strict=True):
+        part = side * whole if isinstance(side, Fraction) else side
+        if part != int(part):
+            raise ValueError(f"{side} of the {whole} {what} of {info.name} is no whole number; give a number that is")
+        check_divides(int(part), whole, f"the {what} of {info.name} ({info.role} is n1 x m1)")
+        left.append(int(part))
+    rows, width = info.shape[0] // left[0], info.shape[1] // left[1]
+    most = most_terms(*info.shape, rows, width)
+    if shapes.terms > most:
+        raise ValueError(f"{most} terms hold any {info.name} of these factors, got {shapes.terms}; take fewer")
+    return rows, width
+
+
+def plan_linears(model: PreTrainedModel, shapes: LinearShapes) -> dict[LinearInfo, CompressedEmbedding]:
+    """Each chosen map with the empty form that it would be stored in, on the meta device.
+
+    Raises:
+        ValueError: If a role has no maps in this model, a map is no plain linear map, or a shape does not divide it.
+    """
+    found = [info for info in find_linears(model) if info.role in shapes.roles]
+    for role in shapes.roles:
+        if not any(info.role == role for info in found):
+            raise ValueError(
+                f"{type(model).__name__} has no {role} maps that are known by their names; leave {role} out"
+            )
+    plan = {}
+    with torch.device("meta"):
+        for info in found:
+            check_linear(model, info.name)
+            plan[info] = empty_kronecker(*info.shape, *right_shape(info, shapes), shapes.terms, shapes.factors)
+    return plan
+
+
+def compress_linears(
+    model: PreTrainedModel, config: VocabpressConfig, device: str | None = None, progress: bool = False
+) -> list[LinearOutcome]:
+    """Fit the linear maps that ``config.shapes`` chooses, install the results, and note them in ``config``.
+
+    Args:
+        model: Changed in place.
+        config: Says which maps, if any; gets their configs.
+        device: Where to fit; None is where the maps are.
+        progress: Whether to draw a progress bar on stderr.
+
+    Returns:
+        One outcome for each role.
+
+    Raises:
+        ValueError: As `plan_linears`; nothing was changed then.
+    """
+    shapes = config.shapes
+    if shapes is None:
+        return []
+    plan = plan_linears(model, shapes)
+    fits: dict[str, list[_Fit]] = {role: [] for role in shapes.roles}
+    for info in tqdm(plan, desc="linear maps", unit="map", disable=not progress):
+        start = time.perf_counter()
+        weight = model.get_parameter(f"{info.name}.weight").detach()
+        form = _fit(weight if device is None else weight.to(device), right_shape(info, shapes), shapes)
+        error = (form.dense().detach().to(weight.device, torch.float64) - weight).square().sum()
+        fits[info.role].append(_Fit(weight, form, float(error), time.perf_counter() - start))
+        install_linear(model, info.name, form.to(weight.device, weight.dtype))
+        config.linears[info.name.removeprefix(base_prefix(model))] = form.config()
+    config.fitted_by = {**(config.fitted_by or {}), "linears": shapes.told()}
+    told = shapes.told()
+    return [_outcome(role, told[role], of_role) for role, of_role in fits.items()]
+
+
+@dataclass(frozen=True)
+class _Fit:
+    weight: Tensor
+    form: CompressedEmbedding
+    squared_error: float
+    seconds: float
+
+
+def _fit(weight: Tensor, right: tuple[int, int], shapes: LinearShapes) -> CompressedEmbedding:
+    form = fit_kronecker(weight.float(), *right, shapes.terms, shapes.factors).round_to_stored()
+    if not all(bool(tensor.isfinite().all()) for tensor in form.parameters()):
+        raise ValueError(f"a fitted factor is too large for float16: a weight reaches {float(weight.abs().max()):.3g}")
+    return form
+
+
+def _outcome(role: str, shape: str, fits: Sequence[_Fit]) -> LinearOutcome:
+    weights = [fit.weight for fit in fits]
+    return LinearOutcome(
+        role=role,
+        shape=shape,
+        maps=len(fits),
+        parameters_before=sum(weight.numel() for weight in weights),
+        parameters_after=sum(count_numbers(fit.form) for fit in fits),
+        bytes_before=sum(weight.numel() * weight.itemsize for weight in weights),
+        bytes_after=sum(fit.form.total_bits() // 8 for fit in fits),
+        relative_error=sum(fit.squared_error for fit in fits)
+        / sum(float(weight.double().square().sum()) for weight in weights),
+        seconds=sum(fit.seconds for fit in fits),
+    )
