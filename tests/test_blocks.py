@@ -244,6 +244,11 @@ def test_odd_tables_in_blocks(method):
         method.fit(torch.zeros(2, 5), budget=Budget.ratio(1))
 
 
+def test_weights_of_another_table_are_refused():
+    with pytest.raises(ValueError, match=r"the weights have shape \(3,\), the table needs \(400,\)"):
+        GroupReduce().plans(400, 24, Budget.ratio(8), torch.ones(3))
+
+
 def test_frequent_tokens_are_held_better_than_by_weighted_svd():
     table, weights, budget = low_rank_table(2000), zipf(2000), Budget.ratio(8)
     errors = {

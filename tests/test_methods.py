@@ -4,7 +4,18 @@ import pytest
 import torch
 
 from cases import low_rank_table
-from vocabpress import SVD, Autoencoder, Budget, LightToken, NearestKronecker, make_method
+from vocabpress import (
+    METHODS,
+    SVD,
+    TCQ,
+    Autoencoder,
+    Budget,
+    DiscBlock,
+    GroupReduce,
+    LightToken,
+    NearestKronecker,
+    make_method,
+)
 from vocabpress.methods.lighttoken import stage_bits
 from vocabpress.reconstruction import reconstruction
 
@@ -92,7 +103,17 @@ def test_polishing_and_searching_never_cost_much():
 @pytest.mark.parametrize("shape", [(1, 1), (1, 8), (2, 1), (3, 2), (8, 40), (40, 1)])
 @pytest.mark.parametrize(
     "method",
-    [SVD(), SVD("int4"), Autoencoder(epochs=1), LightToken(), LightToken(2, 2), NearestKronecker(terms=0)],
+    [
+        SVD(),
+        SVD("int4"),
+        Autoencoder(epochs=1),
+        LightToken(),
+        LightToken(2, 2),
+        NearestKronecker(terms=0),
+        GroupReduce(1),
+        DiscBlock(1),
+        TCQ(8),
+    ],
     ids=str,
 )
 def test_odd_tables_are_fitted_or_refused_in_words(method, shape):
@@ -125,6 +146,7 @@ def test_methods_by_name():
     ("name", "settings", "word"),
     [
         ("origami", {}, "choose from svd, autoencoder, lighttoken, kronecker"),
+        ("groupreduce", {"blocks": "0"}, "blocks is 1 to 256, got 0"),
         ("svd", {"rank": "3"}, "has no field 'rank'; it has factors"),
         ("autoencoder", {"epochs": "many"}, "epochs takes a number such as 30, got 'many'"),
         ("autoencoder", {"nonlinear": "perhaps"}, "true or false, got 'perhaps'"),
@@ -141,7 +163,7 @@ def test_bad_names_and_settings_are_refused(name, settings, word):
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("name", ["svd", "autoencoder", "lighttoken", "kronecker"])
+@pytest.mark.parametrize("name", METHODS)
 def test_fits_run_on_cuda_and_agree_with_the_cpu(name):
     table, budget = low_rank_table(), Budget.ratio(8)
     here = make_method(name).fit(table, budget=budget)

@@ -19,10 +19,10 @@ METHODS: dict[str, type[Method]] = {
     "svd": SVD,
     "autoencoder": Autoencoder,
     "lighttoken": LightToken,
+    "kronecker": NearestKronecker,
     "groupreduce": GroupReduce,
     "discblock": DiscBlock,
     "tcq": TCQ,
-    "kronecker": NearestKronecker,
 }
 
 

@@ -85,10 +85,12 @@ class Method(ABC):
         """For each family the largest plan inside the budget; no weights means all tokens alike.
 
         Raises:
-            ValueError: If no plan fits; the message says what the smallest takes.
+            ValueError: If no plan fits; the message says what the smallest takes. Or if the weights are not (V).
         """
         limit = budget.max_bits(num_embeddings, embedding_dim)
         weights = torch.ones(num_embeddings) if weights is None else weights
+        if weights.shape != (num_embeddings,):
+            raise ValueError(f"the weights have shape {tuple(weights.shape)}, the table needs ({num_embeddings},)")
         plans, smallest = [], []
         for fixed, size, sizes in self.families(num_embeddings, embedding_dim, weights):
 
