@@ -103,14 +103,17 @@ class Method(ABC):
             elif sizes:
                 smallest.append(bits(sizes[0]))
         if not plans:
-            least = min(smallest)
-            ratio = num_embeddings * embedding_dim * 32 / least
-            raise ValueError(
-                f"{budget} leaves {limit // 8:,} bytes for this table of {num_embeddings} x {embedding_dim}; the least "
-                f"that {type(self).__name__} can store is {least // 8:,} bytes (ratio {ratio:.4g} to float32); "
-                "allow that much, or try another method"
-            )
+            raise self.too_little(num_embeddings, embedding_dim, budget, min(smallest))
         return plans
+
+    def too_little(self, num_embeddings: int, embedding_dim: int, budget: Budget, least: int) -> ValueError:
+        """The error of a budget that no plan meets; ``least`` is the bits of the smallest one."""
+        allowed, ratio = budget.max_bits(num_embeddings, embedding_dim), num_embeddings * embedding_dim * 32 / least
+        return ValueError(
+            f"{budget} leaves {allowed // 8:,} bytes for this table of {num_embeddings} x {embedding_dim}; the least "
+            f"that {type(self).__name__} can store is {least // 8:,} bytes (ratio {ratio:.4g} to float32); "
+            "allow that much, or try another method"
+        )
 
     def fit(
         self,

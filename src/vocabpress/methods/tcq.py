@@ -81,12 +81,7 @@ class TCQ(Method):
         smallest: Plan = {"sizes": sizes, "runs": [[one_axis]] * len(sizes), "basis_bits": BASIS_BITS[-1]}
         least = self.stored_bits(num_embeddings, embedding_dim, smallest)
         if embedding_dim < GROUP or least > limit:
-            ratio = num_embeddings * embedding_dim * 32 / least
-            raise ValueError(
-                f"{budget} leaves {limit // 8:,} bytes for this table of {num_embeddings} x {embedding_dim}; the least "
-                f"that {type(self).__name__} can store is {least // 8:,} bytes (ratio {ratio:.4g} to float32); "
-                "allow that much, or try another method"
-            )
+            raise self.too_little(num_embeddings, embedding_dim, budget, least)
         return [smallest | {"limit": limit}]
 
     def choose(
