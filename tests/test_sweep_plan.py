@@ -34,6 +34,7 @@ BAD = {
     "whole number": ("data =", "workers = 1.5\ndata =", "workers is a whole number, got 1.5"),
     "no data": ('"data"', '"nowhere"', "no such folder of data sets"),
     "no text": ('["text.txt"]', '["none.txt"]', "no such text file"),
+    "ratio of a row": ("[methods.svd]", "[methods.svd]\nratios = [7]", "[methods.svd]: ratios names 7, the plan has"),
     "unknown method": ("[methods.svd]", "[methods.zip]", "[methods.zip]: unknown method 'zip'; set method to"),
     "no method table": ("[methods.svd]", "[methods]\nsvd = 3", "methods.svd is a table, got 3; write [methods.svd]"),
     "unknown field": ("[methods.svd]", "[methods.svd]\nrank = 3", "[methods.svd]: method svd has no field 'rank'"),
@@ -58,6 +59,13 @@ BAD = {
     "output": ('"runs"', '"text.txt"', "the output text.txt is a file"),
     "nothing to do": (PLAN, 'model = "source"\noutput = "runs"', "there is nothing to do"),
 }  # fmt: skip
+
+
+def test_a_method_may_name_its_own_ratios(place):
+    write_plan(place, PLAN.replace("[methods.svd]", "[methods.svd]\nratios = [6]"))
+    pressed = [cell.name for cell in expand(read_plan(place / "plan.toml")) if cell.stage == "press"]
+    assert not [name for name in pressed if name.startswith("svd-ratio4")]
+    assert [name for name in pressed if name.startswith("svd-ratio6")]
 
 
 @pytest.mark.parametrize("case", BAD)

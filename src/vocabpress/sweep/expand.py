@@ -96,7 +96,7 @@ def expand(plan: Plan) -> list[Cell]:
     if plan.include_original:
         models.append(_Pressed(None, "original", "original", {"model": plan.model}))
     for row in plan.methods:
-        for ratio in plan.ratios:
+        for ratio in row.ratios or plan.ratios:
             for seed in plan.seeds:
                 cell, pressed = maker.press(row, ratio, seed)
                 cells.append(cell)

@@ -24,6 +24,7 @@ class MethodRow:
         text: Files to count token weights in; none for no such weights.
         counts: ``"vocabulary-order"`` or a file of saved counts, instead of text.
         weights: ``"tfidf"`` of the text or a file of saved weights, instead of what the counts give.
+        ratios: Of those of the plan; none means all.
     """
 
     name: str
@@ -31,6 +32,7 @@ class MethodRow:
     text: tuple[str, ...] = ()
     counts: str | None = None
     weights: str | None = None
+    ratios: tuple[float, ...] = ()
 
     @property
     def files(self) -> dict[str, str]:
@@ -183,7 +185,9 @@ def _method(name: str, row: Section, text: tuple[str, ...]) -> MethodRow:
         raise ValueError(f"{row.where}: weighted_by_text needs text; name files in text or fit_text of the plan")
     if weights == TFIDF and not weighted:
         raise ValueError(f"{row.where}: weights = {TFIDF!r} needs weighted_by_text = true")
-    return MethodRow(name, read_method(row.where, known, row.rest()), text if weighted else (), counts, weights)
+    ratios = _ratios(row, required=False)
+    method = read_method(row.where, known, row.rest())
+    return MethodRow(name, method, text if weighted else (), counts, weights, ratios)
 
 
 def _task(name: str, row: Section) -> TaskRow:
@@ -261,6 +265,12 @@ def _recover(section: Section, plan: Plan) -> RecoverPlan:
 
 def _check(plan: Plan, where: str) -> None:
     """What spans several keys, and what must be there."""
+    for row in plan.methods:
+        strange = [ratio for ratio in row.ratios if ratio not in plan.ratios]
+        if strange:
+            raise ValueError(
+                f"{where}, [methods.{row.name}]: ratios names {strange[0]:g}, the plan has {list(plan.ratios)}"
+            )
     if plan.workers < 1 or (plan.threads is not None and plan.threads < 1):
         raise ValueError(f"{where}: workers and threads are at least 1, got {plan.workers} and {plan.threads}")
     if not plan.methods and not (plan.tasks and plan.include_original):
