@@ -10,14 +10,19 @@ from vocabpress import (
     SVD,
     TCQ,
     Autoencoder,
+    Binary,
     Budget,
+    Compositional,
     CompressedEmbedding,
     DiscBlock,
     GroupReduce,
     LightToken,
     Method,
     NearestKronecker,
+    Product,
+    Residual,
     Stacked,
+    Uniform,
 )
 from vocabpress.embeddings import Codebooks, Dense, Kronecker, Projected, Rows, Scalar, Sum, Trellis
 
@@ -131,6 +136,46 @@ METHOD_CASES: dict[str, MethodCase] = {
     ),
     "kronecker, sums of blocks": MethodCase(NearestKronecker(rows=3, terms=0), 1e-6),
     "kronecker int8": MethodCase(NearestKronecker(factors="int8"), 1e-3),
+    # A scale that is a row's own has nothing to do with other rows: weights move nothing.
+    "uniform": MethodCase(
+        Uniform(),
+        1e-4,
+        weighted=1 + 1e-6,
+        bad=({"bits": 9}, {"bits": 0}, {"scales": "x"}, {"group_size": 0}, {"scales": "row", "group_size": 8}),
+    ),
+    "uniform, columns": MethodCase(Uniform(scales="column"), 1e-4),
+    "uniform, full reach": MethodCase(Uniform(search=False, group_size=5), 1e-4, weighted=1 + 1e-6),
+    "product": MethodCase(
+        Product(),
+        1e-4,
+        bad=(
+            {"bits": 9},
+            {"segments": 0},
+            {"factors": "x"},
+            {"rotation": "pca"},
+            {"rounds": 0},
+            {"turns": -1},
+        ),
+    ),
+    "product, plain": MethodCase(Product(rotation="none", factors="float16"), 1e-4),
+    "product, shared": MethodCase(Product(rotation="none", shared=True), 1e-4),
+    "product, rotated": MethodCase(Product(rotation="opq", turns=3), 1e-3),
+    "residual": MethodCase(
+        Residual(rounds=2, beam=4),
+        1e-3,
+        bad=({"stages": 0}, {"beam": 0}, {"stages": 64, "bits": 8}, {"rotation": "opq"}, {"bits": 0}),
+    ),
+    "residual, one segment": MethodCase(Residual(segments=1, rotation="none", rounds=2, beam=4), 1e-2),
+    "compositional": MethodCase(
+        Compositional(),
+        1e-2,
+        bad=({"bits": 9}, {"books": 0}, {"books": 513}, {"epochs": 0}, {"temperature": 0.0}, {"factors": "x"}),
+    ),
+    "binary": MethodCase(
+        Binary(),
+        0.2,
+        bad=({"code_bits": 0}, {"regulariser": -1.0}, {"epochs": 0}, {"learning_rate": 0.0}),
+    ),
 }
 
 

@@ -22,19 +22,22 @@ def scalar_codes(values: Tensor, scales: Tensor, bits: int) -> Tensor:
     return ((values / safe + 1) * (top / 2)).round().clamp(0, top).to(torch.uint8)
 
 
-def _best_scales(values: Tensor, bits: int, dim: int, dtype: torch.dtype) -> Tensor:
-    """One scale for each slice along ``dim`` with the least squared error, by a search over clipping points."""
+def _best_scales(
+    values: Tensor, bits: int, dim: int, dtype: torch.dtype, search: bool, weights: Tensor | None
+) -> Tensor:
+    """One scale for each slice along ``dim``: full reach, or the least weighted squared error over clipping points."""
     reach = values.abs().amax(dim, keepdim=True)
     # Full reach first; at few bits the best scale clips, at one bit it is the mean magnitude, about 0.3 of the reach.
     fractions = torch.linspace(1.0, 0.2, CLIPS + 1).tolist() if bits < 8 else [1.0, 0.95, 0.9]
     best, best_error = reach, torch.full_like(reach, torch.inf)
-    for fraction in fractions:
+    for fraction in fractions if search else []:
         scales = (reach * fraction).to(dtype).to(values.dtype)
         levels = scalar_codes(values, scales, bits).to(values.dtype) * (2 / (2**bits - 1)) - 1
-        error = (levels * scales - values).square().sum(dim, keepdim=True)
+        errors = (levels * scales - values).square()
+        error = (errors if weights is None else errors * weights).sum(dim, keepdim=True)
         better = error < best_error
         best, best_error = torch.where(better, scales, best), torch.where(better, error, best_error)
-    return best
+    return best.to(dtype).to(values.dtype)
 
 
 def quantise(
@@ -43,6 +46,8 @@ def quantise(
     scale_axis: ScaleAxis,
     group_size: int | None = None,
     dtype: torch.dtype = torch.float16,
+    search: bool = True,
+    weights: Tensor | None = None,
 ) -> Scalar:
     """The `Scalar` nearest to ``values`` that a search over clipping points finds.
 
@@ -50,18 +55,24 @@ def quantise(
         values: (rows, width).
         bits: 1 to 8.
         scale_axis: ``"row"``, ``"column"`` or ``"group"``.
-        group_size: For ``"group"``; must divide the width.
+        group_size: For ``"group"``; the last group may be shorter.
         dtype: Of the scales on disk.
+        search: Whether scales may clip; without it each reaches the largest entry.
+        weights: (rows), how much a row's error counts; only scales of columns are more than one row's.
     """
     if scale_axis == "column":
-        scales = _best_scales(values, bits, 0, dtype)
-        codes = scalar_codes(values, scales, bits)
-    else:
-        grouped = values.unflatten(1, (-1, group_size or values.shape[1]))
-        scales = _best_scales(grouped, bits, 2, dtype)
-        codes = scalar_codes(grouped, scales, bits).flatten(1)
-        scales = scales[..., 0]
-    return Scalar.of(codes, scales, bits, scale_axis, group_size=group_size, dtype=dtype)
+        scales = _best_scales(values, bits, 0, dtype, search, None if weights is None else weights[:, None])
+        return Scalar.of(scalar_codes(values, scales, bits), scales, bits, scale_axis, dtype=dtype)
+    size = group_size or values.shape[1]
+    whole = values.shape[1] // size * size
+    codes, scales = [], []
+    for part, width in ((values[:, :whole], size), (values[:, whole:], values.shape[1] - whole)):
+        if part.shape[1]:
+            groups = part.unflatten(1, (-1, width))
+            scales.append(_best_scales(groups, bits, 2, dtype, search, None))
+            codes.append(scalar_codes(groups, scales[-1], bits).flatten(1))
+    every_scale = torch.cat([part[..., 0] for part in scales], 1)
+    return Scalar.of(torch.cat(codes, 1), every_scale, bits, scale_axis, group_size=group_size, dtype=dtype)
 
 
 def empty_factor(rows: int, width: int, factors: Factors, scale_axis: ScaleAxis) -> CompressedEmbedding:

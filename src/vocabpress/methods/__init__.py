@@ -6,13 +6,18 @@ from typing import Any
 
 from vocabpress.methods.autoencoder import Autoencoder
 from vocabpress.methods.base import Family, Method, Plan
+from vocabpress.methods.binary import Binary
+from vocabpress.methods.compositional import Compositional
 from vocabpress.methods.discblock import DiscBlock
 from vocabpress.methods.groupreduce import GroupReduce
 from vocabpress.methods.kronecker import NearestKronecker
 from vocabpress.methods.lighttoken import LightToken
+from vocabpress.methods.product import Product
+from vocabpress.methods.residual import Residual
 from vocabpress.methods.stacked import Stacked
 from vocabpress.methods.svd import SVD
 from vocabpress.methods.tcq import TCQ
+from vocabpress.methods.uniform import Uniform
 from vocabpress.settings import read_settings
 
 METHODS: dict[str, type[Method]] = {
@@ -23,6 +28,11 @@ METHODS: dict[str, type[Method]] = {
     "groupreduce": GroupReduce,
     "discblock": DiscBlock,
     "tcq": TCQ,
+    "uniform": Uniform,
+    "product": Product,
+    "residual": Residual,
+    "compositional": Compositional,
+    "binary": Binary,
 }
 
 
@@ -86,6 +96,8 @@ __all__ = [
     "SVD",
     "TCQ",
     "Autoencoder",
+    "Binary",
+    "Compositional",
     "DiscBlock",
     "Family",
     "GroupReduce",
@@ -93,7 +105,10 @@ __all__ = [
     "Method",
     "NearestKronecker",
     "Plan",
+    "Product",
+    "Residual",
     "Stacked",
+    "Uniform",
     "is_method",
     "make_method",
     "method_name",

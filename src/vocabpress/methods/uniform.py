@@ -1,0 +1,96 @@
+"""Uniform quantisation: entries rounded to n bits, with a scale for each row, group or column.
+
+What every toolchain does to a table first (round to nearest; e.g. Jacob et al., CVPR 2018, and llama.cpp's block
+formats, which have a scale for each 32 entries).
+
+    x_ij ~ scale * level(code_ij),   2**n levels spread evenly from -1 to 1
+
+Stored: ``Scalar``.
+
+The levels have no zero point: token tables lie about zero, and at few bits a second number for each group costs more
+than it brings. `search` looks for the scale with the least squared error among clipping points; without it a scale
+reaches the largest entry. Our choice: bits and grouping are searched inside the budget, the groupings measured on some
+of the rows.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from vocabpress.embeddings import CompressedEmbedding, Scalar
+from vocabpress.fitting.quantise import quantise
+from vocabpress.methods.base import Family, Method, Plan
+
+GROUPS = (128, 64, 32, 16, 8)
+SAMPLE_ROWS = 4096  # on which the groupings are compared
+
+
+@dataclass(frozen=True)
+class Uniform(Method):
+    """Round to nearest.
+
+    Attributes:
+        bits: Of an entry, 1 to 8; None takes as many as fit.
+        scales: A scale for each ``"row"``, ``"group"`` of a row or ``"column"``; ``"auto"`` takes the best of these.
+        group_size: Entries of a group; None takes the best of 128, 64, 32, 16 and 8. The last may be shorter.
+        search: Whether a scale is sought that loses least; without it, it reaches the largest entry.
+    """
+
+    paper: ClassVar[str] = "round to nearest"
+
+    bits: int | None = None
+    scales: Literal["auto", "row", "group", "column"] = "auto"
+    group_size: int | None = None
+    search: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        if self.bits is not None and not 1 <= self.bits <= 8:
+            raise ValueError(f"codes have 1 to 8 bits, got {self.bits}")
+        if self.scales not in ("auto", "row", "group", "column"):
+            raise ValueError(f"unknown scales {self.scales!r}; choose from auto, row, group, column")
+        if self.group_size is not None and (self.group_size < 1 or self.scales not in ("auto", "group")):
+            raise ValueError(
+                f"group_size is at least 1 and goes with scales='group'; got {self.group_size} and {self.scales!r}"
+            )
+
+    def families(self, num_embeddings: int, embedding_dim: int, weights: Tensor) -> list[Family]:
+        """A family for each grouping; a group of 0 entries stands for a whole column."""
+        groups = [size for size in GROUPS if size < embedding_dim] or [embedding_dim]
+        if self.group_size is not None:
+            groups = [min(self.group_size, embedding_dim)]
+        by_scales = {"row": [embedding_dim], "group": groups, "column": [0]}
+        by_scales["auto"] = groups if self.group_size is not None else [embedding_dim, *groups, 0]
+        sizes = range(1, 9) if self.bits is None else [self.bits]
+        return [Family({"group_size": size}, "bits", sizes) for size in dict.fromkeys(by_scales[self.scales])]
+
+    def empty(self, num_embeddings: int, embedding_dim: int, plan: Plan) -> CompressedEmbedding:
+        axis, size = _grouping(plan, embedding_dim)
+        return Scalar(num_embeddings, embedding_dim, plan["bits"], axis, size)
+
+    def choose(
+        self, table: Tensor, plans: list[Plan], weights: Tensor, generator: torch.Generator, progress: bool
+    ) -> Plan:
+        """The plan that errs least on a sample of the rows."""
+        ids = torch.randperm(len(table), generator=generator, device=table.device)[:SAMPLE_ROWS]
+        rows, shares, errors = table[ids], weights[ids], []
+        for plan in tqdm(plans, desc="uniform: search", unit="plan", disable=not progress):
+            fitted = self.fit_plan(rows, plan, shares, generator, False).dense().detach()
+            errors.append(float(shares @ (fitted - rows).square().sum(-1)))
+        return plans[errors.index(min(errors))]
+
+    def fit_plan(
+        self, table: Tensor, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
+    ) -> CompressedEmbedding:
+        axis, size = _grouping(plan, table.shape[1])
+        return quantise(table, plan["bits"], axis, size, search=self.search, weights=weights)
+
+
+def _grouping(plan: Plan, embedding_dim: int) -> tuple[Literal["row", "group", "column"], int | None]:
+    size = plan["group_size"]
+    if size in (0, embedding_dim):
+        return ("row" if size else "column"), None
+    return "group", size
