@@ -1,6 +1,6 @@
-"""Distillation of a compressed model against its original, on unlabelled text: what a little training wins back."""
+"""Distillation of a compressed model against its original, on text or a task's rows: what training wins back."""
 
 from vocabpress.recover.run import recover
-from vocabpress.recover.settings import Recovery, RecoveryReport
+from vocabpress.recover.settings import OBJECTIVES, Recovery, RecoveryReport
 
-__all__ = ["Recovery", "RecoveryReport", "recover"]
+__all__ = ["OBJECTIVES", "Recovery", "RecoveryReport", "recover"]
