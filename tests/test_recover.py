@@ -19,7 +19,7 @@ from vocabpress.fitting.quantise import quantise
 from vocabpress.hf.checkpoint import named_class, open_model
 from vocabpress.recover import Recovery, recover
 from vocabpress.recover import loop as loop_module
-from vocabpress.recover.attention import listening, record_attention
+from vocabpress.recover.listen import Heard, listening, record_attention
 from vocabpress.recover.objective import Traces, terms, trace
 from vocabpress.recover.text import batch_plan, read_sequences
 from vocabpress.recover.thaw import Thawed, freeze, thaw
@@ -161,27 +161,27 @@ def test_recorded_scores_are_queries_times_keys_and_outputs_stay(folder):
     ids, mask = torch.tensor([[2, 3, 4, 5]]), torch.tensor([[1, 1, 1, 0]])
     before = model(ids, attention_mask=mask, output_hidden_states=True)
     record_attention(model)
-    with listening() as scores:
+    with listening() as heard:
         after = model(ids, attention_mask=mask, output_hidden_states=True)
     torch.testing.assert_close(before.last_hidden_state, after.last_hidden_state)
     attention = model.encoder.layer[0].attention.self
     hidden = before.hidden_states[0]
     query, key = (map_(hidden).view(1, 4, 2, 16).transpose(1, 2) for map_ in (attention.query, attention.key))
-    assert len(scores) == 2
-    torch.testing.assert_close(scores[0][0], query @ key.transpose(2, 3) / 4)
-    counts = scores[0][1]
+    assert len(heard.scores) == 2
+    torch.testing.assert_close(heard.scores[0][0], query @ key.transpose(2, 3) / 4)
+    counts = heard.scores[0][1]
     assert counts is not None
     assert counts[0, 0, 0].tolist() == [True, True, True, False]
     with listening() as quiet:
         pass
     model(ids)
-    assert quiet == []
+    assert quiet == Heard()
 
 
 def test_the_terms_by_hand():
     mask = torch.tensor([[1, 1, 0]])
-    teacher = Traces((torch.tensor([[[2.0], [1.0], [9.0]]]), torch.tensor([[[1.0], [1.0], [9.0]]])), [], None)
-    student = Traces((torch.tensor([[[1.0], [1.0], [0.0]]]), torch.tensor([[[1.0], [2.0], [0.0]]])), [], None)
+    teacher = Traces((torch.tensor([[[2.0], [1.0], [9.0]]]), torch.tensor([[[1.0], [1.0], [9.0]]])), Heard(), None)
+    student = Traces((torch.tensor([[[1.0], [1.0], [0.0]]]), torch.tensor([[[1.0], [2.0], [0.0]]])), Heard(), None)
     found = terms(student, teacher, mask)
     assert {name: float(value) for name, value in found.items()} == pytest.approx({"embedding": 1 / 5, "hidden": 1 / 2})
     scores = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
@@ -189,8 +189,8 @@ def test_the_terms_by_hand():
     logits = torch.log(torch.tensor([[[0.5, 0.5], [0.9, 0.1]]]))
     other = torch.log(torch.tensor([[[0.25, 0.75], [0.9, 0.1]]]))
     state = torch.ones(1, 2, 1)
-    teacher = Traces((state, state), [(scores, counts)], logits)
-    student = Traces((state, state), [(scores + 1, counts)], other)
+    teacher = Traces((state, state), Heard([(scores, counts)]), logits)
+    student = Traces((state, state), Heard([(scores + 1, counts)]), other)
     found = terms(student, teacher, torch.tensor([[1, 1]]))
     assert float(found["attention"]) == pytest.approx(3 / (1 + 9 + 16))
     kl = 0.5 * torch.log(torch.tensor(0.5 / 0.25)) + 0.5 * torch.log(torch.tensor(0.5 / 0.75))
@@ -243,7 +243,10 @@ def test_held_out_sequences_are_never_trained_on(folder, tmp_path):
     sequences = read_sequences([tmp_path / "twice.txt"], tiny_tokenizer(folder), 16, 100, 1, False)
     assert len(sequences.held_out) == 6
     assert len(sequences.training) == 54
-    assert not {tuple(ids) for ids in sequences.training} & {tuple(ids) for ids in sequences.held_out}
+    training, held_out = (
+        {tuple(row["input_ids"]) for row in part} for part in (sequences.training, sequences.held_out)
+    )
+    assert not training & held_out
 
 
 def bad_inputs(folder, tmp):

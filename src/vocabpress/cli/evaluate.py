@@ -42,6 +42,10 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder for one JSON file a task and seed.")
     ] = None,
+    keep: Annotated[
+        Path | None,
+        typer.Option(help="Folder that gets the fine-tuned models, as TASK-seedN; teachers for recover --task."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a model, compressed or not.
@@ -58,6 +62,8 @@ def evaluate(
         raise ValueError(f"--seeds is the number of runs, at least 1, got {seeds}")
     if seeds > 1 and not any(each.seeded for each in chosen.values()):
         raise ValueError(f"--seeds {seeds}: no chosen task depends on the seed; leave it out")
+    if keep is not None and not any(each.fine_tunes for each in chosen.values()):
+        raise ValueError(f"--keep {keep}: no chosen task fine-tunes the model; leave it out")
     if output is not None and output.exists() and not output.is_dir():
         raise ValueError(f"the output {output} exists and is a file; give the name of a folder")
     check_device(device)
@@ -70,6 +76,7 @@ def evaluate(
         seeds=range(seeds),
         device=device,
         output=output,
+        keep=keep,
         progress=True,
     )
     print_results(results)

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from vocabpress.cli.options import JsonOption, SettingsOption, parse_settings, print_json
-from vocabpress.recover import Recovery
+from vocabpress.evaluate import GLUE
+from vocabpress.recover import OBJECTIVES, Recovery
 from vocabpress.recover import recover as recover_checkpoint
 from vocabpress.report.console import print_recovery
 from vocabpress.settings import read_settings
@@ -17,9 +18,20 @@ FIELDS = {field.name: field.default for field in fields(Recovery)}
 
 def recover(
     model: Annotated[Path, typer.Argument(help="Folder of a compressed model.")],
-    teacher: Annotated[str, typer.Option(help="The original: a hub id or a folder.")],
-    text: Annotated[list[Path], typer.Option("--text", help="UTF-8 text file, a sequence a line; may be repeated.")],
+    teacher: Annotated[str, typer.Option(help="The original: a hub id or a folder; with --task, fine-tuned for it.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to make; must not exist, or be empty.")],
+    text: Annotated[
+        list[Path] | None, typer.Option("--text", help="UTF-8 text file, a sequence a line; may be repeated.")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help=f"Instead of --text: train on the labelled rows of one of {', '.join(GLUE)}.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the data sets, laid out as docs/finetune.md says; else the hub's.")
+    ] = None,
+    objective: Annotated[
+        str, typer.Option(help="relative: errors over the teacher's numbers. kroneckerbert: the paper's plain ones.")
+    ] = "relative",
     mode: Annotated[str, typer.Option(help="table: the table alone, the body frozen. model: the body too.")] = "table",
     steps: Annotated[int, typer.Option(help="Of the optimiser, at most.")] = Recovery.steps,
     settings: SettingsOption = None,
@@ -27,17 +39,24 @@ def recover(
     device: Annotated[str | None, typer.Option(help="cpu keeps accelerate from a GPU.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a compressed model against its original on unlabelled text; its bytes and codes stay.
+    """Train a compressed model against its original, on text or on a task's rows; its bytes and codes stay.
+
+    With --task the teacher is what `vocabpress evaluate --task … --keep DIR` fine-tuned; the student gets its
+    prediction layer, and is written as a classifier.
 
     A run that was stopped goes on from its last checkpoint when the same command is given again. On several devices:
     accelerate launch -m vocabpress.cli recover …
     """
-    chosen: dict[str, Any] = {"mode": mode, "steps": steps, **parse_settings(settings or [])}
+    if objective not in OBJECTIVES:
+        raise ValueError(f"unknown objective {objective!r}; choose from {', '.join(OBJECTIVES)}")
+    chosen: dict[str, Any] = {**OBJECTIVES[objective], "mode": mode, "steps": steps, **parse_settings(settings or [])}
     report = recover_checkpoint(
         model,
         output,
         teacher=teacher,
-        text=text,
+        text=text or (),
+        task=task,
+        data=data,
         settings=Recovery(**read_settings("recover", FIELDS, chosen)),
         seed=seed,
         device=device,

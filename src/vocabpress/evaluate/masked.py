@@ -142,7 +142,7 @@ def mask_lines(
             places = choose_places(encoded.word_ids(row), probability, draw)
             inputs = list(ids)
             for place in places:
-                inputs[place] = _replacement(ids[place], tokenizer.mask_token_id, vocabulary, draw)
+                inputs[place] = replacement(ids[place], tokenizer.mask_token_id, vocabulary, draw)
             if places:
                 found.append(Masked(ids, inputs, places))
     if not found:
@@ -174,7 +174,8 @@ def choose_places(words: Sequence[int | None], probability: float, draw: random.
     return sorted(chosen)
 
 
-def _replacement(token: int, mask: int, vocabulary: int, draw: random.Random) -> int:
+def replacement(token: int, mask: int, vocabulary: int, draw: random.Random) -> int:
+    """What stands for a masked token: the mask, or a random token, or itself, as in BERT."""
     chance = draw.random()
     if chance < BECOMES_MASK:
         return mask

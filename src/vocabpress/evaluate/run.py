@@ -11,7 +11,7 @@ from typing import Any
 from transformers import AutoConfig
 
 from vocabpress.evaluate.task import Subject, Task
-from vocabpress.hf.checkpoint import find_folder, open_model, weight_bytes
+from vocabpress.hf.checkpoint import check_output, find_folder, open_model, weight_bytes
 from vocabpress.hf.modules import TokenEmbedding
 from vocabpress.hf.tables import input_table_name
 from vocabpress.results import Result, environment, read_results, write_results
@@ -79,6 +79,7 @@ def evaluate(
     seeds: Sequence[int] = (0,),
     device: str = "cpu",
     output: str | Path | None = None,
+    keep: str | Path | None = None,
     labels: Labels | None = None,
     progress: bool = False,
 ) -> list[Result]:
@@ -93,6 +94,8 @@ def evaluate(
         seeds: For the tasks that depend on one; the others run once, with the first.
         device: Where to run.
         output: Folder that gets one JSON file for each task and seed. Those that are there already are not run again.
+        keep: Folder that gets the model that each task fine-tuned, as TASK-seedN; a task that has its result in the
+            output and no model here runs again.
         labels: What the results are to say of the model besides what its config says.
         progress: Whether to draw progress bars on stderr.
 
@@ -113,12 +116,17 @@ def evaluate(
         for seed in seeds if task.seeded else seeds[:1]:
             place = None if output is None else Path(output) / f"{name}{f'-seed{seed}' if task.seeded else ''}.json"
             work = None if place is None else place.with_suffix(".work")
-            subject = replace(base, seed=seed, work=work, progress=progress)
+            kept = Path(keep) / f"{name}-seed{seed}" if keep is not None and task.fine_tunes else None
+            subject = replace(base, seed=seed, work=work, keep=kept, progress=progress)
             settings = {**said, "seed": seed, "task": asdict(task)}  # pyright: ignore[reportArgumentType]
             if task.reads_text:
                 settings["text"] = [file.name for file in base.text]
             empty = Result(name, labels.variant or str(said["method"]), settings, counted, {}, 0.0, environment={})
-            results.append(_found(place, empty) or _measured(task, subject, empty, place))
+            found = _found(place, empty)
+            again = found is None or (kept is not None and not kept.exists())
+            if again and kept is not None:
+                check_output(kept)
+            results.append(_measured(task, subject, empty, place) if found is None or again else found)
     return results
 
 

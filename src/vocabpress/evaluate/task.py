@@ -37,6 +37,7 @@ class Subject:
         device: Where to run, e.g. ``"cpu"``.
         seed: Of all randomness.
         work: Folder for what an interrupted run goes on from; None keeps nothing.
+        keep: Folder to make of the fine-tuned model, where the task makes one; None keeps none.
         progress: Whether to draw progress bars on stderr.
     """
 
@@ -47,6 +48,7 @@ class Subject:
     device: str = "cpu"
     seed: int = 0
     work: Path | None = None
+    keep: Path | None = None
     progress: bool = False
 
     def original(self, why: str) -> Path:
@@ -108,10 +110,12 @@ class Task(ABC):
     Attributes:
         seeded: Whether the result depends on the seed, so that several seeds are worth running.
         reads_text: Whether it reads the text files.
+        fine_tunes: Whether it trains the model first, and can keep what it made of it.
     """
 
     seeded: ClassVar[bool] = False
     reads_text: ClassVar[bool] = False
+    fine_tunes: ClassVar[bool] = False
 
     @abstractmethod
     def measure(self, subject: Subject) -> Measurement:

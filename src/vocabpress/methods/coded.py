@@ -158,12 +158,12 @@ class CodebookMethod(Method):
     ) -> Plan:
         """The plan whose short fits err least.
 
-        Plans that leave a tenth of the budget, or whose Gaussian bound is far above the least, are passed over. The others
-        are measured on a few segments of some rows, the best again on more rows, and the best of these with words in
-        float16, too.
+        Plans that leave a tenth of the budget, or whose Gaussian bound is far above the least, are passed over. The
+        others are measured on a few segments of some rows, the best again on more rows, and the best of these with
+        words in float16, too.
         """
         view = _View(table, weights, generator)
-        sizes = [self.stored_bits(*table.shape, plan) for plan in plans]
+        sizes = [self.stored_bits(table.shape[0], table.shape[1], plan) for plan in plans]
         plans = [plan for plan, size in zip(plans, sizes, strict=True) if size >= SHARE * max(sizes)]
         first = [plan for plan in plans if plan["factors"] in self.word_formats()[:2]] or plans
         bounds = [view.missed(plan) + float(view.bounds(plan).sum()) for plan in first]

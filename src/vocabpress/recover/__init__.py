@@ -1,7 +1,7 @@
-"""Distillation of a compressed model against its original, on unlabelled text: what a little training wins back."""
+"""Distillation of a compressed model against its original, on text or a task's rows: what training wins back."""
 
 from vocabpress.recover.gates import GateReport, GateSettings, learn_gates
 from vocabpress.recover.run import recover
-from vocabpress.recover.settings import Recovery, RecoveryReport
+from vocabpress.recover.settings import OBJECTIVES, Recovery, RecoveryReport
 
-__all__ = ["GateReport", "GateSettings", "Recovery", "RecoveryReport", "learn_gates", "recover"]
+__all__ = ["OBJECTIVES", "GateReport", "GateSettings", "Recovery", "RecoveryReport", "learn_gates", "recover"]

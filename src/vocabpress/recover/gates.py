@@ -27,7 +27,6 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from vocabpress.budget import Budget
-from vocabpress.evaluate.language import pad
 from vocabpress.fitting.quantise import Factors
 from vocabpress.hf.checkpoint import find_folder, open_model, open_tokenizer
 from vocabpress.hf.compress import check_device
@@ -37,7 +36,7 @@ from vocabpress.methods import DiscBlock
 from vocabpress.recover.gated import LEAST_GATE, MOST_GATE, Gated
 from vocabpress.recover.loop import ready
 from vocabpress.recover.objective import Batch, Traces, terms, trace
-from vocabpress.recover.text import Sequences, batch_plan, read_sequences
+from vocabpress.recover.text import Example, Sequences, batch_plan, read_sequences
 from vocabpress.weights import read_lines, save_weights, tfidf
 
 RATE_DECAY = 1.15
@@ -195,7 +194,7 @@ class _Lesson:
         settings = self.settings
         best, errors = self.gated.gates.detach().cpu().clone(), [self._judge()]
         optimiser = torch.optim.SGD(self.gated.trained(), lr=settings.learning_rate)
-        lengths = [len(ids) for ids in self.sequences.training]
+        lengths = [len(example["input_ids"]) for example in self.sequences.training]
         steps = max(1, len(lengths) // settings.batch_size)
         plan = batch_plan(lengths, settings.batch_size, settings.epochs * steps, self.seed)
         with tqdm(total=len(plan), desc="learning gates", unit="step", disable=not progress) as bar:
@@ -211,8 +210,8 @@ class _Lesson:
                 bar.set_postfix(epoch=epoch, held_out=f"{errors[-1]:.4g}", best=f"{min(errors):.4g}")
         return best, errors
 
-    def _step(self, rows: list[list[int]], optimiser: torch.optim.Optimizer) -> None:
-        batch = ready(pad(rows, self.sequences.pad), self.model, self.device)
+    def _step(self, rows: list[Example], optimiser: torch.optim.Optimizer) -> None:
+        batch = ready(self.sequences.collate(rows), self.model, self.device)
         with torch.no_grad():
             aim = self._trace(batch)
         gated, settings = self.gated, self.settings
@@ -237,8 +236,10 @@ class _Lesson:
         table = method.fit(self.gated.weight, budget=self.budget, token_weights=self.gated.gates.detach())
         rows = TokenEmbedding(table, original, owner=False).forward
         summed, tokens = 0.0, 0
-        for held in _batches(sorted(self.sequences.held_out, key=len), settings.batch_size):
-            batch = ready(pad(held, self.sequences.pad), self.model, self.device)
+        for held in _batches(
+            sorted(self.sequences.held_out, key=lambda example: len(example["input_ids"])), settings.batch_size
+        ):
+            batch = ready(self.sequences.collate(held), self.model, self.device)
             aim = self._trace(batch)
             with self.gated.reading(rows):
                 found = self._trace(batch)
@@ -248,5 +249,5 @@ class _Lesson:
         return summed / tokens
 
 
-def _batches(rows: list[list[int]], size: int) -> list[list[list[int]]]:
+def _batches(rows: list[Example], size: int) -> list[list[Example]]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]

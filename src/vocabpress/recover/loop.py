@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from vocabpress.evaluate.language import pad
 from vocabpress.recover.objective import Batch, terms, trace
 from vocabpress.recover.settings import Recovery, RecoveryReport
 from vocabpress.recover.text import Sequences, batch_plan
@@ -86,18 +85,19 @@ def parameter_groups(parameters: Sequence[nn.Parameter], learning_rate: float) -
 def held_out_terms(
     student: nn.Module, teacher: nn.Module, sequences: Sequences, settings: Recovery, device: torch.device
 ) -> dict[str, float]:
-    """The loss's terms, unweighted, on all held-out sequences; each batch counts by its tokens."""
+    """The loss's terms, unweighted, on all held-out sequences; each batch counts by its labels, or its tokens."""
     student.eval()
-    order = sorted(sequences.held_out, key=len)
+    order = sorted(sequences.held_out, key=lambda example: len(example["input_ids"]))
     sums: dict[str, float] = {}
-    tokens = 0
+    counted = 0
     for start in range(0, len(order), settings.batch_size):
-        batch = ready(pad(order[start : start + settings.batch_size], sequences.pad), teacher, device)
-        count = int(batch["attention_mask"].sum())
-        tokens += count
+        batch = ready(sequences.collate(order[start : start + settings.batch_size]), teacher, device)
+        of_rows = "labels" in batch and batch["labels"].dim() == 1
+        count = len(batch["labels"]) if of_rows else int(batch["attention_mask"].sum())
+        counted += count
         for name, value in _terms(student, teacher, batch, settings).items():
             sums[name] = sums.get(name, 0.0) + float(value) * count
-    return {name: value / tokens for name, value in sums.items()}
+    return {name: value / counted for name, value in sums.items()}
 
 
 def weighted(found: dict[str, Any], settings: Recovery) -> Any:
@@ -117,8 +117,8 @@ def ready(batch: Batch, model: nn.Module, device: torch.device) -> Batch:
 def _terms(student: nn.Module, teacher: nn.Module, batch: Batch, settings: Recovery) -> dict[str, Tensor]:
     wanted = settings.logits > 0
     with torch.no_grad():
-        aim = trace(teacher, batch, wanted)
-    found = terms(trace(student, batch, wanted), aim, batch["attention_mask"])
+        aim = trace(teacher, {name: tensor for name, tensor in batch.items() if name != "labels"}, wanted)
+    found = terms(trace(student, batch, wanted), aim, batch["attention_mask"], settings.normalised)
     return {name: value for name, value in found.items() if settings.weights[name] > 0}
 
 
@@ -129,7 +129,7 @@ class Run:
     Attributes:
         student: Its trainable tensors require gradients, all others do not.
         teacher: On the same device.
-        sequences: Text.
+        sequences: What it is trained on.
         settings: How long and how fast.
         accelerator: See `make_accelerator`.
         work: Folder of the checkpoints.
@@ -196,11 +196,11 @@ class Run:
     def _batches(self, done: int) -> Iterator[Batch]:
         """This process's batches from step ``done`` on; processes take them in turn."""
         processes = self.accelerator.num_processes
-        lengths = [len(ids) for ids in self.sequences.training]
+        lengths = [len(example["input_ids"]) for example in self.sequences.training]
         plan = batch_plan(lengths, self.settings.batch_size, self.settings.steps * processes, self.seed)
         mine = plan[done * processes + self.accelerator.process_index :: processes]
         dataset: Any = self.sequences.training
-        loader = DataLoader(dataset, batch_sampler=mine, collate_fn=lambda rows: pad(rows, self.sequences.pad))
+        loader = DataLoader(dataset, batch_sampler=mine, collate_fn=self.sequences.collate)
         return (ready(batch, self.teacher, self.accelerator.device) for batch in loader)
 
     def _look(self, student: nn.Module, trained: dict[str, nn.Parameter], progress: Progress) -> None:

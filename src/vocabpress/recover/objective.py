@@ -1,21 +1,25 @@
 """How far a student's forward pass is from its teacher's: the terms of KroneckerBERT's distillation.
 
-L = w_emb L_emb + w_hidden L_hidden + w_att L_att + w_logits L_logits (Tahaei et al., NAACL 2022, section 3.3, without
-the loss of the task itself, because the text has no labels). L_emb compares the embedding layer's output, L_hidden
-each layer's output, L_att the attention scores before the softmax, L_logits the predictions.
+L = w_emb L_emb + w_hidden L_hidden + w_att L_att + w_ffn L_ffn + w_logits L_logits + w_student L_student (Tahaei et
+al., NAACL 2022, section 3.3). L_emb compares the embedding layer's output, L_att the attention scores before the
+softmax, L_ffn the outputs of the feed-forward blocks, L_logits the predictions; L_student is the student's own loss
+where there are labels.
 
-Ours, where the paper is silent or models differ: each squared error is divided by the mean square of the teacher's
-numbers, and layers are averaged, so that 1 means "as wrong as zeros" for each term of any model; L_hidden reads the
-layer's output after its residual connection; the logits are compared by KL divergence at temperature 1.
+The paper's terms are plain: mean squared errors, added up over the layers (``normalised=False``, and no L_hidden).
+Ours, by default: each squared error is divided by the mean square of the teacher's numbers, and layers are averaged, so
+that 1 means "as wrong as zeros" for each term of any model; L_hidden reads each layer's output after its residual
+connection. Where the paper is silent: padding does not count; predictions are compared by KL divergence at temperature
+1, a prediction of one number by its squared error.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vocabpress.recover.attention import Scores, listening
+from vocabpress.recover.listen import Heard, listening
 
 Batch = dict[str, Tensor]
 
@@ -26,58 +30,82 @@ class Traces:
 
     Attributes:
         states: The embedding output first, then each layer's output; (batch, tokens, width) each.
-        scores: See `Scores`.
-        logits: (batch, tokens, V), or None where the model has no head of a language model.
+        heard: Attention scores and outputs of feed-forward blocks, where the model was made to hand them over.
+        logits: (batch, tokens, V) of a language model, (batch, classes) of a classifier; None of others.
+        loss: The model's own, where the batch has labels.
     """
 
     states: tuple[Tensor, ...]
-    scores: Scores
+    heard: Heard
     logits: Tensor | None
+    loss: Tensor | None = None
 
 
 def trace(model: nn.Module, batch: Batch, logits: bool) -> Traces:
     """Run a model and keep what `terms` compares."""
-    with listening() as scores:
+    with listening() as heard:
         output: Any = model(**batch, output_hidden_states=True)
     states = output.get("hidden_states") or (*output.encoder_hidden_states, *output.decoder_hidden_states)
     found = output.get("logits") if logits else None
-    return Traces(tuple(states), scores, found if found is not None and found.dim() == 3 else None)
+    return Traces(tuple(states), heard, found, output.get("loss") if "labels" in batch else None)
 
 
-def _relative(student: Tensor, teacher: Tensor, counts: Tensor) -> Tensor:
-    """Squared error over squared size, where ``counts`` says so."""
-    kept = counts.to(student.dtype)
-    error = ((student - teacher).square() * kept).sum()
-    return error / (teacher.square() * kept).sum().clamp(min=torch.finfo(teacher.dtype).tiny)
-
-
-def _mean(values: list[Tensor]) -> Tensor:
-    return torch.stack(values).mean()
-
-
-def terms(student: Traces, teacher: Traces, mask: Tensor) -> dict[str, Tensor]:
+def terms(student: Traces, teacher: Traces, mask: Tensor, normalised: bool = True) -> dict[str, Tensor]:
     """The terms of the loss, unweighted; those that the models have no numbers for are left out.
 
     Args:
         student: Of the compressed model.
         teacher: Of the original, on the same batch.
         mask: (batch, tokens), 1 for tokens and 0 for padding.
+        normalised: Whether squared errors are relative to the teacher's squares and layers are averaged; if not, they
+            are means, and layers are added up.
     """
     tokens = mask.bool()[..., None]
-    layers = [_relative(s.float(), t.float(), tokens) for s, t in zip(student.states, teacher.states, strict=True)]
-    found = {"embedding": layers[0], "hidden": _mean(layers[1:])}
-    if teacher.scores:
-        pairs = zip(student.scores, teacher.scores, strict=True)
-        found["attention"] = _mean([_attention(s, t, counts, mask) for (s, _), (t, counts) in pairs])
+    errors = _Errors(normalised)
+    layers = [errors.of(s, t, tokens) for s, t in zip(student.states, teacher.states, strict=True)]
+    found = {"embedding": layers[0], "hidden": errors.together(layers[1:])}
+    if teacher.heard.scores:
+        pairs = zip(student.heard.scores, teacher.heard.scores, strict=True)
+        found["attention"] = errors.together([errors.of(s, t, _counted(t, c, mask)) for (s, _), (t, c) in pairs])
+    if teacher.heard.ffn:
+        pairs = zip(student.heard.ffn, teacher.heard.ffn, strict=True)
+        found["ffn"] = errors.together([errors.of(s, t, tokens) for s, t in pairs])
     if teacher.logits is not None and student.logits is not None:
-        aim, guess = (logits.float()[mask.bool()].log_softmax(-1) for logits in (teacher.logits, student.logits))
-        found["logits"] = nn.functional.kl_div(guess, aim, reduction="batchmean", log_target=True)
+        found["logits"] = _predictions(student.logits, teacher.logits, mask)
+    if student.loss is not None:
+        found["student"] = student.loss
     return found
 
 
-def _attention(student: Tensor, teacher: Tensor, counts: Tensor | None, mask: Tensor) -> Tensor:
-    """Of one layer; queries that are padding do not count, nor do keys that the mask hides."""
-    counts = torch.ones_like(teacher, dtype=torch.bool) if counts is None else counts.expand_as(teacher)
-    if mask.shape[1] == teacher.shape[2]:  # a cross-attention's queries may be another sequence's
+@dataclass(frozen=True)
+class _Errors:
+    normalised: bool
+
+    def of(self, student: Tensor, teacher: Tensor, counts: Tensor) -> Tensor:
+        """Squared error over squared size, or the mean squared error, where ``counts`` says so."""
+        student, teacher, kept = student.float(), teacher.float(), counts.float()
+        error = ((student - teacher).square() * kept).sum()
+        if not self.normalised:
+            return error / kept.expand_as(teacher).sum().clamp(min=1)
+        return error / (teacher.square() * kept).sum().clamp(min=torch.finfo(teacher.dtype).tiny)
+
+    def together(self, layers: Sequence[Tensor]) -> Tensor:
+        """The mean of all layers, or their sum."""
+        stacked = torch.stack(list(layers))
+        return stacked.mean() if self.normalised else stacked.sum()
+
+
+def _counted(scores: Tensor, counts: Tensor | None, mask: Tensor) -> Tensor:
+    """Which scores of an attention count: not those of queries that are padding, nor of keys that the mask hides."""
+    counts = torch.ones_like(scores, dtype=torch.bool) if counts is None else counts.expand_as(scores)
+    if mask.shape[1] == scores.shape[2]:  # a cross-attention's queries may be another sequence's
         counts = counts & mask.bool()[:, None, :, None]
-    return _relative(student.float(), teacher.float(), counts)
+    return counts
+
+
+def _predictions(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    guess, aim = ((part[mask.bool()] if part.dim() == 3 else part).float() for part in (student, teacher))
+    if aim.shape[-1] == 1:
+        return nn.functional.mse_loss(guess, aim)
+    guess, aim = guess.log_softmax(-1), aim.log_softmax(-1)
+    return nn.functional.kl_div(guess, aim, reduction="batchmean", log_target=True)

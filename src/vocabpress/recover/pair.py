@@ -6,16 +6,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
 from vocabpress.embeddings import CompressedEmbedding
+from vocabpress.evaluate.finetuned.training import Headed, padded, quiet
 from vocabpress.hf.checkpoint import copy_companions, named_class, open_model, open_tokenizer
 from vocabpress.hf.compress import save
-from vocabpress.hf.modules import TokenEmbedding
+from vocabpress.hf.modules import TokenEmbedding, owned_tables
 from vocabpress.hf.tables import input_table_name
-from vocabpress.recover.attention import record_attention
+from vocabpress.recover.lesson import Source
+from vocabpress.recover.listen import record_attention, record_ffn
 from vocabpress.recover.settings import Recovery
 from vocabpress.recover.thaw import freeze, thaw
+
+CLASSIFIERS = set(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.values())
 
 
 @dataclass
@@ -25,17 +30,21 @@ class Pair:
     Attributes:
         folder: Of the compressed checkpoint.
         original: Folder of the original.
+        loader: The class that the student is opened as: its own, or the teacher's where that has a task's head.
         student: The compressed model.
         teacher: The original, without gradients.
         tokenizer: Of both.
+        settings: Say what is compared.
         device: Where they are.
     """
 
     folder: Path
     original: Path
+    loader: Any
     student: PreTrainedModel
     teacher: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: Any
+    settings: Recovery
     device: torch.device
 
     @property
@@ -49,13 +58,25 @@ class Pair:
             model.to(device)  # pyright: ignore[reportArgumentType]
         self.device = device
 
-    def make_trainable(self, mode: str) -> None:
+    def make_trainable(self) -> None:
         """Let what the mode trains require gradients: the table's parameters, or all of the model's."""
+        whole = self.settings.mode == "model"
         for parameter in self.student.parameters():
-            parameter.requires_grad_(mode == "model")
+            parameter.requires_grad_(whole)
         thaw(self.table)
+        for table in owned_tables(self.student).values():
+            if whole and table is not self.table:
+                thaw(table, every=True)
         for parameter in self.table.parameters():
             parameter.requires_grad_(True)
+
+    def start_again(self) -> None:
+        """Open the student anew, as it was before it was trained."""
+        self.student = _open_student(self.folder, self.loader, self.teacher).to(self.device)  # pyright: ignore[reportArgumentType]
+
+    def listen(self, model: PreTrainedModel) -> PreTrainedModel:
+        """The model, made to hand over what the settings compare."""
+        return _listen(model, self.settings)
 
 
 def _table(model: PreTrainedModel) -> CompressedEmbedding:
@@ -63,30 +84,87 @@ def _table(model: PreTrainedModel) -> CompressedEmbedding:
     return module.table
 
 
-def open_pair(folder: Path, original: Path, settings: Recovery) -> Pair:
+def _listen(model: PreTrainedModel, settings: Recovery) -> PreTrainedModel:
+    if settings.attention > 0:
+        record_attention(model)
+    if settings.ffn > 0:
+        record_ffn(model)
+    return model
+
+
+def open_pair(folder: Path, original: Path, settings: Recovery, source: Source) -> Pair:
     """Open both models and see that one can teach the other.
 
+    With a task, the student gets the teacher's prediction layer: all that stands above the base model, and its pooler.
+
     Raises:
-        ValueError: If the first is not compressed or the second is, or they differ in vocabulary or shape.
+        ValueError: If the first is not compressed or the second is, they differ in vocabulary or shape, or the teacher
+            is not fine-tuned for the task.
     """
-    student, teacher = (open_model(place, named_class(place)) for place in (folder, original))
-    if not isinstance(student.get_submodule(input_table_name(student)), TokenEmbedding):
-        raise ValueError(f"{folder} is not compressed; run vocabpress compress first")
+    teacher = open_model(original, named_class(original))
     if isinstance(teacher.get_submodule(input_table_name(teacher)), TokenEmbedding):
         raise ValueError(f"the teacher {original} is compressed itself; give the original")
+    loader = named_class(folder)
+    if source.task is not None:
+        _check_classifier(teacher, original, source)
+        if AutoConfig.from_pretrained(folder).model_type != teacher.config.model_type:
+            raise _misfit(original, folder, "shape")
+        loader = Headed(type(teacher), _head_of(teacher, source))
+    student = _open_student(folder, loader, teacher)
+    if not isinstance(student.get_submodule(input_table_name(student)), TokenEmbedding):
+        raise ValueError(f"{folder} is not compressed; run vocabpress compress first")
     tokenizer = open_tokenizer(folder)
     table: Any = teacher.get_submodule(input_table_name(teacher))
     shape, theirs = tuple(table.weight.shape), (_table(student).num_embeddings, _table(student).embedding_dim)
     if open_tokenizer(original).get_vocab() != tokenizer.get_vocab() or shape[0] != theirs[0]:
-        raise ValueError(f"the teacher {original} has another vocabulary than {folder}; give the model it was made of")
+        raise _misfit(original, folder, "vocabulary")
     depths = [getattr(model.config.get_text_config(), "num_hidden_layers", None) for model in (student, teacher)]
     if type(student) is not type(teacher) or shape != theirs or depths[0] != depths[1]:
-        raise ValueError(f"the teacher {original} has another shape than {folder}; give the model it was made of")
+        raise _misfit(original, folder, "shape")
     teacher.requires_grad_(False)
-    if settings.attention > 0:
-        record_attention(student)
-        record_attention(teacher)
-    return Pair(folder, original, student, teacher, tokenizer, torch.device("cpu"))
+    for model in (student, teacher):
+        _listen(model, settings)
+    if source.task is not None:
+        tokenizer = padded(tokenizer, folder)
+    return Pair(folder, original, loader, student, teacher, tokenizer, settings, torch.device("cpu"))
+
+
+def _misfit(original: Path, folder: Path, what: str) -> ValueError:
+    return ValueError(f"the teacher {original} has another {what} than {folder}; give the model it was made of")
+
+
+def _check_classifier(teacher: PreTrainedModel, original: Path, source: Source) -> None:
+    labels = teacher.config.num_labels
+    if type(teacher).__name__ not in CLASSIFIERS or labels != source.classes:
+        raise ValueError(
+            f"the teacher {original} is a {type(teacher).__name__} with {labels} labels, {source.task} needs a "
+            f"sequence classifier with {source.classes}; vocabpress evaluate --task {source.task} --keep DIR makes one"
+        )
+
+
+def _head_of(teacher: PreTrainedModel, source: Source) -> dict[str, Any]:
+    """Settings of the config that make the student's head the teacher's."""
+    kind = "regression" if source.classes == 1 else "single_label_classification"
+    kept = ("id2label", "label2id", "pad_token_id")
+    return {name: getattr(teacher.config, name) for name in kept} | {"problem_type": kind}
+
+
+def _open_student(folder: Path, loader: Any, teacher: PreTrainedModel) -> PreTrainedModel:
+    if not isinstance(loader, Headed):
+        return open_model(folder, loader)
+    with quiet():  # of a head that is not in the checkpoint
+        student = open_model(folder, loader, whole=False)
+    _give_prediction_layer(student, teacher)
+    return student
+
+
+@torch.no_grad()
+def _give_prediction_layer(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
+    theirs = dict(teacher.named_parameters())
+    for name, parameter in student.named_parameters():
+        above = not name.startswith(f"{student.base_model_prefix}.") or ".pooler." in name
+        if above and name in theirs and theirs[name].shape == parameter.shape:
+            parameter.copy_(theirs[name])
 
 
 def set_best(pair: Pair, best: dict[str, Tensor]) -> None:
@@ -94,22 +172,33 @@ def set_best(pair: Pair, best: dict[str, Tensor]) -> None:
     parameters = dict(pair.student.named_parameters())
     for name, tensor in best.items():
         parameters[name].data.copy_(tensor)
-    freeze(pair.table)
-    pair.table.round_to_stored()
+    for table in owned_tables(pair.student).values():
+        freeze(table)
+        table.round_to_stored()
 
 
-def write_student(pair: Pair, target: Path, provenance: dict[str, Any]) -> PreTrainedModel:
-    """Write the student as the compressed checkpoint was written, in its dtypes; returns it as read back."""
-    fresh = named_class(pair.folder).from_pretrained(pair.folder, dtype="auto", local_files_only=True)
+def write_student(pair: Pair, target: Path, provenance: dict[str, Any] | None) -> PreTrainedModel:
+    """Write the student as the compressed checkpoint was written, in its dtypes; returns it as read back.
+
+    Args:
+        pair: Holds the student.
+        target: Folder.
+        provenance: Of the training, to be noted; an earlier one stays inside it. None notes nothing.
+    """
+    options: dict[str, Any] = {"dtype": "auto", "local_files_only": True, "output_loading_info": True}
+    with quiet():
+        fresh, _ = pair.loader.from_pretrained(pair.folder, **options)
     fresh.load_state_dict(pair.student.state_dict())  # strict: the same tensors of the same shapes
-    _table(fresh).round_to_stored()
-    fresh.hf_quantizer.quantization_config.fitted_by["recovered"] = provenance
+    for table in owned_tables(fresh).values():
+        table.round_to_stored()
+    if provenance is not None:
+        fitted_by = fresh.hf_quantizer.quantization_config.fitted_by
+        earlier = {"before": fitted_by["recovered"]} if fitted_by.get("recovered") else {}
+        fitted_by["recovered"] = provenance | earlier
     save(fresh, target)
     copy_companions(pair.folder, target)
     page = pair.folder / "README.md"
     if page.is_file():
         (target / "README.md").write_text(page.read_text(encoding="utf-8"), encoding="utf-8")
     again = open_model(target, named_class(target)).to(pair.device)  # pyright: ignore[reportArgumentType]
-    if pair.student.config._attn_implementation == pair.teacher.config._attn_implementation != "sdpa":
-        record_attention(again)
-    return again
+    return pair.listen(again)

@@ -1,18 +1,18 @@
-"""Recover a compressed model: two folders and some text in, a third folder out."""
+"""Recover a compressed model: two folders and some text, or a task's rows, in; a third folder out."""
 
 import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 
 from vocabpress.hf.checkpoint import check_output, find_folder, weight_files, written_at_once
 from vocabpress.hf.compress import check_device
+from vocabpress.recover.lesson import Lesson, Source, read_lesson
 from vocabpress.recover.loop import Progress, Run, held_out_terms, make_accelerator, share, weighted
 from vocabpress.recover.pair import Pair, open_pair, set_best, write_student
 from vocabpress.recover.settings import Recovery, RecoveryReport
-from vocabpress.recover.text import Sequences, read_sequences
 
 
 def recover(
@@ -20,13 +20,18 @@ def recover(
     output: str | Path,
     *,
     teacher: str | Path,
-    text: Sequence[str | Path],
+    text: Sequence[str | Path] = (),
+    task: str | None = None,
+    data: str | Path | None = None,
     settings: Recovery | None = None,
     seed: int = 0,
     device: str | None = None,
     progress: bool = False,
 ) -> RecoveryReport:
-    """Train a compressed model against its original on unlabelled text, and write it with as many bytes as before.
+    """Train a compressed model against its original on text or on a task's rows; its tables stay as many bytes.
+
+    With a task, the teacher is a checkpoint that was fine-tuned for it (``vocabpress evaluate --keep``), and the
+    student gets its prediction layer: the second stage of KroneckerBERT, whose first is text.
 
     A run that was stopped goes on from its last checkpoint, in the folder ``OUTPUT.recover`` beside the output, and
     ends where an uninterrupted one would. Started by ``accelerate launch`` it runs on several devices.
@@ -36,6 +41,8 @@ def recover(
         output: A folder that does not exist yet, or is empty. It appears when all is done, or not at all.
         teacher: The original, a hub id or a folder.
         text: UTF-8 text files, a sequence a line.
+        task: Instead of text: a task of GLUE, on whose training rows and labels the student is trained.
+        data: Folder of the data sets; None takes the hub's.
         settings: How long and how fast; None takes the defaults.
         seed: Of what is held out and of the order of the text.
         device: ``"cpu"`` keeps accelerate from a GPU; None takes what accelerate finds.
@@ -48,66 +55,83 @@ def recover(
         ValueError: With one line that says what was wrong and what to try; the output was not written then.
     """
     settings = settings or Recovery()
+    source = Source(text, task, None if data is None else Path(data))
+    settings.check_terms(task is not None or settings.language_model)
     target, folder, original = check_output(output), find_folder(model), find_folder(teacher)
     check_device(device)
-    pair = open_pair(folder, original, settings)
-    sequences = read_sequences(text, pair.tokenizer, settings.max_length, settings.held_out, seed, progress)
+    pair = open_pair(folder, original, settings, source)
+    lesson = read_lesson(source, pair.teacher, pair.tokenizer, settings, seed, progress)
     accelerator = make_accelerator(device)
-    work = _work_folder(target, _identity(settings, seed, pair, text, accelerator.num_processes))
+    work = _work_folder(target, _identity(settings, seed, pair, source, lesson, accelerator.num_processes))
     pair.to(accelerator.device)
-    before = held_out_terms(pair.student, pair.teacher, sequences, settings, accelerator.device)
-    pair.make_trainable(settings.mode)
+    before = held_out_terms(pair.student, pair.teacher, lesson.sequences, settings, accelerator.device)
+    judged = lesson.judge(pair.student)
+    pair.make_trainable()
     show = progress and accelerator.is_main_process
-    run = Run(pair.student, pair.teacher, sequences, settings, accelerator, work, seed, show)
+    run = Run(pair.student, pair.teacher, lesson.sequences, settings, accelerator, work, seed, show)
     done = run.train(weighted(before, settings))
     report = None
     if accelerator.is_main_process:
-        report = _write(pair, target, sequences, settings, seed, before, done)
+        report = _write(pair, target, lesson, source, seed, _Start(before, judged), done)
         shutil.rmtree(work, ignore_errors=True)
     return share(report)
 
 
+@dataclass(frozen=True)
+class _Start:
+    terms: dict[str, float]
+    metrics: dict[str, float]
+
+
 def _write(
-    pair: Pair,
-    target: Path,
-    sequences: Sequences,
-    settings: Recovery,
-    seed: int,
-    before: dict[str, float],
-    done: Progress,
+    pair: Pair, target: Path, lesson: Lesson, source: Source, seed: int, start: _Start, done: Progress
 ) -> RecoveryReport:
     """Write the best student, judge it as it is read back, and keep the input where that was no worse."""
+    settings, sequences = pair.settings, lesson.sequences
     trained = sum(p.numel() for p in pair.student.parameters() if p.requires_grad)
     set_best(pair, done.best)
-    start = weighted(before, settings)
+    first = weighted(start.terms, settings)
     with written_at_once(target) as temporary:
-        provenance = {**asdict(settings), "seed": seed, "steps_taken": done.step, "held_out_before": start}
+        provenance = {**settings.told(), "seed": seed, "steps_taken": done.step, "held_out_before": first}
+        provenance |= {} if source.task is None else {"task": source.task, "teacher": pair.original.name}
         fresh = write_student(pair, temporary, provenance)
         after = held_out_terms(fresh, pair.teacher, sequences, settings, pair.device)
-        kept = not done.best or not weighted(after, settings) < start
+        kept = not done.best or not weighted(after, settings) < first
         if kept:
             shutil.rmtree(temporary)
-            shutil.copytree(pair.folder, temporary)
-            after = before
+            _write_input(pair, temporary, source)
+            after = start.terms
         report = RecoveryReport(
             output=str(target),
+            task=source.task,
             mode=settings.mode,
             trained=trained,
             steps=done.step,
             stopped_early=done.step < settings.steps,
             kept_input=kept,
-            held_out_before=start,
+            held_out_before=first,
             held_out_after=weighted(after, settings),
-            terms_before=before,
+            terms_before=start.terms,
             terms_after=after,
             training_sequences=len(sequences.training),
             held_out_sequences=len(sequences.held_out),
             table_bytes=pair.table.total_bits() // 8,
+            metrics_before=start.metrics,
+            metrics_after=start.metrics if kept else lesson.judge(fresh),
             seconds=done.seconds,
         )
         if not kept:
             _describe(temporary / "README.md", report)
     return report
+
+
+def _write_input(pair: Pair, target: Path, source: Source) -> None:
+    """Write what came in: the folder itself; with a task, the student with the teacher's prediction layer."""
+    if source.task is None:
+        shutil.copytree(pair.folder, target)
+    else:
+        pair.start_again()
+        write_student(pair, target, None)
 
 
 def _describe(page: Path, report: RecoveryReport) -> None:
@@ -117,12 +141,15 @@ def _describe(page: Path, report: RecoveryReport) -> None:
         text = text.replace("All other weights are unchanged.", "The other weights were trained afterwards, see below.")
     figures = {"weighted": (report.held_out_before, report.held_out_after)}
     figures |= {name: (report.terms_before[name], value) for name, value in report.terms_after.items()}
+    figures |= {f"{report.task} dev, {n}": (report.metrics_before[n], v) for n, v in report.metrics_after.items()}
     lines = [f"| {name} | {before:.4g} | {after:.4g} |" for name, (before, after) in figures.items()]
     trained = "the table alone" if report.mode == "table" else "the whole model"
+    lesson = "unlabelled sequences" if report.task is None else f"rows of {report.task}"
+    teacher = "the original" if report.task is None else f"the original, fine-tuned for {report.task},"
     section = f"""
-## Recovered
+## Recovered{"" if report.task is None else f" for {report.task}"}
 
-Trained against the original on {report.training_sequences:,} unlabelled sequences, {report.steps:,} steps, as many
+Trained against {teacher} on {report.training_sequences:,} {lesson}, {report.steps:,} steps, as many
 bytes as before ({trained}; the codes as they were).
 
 | loss on {report.held_out_sequences:,} held-out sequences | before | after |
@@ -131,10 +158,12 @@ bytes as before ({trained}; the codes as they were).
     page.write_text(text + section + "\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _identity(settings: Recovery, seed: int, pair: Pair, text: Sequence[str | Path], processes: int) -> dict:
+def _identity(settings: Recovery, seed: int, pair: Pair, source: Source, lesson: Lesson, processes: int) -> dict:
     """What a checkpoint belongs to."""
-    files = [*weight_files(pair.folder), *weight_files(pair.original), *(Path(file) for file in text)]
-    return {"settings": asdict(settings), "seed": seed, "processes": processes, "files": [_digest(f) for f in files]}
+    files = [*weight_files(pair.folder), *weight_files(pair.original), *(Path(file) for file in source.text)]
+    identity = {"settings": settings.told(), "seed": seed, "processes": processes, "files": [_digest(f) for f in files]}
+    rows = {} if source.task is None else {"task": source.task, "rows": lesson.sequences.digest()}
+    return identity | rows
 
 
 def _digest(file: Path) -> str:

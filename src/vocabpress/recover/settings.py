@@ -1,10 +1,18 @@
 """What can be chosen of a recovery, and what comes out of one."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
 
 MODES = ("table", "model")
 PRECISIONS = ("float32", "bfloat16")
+TERMS = ("embedding", "hidden", "attention", "ffn", "logits", "student")
+# What `--objective` says, as fields of Recovery.
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "relative": {},
+    "kroneckerbert": {"hidden": 0.0, "ffn": 1.0, "normalised": False},
+}
+# Of fields that came later: at their defaults they are not written, so that what was named before keeps its name.
+LATER = {"later": True}
 
 
 @dataclass(frozen=True)
@@ -13,7 +21,7 @@ class Recovery:
 
     Attributes:
         mode: ``"table"`` trains the table alone (decoders, bases, scales, biases), the body frozen; ``"model"`` trains
-            the body too. Codes are never trained.
+            the body too, factors of linear maps included. Codes of tokens are never trained.
         steps: Of the optimiser, at most.
         batch_size: Sequences a step and process.
         max_length: Tokens of a sequence.
@@ -23,11 +31,16 @@ class Recovery:
         embedding: Weight of the error of the embedding layer's output.
         hidden: Of each layer's output.
         attention: Of the attention scores before the softmax; 0 for models that keep them to themselves.
-        logits: Of the KL divergence of the predictions, where the model has a language-model head.
+        logits: Of the KL divergence of the predictions, where the model has a head.
         held_out: Sequences that are never trained on, at most a tenth of all.
         evaluate_every: Steps between looks at them; a checkpoint is written then.
         patience: Looks without improvement after which training stops.
         precision: ``"float32"``, or ``"bfloat16"`` autocast.
+        ffn: Of the outputs of the feed-forward blocks.
+        student: Of the student's own loss where there are labels: those of a task, or the text's own.
+        language_model: Whether text has labels of its own: tokens that are masked (15 %, as in BERT) where the model is
+            a masked language model, the next tokens where it is a causal one.
+        normalised: Whether errors are relative to the teacher's numbers, and layers averaged; see `objective`.
 
     Raises:
         ValueError: If a value is out of range.
@@ -46,6 +59,10 @@ class Recovery:
     evaluate_every: int = 50
     patience: int = 4
     precision: Literal["float32", "bfloat16"] = "float32"
+    ffn: float = field(default=0.0, metadata=LATER)
+    student: float = field(default=1.0, metadata=LATER)
+    language_model: bool = field(default=False, metadata=LATER)
+    normalised: bool = field(default=True, metadata=LATER)
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -59,19 +76,31 @@ class Recovery:
             raise ValueError(f"max_length must be at least 4, got {self.max_length}")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}; try 0.01")
-        weights = {name: getattr(self, name) for name in ("embedding", "hidden", "attention", "logits")}
-        if min(weights.values()) < 0 or not any(weights.values()):
-            raise ValueError(f"the weights of the loss must not be negative, nor all zero; got {weights}")
+        if min(self.weights.values()) < 0:
+            raise ValueError(f"the weights of the loss must not be negative, nor all zero; got {self.weights}")
 
     @property
     def weights(self) -> dict[str, float]:
         """Term of the loss -> its weight."""
-        return {
-            "embedding": self.embedding,
-            "hidden": self.hidden,
-            "attention": self.attention,
-            "logits": self.logits,
-        }
+        return {name: getattr(self, name) for name in TERMS}
+
+    def check_terms(self, labelled: bool) -> None:
+        """Refuse weights of which none counts.
+
+        Args:
+            labelled: Whether there are labels, without which the student has no loss of its own.
+
+        Raises:
+            ValueError: If nothing would be trained for.
+        """
+        weights = {name: weight for name, weight in self.weights.items() if labelled or name != "student"}
+        if not any(weights.values()):
+            raise ValueError(f"the weights of the loss must not be negative, nor all zero; got {weights}")
+
+    def told(self) -> dict[str, Any]:
+        """As JSON, without the fields that came later where they are at their defaults."""
+        silent = [f.name for f in fields(self) if "later" in f.metadata and getattr(self, f.name) == f.default]
+        return {name: value for name, value in asdict(self).items() if name not in silent}
 
 
 @dataclass(frozen=True)
@@ -80,6 +109,7 @@ class RecoveryReport:
 
     Attributes:
         output: The folder written.
+        task: Whose labelled rows were trained on; None for text.
         mode: What was trained.
         trained: Numbers that were trained.
         steps: Taken, those of earlier, interrupted runs included.
@@ -92,10 +122,13 @@ class RecoveryReport:
         training_sequences: At hand.
         held_out_sequences: Set aside.
         table_bytes: The same before and after.
+        metrics_before: Of the task's development rows, which nothing was chosen by.
+        metrics_after: The same of what was written.
         seconds: Of training, those of earlier, interrupted runs included.
     """
 
     output: str
+    task: str | None
     mode: str
     trained: int
     steps: int
@@ -108,4 +141,6 @@ class RecoveryReport:
     training_sequences: int
     held_out_sequences: int
     table_bytes: int
+    metrics_before: dict[str, float]
+    metrics_after: dict[str, float]
     seconds: float

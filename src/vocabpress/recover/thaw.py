@@ -5,9 +5,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from vocabpress.embeddings import CompressedEmbedding, Projected, Scalar
+from vocabpress.embeddings import CompressedEmbedding, Scalar
 from vocabpress.embeddings.base import Build
 from vocabpress.fitting.quantise import quantise
+
+DECODERS = ("basis", "right")  # of `Projected` and `Kronecker`: what all rows share
 
 
 class Thawed(CompressedEmbedding):
@@ -52,15 +54,22 @@ class Thawed(CompressedEmbedding):
         return cls(Scalar.from_config(config, build))
 
 
-def thaw(table: CompressedEmbedding) -> None:
-    """Make the integer decoders of a table trainable, in place. Codes of tokens stay codes."""
+def thaw(table: CompressedEmbedding, every: bool = False) -> None:
+    """Make the integer decoders of a table trainable, in place.
+
+    Args:
+        table: Changed.
+        every: Whether all its integers are a decoder's, as those of a linear map are; the codes of tokens stay codes.
+    """
     for module in list(table.modules()):
-        if isinstance(module, Projected) and isinstance(module.basis, Scalar) and module.basis.bits > 1:
-            module.basis = Thawed(module.basis).to(module.basis.device)
+        for name, part in list(module.named_children()):
+            if isinstance(part, Scalar) and part.bits > 1 and (every or name in DECODERS):
+                setattr(module, name, Thawed(part).to(part.device))
 
 
 def freeze(table: CompressedEmbedding) -> None:
     """Undo `thaw`, in place: each decoder back in its form, with the values it was trained to."""
     for module in list(table.modules()):
-        if isinstance(module, Projected) and isinstance(module.basis, Thawed):
-            module.basis = module.basis.frozen()
+        for name, part in list(module.named_children()):
+            if isinstance(part, Thawed):
+                setattr(module, name, part.frozen())

@@ -87,6 +87,9 @@ def print_recovery(report: RecoveryReport) -> None:
     rows += [(name, f"{before:.4g}", f"{report.terms_after[name]:.4g}") for name, before in report.terms_before.items()]
     title = f"{report.steps:,} steps on {report.training_sequences:,} sequences, {report.trained:,} numbers trained"
     print_table([f"loss on {report.held_out_sequences:,} held-out sequences", "before", "after"], rows, title)
+    if report.task is not None:
+        metrics = [(n, f"{v:.2f}", f"{report.metrics_after[n]:.2f}") for n, v in report.metrics_before.items()]
+        print_table([f"{report.task}, development rows", "before", "after"], metrics)
     if report.kept_input:
         print_table([f"No better on held-out text: the input was kept, and copied to {report.output}."], [])
     else:

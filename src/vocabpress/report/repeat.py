@@ -21,6 +21,7 @@ WEIGHING = {  # where token weights came from -> options
     "saved weights": ["--weights", "WEIGHTS"],
 }
 RECOVER_OPTIONS = ("mode", "steps", "seed")  # the other settings go through --set
+TOLD = ("text", "task", "teacher", "before")  # what was learnt from, and an earlier recovery
 
 
 def environments(results: Sequence[Result]) -> Table:
@@ -77,11 +78,14 @@ def recover_command(model: str, row: Row) -> str | None:
     settings = row.results[0].settings.get("recovered")
     if row.peer or not isinstance(settings, dict):
         return None
-    words = ["vocabpress", "recover", "OUTPUT", "--teacher", model, "--text", "TEXT", "-o", "RECOVERED"]
+    task = settings.get("task")
+    lesson = ["--text", "TEXT"] if task is None else ["--task", str(task), "--data", "DATA"]
+    teacher = model if task is None else str(settings.get("teacher"))
+    words = ["vocabpress", "recover", "OUTPUT", "--teacher", teacher, *lesson, "-o", "RECOVERED"]
     for name in RECOVER_OPTIONS:
         words += [f"--{name}", str(settings[name])] if name in settings else []
     for name, value in settings.items():
-        if name not in (*RECOVER_OPTIONS, *MEASURED, "text") and value is not None:
+        if name not in (*RECOVER_OPTIONS, *MEASURED, *TOLD) and value is not None:
             words += ["--set", f"{name}={value}"]
     return shlex.join(words)
 

@@ -147,7 +147,7 @@ class _Maker:
         return cell, _Pressed(cell.name, slug, row.name, identity)
 
     def recover(self, plan: RecoverPlan, pressed: _Pressed, seed: int) -> tuple[Cell, _Pressed]:
-        settings = asdict(plan.settings)
+        settings = plan.settings.told()
         identity = {
             "stage": "recover",
             "of": pressed.identity,

@@ -12,12 +12,12 @@ from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from vocabpress.evaluate.finetuned.elsewhere import read_elsewhere
 from vocabpress.evaluate.finetuned.glue_data import LAYOUTS, Row, read_task
 from vocabpress.evaluate.finetuned.rows import Rows, padding, tokenise
-from vocabpress.evaluate.finetuned.training import Recipe, need, predict, prepare, train
+from vocabpress.evaluate.finetuned.training import Recipe, keep, need, predict, prepare, train
 from vocabpress.evaluate.task import Measurement, Subject, Task
 
 SUBSET_SEED = 0
@@ -98,6 +98,7 @@ class Glue(Task):
     """
 
     seeded: ClassVar[bool] = True
+    fine_tunes: ClassVar[bool] = True
 
     task: str = "rte"
     epochs: int = 3
@@ -130,24 +131,45 @@ class Glue(Task):
             subject, AutoModelForSequenceClassification, self.max_length, num_labels=classes, problem_type=kind
         )
 
-        def encode(part: list[Row]) -> Rows:
-            texts, labels = [row[:2] for row in part], [row[2] for row in part]
-            return tokenise(tokenizer, texts, labels, self.max_length, subject.progress)
-
-        collate = padding(tokenizer)
-        trained = train(model, encode(rows), collate, self.recipe(), subject)
-
-        def logits(part: list[Row]) -> Tensor:
-            found = predict(model, encode(part), collate, ("logits",), self.recipe(), subject)
-            return torch.stack([row for (row,) in found])
-
-        metrics: Scores = {}
-        for split, part in dev.items():
-            found = METRICS[self.task](logits(part), torch.tensor([row[2] for row in part]))
-            ending = split.removeprefix("dev")  # of MNLI: _matched, _mismatched
-            metrics |= {f"{metric}{ending}": value for metric, value in found.items()}
+        trained = train(model, self.encode(tokenizer, rows, subject), padding(tokenizer), self.recipe(), subject)
+        keep(model, tokenizer, subject)
+        metrics = self.judge(model, tokenizer, dev, subject)
         for metric, part in elsewhere.items():
             labels = torch.tensor([row[2] for row in part])
-            metrics[metric] = accuracy(logits(part), labels)["accuracy"]
+            metrics[metric] = accuracy(self._logits(model, tokenizer, part, subject), labels)["accuracy"]
         sizes = {"train": len(rows)} | {split: len(part) for split, part in (dev | elsewhere).items()}
         return Measurement(metrics, {"rows": sizes, "trained_parameters": trained})
+
+    def encode(self, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], subject: Subject) -> Rows:
+        """Rows of the task, tokenised, with their labels."""
+        texts, labels = [row[:2] for row in rows], [row[2] for row in rows]
+        return tokenise(tokenizer, texts, labels, self.max_length, subject.progress)
+
+    def judge(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dev: dict[str, list[Row]], subject: Subject
+    ) -> Scores:
+        """The task's metrics, times 100, on the development rows.
+
+        Args:
+            model: Fine-tuned for the task.
+            tokenizer: Its own, with a token to pad with.
+            dev: Split -> its rows, as `read_task` gives them.
+            subject: Says whether there are progress bars.
+
+        Raises:
+            ValueError: If the model gives a number that is not finite.
+        """
+        metrics: Scores = {}
+        for split, part in dev.items():
+            labels = torch.tensor([row[2] for row in part])
+            found = METRICS[self.task](self._logits(model, tokenizer, part, subject), labels)
+            ending = split.removeprefix("dev")  # of MNLI: _matched, _mismatched
+            metrics |= {f"{metric}{ending}": value for metric, value in found.items()}
+        return metrics
+
+    def _logits(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, part: Sequence[Row], subject: Subject
+    ) -> Tensor:
+        rows = self.encode(tokenizer, part, subject)
+        found = predict(model, rows, padding(tokenizer), ("logits",), self.recipe(), subject)
+        return torch.stack([row for (row,) in found])

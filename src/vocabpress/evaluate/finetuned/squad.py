@@ -14,7 +14,7 @@ from transformers import AutoModelForQuestionAnswering
 from vocabpress.evaluate.finetuned.glue import choose
 from vocabpress.evaluate.finetuned.rows import padding
 from vocabpress.evaluate.finetuned.squad_data import HUB, Question, read_squad
-from vocabpress.evaluate.finetuned.training import Recipe, need, predict, prepare, train
+from vocabpress.evaluate.finetuned.training import Recipe, keep, need, predict, prepare, train
 from vocabpress.evaluate.finetuned.windows import MARGIN, answers, cut
 from vocabpress.evaluate.task import Measurement, Subject, Task
 
@@ -74,6 +74,7 @@ class Squad(Task):
     """
 
     seeded: ClassVar[bool] = True
+    fine_tunes: ClassVar[bool] = True
 
     version: str = "1.1"
     epochs: int = 2
@@ -108,6 +109,7 @@ class Squad(Task):
         collate = padding(tokenizer)
         windows = cut(questions, tokenizer, self.max_length, self.stride, subject.progress)
         trained = train(model, windows.rows, collate, self.recipe(), subject)
+        keep(model, tokenizer, subject)
         asked = cut(dev, tokenizer, self.max_length, self.stride, subject.progress)
         logits = predict(model, asked.rows, collate, ("start_logits", "end_logits"), self.recipe(), subject)
         found = answers(dev, asked, logits, may_be_absent=self.version == "2.0")

@@ -6,8 +6,8 @@ comparisons: in the code of "Direction is what you need" (Balazy et al., RepL4NL
 trained in fine-tuning and the second factor of the SVD that it was compared with was not. `Recipe.train_table` freezes
 the whole table, again for all alike.
 
-After training each compressed table is rounded to what a checkpoint stores of it (float16 by default), so that the
-numbers belong to the size that is reported beside them.
+After training each compressed table, and linear map, is rounded to what a checkpoint stores of it (float16 by default),
+so that the numbers belong to the size that is reported beside them.
 """
 
 import tempfile
@@ -33,7 +33,9 @@ from vocabpress.evaluate.finetuned.resume import fingerprint, last_checkpoint, m
 from vocabpress.evaluate.finetuned.rows import Collate, Rows
 from vocabpress.evaluate.language import longest_input
 from vocabpress.evaluate.task import Subject
-from vocabpress.hf.modules import TokenEmbedding
+from vocabpress.hf.checkpoint import check_output, written_at_once
+from vocabpress.hf.compress import save
+from vocabpress.hf.modules import owned_tables
 
 WARMUP = 0.1  # of all steps, as BERT was fine-tuned
 EVALUATION_BATCHES = 2  # an evaluation batch holds so many training batches: it keeps no activations
@@ -119,20 +121,50 @@ def prepare(
         ValueError: If the folder can't be loaded, the model reads fewer tokens, or nothing can stand for padding.
     """
     need("accelerate")
-    tokenizer = subject.tokenizer()
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    if tokenizer.pad_token is None:
-        raise ValueError(f"the tokenizer of {subject.model} has no token to pad with; set its pad_token")
+    tokenizer = padded(subject.tokenizer(), subject.model)
     set_seed(subject.seed)
-    with _quiet():
+    with quiet():
         model = subject.load(Headed(loader, head), whole=False)
     if getattr(model.config, "pad_token_id", None) is None:
         model.config.pad_token_id = tokenizer.pad_token_id
+    check_length(model, tokenizer, max_length)
+    return model, tokenizer
+
+
+def padded(tokenizer: Any, folder: Path) -> Any:
+    """The tokenizer with a token to pad with.
+
+    Raises:
+        ValueError: If nothing can stand for one.
+    """
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token is None:
+        raise ValueError(f"the tokenizer of {folder} has no token to pad with; set its pad_token")
+    return tokenizer
+
+
+def check_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+    """Refuse sequences that are longer than what the model reads.
+
+    Raises:
+        ValueError: With the longest that it reads.
+    """
     limit = longest_input(model, tokenizer, max_length)
     if max_length > limit:
         raise ValueError(f"max_length is {max_length}, the model reads {limit} tokens; lower it")
-    return model, tokenizer
+
+
+def keep(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, subject: Subject) -> None:
+    """Write a fine-tuned model, with its tokenizer, to the folder that the subject names, if it names one.
+
+    Raises:
+        ValueError: If the folder is there and not empty, or can't be written.
+    """
+    if subject.keep is not None:
+        with written_at_once(check_output(subject.keep)) as temporary:
+            save(model, temporary)
+            tokenizer.save_pretrained(temporary)
 
 
 def train(model: PreTrainedModel, rows: Rows, collate: Collate, recipe: Recipe, subject: Subject) -> int:
@@ -152,7 +184,7 @@ def train(model: PreTrainedModel, rows: Rows, collate: Collate, recipe: Recipe, 
     for parameter in model.get_input_embeddings().parameters():
         parameter.requires_grad_(recipe.train_table)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    with tempfile.TemporaryDirectory() as scratch, _quiet():
+    with tempfile.TemporaryDirectory() as scratch, quiet():
         place = (
             Path(scratch)
             if subject.work is None
@@ -161,9 +193,8 @@ def train(model: PreTrainedModel, rows: Rows, collate: Collate, recipe: Recipe, 
         arguments = _arguments(place, recipe, subject)
         trainer = make_trainer(model, rows, collate, arguments, subject.progress)
         trainer.train(resume_from_checkpoint=last_checkpoint(place))
-    for module in model.modules():
-        if isinstance(module, TokenEmbedding):
-            module.table.round_to_stored()
+    for table in owned_tables(model).values():
+        table.round_to_stored()
     return trained
 
 
@@ -205,7 +236,7 @@ def predict(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the warnings of transformers, a fresh head is what is wanted here, and without its bars."""
     before, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()

@@ -1,0 +1,128 @@
+"""What a student is trained on: unlabelled text, or the rows of a task; and what it is judged by besides its loss."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from vocabpress.evaluate import GLUE, TASKS
+from vocabpress.evaluate.finetuned.glue import Glue
+from vocabpress.evaluate.finetuned.glue_data import LAYOUTS, Row, read_task
+from vocabpress.evaluate.finetuned.training import check_length, need
+from vocabpress.evaluate.task import Subject
+from vocabpress.recover.settings import Recovery
+from vocabpress.recover.text import Example, Sequences, read_sequences, set_aside, with_own_labels
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a lesson comes from.
+
+    Attributes:
+        text: UTF-8 text files, a sequence a line; empty where there is a task.
+        task: A task of GLUE, or None.
+        data: Folder of the data sets; None takes the hub's.
+
+    Raises:
+        ValueError: If there is both text and a task, or neither, or the task is unknown.
+    """
+
+    text: Sequence[str | Path] = ()
+    task: str | None = None
+    data: Path | None = None
+
+    def __post_init__(self) -> None:
+        if bool(self.text) == (self.task is not None):
+            raise ValueError("a model is recovered on text or on the rows of a task; give one of --text and --task")
+        if self.task is not None and self.task not in GLUE:
+            raise ValueError(f"unknown task {self.task!r}; choose from {', '.join(GLUE)}")
+
+    @property
+    def classes(self) -> int:
+        """Numbers that a model of the task predicts: its classes, or one score."""
+        return len(LAYOUTS[self.task].classes) or 1 if self.task is not None else 0
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Sequences, and the development rows of their task.
+
+    Attributes:
+        sequences: To train on, and held out.
+        labelled: Whether they have labels.
+        task: How a model is judged on the development rows; None where there are none.
+        dev: Split -> its rows.
+        subject: Says where to run.
+        tokenizer: Of the models, with a token to pad with.
+    """
+
+    sequences: Sequences
+    labelled: bool
+    task: Glue | None = None
+    dev: dict[str, list[Row]] | None = None
+    subject: Subject | None = None
+    tokenizer: PreTrainedTokenizerBase | None = None
+
+    def judge(self, model: PreTrainedModel) -> dict[str, float]:
+        """The task's metrics on its development rows, which nothing is chosen by; nothing for text."""
+        if self.task is None or self.dev is None or self.subject is None or self.tokenizer is None:
+            return {}
+        return self.task.judge(model, self.tokenizer, self.dev, self.subject)
+
+
+def read_lesson(
+    source: Source,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: Recovery,
+    seed: int,
+    progress: bool,
+) -> Lesson:
+    """Read text or a task's rows, tokenise them, and set some sequences aside.
+
+    Args:
+        source: Says which.
+        model: The student, or the teacher.
+        tokenizer: Of both; with a token to pad with where there is a task.
+        settings: Say how long sequences are, and how many are held out.
+        seed: Of the choice, and of what is masked.
+        progress: Whether to draw progress bars on stderr.
+
+    Raises:
+        ValueError: If the text or the rows are unusable, or too few.
+    """
+    if source.task is not None:
+        return _task_lesson(source, source.task, model, tokenizer, settings, seed, progress)
+    sequences = read_sequences(source.text, tokenizer, settings.max_length, settings.held_out, seed, progress)
+    if settings.language_model:
+        sequences = with_own_labels(sequences, model, tokenizer, seed)
+    return Lesson(sequences, settings.language_model)
+
+
+def _task_lesson(
+    source: Source,
+    name: str,
+    model: PreTrainedModel,
+    tokenizer: Any,
+    settings: Recovery,
+    seed: int,
+    progress: bool,
+) -> Lesson:
+    need("torchmetrics")
+    check_length(model, tokenizer, settings.max_length)
+    chosen: Any = TASKS[name]
+    task: Glue = replace(
+        chosen, max_length=settings.max_length, batch_size=settings.batch_size, precision=settings.precision
+    )
+    subject = Subject(Path(), data=source.data, seed=seed, progress=progress)
+    rows, dev = read_task(name, subject)
+    encoded = task.encode(tokenizer, rows, subject)
+    label = int if LAYOUTS[name].classes else float
+    examples: list[Example] = [{**encoded.unlabelled(i), "labels": label(row[2])} for i, row in enumerate(rows)]
+    if len(examples) < 20:
+        raise ValueError(f"{name} has {len(examples)} training rows, recovery needs 20 or more; give GLUE's own files")
+    filler = model.config.pad_token_id if model.config.pad_token_id is not None else tokenizer.pad_token_id
+    sequences = set_aside(examples, settings.held_out, filler, seed)
+    return Lesson(sequences, True, task, dev, subject, tokenizer)

@@ -1,0 +1,91 @@
+"""What a forward pass computes on its way: attention scores before the softmax, outputs of feed-forward blocks.
+
+Scores are read from any model that uses transformers' attention interface, the blocks' outputs (before they are added
+to what went in) by hooks on the last map of each.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import eager_mask
+
+from vocabpress.hf.linears import find_linears
+
+NAME = "vocabpress_recorded"
+MASKED = -1e4  # what a float mask adds to a score that does not count lies far below this
+
+
+@dataclass
+class Heard:
+    """What was computed, in order.
+
+    Attributes:
+        scores: Per attention: scores (batch, heads, queries, keys), and which of them count, broadcastable; None means
+            all.
+        ffn: Per feed-forward block its output, (batch, tokens, width).
+    """
+
+    scores: list[tuple[Tensor, Tensor | None]] = field(default_factory=list)
+    ffn: list[Tensor] = field(default_factory=list)
+
+
+_listeners: list[Heard] = []
+
+
+def _recorded(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    if _listeners:
+        groups = query.shape[1] // key.shape[1]  # grouped queries share their keys
+        scaling = options.get("scaling") or query.shape[-1] ** -0.5
+        scores = query @ repeat_kv(key, groups).transpose(2, 3) * scaling
+        _listeners[-1].scores.append((scores, None if attention_mask is None else attention_mask > MASKED))
+    return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+
+
+def record_attention(model: PreTrainedModel) -> None:
+    """Let a model's attention hand its scores to whoever listens; its results stay what they were.
+
+    Raises:
+        ValueError: If the model does not use transformers' attention interface.
+    """
+    AttentionInterface.register(NAME, _recorded)
+    AttentionMaskInterface.register(NAME, eager_mask)
+    with suppress(ValueError, KeyError):
+        model.set_attn_implementation(NAME)
+    if model.config._attn_implementation != NAME:
+        raise ValueError(f"{type(model).__name__} keeps its attention scores to itself; try --set attention=0")
+
+
+def _given(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
+    if _listeners:
+        _listeners[-1].ffn.append(output)
+
+
+def record_ffn(model: PreTrainedModel) -> None:
+    """Let a model's feed-forward blocks hand their outputs to whoever listens.
+
+    Raises:
+        ValueError: If no feed-forward block is known by its name.
+    """
+    places = [info.name for info in find_linears(model) if info.last]
+    if not places:
+        raise ValueError(f"{type(model).__name__} has no feed-forward block with a known name; try --set ffn=0")
+    for place in places:
+        model.get_submodule(place).register_forward_hook(_given)
+
+
+@contextmanager
+def listening() -> Iterator[Heard]:
+    """What all forward passes inside compute, in order."""
+    heard = Heard()
+    _listeners.append(heard)
+    try:
+        yield heard
+    finally:
+        _listeners.remove(heard)
