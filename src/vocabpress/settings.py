@@ -23,13 +23,19 @@ def read_settings(what: str, defaults: Mapping[str, Any], settings: Mapping[str,
 
 
 def _read(field: str, value: Any, default: Any) -> Any:
-    """Text as the type of the field's default; other values as they are."""
-    if default is None:
-        default = 0
+    """Text as the type of the field's default; other values as they are.
+
+    A field without a default is a number, or is true or false.
+    """
     if not isinstance(value, str) or isinstance(default, str):
         return value
+    truth = {"true": True, "yes": True, "false": False, "no": False}
+    if default is None:
+        if value.lower() in truth:
+            return truth[value.lower()]
+        default = 0
     if isinstance(default, bool):
-        truth = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+        truth |= {"1": True, "0": False}
         if value.lower() not in truth:
             raise ValueError(f"{field} is true or false, got {value!r}")
         return truth[value.lower()]

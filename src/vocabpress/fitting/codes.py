@@ -1,0 +1,112 @@
+"""Additive codes: a row is the sum of one word from each of several books.
+
+Babenko and Lempitsky, "Additive quantization for extreme vector compression", CVPR 2014, whose two steps are here:
+codes by beam search, books by least squares. The start is residual k-means (Chen, Guan and Wang, 2010).
+
+Targets are (n, width), books (stages, K, width), codes int64 (n, stages).
+"""
+
+import torch
+from torch import Tensor
+
+from vocabpress.fitting.kmeans import kmeans, nearest, pick
+
+FLOATS_PER_CHUNK = 2**20
+
+
+def decode(codes: Tensor, books: Tensor) -> Tensor:
+    """The sums of the words that codes name, (n, width)."""
+    flat = codes + torch.arange(len(books), device=codes.device) * books.shape[1]
+    return torch.nn.functional.embedding_bag(flat, books.flatten(0, 1), mode="sum")
+
+
+def residual_kmeans(
+    points: Tensor, weights: Tensor, stages: int, count: int, rounds: int, generator: torch.Generator
+) -> Tensor:
+    """Books stage by stage, each by k-means on what the ones before left over.
+
+    Args:
+        points: (segments, n, width).
+        weights: (n).
+        stages: Books for each segment.
+        count: K, words in a book.
+        rounds: Of each k-means.
+        generator: Of its first words.
+
+    Returns:
+        (segments, stages, K, width).
+    """
+    books = []
+    for _ in range(stages):
+        words = kmeans(points, weights, count, rounds, generator)
+        points = points - pick(words, nearest(points, words))
+        books.append(words)
+    return torch.stack(books, 1)
+
+
+def beam_search(targets: Tensor, books: Tensor, width: int) -> Tensor:
+    """Codes whose sums are near the targets: of all beginnings of a code the ``width`` best are kept, stage by stage.
+
+    Width 1 is greedy residual encoding; a width of at least K**(stages - 1) finds the optimum.
+
+    Args:
+        targets: (n, width of a row).
+        books: (stages, K, width of a row).
+        width: Of the beam, at least 1.
+
+    Returns:
+        (n, stages).
+    """
+    stages, count, size = books.shape
+    rows = max(1, FLOATS_PER_CHUNK // (min(width, count**stages) * max(count, size)))
+    return torch.cat([_beam_search(chunk, books, width) for chunk in targets.split(rows)])
+
+
+def _beam_search(targets: Tensor, books: Tensor, width: int) -> Tensor:
+    left = targets[:, None]  # (n, beam, width): what each beginning of a code leaves over
+    errors = targets.new_zeros(len(targets), 1)
+    codes = torch.empty(len(targets), 1, 0, dtype=torch.int64, device=targets.device)
+    for book in books:
+        scores = torch.addmm(book.square().sum(-1), left.flatten(0, 1), book.T, alpha=-2)
+        scores = scores.view(*errors.shape, len(book)) + errors[..., None]
+        errors, kept = scores.flatten(1).topk(min(width, scores[0].numel()), largest=False)
+        parent, word = kept // len(book), kept % len(book)
+        left = pick(left, parent) - book[word]
+        codes = torch.cat([pick(codes, parent), word[..., None]], -1)
+    return codes.gather(1, errors.argmin(1)[:, None, None].expand(-1, -1, len(books)))[:, 0]
+
+
+def refit(targets: Tensor, codes: Tensor, books: Tensor, weights: Tensor, penalty: float = 1e-4) -> Tensor:
+    """The books with the least ``sum_i w_i ||x_i - decode(codes_i)||^2`` for these codes, all stages together.
+
+    Solved for the *change* of the books with a slight ridge: words that no code names stay where they are, and the
+    directions in which books can trade a vector without changing any sum do no harm.
+
+    Args:
+        targets: (n, width).
+        codes: (n, stages).
+        books: (stages, K, width), as they are.
+        weights: (n).
+        penalty: Of the ridge, relative to the mean of the words' weights.
+    """
+    stages, count, width = books.shape
+    places = codes + torch.arange(stages, device=codes.device) * count
+    gram = _pair_weights(places, weights, stages * count)
+    gram.diagonal().add_(penalty * gram.diagonal().mean())
+    left = (targets - decode(codes, books)) * weights[:, None]
+    sums = torch.zeros(stages * count, width, device=targets.device)
+    for stage in range(stages):
+        sums.index_add_(0, places[:, stage], left)
+    change = torch.cholesky_solve(sums.double(), torch.linalg.cholesky(gram))
+    return books + change.to(books.dtype).view_as(books)
+
+
+def _pair_weights(places: Tensor, weights: Tensor, words: int) -> Tensor:
+    """For each pair of words the summed weight of the rows that use both, (words, words), float64."""
+    count = words // places.shape[1]
+    shares = weights.double()[:, None].expand(-1, places.shape[1]).flatten()
+    blocks = []
+    for stage in range(places.shape[1]):
+        pairs = (places[:, stage, None] - stage * count) * words + places
+        blocks.append(torch.bincount(pairs.flatten(), shares, count * words).view(count, words))
+    return torch.cat(blocks)

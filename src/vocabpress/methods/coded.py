@@ -1,0 +1,260 @@
+"""What product and residual quantisation share: pieces of rows, words in few bits, a rotation, and the search for both.
+
+Not a method of its own. A plan says how many ``bits`` a code has, into how many ``segments`` a row is cut, how many
+``stages`` add up, whether the segments have one ``shared`` book, in which number format the words are (``factors``),
+and how many ``axes`` of a rotated basis a segment has; 0 axes means that the rows are coded as they are.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from vocabpress.embeddings import Codebooks, CompressedEmbedding, Projected, Scalar
+from vocabpress.embeddings.scalar import ScaleAxis
+from vocabpress.fitting.codes import decode
+from vocabpress.fitting.lowrank import principal_axes, ridge, weighted_mean
+from vocabpress.fitting.quantise import FACTOR_BITS, Factors, empty_factor, quantise, store_factor
+from vocabpress.fitting.rotation import TINY, allocate, block_variances, gaussian_distortion
+from vocabpress.methods.base import Method, Plan
+
+WORD_FACTORS: tuple[Factors, ...] = ("int8", "int4", "float16")
+ROUNDS_OF_SEARCH = ((4096, 6), (16384, 2))  # rows of a short fit, and how many plans go on from it
+MOST_PIECES, ENTRIES = 2**14, 48  # of a short fit: of a shared book, and of a row
+OVERFIT, LEAST_FREEDOM = 1.5, 0.2
+SHARE, SLACK = 0.9, 1.6  # of the budget and over the least Gaussian bound: plans beyond these are not measured
+
+
+@dataclass(frozen=True)
+class CodebookMethod(Method):
+    """A method that stores `Codebooks`, bare or in a rotated basis."""
+
+    bits: int | None = None
+    segments: int | None = None
+    shared: bool | None = None
+    factors: Literal["auto", "float16", "int8", "int4"] = "auto"
+    rotation: str = "auto"
+    rounds: int = 16
+
+    size: ClassVar[str]
+    short_rounds: ClassVar[int]
+    scale_axis: ClassVar[ScaleAxis]
+    rotations: ClassVar[tuple[str, ...]]
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        if self.factors not in ("auto", *FACTOR_BITS):
+            raise ValueError(f"unknown factors {self.factors!r}; choose from {['auto', *FACTOR_BITS]}")
+        if self.rotation not in self.rotations:
+            raise ValueError(f"unknown rotation {self.rotation!r}; choose from {list(self.rotations)}")
+        if self.bits is not None and not 1 <= self.bits <= 8:
+            raise ValueError(f"codes have 1 to 8 bits, got {self.bits}")
+        if self.segments is not None and self.segments < 1:
+            raise ValueError(f"segments is at least 1, got {self.segments}")
+        if self.rounds < 1:
+            raise ValueError(f"rounds is at least 1, got {self.rounds}")
+
+    @abstractmethod
+    def learn(
+        self, points: Tensor, plan: Plan, weights: Tensor, generator: torch.Generator, rounds: int, progress: bool
+    ) -> Tensor:
+        """Books for pieces of rows.
+
+        Args:
+            points: (books, n, width).
+            plan: One of `plans`.
+            weights: (n).
+            generator: All randomness.
+            rounds: Of k-means.
+            progress: Whether to draw progress bars on stderr.
+
+        Returns:
+            (books, stages, K, width).
+        """
+
+    @abstractmethod
+    def encode(self, points: Tensor, books: Tensor, progress: bool = False) -> Tensor:
+        """Codes of pieces, (books, n, stages), for points (books, n, width)."""
+
+    def turn(self, centred: Tensor, axes: Tensor, plan: Plan, weights: Tensor, generator: torch.Generator) -> Tensor:
+        """Axes on which the rows are coded, (segments * axes, d); principal axes, balanced, unless a method learns."""
+        return axes
+
+    def word_formats(self) -> Sequence[Factors]:
+        """Number formats of the words that the search may take; the first two are all that it begins with."""
+        return WORD_FACTORS if self.factors == "auto" else (self.factors,)
+
+    def widths(self, searched: Sequence[int]) -> Sequence[int]:
+        """Bits of a code that the search may take."""
+        return searched if self.bits is None else (self.bits,)
+
+    def sharing(self, segments: Sequence[int]) -> list[bool]:
+        """Whether books may be shared; with one segment it makes no difference."""
+        if self.shared is not None:
+            return [self.shared]
+        return [False, True] if max(segments, default=1) > 1 else [False]
+
+    def cuts(self, embedding_dim: int) -> list[int]:
+        """Numbers of segments into which rows may be cut as they are, ascending.
+
+        Raises:
+            ValueError: If the number asked for is none, and no rotation could help.
+        """
+        divisors = [n for n in range(1, embedding_dim + 1) if embedding_dim % n == 0]
+        wanted, rotated = self.segments, self.rotation == self.rotations[-1]
+        if wanted is not None and wanted not in divisors and not (rotated and wanted < embedding_dim):
+            nearest = [*[n for n in divisors if n < wanted][-1:], *[n for n in divisors if n > wanted][:1]]
+            hint = f", or rotation={self.rotations[-1]!r}, which takes any" if wanted < embedding_dim else ""
+            raise ValueError(
+                f"got {wanted} segments, which do not divide the {embedding_dim} entries of a row; choose "
+                f"{' or '.join(str(n) for n in nearest)}{hint}"
+            )
+        return [] if rotated else divisors if wanted is None else [wanted]
+
+    def empty(self, num_embeddings: int, embedding_dim: int, plan: Plan) -> CompressedEmbedding:
+        segments, stages, axes = plan["segments"], plan["stages"], plan["axes"]
+        count = (stages if plan["shared"] else stages * segments) << plan["bits"]
+        words = empty_factor(count, axes or embedding_dim // segments, plan["factors"], self.scale_axis)
+        codes = Codebooks(num_embeddings, words, plan["bits"], segments, stages, plan["shared"])
+        return Projected(codes, Scalar(codes.embedding_dim, embedding_dim, 8)) if axes else codes
+
+    def fit_plan(
+        self, table: Tensor, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
+    ) -> CompressedEmbedding:
+        if not plan["axes"]:
+            return self._fit_codes(table, plan, weights, generator, progress)
+        mean = weighted_mean(table, weights)
+        centred = table - mean
+        axes, variances = principal_axes(centred, weights)
+        order = allocate(variances, plan["segments"], plan["axes"])
+        axes = self.turn(centred, axes[order].to(table.dtype), plan, weights, generator)
+        codes = self._fit_codes(centred @ axes.T, plan, weights, generator, progress)
+        decoded = codes.dense().detach()
+        # The axes that suit the codes best need not be at right angles, once the codes are there.
+        basis = quantise(ridge(decoded, centred, weights), 8, "row")
+        bias = mean + weighted_mean(centred - decoded @ basis.dense().detach(), weights)
+        return Projected.of(codes, basis, bias)
+
+    def _fit_codes(
+        self, rows: Tensor, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
+    ) -> Codebooks:
+        points, shares = cut(rows, plan["segments"], weights, plan["shared"])
+        books = self.learn(points, plan, shares, generator, self.rounds, progress)
+        words = self._store(books, plan)
+        codes = self.encode(points, read(words, books), progress)
+        by_row = codes.view(plan["segments"], len(rows), plan["stages"]).permute(1, 2, 0)
+        return Codebooks.of(by_row, words, plan["bits"], plan["shared"])
+
+    def _store(self, books: Tensor, plan: Plan) -> CompressedEmbedding:
+        return store_factor(books.transpose(0, 1).flatten(0, 2), plan["factors"], self.scale_axis)
+
+    def choose(
+        self, table: Tensor, plans: list[Plan], weights: Tensor, generator: torch.Generator, progress: bool
+    ) -> Plan:
+        """The plan whose short fits err least.
+
+        Plans that leave a tenth of the budget, or whose Gaussian bound is far above the least, are passed over. The
+        others are measured on a few segments of some rows, the best again on more rows, and the best of these with
+        words in float16, too.
+        """
+        view = _View(table, weights, generator)
+        sizes = [self.stored_bits(*table.shape, plan) for plan in plans]
+        plans = [plan for plan, size in zip(plans, sizes, strict=True) if size >= SHARE * max(sizes)]
+        first = [plan for plan in plans if plan["factors"] in self.word_formats()[:2]] or plans
+        bounds = [view.missed(plan) + float(view.bounds(plan).sum()) for plan in first]
+        first = [plan for plan, bound in zip(first, bounds, strict=True) if bound <= SLACK * min(bounds)]
+        (few, many), (more, last) = ROUNDS_OF_SEARCH
+        with tqdm(total=len(first) + many + 3 * last, desc="search", unit="plan", disable=not progress) as bar:
+
+            def best(some: list[Plan], rows: int, count: int) -> list[Plan]:
+                errors = []
+                for plan in some:
+                    errors.append(self._short_error(view, plan, rows, generator))
+                    bar.set_postfix_str(f"error={errors[-1]:.4g}, {plan}")
+                    bar.update()
+                return [some[place] for place in sorted(range(len(some)), key=errors.__getitem__)[:count]]
+
+            leading = best(best(first, few, many), more, last)
+            apart = {"factors", self.size}
+            kinds = [{key: plan[key] for key in plan if key not in apart} for plan in leading]
+            finalists = [plan for plan in plans if any(kind.items() <= plan.items() for kind in kinds)]
+            return best(finalists, more, 1)[0]
+
+    def _short_error(self, view: "_View", plan: Plan, rows: int, generator: torch.Generator) -> float:
+        """Estimate of the variance that a plan leaves, from a short fit of some rows and segments."""
+        points, weights, bounds = view.sample(plan, rows)
+        books = self.learn(points, plan, weights, generator, self.short_rounds, False)
+        books = read(self._store(books, plan), books)
+        codes = self.encode(points, books)
+        left = torch.stack([points[i] - decode(codes[i], books[i]) for i in range(len(points))])
+        distortions = left.square().sum(-1) @ weights / weights.sum()
+        # Words fit the rows that they were learnt from too well: by their number over that of the rows, as in any
+        # regression, and half as much again (measured) because the rows also choose among them.
+        words = OVERFIT * (plan["stages"] << plan["bits"])
+        all_points = len(view.table) * (plan["segments"] if plan["shared"] else 1)
+        too_well = max(1 - words / all_points, LEAST_FREEDOM) / max(1 - words / points.shape[1], LEAST_FREEDOM)
+        return view.missed(plan) + float((distortions.double() / bounds).mean() * view.bounds(plan).sum()) * too_well
+
+
+class _View:
+    """A table as plans see it: its axes, and what each plan has to code of it."""
+
+    def __init__(self, table: Tensor, weights: Tensor, generator: torch.Generator) -> None:
+        self.table, self.weights = table, weights
+        self.mean = weighted_mean(table, weights)
+        self.axes, self.variances = principal_axes(table - self.mean, weights)
+        self.covariance = (self.axes.T * self.variances) @ self.axes
+        order = torch.randperm(len(table), generator=generator, device=table.device)
+        self.order = order[weights[order] > 0]
+
+    def missed(self, plan: Plan) -> float:
+        """Variance of the principal axes that the plan drops."""
+        return float(self.variances[plan["segments"] * plan["axes"] :].sum()) if plan["axes"] else 0.0
+
+    def bounds(self, plan: Plan) -> Tensor:
+        """The Gaussian bound of each segment, (segments); its sum and `missed` rank plans before they are measured."""
+        segments, axes = plan["segments"], plan["axes"]
+        if axes:
+            variances = self.variances[allocate(self.variances, segments, axes)].unflatten(0, (segments, axes))
+        else:
+            variances = block_variances(self.covariance, segments)
+        return gaussian_distortion(variances, plan["bits"] * plan["stages"]).clamp(min=TINY)
+
+    def sample(self, plan: Plan, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Points (books, n, width) of a few segments, their weights (n), and their Gaussian bounds (books)."""
+        bounds, segments = self.bounds(plan), plan["segments"]
+        width = plan["axes"] or self.table.shape[1] // segments
+        step = 1 if plan["shared"] else max(1, segments * width // ENTRIES)
+        picked = torch.arange(step // 2, segments, step, device=bounds.device)
+        ids = self.order[: min(rows, MOST_PIECES // segments + 1) if plan["shared"] else rows]
+        points = self.table[ids]
+        if plan["axes"]:
+            order = allocate(self.variances, segments, plan["axes"])
+            axes = self.axes[order].unflatten(0, (segments, -1))[picked].flatten(0, 1)
+            points = (points - self.mean) @ axes.T.to(points.dtype)
+        else:
+            points = points.unflatten(1, (segments, -1))[:, picked].flatten(1)
+        points, weights = cut(points, len(picked), self.weights[ids], plan["shared"])
+        return points, weights, bounds.mean()[None] if plan["shared"] else bounds[picked]
+
+
+def cut(rows: Tensor, segments: int, weights: Tensor, shared: bool) -> tuple[Tensor, Tensor]:
+    """Pieces of rows as points (books, n, width), and the weight of each, (n); a shared book sees all pieces.
+
+    Args:
+        rows: (V, segments * width).
+        segments: Into which rows are cut.
+        weights: (V).
+        shared: Whether there is one book for all segments.
+    """
+    points = rows.unflatten(1, (segments, -1)).transpose(0, 1)
+    return (points.flatten(0, 1)[None], weights.repeat(segments)) if shared else (points.contiguous(), weights)
+
+
+def read(words: CompressedEmbedding, books: Tensor) -> Tensor:
+    """Stored words in the shape of the books that they were, (books, stages, K, width)."""
+    return words.dense().detach().view(books.transpose(0, 1).shape).transpose(0, 1)
