@@ -1,0 +1,150 @@
+"""Compositional codes, learnt by an autoencoder with the Gumbel-softmax trick.
+
+"Compressing word embeddings via deep compositional code learning", Shu and Nakayama, ICLR 2018 (arXiv 1711.01068), and
+its public code.
+
+    x_i ~ sum_m the word of book m that code (i, m) names;   M books of K words each, K small
+
+1. Encoder: h = tanh(linear(x)) of width M K / 2; logits = log(softplus(linear(h)) + 1e-8), cut into M groups of K.
+2. Each group's one-hot choice is relaxed: softmax((logits + Gumbel noise) / temperature). The decoder is linear and
+   without bias: its rows are the words.
+3. Loss 1/2 ||x - x^||^2, Adam, the best epoch by 640 rows is kept. Codes are the largest logits; the encoder goes.
+
+Stored: ``Codebooks`` with one segment and M stages.
+
+Our choices: the published training (200 epochs of batches of 64 at rate 1e-4, gradients clipped to a norm of 0.001,
+weights within 0.01 at the start) takes millions of steps. Here the table is scaled to entries of mean square 1, weights
+start within 1/sqrt(inputs), and the training is short with a larger rate that falls by a cosine; Adam does not mind the
+size of gradients, so that they need no clipping. Epochs are judged by their hard codes. The last step is a weighted
+least-squares fit of all words to the codes, which is never worse. Token weights multiply the rows' losses.
+"""
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from vocabpress.embeddings import Codebooks, CompressedEmbedding
+from vocabpress.fitting.codes import decode, refit
+from vocabpress.fitting.loop import Minimiser, Schedule
+from vocabpress.fitting.quantise import Factors, check_factors, empty_factor, store_factor
+from vocabpress.methods.base import Family, Method, Plan
+
+MOST_WORDS = 8192  # in all books: they are fitted together
+JUDGED_ROWS = 640
+
+
+@dataclass(frozen=True)
+class Compositional(Method):
+    """Compositional code learning.
+
+    Attributes:
+        bits: Of a code: books have K = 2**bits words; the paper has 16 and 32.
+        books: M; None takes as many as fit.
+        factors: Number format of the words: ``"float16"``, ``"int8"`` or ``"int4"``.
+        temperature: Of the Gumbel-softmax.
+        epochs: Passes over the table.
+        batch_size: Rows a step.
+        learning_rate: Of Adam at the start.
+    """
+
+    paper: ClassVar[str] = "Shu and Nakayama, ICLR 2018"
+
+    bits: int = 4
+    books: int | None = None
+    factors: Factors = "float16"
+    temperature: float = 1.0
+    epochs: int = 16
+    batch_size: int = 128
+    learning_rate: float = 1e-2
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        check_factors(self.factors)
+        if not 1 <= self.bits <= 8:
+            raise ValueError(f"codes have 1 to 8 bits, got {self.bits}; the paper has 4 and 5")
+        if self.books is not None and not 1 <= self.books <= MOST_WORDS >> self.bits:
+            raise ValueError(f"books of {self.bits} bits are 1 to {MOST_WORDS >> self.bits}, got {self.books}")
+        if min(self.epochs, self.batch_size) < 1 or min(self.learning_rate, self.temperature) <= 0:
+            raise ValueError(
+                "epochs and batch_size must be at least 1, learning_rate and temperature positive, got "
+                f"{self.epochs}, {self.batch_size}, {self.learning_rate:g}, {self.temperature:g}"
+            )
+
+    def families(self, num_embeddings: int, embedding_dim: int, weights: Tensor) -> list[Family]:
+        books = range(1, (MOST_WORDS >> self.bits) + 1) if self.books is None else [self.books]
+        return [Family({}, "books", books)]
+
+    def empty(self, num_embeddings: int, embedding_dim: int, plan: Plan) -> CompressedEmbedding:
+        words = empty_factor(plan["books"] << self.bits, embedding_dim, self.factors, "row")
+        return Codebooks(num_embeddings, words, self.bits, stages=plan["books"])
+
+    def fit_plan(
+        self, table: Tensor, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
+    ) -> CompressedEmbedding:
+        scale = table.square().mean().sqrt().clamp(min=torch.finfo(table.dtype).tiny)
+        rows = table / scale
+        network = _Coder(rows, plan["books"], 1 << self.bits, generator)
+        network = self._train(network, rows, weights, generator, progress)
+        codes = network.codes(rows)
+        books = refit(rows, codes, network.books.detach(), weights) * scale
+        words = store_factor(books.flatten(0, 1), self.factors, "row")
+        return Codebooks.of(codes[..., None], words, self.bits)
+
+    def _train(
+        self, network: "_Coder", rows: Tensor, weights: Tensor, generator: torch.Generator, progress: bool
+    ) -> "_Coder":
+        judged = torch.randperm(len(rows), generator=generator, device=rows.device)[:JUDGED_ROWS]
+        best, best_error = copy.deepcopy(network), math.inf
+
+        def loss(ids: Tensor, done: float) -> Tensor:
+            logits = network(rows[ids])
+            noise = -torch.empty_like(logits).exponential_(generator=generator).log()
+            chosen = torch.softmax((logits + noise) / self.temperature, -1)
+            left = chosen.flatten(1) @ network.books.flatten(0, 1) - rows[ids]
+            return (weights[ids] * left.square().sum(-1)).mean() / 2
+
+        @torch.no_grad()
+        def keep_best(epoch: int) -> bool:
+            nonlocal best, best_error
+            left = decode(network.codes(rows[judged]), network.books) - rows[judged]
+            error = float(weights[judged] @ left.square().sum(-1))
+            if error < best_error:
+                best, best_error = copy.deepcopy(network), error
+            return False
+
+        schedule = Schedule(
+            self.epochs, self.batch_size, self.learning_rate, lambda done: 0.5 * (1 + math.cos(math.pi * done))
+        )
+        parameters = list(network.parameters())
+        Minimiser(parameters, loss, schedule, generator, "compositional", progress).run(len(rows), keep_best)
+        return best.requires_grad_(False)
+
+
+class _Coder(nn.Module):
+    """Encoder and books for rows of unit mean square."""
+
+    def __init__(self, rows: Tensor, books: int, count: int, generator: torch.Generator) -> None:
+        super().__init__()
+        width, hidden = rows.shape[1], max(1, books * count // 2)
+        self.shape = (books, count)
+        self.hidden = nn.Linear(width, hidden, device=rows.device)
+        self.out = nn.Linear(hidden, books * count, device=rows.device)
+        self.books = nn.Parameter(torch.empty(books, count, width, device=rows.device))
+        for parameter, inputs in ((self.hidden.weight, width), (self.out.weight, hidden), (self.books, books)):
+            parameter.data.uniform_(-1 / math.sqrt(inputs), 1 / math.sqrt(inputs), generator=generator)
+        for layer in (self.hidden, self.out):
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Logits, (batch, books, K)."""
+        logits = nn.functional.softplus(self.out(torch.tanh(self.hidden(rows))))
+        return (logits + 1e-8).log().unflatten(-1, self.shape)
+
+    @torch.no_grad()
+    def codes(self, rows: Tensor) -> Tensor:
+        """The words of largest logit, (n, books)."""
+        return torch.cat([self(chunk).argmax(-1) for chunk in rows.split(4096)])
