@@ -6,7 +6,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vocabpress import SVD, Autoencoder, Budget, CompressedEmbedding, LightToken, Method
+from vocabpress import (
+    SVD,
+    Autoencoder,
+    Binary,
+    Budget,
+    Compositional,
+    CompressedEmbedding,
+    LightToken,
+    Method,
+    Product,
+    Residual,
+    Uniform,
+)
 from vocabpress.embeddings import Codebooks, Dense, Kronecker, Projected, Rows, Scalar, Sum
 
 V, D = 53, 12  # both odd on purpose where packing is concerned: 53 * 3 bits and 12 * 5 bits fill no whole byte
@@ -86,6 +98,46 @@ METHOD_CASES: dict[str, MethodCase] = {
     ),
     "autoencoder, non-linear": MethodCase(Autoencoder(nonlinear=True, epochs=4), 2e-2),
     "lighttoken": MethodCase(LightToken(), 1e-3),
+    # A scale that is a row's own has nothing to do with other rows: weights move nothing.
+    "uniform": MethodCase(
+        Uniform(),
+        1e-4,
+        weighted=1 + 1e-6,
+        bad=({"bits": 9}, {"bits": 0}, {"scales": "x"}, {"group_size": 0}, {"scales": "row", "group_size": 8}),
+    ),
+    "uniform, columns": MethodCase(Uniform(scales="column"), 1e-4),
+    "uniform, full reach": MethodCase(Uniform(search=False), 1e-4, weighted=1 + 1e-6),
+    "product": MethodCase(
+        Product(),
+        1e-4,
+        bad=(
+            {"bits": 9},
+            {"segments": 0},
+            {"factors": "x"},
+            {"rotation": "pca"},
+            {"rounds": 0},
+            {"turns": -1},
+        ),
+    ),
+    "product, plain": MethodCase(Product(rotation="none", factors="float16"), 1e-4),
+    "product, shared": MethodCase(Product(rotation="none", shared=True), 1e-4),
+    "product, rotated": MethodCase(Product(rotation="opq", turns=3), 1e-3),
+    "residual": MethodCase(
+        Residual(rounds=2, beam=4),
+        1e-3,
+        bad=({"stages": 0}, {"beam": 0}, {"stages": 64, "bits": 8}, {"rotation": "opq"}, {"bits": 0}),
+    ),
+    "residual, one segment": MethodCase(Residual(segments=1, rotation="none", rounds=2, beam=4), 1e-2),
+    "compositional": MethodCase(
+        Compositional(),
+        1e-2,
+        bad=({"bits": 9}, {"books": 0}, {"books": 513}, {"epochs": 0}, {"temperature": 0.0}, {"factors": "x"}),
+    ),
+    "binary": MethodCase(
+        Binary(),
+        0.2,
+        bad=({"code_bits": 0}, {"regulariser": -1.0}, {"epochs": 0}, {"learning_rate": 0.0}),
+    ),
 }
 
 

@@ -9,19 +9,36 @@ from vocabpress.hf.compress import compress
 from vocabpress.hf.config import VocabpressConfig
 from vocabpress.hf.outcome import Report
 from vocabpress.hf.tables import TableInfo, find_tables
-from vocabpress.methods import METHODS, SVD, Autoencoder, LightToken, Method, make_method
+from vocabpress.methods import (
+    METHODS,
+    SVD,
+    Autoencoder,
+    Binary,
+    Compositional,
+    LightToken,
+    Method,
+    Product,
+    Residual,
+    Uniform,
+    make_method,
+)
 
 __all__ = [
     "EMBEDDINGS",
     "METHODS",
     "SVD",
     "Autoencoder",
+    "Binary",
     "Budget",
+    "Compositional",
     "CompressedEmbedding",
     "LightToken",
     "Method",
+    "Product",
     "Report",
+    "Residual",
     "TableInfo",
+    "Uniform",
     "VocabpressConfig",
     "build",
     "compress",

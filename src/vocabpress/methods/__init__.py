@@ -5,11 +5,25 @@ from typing import Any
 
 from vocabpress.methods.autoencoder import Autoencoder
 from vocabpress.methods.base import Family, Method, Plan
+from vocabpress.methods.binary import Binary
+from vocabpress.methods.compositional import Compositional
 from vocabpress.methods.lighttoken import LightToken
+from vocabpress.methods.product import Product
+from vocabpress.methods.residual import Residual
 from vocabpress.methods.svd import SVD
+from vocabpress.methods.uniform import Uniform
 from vocabpress.settings import read_settings
 
-METHODS: dict[str, type[Method]] = {"svd": SVD, "autoencoder": Autoencoder, "lighttoken": LightToken}
+METHODS: dict[str, type[Method]] = {
+    "svd": SVD,
+    "autoencoder": Autoencoder,
+    "lighttoken": LightToken,
+    "uniform": Uniform,
+    "product": Product,
+    "residual": Residual,
+    "compositional": Compositional,
+    "binary": Binary,
+}
 
 
 def make_method(name: str, **settings: Any) -> Method:
@@ -34,4 +48,19 @@ def method_name(method: Method) -> str:
     return names.get(type(method), type(method).__name__)
 
 
-__all__ = ["METHODS", "SVD", "Autoencoder", "Family", "LightToken", "Method", "Plan", "make_method", "method_name"]
+__all__ = [
+    "METHODS",
+    "SVD",
+    "Autoencoder",
+    "Binary",
+    "Compositional",
+    "Family",
+    "LightToken",
+    "Method",
+    "Plan",
+    "Product",
+    "Residual",
+    "Uniform",
+    "make_method",
+    "method_name",
+]
