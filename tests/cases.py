@@ -144,7 +144,7 @@ METHOD_CASES: dict[str, MethodCase] = {
         bad=({"bits": 9}, {"bits": 0}, {"scales": "x"}, {"group_size": 0}, {"scales": "row", "group_size": 8}),
     ),
     "uniform, columns": MethodCase(Uniform(scales="column"), 1e-4),
-    "uniform, full reach": MethodCase(Uniform(search=False, group_size=5), 1e-4, weighted=1 + 1e-6),
+    "uniform, full reach": MethodCase(Uniform(search=False), 1e-4, weighted=1 + 1e-6),
     "product": MethodCase(
         Product(),
         1e-4,

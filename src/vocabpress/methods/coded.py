@@ -22,7 +22,6 @@ from vocabpress.fitting.quantise import FACTOR_BITS, Factors, empty_factor, quan
 from vocabpress.fitting.rotation import TINY, allocate, block_variances, gaussian_distortion
 from vocabpress.methods.base import Method, Plan
 
-AXES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16, 24, 32, 48, 64, 96)  # of a segment, tried where rows are rotated
 WORD_FACTORS: tuple[Factors, ...] = ("int8", "int4", "float16")
 ROUNDS_OF_SEARCH = ((4096, 6), (16384, 2))  # rows of a short fit, and how many plans go on from it
 MOST_PIECES, ENTRIES = 2**14, 48  # of a short fit: of a shared book, and of a row
@@ -86,7 +85,7 @@ class CodebookMethod(Method):
         return axes
 
     def word_formats(self) -> Sequence[Factors]:
-        """Number formats of the words that the search may take; the third it tries in the end only."""
+        """Number formats of the words that the search may take; the first two are all that it begins with."""
         return WORD_FACTORS if self.factors == "auto" else (self.factors,)
 
     def widths(self, searched: Sequence[int]) -> Sequence[int]:
@@ -163,7 +162,7 @@ class CodebookMethod(Method):
         words in float16, too.
         """
         view = _View(table, weights, generator)
-        sizes = [self.stored_bits(table.shape[0], table.shape[1], plan) for plan in plans]
+        sizes = [self.stored_bits(*table.shape, plan) for plan in plans]
         plans = [plan for plan, size in zip(plans, sizes, strict=True) if size >= SHARE * max(sizes)]
         first = [plan for plan in plans if plan["factors"] in self.word_formats()[:2]] or plans
         bounds = [view.missed(plan) + float(view.bounds(plan).sum()) for plan in first]

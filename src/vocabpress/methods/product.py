@@ -30,9 +30,10 @@ from vocabpress.embeddings.scalar import ScaleAxis
 from vocabpress.fitting.kmeans import kmeans, means, nearest, pick
 from vocabpress.fitting.rotation import procrustes
 from vocabpress.methods.base import Family, Plan
-from vocabpress.methods.coded import AXES, CodebookMethod, cut
+from vocabpress.methods.coded import CodebookMethod, cut
 
 BITS = tuple(range(8, 0, -1))
+AXES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16)  # of a segment, tried where rows are rotated
 ROTATED_BITS = (8, 7, 6, 5, 4)  # shorter codes do not gain from a rotation what it costs
 
 
@@ -71,7 +72,7 @@ class Product(CodebookMethod):
             fixed = {"bits": bits, "stages": 1, "shared": shared, "axes": 0, "factors": factors}
             found.append(Family(fixed, "segments", self._rising(num_embeddings, embedding_dim, fixed, segments)))
         rotated = [axes for axes in AXES if axes <= embedding_dim] if self.rotation != "none" else []
-        for axes, bits, factors in product(rotated, self.widths(ROTATED_BITS), self.word_formats()):
+        for axes, bits, factors in product(rotated, self.widths(ROTATED_BITS), self.word_formats()[:2]):
             fixed = {"bits": bits, "stages": 1, "shared": bool(self.shared), "axes": axes, "factors": factors}
             sizes = range(1, embedding_dim // axes + 1)
             sizes = sizes if self.segments is None else [n for n in sizes if n == self.segments]
