@@ -140,10 +140,10 @@ def test_moves_stay_inside_the_limit_and_lower_the_error():
         return sum(size * rank for size, rank in zip(sizes, ranks, strict=True))
 
     storage = Storage(bits, bits([200, 200]) + 30, [2.0, 9.0], [False, False])
-    before = _Blocks(table, weights, start.clone(), ranks, storage.exact).error()
+    before = _Blocks(table, weights, start.clone(), ranks, storage.whole).error()
     moved = reassign(table, weights, start, ranks, storage, Options(100, 0.1, 5))
     assert bits(torch.bincount(moved).tolist()) <= storage.limit
-    assert _Blocks(table, weights, moved, ranks, storage.exact).error() < 0.8 * before
+    assert _Blocks(table, weights, moved, ranks, storage.whole).error() < 0.8 * before
     # Without a limit all go where the rank is high.
     everywhere = reassign(
         table, weights, start, ranks, Storage(bits, 10**9, [2.0, 9.0], [False, False]), Options(100, 1, 1)
@@ -232,6 +232,26 @@ def test_tokens_without_weight_and_many_blocks_are_fitted(method):
     assert fitted.total_bits() <= Budget.ratio(4).max_bits(400, 24)
     assert reconstruction(table, fitted, weights).relative_error < 0.5
     assert bool(fitted.dense().isfinite().all())
+
+
+@pytest.mark.parametrize("ratio", [3, 6, 12])
+@pytest.mark.parametrize("method", [GroupReduce, DiscBlock])
+def test_moving_tokens_lowers_the_error_even_where_some_blocks_are_whole(method, ratio):
+    table, weights, budget = low_rank_table(), zipf(), Budget.ratio(ratio)
+    forms = [method(rounds=rounds).fit(table, budget=budget, token_weights=weights) for rounds in (0, 100)]
+    if method is DiscBlock:  # the heaviest tokens are a block of their own
+        assert {block.config()["form"] for block in forms[0].blocks} == {"dense", "projected"}
+    before, after = (reconstruction(table, form, weights).relative_error for form in forms)
+    assert after < before
+
+
+def test_a_small_whole_block_keeps_its_rows_and_a_block_of_full_rank_takes_any():
+    table, start = low_rank_table(60, 6), torch.tensor([0] * 3 + [1] * 27 + [2] * 30)
+    options = Options(rounds=5, moving_ratio=1.0, least_candidates=1)
+    storage = Storage(sum, 10**9, [1.0] * 3, [True, False, True])
+    moved = reassign(table, torch.ones(60), start, [3, 1, 6], storage, options)
+    assert (moved == 0).nonzero()[:, 0].tolist() == [0, 1, 2]
+    assert bool((moved[3:] == 2).all())
 
 
 @pytest.mark.parametrize("method", [GroupReduce(3), DiscBlock(3)], ids=str)

@@ -35,13 +35,13 @@ class Storage:
         bits: (sizes of the blocks) -> bits of the table.
         limit: The most allowed.
         row_bits: Of one more row in each block.
-        exact: Whether each block is stored whole.
+        whole: Whether each block is stored whole as it is.
     """
 
     bits: Callable[[list[int]], int]
     limit: int
     row_bits: Sequence[float]
-    exact: Sequence[bool]
+    whole: Sequence[bool]
 
 
 def reassign(
@@ -57,7 +57,9 @@ def reassign(
     """Move rows between blocks in rounds, the subspaces fitted anew after each, while the weighted error falls.
 
     A row costs ``w_i * squared error + price * bits of a row of that block``. The price is 0 where the moves fit the
-    limit, and else the lowest at which they do: without it every row wants the block of the highest rank.
+    limit, and else the lowest at which they do: without it every row wants the block of the highest rank. A block of
+    full rank d holds every row. Another block that is whole because it is small holds its own rows and would cease to
+    be whole with more: it keeps its rows and gets none.
 
     Args:
         table: (V, d).
@@ -72,7 +74,7 @@ def reassign(
     Returns:
         The new blocks, shape (V).
     """
-    blocks = _Blocks(table, weights, block_of.clone(), ranks, storage.exact)
+    blocks = _Blocks(table, weights, block_of.clone(), ranks, storage.whole)
     row_bits = torch.tensor(storage.row_bits, dtype=table.dtype, device=table.device)
     best, best_error = block_of, blocks.error()
     with tqdm(total=options.rounds, desc=title, unit="round", disable=not progress) as bar:
@@ -113,7 +115,7 @@ def _moves(blocks: "_Blocks", row_bits: Tensor, storage: Storage, options: Optio
     rows, targets = at(0.0)
     if added(rows, targets) > spare:
         # The unit is the price at which the mean row gains as much from an exact copy as that costs.
-        unit = float(blocks.errors.mean() / row_bits.max().clamp(min=1))
+        unit = blocks.error() / len(block_of) / float(row_bits.max())
         low, high = 1e-6 * unit, 1e6 * unit
         for _ in range(PRICES):
             price = (low * high) ** 0.5
@@ -129,13 +131,14 @@ class _Blocks:
 
     Attributes:
         block_of: (V).
-        errors: (V, blocks), the weighted squared distance of each row from the subspace of each block.
+        errors: (V, blocks), the weighted squared distance of each row from the subspace of each block; infinite where
+            the row can't go.
     """
 
     def __init__(
-        self, table: Tensor, weights: Tensor, block_of: Tensor, ranks: Sequence[int], exact: Sequence[bool]
+        self, table: Tensor, weights: Tensor, block_of: Tensor, ranks: Sequence[int], whole: Sequence[bool]
     ) -> None:
-        self.table, self.weights, self.block_of, self.ranks, self.exact = table, weights, block_of, ranks, exact
+        self.table, self.weights, self.block_of, self.ranks = table, weights, block_of, ranks
         count, width = len(ranks), table.shape[1]
         self.moments = torch.zeros(count, width + 1, width + 1, dtype=torch.float64, device=table.device)
         self.squares = table.square().sum(1)
@@ -143,6 +146,10 @@ class _Blocks:
         for block in range(count):
             self._add(block, (block_of == block).nonzero()[:, 0], 1)
             self._refit(block)
+        for block in (block for block in range(count) if whole[block] and ranks[block] < width):
+            members = block_of == block
+            self.errors[members] = torch.inf
+            self.errors[:, block] = torch.where(members, 0.0, torch.inf)
 
     def error(self) -> float:
         """Weighted squared error of all rows, each in its own block."""
@@ -165,7 +172,7 @@ class _Blocks:
 
     def _refit(self, block: int) -> None:
         """The block's weighted mean and principal axes, and all rows' distances from them."""
-        if self.exact[block]:
+        if self.ranks[block] >= self.table.shape[1]:
             return
         products, sums, mass = self.moments[block, :-1, :-1], self.moments[block, :-1, -1], self.moments[block, -1, -1]
         mean = sums / mass.clamp(min=1e-300)

@@ -128,5 +128,5 @@ class GroupReduce(Method):
             bits=bits,
             limit=self.stored_bits(num_embeddings, embedding_dim, plan),
             row_bits=[(two.total_bits() - one.total_bits()) / one.num_embeddings for one, two in pairs],
-            exact=[not isinstance(one, Projected) for one, _ in pairs],
+            whole=[not isinstance(one, Projected) for one, _ in pairs],
         )
