@@ -80,9 +80,14 @@ class Product(CodebookMethod):
         return [family for family in found if len(family.sizes)]
 
     def _rising(self, num_embeddings: int, embedding_dim: int, fixed: Plan, segments: list[int]) -> list[int]:
-        """The numbers of segments from the cheapest on: a shared book of wide words costs more than codes do."""
-        costs = [self.stored_bits(num_embeddings, embedding_dim, fixed | {"segments": n}) for n in segments]
-        return segments[costs.index(min(costs)) :] if segments else []
+        """The numbers of segments that cost no more than any larger one: a shared book of wide words may."""
+        rising: list[int] = []
+        least = 0
+        for count in reversed(segments):
+            cost = self.stored_bits(num_embeddings, embedding_dim, fixed | {"segments": count})
+            if not rising or cost <= least:
+                rising, least = [count, *rising], cost
+        return rising
 
     def turn(self, centred: Tensor, axes: Tensor, plan: Plan, weights: Tensor, generator: torch.Generator) -> Tensor:
         """Alternate between words for the rows as they are turned and axes for the words."""
