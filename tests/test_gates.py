@@ -114,8 +114,8 @@ def test_gates_go_to_the_sparsity_where_text_does_not_hold_them(folder):
     before = {name: tensor.clone() for name, tensor in lesson.model.state_dict().items() if "gat" not in name}
     lesson.learn(progress=False)
     gates, seen = lesson.gated.gates.detach(), torch.zeros(tiny.VOCAB)
-    for row in lesson.sequences.training:
-        seen[row] += 1
+    for example in lesson.sequences.training:
+        seen[example["input_ids"]] += 1
     assert float((gates[seen == 0] - 0.05).abs().max()) < 0.02
     assert float(gates[seen.topk(5).indices].mean()) > float(gates[seen == 0].mean())
     after = lesson.model.state_dict()
@@ -130,8 +130,8 @@ def test_without_sparsity_gates_open_where_the_model_needs_them(folder):
     lesson = lesson_of(folder, start, settings)
     lesson.learn(progress=False)
     gates, seen = lesson.gated.gates.detach(), torch.zeros(tiny.VOCAB)
-    for row in lesson.sequences.training:
-        seen[row] += 1
+    for example in lesson.sequences.training:
+        seen[example["input_ids"]] += 1
     torch.testing.assert_close(gates[seen == 0], start[seen == 0])
     assert float(gates[seen.topk(5).indices].mean()) > 0.4
 
