@@ -228,7 +228,9 @@ def test_a_full_disk_leaves_nothing(source, tmp_path, capsys, monkeypatch):
 def test_an_interruption_leaves_nothing(kind, source, tmp_path):
     """A process stopped while its folder is half written."""
     code = (
-        "import sys, time, vocabpress.hf.compress as c, vocabpress.cli as cli\n"
+        "import signal, sys, time, vocabpress.hf.compress as c, vocabpress.cli as cli\n"
+        # A shell's background job starts with SIGINT ignored; this test may run in one.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def save(model, folder):\n"
         "    (folder / 'model.safetensors').write_bytes(b'half'); print('saving', flush=True); time.sleep(60)\n"
         "c.save = save\n"
