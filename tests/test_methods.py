@@ -4,7 +4,17 @@ import pytest
 import torch
 
 from cases import low_rank_table
-from vocabpress import SVD, Autoencoder, Budget, LightToken, make_method
+from vocabpress import (
+    SVD,
+    Autoencoder,
+    Budget,
+    Compositional,
+    LightToken,
+    Product,
+    Residual,
+    Uniform,
+    make_method,
+)
 from vocabpress.methods.lighttoken import stage_bits
 from vocabpress.reconstruction import reconstruction
 
@@ -90,7 +100,22 @@ def test_polishing_and_searching_never_cost_much():
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 8), (2, 1), (3, 2), (8, 40), (40, 1)])
-@pytest.mark.parametrize("method", [SVD(), SVD("int4"), Autoencoder(epochs=1), LightToken(), LightToken(2, 2)], ids=str)
+@pytest.mark.parametrize(
+    "method",
+    [
+        SVD(),
+        SVD("int4"),
+        Autoencoder(epochs=1),
+        LightToken(),
+        LightToken(2, 2),
+        Uniform(),
+        Product(rotation="none"),
+        Product(),
+        Residual(),
+        Compositional(epochs=1),
+    ],
+    ids=str,
+)
 def test_odd_tables_are_fitted_or_refused_in_words(method, shape):
     for table, tolerance in ((torch.zeros(shape), 1e-6), (torch.full(shape, 0.3), 1e-3), (torch.randn(shape), None)):
         limit = Budget.ratio(1.0).max_bits(*shape)

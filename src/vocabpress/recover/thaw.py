@@ -5,7 +5,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from vocabpress.embeddings import CompressedEmbedding, Projected, Scalar
+from vocabpress.embeddings import Codebooks, CompressedEmbedding, Projected, Scalar
 from vocabpress.embeddings.base import Build
 from vocabpress.fitting.quantise import quantise
 
@@ -53,14 +53,21 @@ class Thawed(CompressedEmbedding):
 
 
 def thaw(table: CompressedEmbedding) -> None:
-    """Make the integer decoders of a table trainable, in place. Codes of tokens stay codes."""
-    for module in list(table.modules()):
-        if isinstance(module, Projected) and isinstance(module.basis, Scalar) and module.basis.bits > 1:
-            module.basis = Thawed(module.basis).to(module.basis.device)
+    """Make the integer decoders and words of a table trainable, in place. Codes of tokens stay codes."""
+    for module, name, form in _decoders(table):
+        if isinstance(form, Scalar) and form.bits > 1:
+            setattr(module, name, Thawed(form).to(form.device))
 
 
 def freeze(table: CompressedEmbedding) -> None:
     """Undo `thaw`, in place: each decoder back in its form, with the values it was trained to."""
-    for module in list(table.modules()):
-        if isinstance(module, Projected) and isinstance(module.basis, Thawed):
-            module.basis = module.basis.frozen()
+    for module, name, form in _decoders(table):
+        if isinstance(form, Thawed):
+            setattr(module, name, form.frozen())
+
+
+def _decoders(table: CompressedEmbedding) -> list[tuple[CompressedEmbedding, str, CompressedEmbedding]]:
+    """The forms that all tokens share, each as an attribute of a form."""
+    modules = list(table.modules())
+    bases = [(module, "basis", module.basis) for module in modules if isinstance(module, Projected)]
+    return [*bases, *((module, "words", module.words) for module in modules if isinstance(module, Codebooks))]
