@@ -9,7 +9,17 @@ from safetensors import safe_open
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
 import tiny
-from vocabpress import SVD, Autoencoder, Budget, LightToken, VocabpressConfig, compress, find_tables
+from vocabpress import (
+    SVD,
+    Autoencoder,
+    Budget,
+    LightToken,
+    Product,
+    Residual,
+    VocabpressConfig,
+    compress,
+    find_tables,
+)
 from vocabpress.hf import checkpoint
 from vocabpress.hf.modules import TiedHead, TokenEmbedding
 from vocabpress.hf.quantizer import attach, compress_input_table
@@ -19,6 +29,8 @@ METHODS = {
     "svd, float16": SVD(),  # its largest tensor is of floats: the one that takes the original key
     "autoencoder": Autoencoder(epochs=2),
     "lighttoken": LightToken(epochs=2, polish=2),
+    "product": Product(rotation="none"),
+    "residual, rotated": Residual(bits=4, rotation="pca", rounds=1),
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 QUIET = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}

@@ -10,10 +10,14 @@ from vocabpress import (
     TCQ,
     Autoencoder,
     Budget,
+    Compositional,
     DiscBlock,
     GroupReduce,
     LightToken,
     NearestKronecker,
+    Product,
+    Residual,
+    Uniform,
     make_method,
 )
 from vocabpress.methods.lighttoken import stage_bits
@@ -113,6 +117,11 @@ def test_polishing_and_searching_never_cost_much():
         GroupReduce(1),
         DiscBlock(1),
         TCQ(8),
+        Uniform(),
+        Product(rotation="none"),
+        Product(),
+        Residual(),
+        Compositional(epochs=1),
     ],
     ids=str,
 )

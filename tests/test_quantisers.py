@@ -8,6 +8,7 @@ from vocabpress import Binary, Budget, Compositional, Product, Residual, Uniform
 from vocabpress.fitting.quantise import quantise
 from vocabpress.packing import unpack
 from vocabpress.reconstruction import reconstruction
+from vocabpress.recover.thaw import freeze, thaw
 
 
 def error(table, form):
@@ -221,3 +222,24 @@ def test_quantisers_by_name():
     assert make_method("uniform", search="false", group_size="32") == Uniform(search=False, group_size=32)
     with pytest.raises(ValueError, match="bits takes a number such as 0, got 'few'"):
         make_method("product", bits="few")
+
+
+@pytest.mark.parametrize("method", [Product(factors="int8"), Residual(factors="int4", rounds=1)], ids=str)
+def test_words_in_few_bits_are_thawed_for_recovery_and_frozen_into_the_same_bytes(method):
+    table = method.fit(low_rank_table(), budget=Budget.ratio(8))
+    before, bits = table.dense().detach(), table.total_bits()
+    config = table.config()
+    thaw(table)
+    table.dense().sum().backward()
+    assert any(name.endswith("words.values") and float(p.grad.abs().sum()) > 0 for name, p in table.named_parameters())
+    freeze(table)
+    assert (table.total_bits(), table.config()) == (bits, config)
+    torch.testing.assert_close(table.dense(), before, rtol=0, atol=0.05 * float(before.abs().max()))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 8), (3, 2), (8, 40), (40, 1)])
+@pytest.mark.parametrize("value", [0.0, 0.3])
+def test_binary_of_equal_rows(shape, value):
+    table = torch.full(shape, value)
+    fitted = Binary(code_bits=4).fit(table, budget=Budget.bytes(10_000))
+    torch.testing.assert_close(fitted.dense(), table, rtol=0, atol=2e-3)

@@ -66,14 +66,14 @@ def _beam_search(targets: Tensor, books: Tensor, width: int) -> Tensor:
     left = targets[:, None]  # (n, beam, width): what each beginning of a code leaves over
     errors = targets.new_zeros(len(targets), 1)
     codes = torch.empty(len(targets), 1, 0, dtype=torch.int64, device=targets.device)
-    for book in books:
+    for stage, book in enumerate(books):
         scores = torch.addmm(book.square().sum(-1), left.flatten(0, 1), book.T, alpha=-2)
-        scores = scores.view(*errors.shape, len(book)) + errors[..., None]
-        errors, kept = scores.flatten(1).topk(min(width, scores[0].numel()), largest=False)
+        scores = scores.view(*errors.shape, len(book)).add_(errors[..., None]).flatten(1)
+        errors, kept = scores.topk(min(width, scores.shape[1]) if stage + 1 < len(books) else 1, largest=False)
         parent, word = kept // len(book), kept % len(book)
         left = pick(left, parent) - book[word]
         codes = torch.cat([pick(codes, parent), word[..., None]], -1)
-    return codes.gather(1, errors.argmin(1)[:, None, None].expand(-1, -1, len(books)))[:, 0]
+    return codes[:, 0]
 
 
 def refit(targets: Tensor, codes: Tensor, books: Tensor, weights: Tensor, penalty: float = 1e-4) -> Tensor:

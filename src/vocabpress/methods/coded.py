@@ -162,7 +162,8 @@ class CodebookMethod(Method):
         words in float16, too.
         """
         view = _View(table, weights, generator)
-        sizes = [self.stored_bits(table.shape[0], table.shape[1], plan) for plan in plans]
+        rows, width = table.shape
+        sizes = [self.stored_bits(rows, width, plan) for plan in plans]
         plans = [plan for plan, size in zip(plans, sizes, strict=True) if size >= SHARE * max(sizes)]
         first = [plan for plan in plans if plan["factors"] in self.word_formats()[:2]] or plans
         bounds = [view.missed(plan) + float(view.bounds(plan).sum()) for plan in first]

@@ -53,7 +53,7 @@ class Product(CodebookMethod):
 
     paper: ClassVar[str] = "Jegou et al., PAMI 2011; Ge et al., CVPR 2013"
     size: ClassVar[str] = "segments"
-    short_rounds: ClassVar[int] = 4
+    short_rounds: ClassVar[int] = 6
     scale_axis: ClassVar[ScaleAxis] = "column"
     rotations: ClassVar[tuple[str, ...]] = ("auto", "none", "opq")
 

@@ -9,7 +9,7 @@ from vocabpress.embeddings import CompressedEmbedding, Scalar
 from vocabpress.embeddings.base import Build
 from vocabpress.fitting.quantise import quantise
 
-DECODERS = ("basis", "right")  # of `Projected` and `Kronecker`: what all rows share
+DECODERS = ("basis", "right", "words")  # of `Projected`, `Kronecker`, `Codebooks`: what all rows share
 
 
 class Thawed(CompressedEmbedding):
