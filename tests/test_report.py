@@ -121,6 +121,13 @@ def test_commands_say_how_each_table_was_made():
         result(ratio=None, budget="2,000 bytes", variant="autoencoder"),
         result(variant="PQ", method="pq", peer=True),
         result(recovered={"mode": "model", "steps": 50, "learning_rate": 0.01, "seed": 1, "steps_taken": 40}),
+        result(ratio=8.0, variant="kronecker", method="kronecker", linears={"ffn": "2x8", "terms": 1}),
+        result(
+            ratio=9.0,
+            variant="kronecker",
+            method="kronecker",
+            recovered={"mode": "model", "task": "rte", "teacher": "rte-seed0", "before": {"mode": "table"}},
+        ),
     ]
     (model,) = group([replace(row, settings=row.settings | {"model": "my model"}) for row in rows])
     assert sorted(commands(model)) == sorted(
@@ -129,6 +136,9 @@ def test_commands_say_how_each_table_was_made():
             "--counts vocabulary-order --seed 3",
             "vocabpress compress 'my model' -o OUTPUT --method lighttoken --bits-per-weight 1.5 --text TEXT --seed 0",
             "vocabpress compress 'my model' -o OUTPUT --method autoencoder --size 2000 --seed 0",
+            "vocabpress compress 'my model' -o OUTPUT --method kronecker --ratio 8 --linears ffn=2x8 --linears terms=1 "
+            "--seed 0",
+            "vocabpress recover OUTPUT --teacher rte-seed0 --task rte --data DATA -o RECOVERED --mode model",
             "vocabpress recover OUTPUT --teacher 'my model' --text TEXT -o RECOVERED --mode model --steps 50 --seed 1 "
             "--set learning_rate=0.01",
         ]

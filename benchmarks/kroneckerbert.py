@@ -1,0 +1,206 @@
+"""KroneckerBERT end to end on a real model: compress, distil on text, fine-tune a teacher, distil on two GLUE tasks.
+
+    python benchmarks/kroneckerbert.py --preset kronecker-8x --tasks mrpc,rte
+
+The quality after each step goes into results/kroneckerbert/PRESET/, one JSON file a step: the rows and STS-B dev of the
+compressed model and of the one distilled on text, and each task's development metrics of
+
+    original       the original, fine-tuned: the teacher
+    both stages    distilled on text, then on the task
+    no text        compressed, then distilled on the task alone        (--ablations)
+    no teacher     distilled on text, then plainly fine-tuned          (--ablations)
+
+Models are kept in .cache/runs/kroneckerbert/PRESET; what is there is not made again, and a stopped step goes on.
+"""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from transformers.utils import logging as transformers_logging
+
+from bench import CACHE, prepare
+from common import DEFAULT_DATA, RESULTS
+from vocabpress import PRESETS, compress, preset
+from vocabpress.evaluate import evaluate, make_task
+from vocabpress.evaluate.language import MASKED, head_kind
+from vocabpress.evaluate.run import provenance, sizes
+from vocabpress.recover import OBJECTIVES, Recovery, RecoveryReport, recover
+from vocabpress.results import Result, write_results
+
+BATCH, LENGTH = 32, 128  # as the paper's second stage
+PARTS = ("mode", "trained", "steps", "stopped_early", "kept_input", "terms_before", "terms_after", "training_sequences")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What is run, and where it is put."""
+
+    model: Path
+    chosen: argparse.Namespace
+    models: Path
+    results: Path
+
+    def once(self, name: str, made: Path, make: Callable[[], Result]) -> Path:
+        """Make something, and write its result; not again where both are there. Returns what was made."""
+        place = self.results / f"{name}.json"
+        if not (made.exists() and place.exists()):
+            result = make()
+            write_results(place, [result])
+            found = ", ".join(f"{key} {value:.4g}" for key, value in result.metrics.items())
+            print(f"{name}: {found}", flush=True)
+        return made
+
+    def press(self) -> Path:
+        """Compress table and linear maps."""
+        folder = self.models / "pressed"
+
+        def make() -> Result:
+            shutil.rmtree(folder, ignore_errors=True)
+            report = compress(self.model, folder, **preset(self.chosen.preset), seed=self.chosen.seed, progress=True)
+            metrics = {"relative_error": report.relative_error, "mean_cosine": report.mean_cosine}
+            metrics |= {f"relative_error_{part.role}": part.relative_error for part in report.linears}
+            details = {"linears": [asdict(part) for part in report.linears]}
+            return self.result("press", "pressed", folder, metrics, report.seconds, details)
+
+        return self.once("pressed", folder, make)
+
+    def distil(self, step: str, student: Path, task: str | None, teacher: Path, steps: int, rate: float) -> Path:
+        """One stage of distillation: on text, or on a task's rows."""
+        name = step.replace(" ", "-") + ("" if task is None else f"-{task}")
+        folder = self.models / name
+
+        def make() -> Result:
+            shutil.rmtree(folder, ignore_errors=True)
+            settings = Recovery(
+                mode="model",
+                steps=steps,
+                batch_size=BATCH,
+                max_length=LENGTH,
+                learning_rate=rate,
+                language_model=task is None and head_kind(self.model) == MASKED,
+                evaluate_every=max(1, steps // 20),
+                **OBJECTIVES[self.chosen.objective],
+            )
+            report = recover(
+                student,
+                folder,
+                teacher=teacher,
+                text=[CACHE / "text" / "wikipedia-sentences.txt"] if task is None else (),
+                task=task,
+                data=CACHE / "data",
+                settings=settings,
+                seed=self.chosen.seed,
+                progress=True,
+            )
+            details = parts(report) | {"settings": settings.told()}
+            return self.result(task or "recover", step, folder, figures(report), report.seconds, details)
+
+        return self.once(name, folder, make)
+
+    def result(
+        self,
+        task: str,
+        step: str,
+        folder: Path,
+        metrics: dict[str, float],
+        seconds: float,
+        details: Mapping[str, object],
+    ) -> Result:
+        """A result of one of the models; the step is its name, so how it was made is among the details."""
+        made = provenance(folder)
+        said = {"model": self.model.name, **made, "recovered": None, "seed": self.chosen.seed}
+        variant = "original" if folder == self.model else f"{self.chosen.preset}, {step}"
+        details = {**details, "recovered": made["recovered"]}
+        return Result(task, variant, said, sizes(folder, self.model), metrics, seconds, details)
+
+    def measure(self, step: str, folder: Path, task: str, keep: Path | None = None, **fields: object) -> None:
+        """One task on one model; a task of GLUE fine-tunes it first, and may keep the result."""
+        chosen = make_task(task, **{key: value for key, value in fields.items() if value is not None})
+        name = f"{step.replace(' ', '-')}-{task}"
+
+        def make() -> Result:
+            (found,) = evaluate(
+                folder,
+                {task: chosen},
+                data=CACHE / "data",
+                seeds=(self.chosen.seed,),
+                output=self.models / "measured" / step,
+                keep=keep,
+                progress=True,
+            )
+            details = {**found.details, "task": found.settings["task"]}
+            return self.result(task, step, folder, found.metrics, found.seconds, details)
+
+        self.once(name, folder if keep is None else keep / f"{task}-seed{self.chosen.seed}", make)
+
+    def tuned(self, step: str, folder: Path, task: str, keep: Path | None = None) -> None:
+        """Plain fine-tuning."""
+        more = {"epochs": self.chosen.epochs, "subset": self.chosen.subset, "learning_rate": self.chosen.tuning_rate}
+        self.measure(step, folder, task, keep, max_length=LENGTH, **more)
+
+
+def figures(report: RecoveryReport) -> dict[str, float]:
+    """The metrics of a stage."""
+    before = {f"{name}_before": value for name, value in report.metrics_before.items()}
+    return {"held_out_before": report.held_out_before, "held_out_after": report.held_out_after} | (
+        before | report.metrics_after
+    )
+
+
+def parts(report: RecoveryReport) -> dict[str, object]:
+    """What else a stage tells."""
+    return {key: value for key, value in asdict(report).items() if key in PARTS}
+
+
+def run(bench: Bench) -> None:
+    """All steps."""
+    chosen = bench.chosen
+    pressed = bench.press()
+    one = bench.distil("stage one", pressed, None, bench.model, chosen.steps_one, chosen.rate_one)
+    if (bench.model / "modules.json").is_file():
+        for name, folder in (("original", bench.model), ("pressed", pressed), ("stage one", one)):
+            bench.measure(name, folder, "sts", sets="stsb")
+    for task in chosen.tasks.split(","):
+        bench.tuned("original", bench.model, task, bench.models / "tuned")
+        teacher = bench.models / "tuned" / f"{task}-seed{chosen.seed}"
+        bench.distil("both stages", one, task, teacher, chosen.steps_two, chosen.rate_two)
+        if chosen.ablations:
+            bench.distil("no text", pressed, task, teacher, chosen.steps_two, chosen.rate_two)
+            bench.tuned("no teacher", one, task)
+
+
+def main() -> int:
+    """Read the options, lay the data out, run."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", type=Path, default=CACHE / "models" / "all-MiniLM-L6-v2")
+    parser.add_argument("--preset", choices=PRESETS, default="kronecker-8x")
+    parser.add_argument("--tasks", default="mrpc,rte", help="of GLUE, separated by commas")
+    parser.add_argument("--objective", choices=OBJECTIVES, default="kroneckerbert")
+    parser.add_argument("--steps-one", type=int, default=4000, help="of distillation on text")
+    parser.add_argument("--steps-two", type=int, default=1500, help="of distillation on each task")
+    parser.add_argument("--rate-one", type=float, default=0.02, help="relative to each tensor, as Recovery has it")
+    parser.add_argument("--rate-two", type=float, default=0.02)
+    parser.add_argument("--epochs", type=int, default=3, help="of plain fine-tuning")
+    parser.add_argument("--tuning-rate", type=float, default=1e-4, help="of plain fine-tuning")
+    parser.add_argument("--subset", type=int, help="training rows of plain fine-tuning")
+    parser.add_argument("--ablations", action="store_true")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="folder of the public data sets")
+    parser.add_argument("--out", type=Path, default=RESULTS / "kroneckerbert")
+    chosen = parser.parse_args()
+    transformers_logging.set_verbosity_error()
+    try:
+        prepare(chosen.data)
+        models = CACHE / "runs" / "kroneckerbert" / chosen.preset
+        run(Bench(chosen.model, chosen, models, chosen.out / chosen.preset))
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
