@@ -122,6 +122,13 @@ def test_commands_say_how_each_table_was_made():
         result(ratio=None, budget="900 bytes", variant="autoencoder", token_weights="saved weights"),
         result(variant="PQ", method="pq", peer=True),
         result(recovered={"mode": "model", "steps": 50, "learning_rate": 0.01, "seed": 1, "steps_taken": 40}),
+        result(ratio=8.0, variant="kronecker", method="kronecker", linears={"ffn": "2x8", "terms": 1}),
+        result(
+            ratio=9.0,
+            variant="kronecker",
+            method="kronecker",
+            recovered={"mode": "model", "task": "rte", "teacher": "rte-seed0", "before": {"mode": "table"}},
+        ),
     ]
     (model,) = group([replace(row, settings=row.settings | {"model": "my model"}) for row in rows])
     assert sorted(commands(model)) == sorted(
@@ -132,6 +139,9 @@ def test_commands_say_how_each_table_was_made():
             "vocabpress compress 'my model' -o OUTPUT --method autoencoder --size 2000 --text TEXT "
             "--weights tfidf --seed 0",
             "vocabpress compress 'my model' -o OUTPUT --method autoencoder --size 900 --weights WEIGHTS --seed 0",
+            "vocabpress compress 'my model' -o OUTPUT --method kronecker --ratio 8 --linears ffn=2x8 --linears terms=1 "
+            "--seed 0",
+            "vocabpress recover OUTPUT --teacher rte-seed0 --task rte --data DATA -o RECOVERED --mode model",
             "vocabpress recover OUTPUT --teacher 'my model' --text TEXT -o RECOVERED --mode model --steps 50 --seed 1 "
             "--set learning_rate=0.01",
         ]
