@@ -157,7 +157,8 @@ METHOD_CASES: dict[str, MethodCase] = {
             {"turns": -1},
         ),
     ),
-    "product, shared": MethodCase(Product(rotation="none", shared=True, factors="float16"), 1e-4),
+    "product, plain": MethodCase(Product(rotation="none", factors="float16"), 1e-4),
+    "product, shared": MethodCase(Product(rotation="none", shared=True), 1e-4),
     "product, rotated": MethodCase(Product(rotation="opq", turns=3), 1e-3),
     "residual": MethodCase(
         Residual(rounds=2, beam=4),
