@@ -125,7 +125,8 @@ def test_a_round_moves_each_token_to_the_block_that_brute_force_finds_best():
     gains = torch.tensor(
         [distance(row, own) - distance(row, to) for row, own, to in zip(table, start, best, strict=True)]
     )
-    few = reassign(table, torch.ones(40), start, ranks, free(4), Options(1, 3.01 / int((gains > 0).sum()), 1))
+    three_of = 3.01 / int((best != start).sum())
+    few = reassign(table, torch.ones(40), start, ranks, free(4), Options(1, three_of, 1))
     assert set((few != start).nonzero()[:, 0].tolist()) == set(gains.topk(3).indices.tolist())
     none = Options(rounds=9, moving_ratio=1.0, least_candidates=int((best != start).sum()) + 1)
     assert torch.equal(reassign(table, torch.ones(40), start, ranks, free(4), none), start)
