@@ -16,6 +16,7 @@ BITS = (8, 7, 6, 5, 4)
 OPQ = {25: 0.664, 50: 0.375, 103: 0.229}
 OPQ_BITS = 8
 RQ_BITS = 4  # codebooks span the whole row, so that more codewords than 16 cost more than they bring
+USUAL_PQ, USUAL_RQ = ("96x8", "48x8"), "16x6"  # what one tries first, whatever the size that comes of it
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,9 @@ class Variant:
 
 def variants(rows: int, width: int) -> list[Variant]:
     """All peers for a table (rows, width); those of whose sizes the table admits none are left out."""
-    return [*_bitwise(width), *_pca(rows, width), *_pq(rows, width), *_opq(rows, width), *_rq(rows, width)]
+    at_sizes = [*_pca(rows, width), *_pq(rows, width), *_opq(rows, width), *_rq(rows, width)]
+    taken = {variant.name for variant in at_sizes}
+    return [*_bitwise(width), *at_sizes, *(usual for usual in _usual(rows, width) if usual.name not in taken)]
 
 
 def _bitwise(width: int) -> Iterable[Variant]:
@@ -130,6 +133,15 @@ def _rq(rows: int, width: int) -> Iterable[Variant]:
         stages = _largest(size, width, _budget(rows, width, ratio))
         if stages:
             yield Variant("FAISS RQ", f"{stages}x{RQ_BITS}", FaissIndex(f"RQ{stages}x{RQ_BITS}"))
+
+
+def _usual(rows: int, width: int) -> Iterable[Variant]:
+    """Layouts that do not aim at a size; those left out whose codebooks have more words than there are rows."""
+    for layout in USUAL_PQ:
+        if width % int(layout.split("x")[0]) == 0 and rows >= 2**8:
+            yield Variant("FAISS PQ", layout, FaissIndex(f"PQ{layout}np"))
+    if rows >= 2**6:
+        yield Variant("FAISS RQ", USUAL_RQ, FaissIndex(f"RQ{USUAL_RQ}"))
 
 
 def _budget(rows: int, width: int, ratio: float) -> float:
