@@ -7,6 +7,8 @@ Rows are packed apart, so that a row is gathered by one contiguous read.
 Example, 3 bits, the codes 1, 2, 7: bits 100 010 111 (least significant first) are the bytes 0b11010001, 0b00000001.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -66,11 +68,14 @@ def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
         raise ValueError(f"{count} codes of {bits} bits take {packed_bytes(count, bits)} bytes, got {packed.shape[-1]}")
     if bits == MAX_BITS:
         return packed
-    if MAX_BITS % bits == 0:  # no code straddles two bytes: split every byte in place
-        shifts = torch.arange(0, 8, bits, device=packed.device, dtype=torch.uint8)
-        return ((packed[..., None] >> shifts) & (2**bits - 1)).flatten(-2)[..., :count]
-    start = torch.arange(count, device=packed.device) * bits
-    low = packed[..., start // 8].to(torch.int32)
-    # The last code may end with the last byte: reading that byte twice is harmless, its bits are masked away.
-    high = packed[..., (start // 8 + 1).clamp(max=packed.shape[-1] - 1)].to(torch.int32)
-    return (((low | (high << 8)) >> (start % 8).to(torch.int32)) & (2**bits - 1)).to(torch.uint8)
+    # The fewest codes that end with a byte are read as one number: 8 codes of 3 bits are 3 bytes, 4 of 6 bits too.
+    shared = math.gcd(MAX_BITS, bits)
+    codes, length = MAX_BITS // shared, bits // shared
+    groups = (count + codes - 1) // codes
+    dtype = torch.uint8 if length == 1 else torch.int32 if length <= 3 else torch.int64
+    grouped = torch.nn.functional.pad(packed, (0, groups * length - packed.shape[-1])).unflatten(-1, (groups, length))
+    number = grouped[..., 0].to(dtype)
+    for place in range(1, length):
+        number = number | (grouped[..., place].to(dtype) << (8 * place))
+    shifts = torch.arange(0, MAX_BITS * length, bits, device=packed.device, dtype=dtype)
+    return ((number[..., None] >> shifts) & (2**bits - 1)).to(torch.uint8).flatten(-2)[..., :count]

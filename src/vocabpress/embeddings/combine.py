@@ -111,7 +111,21 @@ class Rows(CompressedEmbedding):
         else:
             block, place = (of_token[ids] for of_token in self._mapped_place(self.block_of))
         row = place - starts[block]
-        # Every block reads every id, and `where` picks: no shape depends on data, so the graph compiles and exports.
+        if torch.compiler.is_compiling() or ids.is_meta:
+            return self._pick(block, row)
+        order = block.flatten().argsort(stable=True)
+        counts = torch.bincount(block.flatten(), minlength=len(self.blocks)).tolist()
+        rows = row.flatten()[order].split(counts)
+        read = torch.cat([form.lookup(of_block) for form, of_block in zip(_forms(self.blocks), rows, strict=True)])
+        return read[order.argsort()].view(*ids.shape, self.embedding_dim)
+
+    def _pick(self, block: Tensor, row: Tensor) -> Tensor:
+        """Every block reads every id, and `where` picks: no shape depends on data, so the graph compiles and exports.
+
+        Args:
+            block: Of each id.
+            row: In that block, the same shape.
+        """
         first, *others = _forms(self.blocks)
         result = first.lookup(torch.where(block == 0, row, 0))
         for index, form in enumerate(others, start=1):
