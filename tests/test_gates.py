@@ -8,11 +8,16 @@ from torch import nn
 
 import tiny
 from command import run
+from measuring import save_maskable
 from vocabpress import Budget, DiscBlock
+from vocabpress.evaluate import evaluate
+from vocabpress.evaluate.finetuned.glue import Glue
 from vocabpress.hf.checkpoint import open_model, open_tokenizer
 from vocabpress.recover import GateSettings, learn_gates
 from vocabpress.recover import gates as gates_module
 from vocabpress.recover.gated import Gated
+from vocabpress.recover.lesson import Source, read_lesson
+from vocabpress.recover.settings import Recovery
 from vocabpress.weights import load_weights, read_lines, tfidf
 
 QUICK = GateSettings(epochs=3, batch_size=8, max_length=16, held_out=8)
@@ -103,10 +108,9 @@ def test_the_best_epoch_is_written_and_is_no_worse_than_tfidf(folder, tmp_path):
 def lesson_of(folder, gates, settings=QUICK):
     """A lesson that has not begun."""
     model, tokenizer = open_model(folder / "bert"), open_tokenizer(folder / "bert")
-    sequences = gates_module.read_sequences(
-        [folder / "text.txt"], tokenizer, settings.max_length, settings.held_out, 0, False
-    )
-    return gates_module._Lesson(model, gates, sequences, settings, Budget.ratio(4), 0, torch.device("cpu"))
+    reading = Recovery(batch_size=settings.batch_size, max_length=settings.max_length, held_out=settings.held_out)
+    lesson = read_lesson(Source([folder / "text.txt"]), model, tokenizer, reading, 0, False)
+    return gates_module._Learning(model, gates, lesson, settings, Budget.ratio(4), 0, torch.device("cpu"))
 
 
 def test_gates_go_to_the_sparsity_where_text_does_not_hold_them(folder):
@@ -160,15 +164,53 @@ def test_the_command_line_and_its_file_in_compress(folder, tmp_path, capsys):
 def test_the_start_is_tfidf_over_its_largest(folder, tmp_path, monkeypatch):
     started = []
 
-    class Lesson(gates_module._Lesson):
+    class Learning(gates_module._Learning):
         def learn(self, progress):
             started.append(self.gated.gates.detach().clone())
             return started[0], [1.0]
 
-    monkeypatch.setattr(gates_module, "_Lesson", Lesson)
+    monkeypatch.setattr(gates_module, "_Learning", Learning)
     gates_of(folder, tmp_path / "g")
     scores = tfidf(read_lines([folder / "text.txt"]), open_tokenizer(folder / "bert"), tiny.VOCAB)
     torch.testing.assert_close(started[0], (scores / scores.max()).clamp(min=0.001))
+
+
+def test_on_a_task_the_gate_of_the_word_that_decides_it_opens(labelled_data, tmp_path, capsys):
+    save_maskable(tmp_path / "bert")
+    tuned = Glue("sst2", epochs=6, batch_size=16, learning_rate=3e-3, max_length=16)
+    evaluate(tmp_path / "bert", {"sst2": tuned}, data=labelled_data, keep=tmp_path / "tuned")
+    model = tmp_path / "tuned" / "sst2-seed0"
+    options = ("--task", "sst2", "--data", labelled_data, "--ratio", "4", "--epochs", "1", "--set", "max_length=16")
+    code, out, err = run(capsys, "gates", model, "-o", tmp_path / "g", *options, "--json")
+    assert code == 0, err
+    report = json.loads(out.splitlines()[-1])
+    assert (report["loss"], report["training_sequences"], report["held_out_sequences"]) == ("sst2", 288, 32)
+    assert "loss of sst2 on 32 sequences" in out
+    # Whether w7 is in a sentence is its label; w20 to w59 tell nothing. Without sparsity, all start alike.
+    settings = GateSettings(epochs=4, batch_size=16, sparsity_weight=0.0, clip=5.0)
+    reading, source = Recovery(max_length=16, held_out=32), Source((), "sst2", labelled_data)
+    opened, tokenizer = gates_module._open(model, source, settings)
+    lesson = read_lesson(source, opened, tokenizer, reading, 0, False)
+    start = torch.full((len(tokenizer),), 0.3)
+    learning = gates_module._Learning(opened, start, lesson, settings, Budget.ratio(4), 0, torch.device("cpu"))
+    learning.learn(progress=False)
+    decides, *others = tokenizer.convert_tokens_to_ids(["w7", *(f"w{i}" for i in range(20, 60))])
+    learned = learning.gated.gates.detach()
+    assert float(learned[decides]) > 0.4
+    assert float(learned[decides]) > float(learned[others].max())
+
+
+def test_a_language_models_own_loss(folder, tmp_path):
+    model = save_maskable(tmp_path / "bert")
+    settings = GateSettings(epochs=1, batch_size=8, max_length=16, held_out=8, language_model=True)
+    text, budget = [folder / "text.txt"], Budget.ratio(1.2)  # at which a table is all but exact
+    report = learn_gates(model, tmp_path / "g", text=text, settings=settings, budget=budget)
+    assert report.loss == "model"
+    opened, tokenizer = gates_module._open(model, Source(text), settings)
+    reading = Recovery(max_length=16, held_out=8, language_model=True)
+    sequences = read_lesson(Source(text), opened, tokenizer, reading, 0, False).sequences
+    loss = opened(**sequences.collate(sequences.held_out)).loss.item()
+    assert report.held_out == pytest.approx([loss, loss], rel=0.01)
 
 
 BAD = {
@@ -196,6 +238,9 @@ def test_bad_input_is_refused_before_anything_is_written(folder, tmp_path, capsy
         ((folder / "bert", *text, "-o", tmp_path / "no" / "g"), "it is a folder, or in none"),
         ((ours, *text, *output), "compressed already; start from the original"),
         ((folder / "bert", "--text", folder / "none", *output), "no such text file"),
+        ((folder / "bert", *output), "give one of --text and --task"),
+        ((folder / "bert", "--task", "sst2", *output), "sst2 needs a sequence classifier with 2; vocabpress evaluate"),
+        ((folder / "bert", *text, *output, "--set", "language_model=true"), "is no masked or causal language model"),
         ((folder / "bert", *text, *output, "--ratio", "500"), "the least that DiscBlock can store"),
         ((folder / "bert", *text, *output, "--ratio", "0.5"), "a ratio is at least 1"),
         ((folder / "bert", *text, *output, "--set", "rounds=3"), "gates has no field 'rounds'; it has epochs"),

@@ -6,9 +6,21 @@ from typing import Annotated, Any
 
 import typer
 
+from vocabpress.evaluate import GLUE
+
 ModelArgument = Annotated[str, typer.Argument(help="A hub id, or a folder with config.json and weights.")]
 TextOption = Annotated[
     list[Path] | None, typer.Option("--text", help="UTF-8 text file to count token frequencies in; may be repeated.")
+]
+LessonText = Annotated[
+    list[Path] | None, typer.Option("--text", help="UTF-8 text file, a sequence a line; may be repeated.")
+]
+LessonTask = Annotated[
+    str | None, typer.Option("--task", help=f"Instead of --text: the labelled rows of one of {', '.join(GLUE)}.")
+]
+LessonData = Annotated[
+    Path | None,
+    typer.Option("--data", help="Folder of the data sets, laid out as docs/finetune.md says; else the hub's."),
 ]
 SettingsOption = Annotated[
     list[str] | None, typer.Option("--set", help="field=value of the method or task; may be repeated.")

@@ -6,8 +6,15 @@ from typing import Annotated, Any
 
 import typer
 
-from vocabpress.cli.options import JsonOption, SettingsOption, parse_settings, print_json
-from vocabpress.evaluate import GLUE
+from vocabpress.cli.options import (
+    JsonOption,
+    LessonData,
+    LessonTask,
+    LessonText,
+    SettingsOption,
+    parse_settings,
+    print_json,
+)
 from vocabpress.recover import OBJECTIVES, Recovery
 from vocabpress.recover import recover as recover_checkpoint
 from vocabpress.report.console import print_recovery
@@ -20,15 +27,9 @@ def recover(
     model: Annotated[Path, typer.Argument(help="Folder of a compressed model.")],
     teacher: Annotated[str, typer.Option(help="The original: a hub id or a folder; with --task, fine-tuned for it.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to make; must not exist, or be empty.")],
-    text: Annotated[
-        list[Path] | None, typer.Option("--text", help="UTF-8 text file, a sequence a line; may be repeated.")
-    ] = None,
-    task: Annotated[
-        str | None, typer.Option(help=f"Instead of --text: train on the labelled rows of one of {', '.join(GLUE)}.")
-    ] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Folder of the data sets, laid out as docs/finetune.md says; else the hub's.")
-    ] = None,
+    text: LessonText = None,
+    task: LessonTask = None,
+    data: LessonData = None,
     objective: Annotated[
         str, typer.Option(help="relative: errors over the teacher's numbers. kroneckerbert: the paper's plain ones.")
     ] = "relative",

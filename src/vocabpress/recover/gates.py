@@ -9,9 +9,11 @@ model is frozen:
 
 The epoch is kept whose gates make the best table by block SVD, judged on held-out text.
 
-Our choices: instead of a task's loss, the distance of the model's hidden states from those without gates, relative and
+The loss of the task is that of a fine-tuned model on the rows of a task of GLUE, or that of a language model on text.
+
+Our choices: where there is neither, the distance of the model's hidden states from those without gates, relative and
 averaged over its layers as in `recover`, so that text without labels will do; the start counts as an epoch, so that the
-gates are never worse than TF-IDF on the held-out text; the learning rate falls after the first third of the epochs, as
+gates are never worse than TF-IDF on what is held out; the learning rate falls after the first third of the epochs, as
 in the published 30.
 """
 
@@ -24,20 +26,24 @@ from typing import Any
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 
 from vocabpress.budget import Budget
+from vocabpress.evaluate.finetuned.training import padded
 from vocabpress.fitting.quantise import Factors
-from vocabpress.hf.checkpoint import find_folder, open_model, open_tokenizer
+from vocabpress.hf.checkpoint import find_folder, named_class, open_model, open_tokenizer
 from vocabpress.hf.compress import check_device
 from vocabpress.hf.modules import TokenEmbedding
 from vocabpress.hf.tables import input_table
 from vocabpress.methods import DiscBlock
-from vocabpress.recover.gated import LEAST_GATE, MOST_GATE, Gated
+from vocabpress.recover.gated import LEAST_GATE, MOST_GATE, Gated, Rows
+from vocabpress.recover.lesson import Lesson, Source, read_lesson
 from vocabpress.recover.loop import ready
-from vocabpress.recover.objective import Batch, Traces, terms, trace
-from vocabpress.recover.text import Example, Sequences, batch_plan, read_sequences
-from vocabpress.weights import read_lines, save_weights, tfidf
+from vocabpress.recover.objective import terms, trace
+from vocabpress.recover.pair import check_classifier
+from vocabpress.recover.settings import Recovery
+from vocabpress.recover.text import UNSCORED, Example, batch_plan
+from vocabpress.weights import save_weights, tfidf
 
 RATE_DECAY = 1.15
 
@@ -58,6 +64,7 @@ class GateSettings:
         temperature: Of the Gumbel softmax that selects a layer.
         blocks: Of the layers, and of the tables that are judged.
         factors: Number format of those tables.
+        language_model: Whether the loss on text is the model's own, as a masked or causal language model.
 
     Raises:
         ValueError: If a value is out of range.
@@ -74,6 +81,7 @@ class GateSettings:
     temperature: float = 1.0
     blocks: int = 5
     factors: Factors = "float16"
+    language_model: bool = False
 
     def __post_init__(self) -> None:
         DiscBlock(self.blocks, self.factors)  # refuses both in its own words
@@ -96,8 +104,10 @@ class GateReport:
     Attributes:
         output: The file written.
         budget: Of the tables that were judged.
-        held_out: Relative error of the hidden states on held-out text, with the table that the gates make: at the start
-            (TF-IDF), and after each epoch.
+        loss: What is trained on and judged by: ``"hidden"``, the relative error of the hidden states; ``"model"``, a
+            language model's own loss; or the name of the task.
+        held_out: That loss on held-out sequences, with the table that the gates make: at the start (TF-IDF), and after
+            each epoch.
         best_epoch: Whose gates were written; 0 is the start.
         mean_gate: Of what was written.
         training_sequences: At hand.
@@ -107,6 +117,7 @@ class GateReport:
 
     output: str
     budget: str
+    loss: str
     held_out: list[float]
     best_epoch: int
     mean_gate: float
@@ -119,7 +130,9 @@ def learn_gates(
     model: str | Path,
     output: str | Path,
     *,
-    text: Sequence[str | Path],
+    text: Sequence[str | Path] = (),
+    task: str | None = None,
+    data: str | Path | None = None,
     budget: Budget | None = None,
     settings: GateSettings | None = None,
     seed: int = 0,
@@ -129,9 +142,11 @@ def learn_gates(
     """Learn gates for the tokens of a model, and write them as token weights, for `compress(weights=…)`.
 
     Args:
-        model: A hub id, or a folder; not compressed.
+        model: A hub id, or a folder; not compressed. With a task, a classifier that was fine-tuned for it.
         output: The file to write; one that is there is replaced, when all is done.
         text: UTF-8 text files, a sequence and a document of the TF-IDF a line.
+        task: Instead of text: a task of GLUE, whose training rows and labels are learned from.
+        data: Folder of the data sets; None takes the hub's.
         budget: Of the tables that are judged; ratio 25 to float32 if None.
         settings: How long and how fast; None takes the defaults.
         seed: Of what is held out, the order of the text, and the noise.
@@ -146,42 +161,64 @@ def learn_gates(
     if Path(output).is_dir() or not Path(output).absolute().parent.is_dir():
         raise ValueError(f"can't write {output}: it is a folder, or in none; give a file, such as gates.safetensors")
     check_device(device)
+    source = Source(text, task, None if data is None else Path(data))
     folder = find_folder(model)
-    opened, tokenizer = open_model(folder), open_tokenizer(folder)
+    opened, tokenizer = _open(folder, source, settings)
     _, table = input_table(opened)
-    scores = tfidf(read_lines(text, progress), tokenizer, len(table))
-    sequences = read_sequences(text, tokenizer, settings.max_length, settings.held_out, seed, progress)
+    recovery = Recovery(
+        batch_size=settings.batch_size,
+        max_length=settings.max_length,
+        held_out=settings.held_out,
+        language_model=settings.language_model,
+    )
+    lesson = read_lesson(source, opened, tokenizer, recovery, seed, progress)
+    scores = tfidf(source.documents(progress), tokenizer, len(table))
     place = torch.device(device or "cpu")
     opened.to(place)  # pyright: ignore[reportArgumentType]
-    lesson = _Lesson(opened, scores / scores.max(), sequences, settings, budget, seed, place)
-    best, held_out = lesson.learn(progress)
+    best, held_out = _Learning(opened, scores / scores.max(), lesson, settings, budget, seed, place).learn(progress)
     save_weights(best, output)
     return GateReport(
         output=str(output),
         budget=str(budget),
+        loss=task or ("model" if settings.language_model else "hidden"),
         held_out=held_out,
         best_epoch=min(range(len(held_out)), key=held_out.__getitem__),
         mean_gate=float(best.mean()),
-        training_sequences=len(sequences.training),
-        held_out_sequences=len(sequences.held_out),
+        training_sequences=len(lesson.sequences.training),
+        held_out_sequences=len(lesson.sequences.held_out),
         seconds=time.perf_counter() - begun,
     )
 
 
-class _Lesson:
+def _open(folder: Path, source: Source, settings: GateSettings) -> tuple[PreTrainedModel, Any]:
+    """The model, with its head where the loss needs it, and its tokenizer.
+
+    Raises:
+        ValueError: If it can't be opened, or is no classifier of the task.
+    """
+    if source.task is None:
+        loader = named_class(folder) if settings.language_model else AutoModel
+        return open_model(folder, loader), open_tokenizer(folder)
+    opened = open_model(folder, named_class(folder))
+    check_classifier(opened, f"the model {folder}", source)
+    return opened, padded(open_tokenizer(folder), folder)
+
+
+class _Learning:
     """One training run; the model's embedding is replaced by a `Gated` one."""
 
     def __init__(
         self,
         model: PreTrainedModel,
         gates: Tensor,
-        sequences: Sequences,
+        lesson: Lesson,
         settings: GateSettings,
         budget: Budget,
         seed: int,
         device: torch.device,
     ) -> None:
-        self.model, self.sequences, self.settings = model, sequences, settings
+        self.model, self.sequences, self.settings = model, lesson.sequences, settings
+        self.labelled = lesson.labelled
         self.budget, self.seed, self.device = budget, seed, device
         model.requires_grad_(False)
         generator = torch.Generator(device).manual_seed(seed)
@@ -211,43 +248,39 @@ class _Lesson:
         return best, errors
 
     def _step(self, rows: list[Example], optimiser: torch.optim.Optimizer) -> None:
-        batch = ready(self.sequences.collate(rows), self.model, self.device)
-        with torch.no_grad():
-            aim = self._trace(batch)
         gated, settings = self.gated, self.settings
-        with gated.reading(gated.gated):
-            found = self._trace(batch)
+        error, _ = self._error(rows, gated.gated)
         sparse = (settings.sparsity - (1 - gated.gates)).norm()
-        loss = terms(found, aim, batch["attention_mask"])["hidden"] + settings.sparsity_weight * sparse
+        loss = error + settings.sparsity_weight * sparse
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(gated.trained(), settings.clip)
         optimiser.step()
         gated.gates.data.clamp_(LEAST_GATE, MOST_GATE)
 
-    def _trace(self, batch: Batch) -> Traces:
-        return trace(self.model, batch, logits=False)
+    def _error(self, examples: list[Example], rows: Rows) -> tuple[Tensor, int]:
+        """The loss that is not sparsity's, with other rows in the embedding, and how much the batch counts."""
+        batch = ready(self.sequences.collate(examples), self.model, self.device)
+        if self.labelled:
+            with self.gated.reading(rows):
+                loss: Any = self.model(**batch).loss
+            return loss, int((batch["labels"] != UNSCORED).sum())
+        with torch.no_grad():
+            aim = trace(self.model, batch, logits=False)
+        with self.gated.reading(rows):
+            found = trace(self.model, batch, logits=False)
+        return terms(found, aim, batch["attention_mask"])["hidden"], int(batch["attention_mask"].sum())
 
     @torch.no_grad()
     def _judge(self) -> float:
-        """Relative error of the hidden states on held-out text, with the table that the gates as they are make."""
-        settings, original = self.settings, self.gated.original
+        """The loss on what is held out, with the table that the gates as they are make."""
+        settings = self.settings
         method = DiscBlock(settings.blocks, settings.factors)
         table = method.fit(self.gated.weight, budget=self.budget, token_weights=self.gated.gates.detach())
-        rows = TokenEmbedding(table, original, owner=False).forward
-        summed, tokens = 0.0, 0
-        for held in _batches(
-            sorted(self.sequences.held_out, key=lambda example: len(example["input_ids"])), settings.batch_size
-        ):
-            batch = ready(self.sequences.collate(held), self.model, self.device)
-            aim = self._trace(batch)
-            with self.gated.reading(rows):
-                found = self._trace(batch)
-            count = int(batch["attention_mask"].sum())
-            summed += float(terms(found, aim, batch["attention_mask"])["hidden"]) * count
-            tokens += count
-        return summed / tokens
-
-
-def _batches(rows: list[Example], size: int) -> list[list[Example]]:
-    return [rows[start : start + size] for start in range(0, len(rows), size)]
+        rows = TokenEmbedding(table, self.gated.original, owner=False).forward
+        examples = sorted(self.sequences.held_out, key=lambda example: len(example["input_ids"]))
+        summed, counted = 0.0, 0
+        for start in range(0, len(examples), settings.batch_size):
+            error, count = self._error(examples[start : start + settings.batch_size], rows)
+            summed, counted = summed + float(error) * count, counted + count
+        return summed / counted

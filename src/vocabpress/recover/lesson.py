@@ -1,6 +1,6 @@
 """What a student is trained on: unlabelled text, or the rows of a task; and what it is judged by besides its loss."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from vocabpress.evaluate.finetuned.training import check_length, need
 from vocabpress.evaluate.task import Subject
 from vocabpress.recover.settings import Recovery
 from vocabpress.recover.text import Example, Sequences, read_sequences, set_aside, with_own_labels
+from vocabpress.weights import read_lines
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Source:
 
     def __post_init__(self) -> None:
         if bool(self.text) == (self.task is not None):
-            raise ValueError("a model is recovered on text or on the rows of a task; give one of --text and --task")
+            raise ValueError("there is text to learn from, or the rows of a task; give one of --text and --task")
         if self.task is not None and self.task not in GLUE:
             raise ValueError(f"unknown task {self.task!r}; choose from {', '.join(GLUE)}")
 
@@ -43,6 +44,13 @@ class Source:
     def classes(self) -> int:
         """Numbers that a model of the task predicts: its classes, or one score."""
         return len(LAYOUTS[self.task].classes) or 1 if self.task is not None else 0
+
+    def documents(self, progress: bool = False) -> Iterable[str]:
+        """The lines of the text, or the sentences of each of the task's training rows."""
+        if self.task is None:
+            return read_lines(self.text, progress)
+        rows, _ = read_task(self.task, Subject(Path(), data=self.data, progress=progress))
+        return (" ".join(filter(None, row[:2])) for row in rows)
 
 
 @dataclass(frozen=True)

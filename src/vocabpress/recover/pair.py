@@ -106,7 +106,7 @@ def open_pair(folder: Path, original: Path, settings: Recovery, source: Source) 
         raise ValueError(f"the teacher {original} is compressed itself; give the original")
     loader = named_class(folder)
     if source.task is not None:
-        _check_classifier(teacher, original, source)
+        check_classifier(teacher, f"the teacher {original}", source)
         if AutoConfig.from_pretrained(folder).model_type != teacher.config.model_type:
             raise _misfit(original, folder, "shape")
         loader = Headed(type(teacher), _head_of(teacher, source))
@@ -133,11 +133,16 @@ def _misfit(original: Path, folder: Path, what: str) -> ValueError:
     return ValueError(f"the teacher {original} has another {what} than {folder}; give the model it was made of")
 
 
-def _check_classifier(teacher: PreTrainedModel, original: Path, source: Source) -> None:
-    labels = teacher.config.num_labels
-    if type(teacher).__name__ not in CLASSIFIERS or labels != source.classes:
+def check_classifier(model: PreTrainedModel, what: str, source: Source) -> None:
+    """See that a model was fine-tuned for a task.
+
+    Raises:
+        ValueError: If it was not; ``what`` says which model it is.
+    """
+    labels = model.config.num_labels
+    if type(model).__name__ not in CLASSIFIERS or labels != source.classes:
         raise ValueError(
-            f"the teacher {original} is a {type(teacher).__name__} with {labels} labels, {source.task} needs a "
+            f"{what} is a {type(model).__name__} with {labels} labels, {source.task} needs a "
             f"sequence classifier with {source.classes}; vocabpress evaluate --task {source.task} --keep DIR makes one"
         )
 

@@ -100,8 +100,9 @@ def print_gates(report: GateReport) -> None:
     """What `vocabpress gates` did."""
     marks = {0: "TF-IDF", report.best_epoch: "written"} | ({0: "TF-IDF, written"} if report.best_epoch == 0 else {})
     rows = [(epoch, f"{error:.4g}", marks.get(epoch, "")) for epoch, error in enumerate(report.held_out)]
-    title = f"error of the hidden states on {report.held_out_sequences:,} held-out sequences, {report.budget}"
-    print_table(["epoch", "relative error", ""], rows, title)
+    what = {"hidden": "relative error of the hidden states", "model": "the model's own loss"}
+    loss = what.get(report.loss, f"loss of {report.loss}")
+    print_table(["epoch", "held out", ""], rows, f"{loss} on {report.held_out_sequences:,} sequences, {report.budget}")
     print_table([f"Written to {report.output}, mean gate {report.mean_gate:.3f}; for compress --weights."], [])
 
 
