@@ -60,6 +60,21 @@ def small(place, more=""):
     return read_plan(place / "plan.toml")
 
 
+def test_linear_maps_of_a_row(place):
+    write_plan(
+        place,
+        'model = "source"\noutput = "runs"\nratios = [4]\ntext = ["text.txt"]\n[methods.kronecker]\n'
+        'linears = {attention = "1/2x1/2", ffn = "2x8", factors = "int8"}\n[methods.svd]\n[tasks.spread]\n',
+    )
+    assert run_sweep(read_plan(place / "plan.toml")).failed == []
+    files = sorted((place / "runs" / "results").glob("*press*.json"))
+    kronecker, svd = (read_results(file)[0] for file in files)
+    shapes = {"attention": "1/2x1/2", "ffn": "2x8", "terms": 1, "factors": "int8"}
+    assert (kronecker.settings["linears"], svd.settings.get("linears")) == (shapes, None)
+    assert 0 < kronecker.metrics["relative_error_attention"] < kronecker.metrics["relative_error_ffn"] < 1
+    assert kronecker.bytes["model"] < svd.bytes["model"]
+
+
 def test_a_second_run_does_what_is_missing_and_no_more(place):
     plan = small(place)
     first = run_sweep(plan)

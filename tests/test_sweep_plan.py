@@ -45,6 +45,8 @@ BAD = {
     "no weights": ("weighted_by_text", 'weights = "none"\nweighted_by_text', "no such weights file: none; try tfidf"),
     "no text to rate by": ("weighted_by_text = true", 'weights = "tfidf"', "'tfidf' needs weighted_by_text = true"),
     "no text to weigh by": ("text =", "fit_text = []\ntext =", "weighted_by_text needs text"),
+    "linear maps": ("[methods.svd]", "[methods.svd]\nlinears = {ffn = '2by8'}", "the shape of ffn is n1 x m1"),
+    "role of maps": ("[methods.svd]", "[methods.svd]\nlinears = {mlp = '2x8'}", "unknown linear maps 'mlp'; choose"),
     "unknown task": ("[tasks.noise]", "[tasks.silence]", "[tasks.silence]: unknown task 'silence'; choose from"),
     "field of a task": ("scale", "size", "[tasks.spread]: task spread has no field 'size'; it has scale, fail_on"),
     "type in a task": ("scale = 2", 'scale = "2"', "[tasks.spread]: scale is a number, got '2'"),

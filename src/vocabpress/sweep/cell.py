@@ -17,6 +17,7 @@ from vocabpress.budget import Budget
 from vocabpress.evaluate.run import Labels, evaluate, provenance, sizes
 from vocabpress.hf.checkpoint import find_folder
 from vocabpress.hf.compress import compress
+from vocabpress.hf.shapes import LinearShapes
 from vocabpress.recover import recover
 from vocabpress.results import Result, environment, write_results
 from vocabpress.sweep.expand import Folders
@@ -39,6 +40,7 @@ def press(job: dict[str, Any], folders: Folders) -> None:
         made,
         method=read_method("press", job["method"]["name"], job["method"]["fields"]),
         budget=Budget.ratio(job["ratio"]),
+        linears=LinearShapes.read(job["linears"]) if "linears" in job else None,
         text=job["text"],
         counts=job["counts"],
         weights=job["weights"],
@@ -53,6 +55,7 @@ def press(job: dict[str, Any], folders: Folders) -> None:
         "mean_cosine": report.mean_cosine,
         "weighted_relative_error": report.weighted_relative_error,
         "weighted_mean_cosine": report.weighted_mean_cosine,
+        **{f"relative_error_{part.role}": part.relative_error for part in report.linears},
     }
     counted = {
         "table": report.table_bytes_after,

@@ -118,6 +118,7 @@ class _Maker:
 
     def press(self, row: MethodRow, ratio: float, seed: int) -> tuple[Cell, _Pressed]:
         method = {"name": method_name(row.method), "fields": method_settings(row.method)}
+        linears = {} if row.linears is None else {"linears": row.linears.told()}
         identity = {
             "stage": "press",
             "row": row.name,
@@ -127,8 +128,9 @@ class _Maker:
             "counts": row.counts,
             "ratio": ratio,
             "seed": seed,
-            # Cells of plans that were run before there was this key keep their names.
+            # Cells of plans that were run before there were these keys keep their names.
             **({} if row.weights is None else {"weights": row.weights}),
+            **linears,
             **{key: self.contents([file]) for key, file in row.files.items()},
         }
         slug = f"{_slug(row.name)}-ratio{ratio:g}-fit{seed}"
@@ -139,6 +141,7 @@ class _Maker:
             "text": self.paths(row.text),
             "counts": row.counts,
             "weights": row.weights,
+            **linears,
             "ratio": ratio,
             "seed": seed,
             **{key: str(self.plan.place(file)) for key, file in row.files.items()},

@@ -9,6 +9,7 @@ from typing import Any
 from vocabpress.budget import Budget
 from vocabpress.evaluate import TASKS, Task
 from vocabpress.hf.importance import TFIDF, VOCABULARY_ORDER
+from vocabpress.hf.shapes import LinearShapes
 from vocabpress.methods import METHODS, Method, is_method
 from vocabpress.recover.settings import Recovery
 from vocabpress.sweep.reading import Section, read_method, read_recovery, read_task
@@ -25,6 +26,7 @@ class MethodRow:
         counts: ``"vocabulary-order"`` or a file of saved counts, instead of text.
         weights: ``"tfidf"`` of the text or a file of saved weights, instead of what the counts give.
         ratios: Of those of the plan; none means all.
+        linears: Linear maps that become Kronecker products, if any.
     """
 
     name: str
@@ -33,6 +35,7 @@ class MethodRow:
     counts: str | None = None
     weights: str | None = None
     ratios: tuple[float, ...] = ()
+    linears: LinearShapes | None = None
 
     @property
     def files(self) -> dict[str, str]:
@@ -185,9 +188,17 @@ def _method(name: str, row: Section, text: tuple[str, ...]) -> MethodRow:
         raise ValueError(f"{row.where}: weighted_by_text needs text; name files in text or fit_text of the plan")
     if weights == TFIDF and not weighted:
         raise ValueError(f"{row.where}: weights = {TFIDF!r} needs weighted_by_text = true")
-    ratios = _ratios(row, required=False)
+    ratios, linears = _ratios(row, required=False), _linears(row)
     method = read_method(row.where, known, row.rest())
-    return MethodRow(name, method, text if weighted else (), counts, weights, ratios)
+    return MethodRow(name, method, text if weighted else (), counts, weights, ratios, linears)
+
+
+def _linears(row: Section) -> LinearShapes | None:
+    shapes = row.take("linears", dict, None)
+    try:
+        return None if shapes is None else LinearShapes.read(shapes)
+    except ValueError as error:
+        raise ValueError(f"{row.where}: {error}") from None
 
 
 def _task(name: str, row: Section) -> TaskRow:
