@@ -307,6 +307,8 @@ BAD = {
     "unknown preset": (("--preset", "kronecker-9x"), "unknown preset 'kronecker-9x'; choose from kronecker-8x"),
     "preset and method": (("--preset", "kronecker-8x", "--method", "svd"), "says method, size and linear maps"),
     "preset and ratio": (("--preset", "kronecker-8x", "--ratio", "8"), "says method, size and linear maps"),
+    "preset and reference": (("--preset", "kronecker-8x", "--reference", "bfloat16"), "says method, size and linear"),
+    "size and reference": (("--size", "9kB", "--reference", "bfloat16"), "leave it out beside --size"),
     "preset and another field": (("--preset", "kronecker-8x", "--set", "rank=8"), "has no field 'rank'"),
 }
 

@@ -50,7 +50,9 @@ def compress(
     ratio: Annotated[float | None, typer.Option(help="Table at most 1/RATIO of its size in --reference. [25]")] = None,
     bits_per_weight: Annotated[float | None, typer.Option(help="Or: at most so many bits for each entry.")] = None,
     size: Annotated[str | None, typer.Option(help="Or: at most so many bytes, such as 2MB or 800kB.")] = None,
-    reference: Annotated[str, typer.Option(help="What a ratio is against: float32, bfloat16, float16.")] = "float32",
+    reference: Annotated[
+        str | None, typer.Option(help="What a ratio is against: float32, bfloat16, float16. [float32]")
+    ] = None,
     linears: Annotated[
         list[str] | None,
         typer.Option(
@@ -80,10 +82,10 @@ def compress(
     if preset_name is None:
         chosen: dict[str, Any] = {
             "method": make_method(method or "lighttoken", **fields),
-            "budget": budget or Budget.ratio(25, reference),
+            "budget": budget or Budget.ratio(25, reference or "float32"),
             "linears": LinearShapes.read(parse_settings(linears, "--linears")) if linears else None,
         }
-    elif method is not None or budget is not None or linears:
+    elif method is not None or budget is not None or reference is not None or linears:
         raise ValueError(f"--preset {preset_name} says method, size and linear maps; give it, or give them")
     else:
         chosen = preset(preset_name, **fields)
@@ -104,14 +106,16 @@ def compress(
         print_json(asdict(report))
 
 
-def parse_budget(ratio: float | None, bits_per_weight: float | None, size: str | None, reference: str) -> Budget | None:
+def parse_budget(
+    ratio: float | None, bits_per_weight: float | None, size: str | None, reference: str | None
+) -> Budget | None:
     """The budget that the options say, if they say one.
 
     Raises:
-        ValueError: If they say more than one.
+        ValueError: If they say more than one, or a reference beside one that is no ratio.
     """
     makers: dict[str, tuple[Any, Callable[[Any], Budget]]] = {
-        "--ratio": (ratio, lambda value: Budget.ratio(value, reference)),
+        "--ratio": (ratio, lambda value: Budget.ratio(value, reference or "float32")),
         "--bits-per-weight": (bits_per_weight, Budget.bits_per_weight),
         "--size": (size, Budget.bytes),
     }
@@ -120,5 +124,7 @@ def parse_budget(ratio: float | None, bits_per_weight: float | None, size: str |
         raise ValueError(f"{' and '.join(given)} both say how small; give one")
     if not given:
         return None
+    if reference is not None and given != ["--ratio"]:
+        raise ValueError(f"--reference is what a ratio is against; leave it out beside {given[0]}")
     value, make = makers[given[0]]
     return make(value)
