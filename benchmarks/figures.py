@@ -1,0 +1,246 @@
+"""The tables of README.md and docs, each from results/*.json: what `render.py` puts between the markers."""
+
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+from vocabpress.report.console import size
+from vocabpress.results import Result, read_results
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def table(headers: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table, the first column to the left."""
+    rule = ["---", *["---:"] * (len(headers) - 1)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [headers, rule, *rows]) + "\n"
+
+
+def sts_row(result: Result) -> list[str]:
+    """One line of the STS tables."""
+    metrics = result.metrics
+
+    def figure(name: str, places: int) -> str:
+        return f"{metrics[name]:.{places}f}" if name in metrics else "-"
+
+    return [
+        result.variant,
+        size(result.bytes["table"]),
+        figure("ratio_to_float32", 2),
+        figure("relative_error", 3),
+        figure("mean_cosine", 3),
+        figure("sentence_cosine", 3),
+        figure("sts_dev_spearman", 2),
+    ]
+
+
+def sts(ratio: float) -> str:
+    """STS-B dev at one ratio, between ceiling and floor."""
+    rows = read_results(RESULTS / "sts.json")
+    kept = [row for row in rows if row.settings.get("ratio", ratio) == ratio]
+    headers = ["variant", "table", "ratio", "relative error", "row cosine", "sentence cosine", "STS-B dev"]
+    return table(headers, [sts_row(row) for row in kept])
+
+
+def lighttoken() -> str:
+    """The details of LightToken."""
+    rows = read_results(RESULTS / "lighttoken.json")
+    headers = ["variant", "ratio", "relative error", "row cosine"]
+    figures = [("ratio_to_float32", 2), ("relative_error", 4), ("mean_cosine", 4)]
+    body = [[row.variant, *(f"{row.metrics[name]:.{places}f}" for name, places in figures)] for row in rows]
+    return table(headers, body)
+
+
+def cells(plan: str, task: str) -> list[Result]:
+    """The results of one task of a plan, ours."""
+    found = [result for file in sorted((RESULTS / plan / "results").glob("*.json")) for result in read_results(file)]
+    return [result for result in found if result.task == task]
+
+
+def is_original(result: Result) -> bool:
+    """Whether the uncompressed model was measured."""
+    return result.settings["method"] == "original"
+
+
+def mean(results: list[Result], metric: str, places: int) -> str:
+    """Over seeds, with the sample standard deviation where there are several."""
+    values = [result.metrics[metric] for result in results if metric in result.metrics]
+    if not values:
+        return "-"
+    spread = f" ± {statistics.stdev(values):.{places}f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.{places}f}{spread}"
+
+
+def grid(plan: str, task: str, metric: str, places: int = 2) -> str:
+    """A line for each method, a column for each ratio: the metric before and after recovery, and of the original."""
+    found = cells(plan, task)
+    originals = [result for result in found if is_original(result)]
+    found = [result for result in found if not is_original(result)]
+    ratios = sorted({result.settings["ratio"] for result in found})
+    body = []
+    for variant in dict.fromkeys(result.variant for result in found):
+        for recovered in (False, True):
+            rows = [r for r in found if r.variant == variant and bool(r.settings["recovered"]) == recovered]
+            if rows:
+                figures = [mean([r for r in rows if r.settings["ratio"] == ratio], metric, places) for ratio in ratios]
+                body.append([f"{variant}, recovered" if recovered else variant, *figures])
+    original = mean(originals, metric, places)
+    return table(["", *(f"{ratio:g}x" for ratio in ratios)], [["original", *[original] * len(ratios)], *body])
+
+
+def recoveries(plan: str) -> str:
+    """What each recovery did on held-out text, and in how many minutes."""
+    rows = sorted(cells(plan, "recover"), key=lambda row: (row.variant, row.settings["ratio"]))
+    headers = ["", "ratio", "held-out loss before", "after", "steps", "minutes"]
+    figures = [("held_out_before", 3), ("held_out_after", 3), ("steps", 0), ("minutes", 1)]
+    return table(
+        headers,
+        [
+            [
+                row.variant,
+                f"{row.settings['ratio']:g}x",
+                *(f"{row.metrics[name]:.{places}f}" for name, places in figures),
+            ]
+            for row in rows
+        ],
+    )
+
+
+def peers(plan: str) -> str:
+    """The peers of a plan, smallest ratio first."""
+    found: dict[tuple[str, int], dict[str, Result]] = {}
+    for file in sorted((RESULTS / plan / "peers").rglob("*.json")):
+        for result in read_results(file):
+            found.setdefault((str(file.parent.name), result.bytes["table"]), {})[result.task] = result
+    body = []
+    for (setting, stored), tasks in sorted(found.items(), key=lambda item: -item[0][1]):
+        any_of = next(iter(tasks.values()))
+        errors, sts_ = tasks.get("reconstruction"), tasks.get("sts")
+        body.append(
+            [
+                setting,
+                size(stored),
+                f"{any_of.bytes['table_float32'] / stored:.2f}",
+                "-" if errors is None else f"{errors.metrics['relative_error']:.3f}",
+                "-" if sts_ is None else f"{sts_.metrics['stsb_dev']:.2f}",
+            ]
+        )
+    return table(["peer", "table", "ratio", "relative error", "STS-B dev"], body)
+
+
+def reference_models() -> str:
+    """How the reference language models were made, and their own perplexities."""
+    rows = []
+    for name, task, kept in (("masked", "mlm", "perplexity_head_original"), ("causal", "clm", "perplexity")):
+        (made,) = read_results(RESULTS / "reference_models" / f"{name}.json")
+        originals = [result for result in cells(name, task) if is_original(result)]
+        texts = " ".join(originals[0].settings["text"]) if originals else "-"
+        counts = [f"{made.metrics[key]:,.0f}" for key in ("parameters", "training_documents")]
+        run = [f"{made.settings['steps']:,}", f"{made.metrics['minutes']:.0f} ({made.settings['device']})"]
+        rows.append([name, *counts, *run, mean(originals, kept, 2), texts])
+    headers = ["model", "parameters", "documents", "steps", "minutes", "perplexity", "on"]
+    return table(headers, rows)
+
+
+def beside_peers(plan: str) -> str:
+    """Peers of a plan, and our own methods at the same sizes; smallest ratio first."""
+    rows = []
+    for file in sorted((RESULTS / plan / "peers").rglob("reconstruction.json")):
+        rows += [(result, str(file.parent.name)) for result in read_results(file)]
+    rows += [(result, result.variant) for result in cells(plan, "reconstruction") if not is_original(result)]
+    rows.sort(key=lambda row: (-row[0].bytes["table"], row[1]))
+    return table(
+        ["", "table", "ratio", "relative error"],
+        [
+            [
+                name,
+                size(result.bytes["table"]),
+                f"{result.bytes['table_float32'] / result.bytes['table']:.2f}",
+                f"{result.metrics['relative_error']:.3f}",
+            ]
+            for result, name in rows
+        ],
+    )
+
+
+def kronecker() -> str:
+    """Kronecker products and low ranks of the same bytes."""
+    found: dict[tuple[str, str], dict[str, Result]] = {}
+    for result in read_results(RESULTS / "kronecker.json"):
+        said = result.settings
+        found.setdefault((said["part"], said["setting"]), {})[said["method"]] = result
+    rows = [
+        [f"{part}, {setting}", size(forms["kronecker"].bytes["table"])]
+        + [f"{forms[name].metrics['relative_error']:.3f}" for name in ("kronecker", "svd")]
+        for (part, setting), forms in found.items()
+    ]
+    return table(["", "bytes", "Kronecker", "low rank"], rows)
+
+
+def recovery() -> str:
+    """Recovery's own choices."""
+    rows = read_results(RESULTS / "recovery.json")
+    headers = ["variant", "embedding loss", "hidden loss", "sentence cosine", "STS-B dev", "minutes"]
+    names = [("embedding_loss", 3), ("hidden_loss", 3), ("sentence_cosine", 3), ("sts_dev_spearman", 2)]
+    return table(
+        headers,
+        [
+            [row.variant]
+            + [f"{row.metrics[name]:.{places}f}" if name in row.metrics else "-" for name, places in names]
+            + [f"{row.seconds / 60:.1f}" if row.seconds else "-"]
+            for row in rows
+        ],
+    )
+
+
+STEPS = {"original": "original", "pressed": "no text", "stage one": "both stages"}
+"""A model before its task -> the step whose "before" it is; what was compressed has the tuned teacher's head."""
+
+
+def kroneckerbert(preset: str) -> str:
+    """Quality after each step of KroneckerBERT: STS-B dev, F1 of MRPC, accuracy of RTE."""
+    found: dict[tuple[str, str], Result] = {}
+    for file in sorted((RESULTS / "kroneckerbert" / preset).glob("*.json")):
+        for result in read_results(file):
+            found[result.variant.removeprefix(f"{preset}, "), result.task] = result
+
+    def figure(step: str, task: str, metric: str) -> str:
+        result = found.get((step, task))
+        return f"{result.metrics[metric]:.1f}" if result is not None and metric in result.metrics else "-"
+
+    rows = []
+    for step in ("original", "pressed", "stage one", "no text", "no teacher", "both stages"):
+        source, suffix = (STEPS[step], "" if step == "original" else "_before") if step in STEPS else (step, "")
+        figures = [figure(source, task, metric + suffix) for task, metric in (("mrpc", "f1"), ("rte", "accuracy"))]
+        rows.append([step, figure(step, "sts", "stsb_dev"), *figures])
+    return table(["", "STS-B dev", "MRPC, F1", "RTE, accuracy"], rows)
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "sts-25": lambda: sts(25),
+    "sts-103": lambda: sts(103),
+    "lighttoken": lighttoken,
+    "minilm-sts": lambda: grid("minilm", "sts", "stsb_dev"),
+    "minilm-error": lambda: grid("minilm", "reconstruction", "relative_error", 3),
+    "minilm-recover": lambda: recoveries("minilm"),
+    "minilm-peers": lambda: peers("minilm"),
+    "reference-models": reference_models,
+    "masked-compressed": lambda: grid("masked", "mlm", "perplexity_head_compressed"),
+    "masked-original": lambda: grid("masked", "mlm", "perplexity_head_original"),
+    "causal-compressed": lambda: grid("causal", "clm", "perplexity"),
+    "causal-original": lambda: grid("causal", "clm", "perplexity_head_original"),
+    "finetune-rte": lambda: grid("finetune", "rte", "accuracy", 1),
+    "finetune-mrpc": lambda: grid("finetune", "mrpc", "f1", 1),
+    "finetune-cola": lambda: grid("finetune", "cola", "matthews", 1),
+    "finetune-sst2": lambda: grid("finetune", "sst2", "accuracy", 1),
+    "minilm-weighted": lambda: grid("minilm", "reconstruction", "weighted_relative_error", 3),
+    "quantisers": lambda: beside_peers("quantisers"),
+    "weights-error": lambda: grid("weights", "reconstruction", "relative_error", 3),
+    "weights-weighted": lambda: grid("weights", "reconstruction", "weighted_relative_error", 3),
+    "weights-sts": lambda: grid("weights", "sts", "stsb_dev"),
+    "kronecker": kronecker,
+    "recovery": recovery,
+    "kroneckerbert-8x": lambda: kroneckerbert("kronecker-8x"),
+    "kroneckerbert-20x": lambda: kroneckerbert("kronecker-20x"),
+    "squad": lambda: grid("squad", "squad", "f1", 1),
+}
