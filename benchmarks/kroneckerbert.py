@@ -83,6 +83,7 @@ class Bench:
                 learning_rate=rate,
                 language_model=task is None and head_kind(self.model) == MASKED,
                 evaluate_every=max(1, steps // 20),
+                precision="bfloat16",
                 **OBJECTIVES[self.chosen.objective],
             )
             report = recover(
@@ -180,8 +181,8 @@ def main() -> int:
     parser.add_argument("--preset", choices=PRESETS, default="kronecker-8x")
     parser.add_argument("--tasks", default="mrpc,rte", help="of GLUE, separated by commas")
     parser.add_argument("--objective", choices=OBJECTIVES, default="kroneckerbert")
-    parser.add_argument("--steps-one", type=int, default=4000, help="of distillation on text")
-    parser.add_argument("--steps-two", type=int, default=1500, help="of distillation on each task")
+    parser.add_argument("--steps-one", type=int, default=1200, help="of distillation on text")
+    parser.add_argument("--steps-two", type=int, default=400, help="of distillation on each task")
     parser.add_argument("--rate-one", type=float, default=0.02, help="relative to each tensor, as Recovery has it")
     parser.add_argument("--rate-two", type=float, default=0.02)
     parser.add_argument("--epochs", type=int, default=3, help="of plain fine-tuning")
