@@ -83,7 +83,6 @@ class Bench:
                 learning_rate=rate,
                 language_model=task is None and head_kind(self.model) == MASKED,
                 evaluate_every=max(1, steps // 20),
-                precision="bfloat16",
                 **OBJECTIVES[self.chosen.objective],
             )
             report = recover(
