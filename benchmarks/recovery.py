@@ -16,7 +16,7 @@ from bench import CACHE, prepare
 from common import RESULTS, SAMPLE, parse, sentence_metrics, sts_dev
 from vocabpress import Budget, compress
 from vocabpress.hf.checkpoint import weight_bytes
-from vocabpress.recover import Recovery, recover
+from vocabpress.recover import OBJECTIVES, Recovery, recover
 from vocabpress.results import Result, read_results, write_results
 
 RATIO = 103
@@ -31,6 +31,7 @@ VARIANTS = {
     "embedding only": replace(BASE, hidden=0.0, attention=0.0, logits=0.0),
     "hidden only": replace(BASE, embedding=0.0, attention=0.0, logits=0.0),
     "embedding 10": replace(BASE, embedding=10.0),
+    "plain squared errors": replace(BASE, **OBJECTIVES["kroneckerbert"]),
     "twice the steps": replace(BASE, steps=480),
     "the body too": replace(BASE, mode="model"),
 }
