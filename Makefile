@@ -29,6 +29,10 @@ bench: $(READY)  ## Write benchmarks/results and the tables made of them (reads 
 	$(BIN)/python benchmarks/bench.py all
 	$(BIN)/python benchmarks/sts.py
 	$(BIN)/python benchmarks/lighttoken.py
+	$(BIN)/python benchmarks/kronecker.py
+	$(BIN)/python benchmarks/recovery.py
+	$(BIN)/python benchmarks/kroneckerbert.py --preset kronecker-8x --ablations
+	$(BIN)/python benchmarks/kroneckerbert.py --preset kronecker-20x --ablations
 	$(BIN)/python benchmarks/render.py
 
 lint: $(READY)  ## ruff and pyright

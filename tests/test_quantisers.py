@@ -1,5 +1,6 @@
 """Uniform, product, residual, compositional and binary codes: by hand, and against FAISS."""
 
+import faiss
 import pytest
 import torch
 
@@ -140,7 +141,6 @@ def test_a_weighted_fit_of_codes_moves_the_words():
 
 @pytest.mark.parametrize(("segments", "bits"), [(8, 4), (4, 6), (2, 8)])
 def test_product_errs_no_more_than_faiss(segments, bits):
-    faiss = pytest.importorskip("faiss")
     table = low_rank_table(4000)
     index = faiss.ProductQuantizer(24, segments, bits)
     index.cp.max_points_per_centroid = len(table)
@@ -153,7 +153,6 @@ def test_product_errs_no_more_than_faiss(segments, bits):
 
 @pytest.mark.parametrize(("stages", "bits"), [(4, 4), (8, 4), (3, 6)])
 def test_residual_errs_no_more_than_faiss(stages, bits):
-    faiss = pytest.importorskip("faiss")
     table = low_rank_table(2000)
     index = faiss.ResidualQuantizer(24, stages, bits)
     index.train(table.numpy())
@@ -164,7 +163,6 @@ def test_residual_errs_no_more_than_faiss(stages, bits):
 
 
 def test_opq_errs_no_more_than_faiss():
-    faiss = pytest.importorskip("faiss")
     table = low_rank_table(4000)
     turn, index = faiss.OPQMatrix(24, 6), faiss.ProductQuantizer(24, 6, 5)
     turn.niter = 10
