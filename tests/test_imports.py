@@ -7,7 +7,7 @@ import vocabpress
 
 SOURCE = Path(vocabpress.__file__).parent
 LAYERS = [
-    {"packing", "budget", "weights", "settings", "results"},
+    {"packing", "budget", "weights", "metric", "settings", "results"},
     {"embeddings"},
     {"fitting"},
     {"methods"},

@@ -7,6 +7,7 @@ from vocabpress.budget import Budget
 from vocabpress.embeddings import EMBEDDINGS, CompressedEmbedding, build
 from vocabpress.hf.compress import compress
 from vocabpress.hf.config import VocabpressConfig
+from vocabpress.hf.importance import Sensitivity
 from vocabpress.hf.outcome import Report
 from vocabpress.hf.presets import PRESETS, preset
 from vocabpress.hf.shapes import LinearShapes
@@ -50,6 +51,7 @@ __all__ = [
     "Product",
     "Report",
     "Residual",
+    "Sensitivity",
     "Stacked",
     "TableInfo",
     "Uniform",

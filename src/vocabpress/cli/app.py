@@ -13,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 from vocabpress.cli.compress import compress, inspect
 from vocabpress.cli.evaluate import evaluate
 from vocabpress.cli.gates import gates
+from vocabpress.cli.metric import metric
 from vocabpress.cli.recover import recover
 from vocabpress.cli.report import report
 from vocabpress.cli.sweep import sweep
@@ -31,7 +32,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-for command in (inspect, gates, compress, evaluate, recover, sweep, report):
+for command in (inspect, gates, metric, compress, evaluate, recover, sweep, report):
     app.command()(command)
 
 

@@ -10,6 +10,7 @@ import typer
 from vocabpress.budget import Budget
 from vocabpress.cli.options import JsonOption, ModelArgument, SettingsOption, TextOption, parse_settings, print_json
 from vocabpress.hf.compress import compress as compress_checkpoint
+from vocabpress.hf.importance import Sensitivity
 from vocabpress.hf.inspect import inspect as inspect_checkpoint
 from vocabpress.hf.inspect import inspect_compressed
 from vocabpress.hf.presets import PRESETS, preset
@@ -72,6 +73,10 @@ def compress(
         str | None,
         typer.Option(help="Instead of the square roots of counts: tfidf of --text, or a saved weights file."),
     ] = None,
+    metric: Annotated[
+        Path | None, typer.Option(help="What vocabpress metric wrote: in which directions errors of a row matter.")
+    ] = None,
+    metric_strength: Annotated[float, typer.Option(help="Exponent of --metric; 0 heeds it not at all.")] = 1.0,
     settings: SettingsOption = None,
     seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
     device: Annotated[str, typer.Option(help="Where to fit: cpu, cuda, cuda:1.")] = "cpu",
@@ -96,6 +101,7 @@ def compress(
         text=text or (),
         counts=counts,
         weights=weights,
+        metric=None if metric is None else Sensitivity(metric, metric_strength),
         seed=seed,
         device=device,
         progress=True,

@@ -40,9 +40,9 @@ def provenance(folder: Path) -> dict[str, Any]:
         return {"method": "original", "recovered": None}
     ratio = re.match(r"ratio ([\d.]+) to float32", str(fitted.get("budget")))
     # Said only where there are any, so that results of checkpoints without them stay what they were.
-    linears = {"linears": fitted["linears"]} if "linears" in fitted else {}
+    more = {key: fitted[key] for key in ("linears", "metric") if key in fitted}
     return {
-        **linears,
+        **more,
         "method": fitted.get("method"),
         "fields": fitted.get("settings"),
         "ratio": float(ratio[1]) if ratio else None,

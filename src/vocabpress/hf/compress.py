@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from vocabpress.budget import Budget
@@ -20,7 +22,7 @@ from vocabpress.hf.checkpoint import (
     written_at_once,
 )
 from vocabpress.hf.config import VocabpressConfig
-from vocabpress.hf.importance import Counts, Importance, Weights, find_importance
+from vocabpress.hf.importance import Counts, Importance, Sensitivity, Weights, find_importance
 from vocabpress.hf.linears import compress_linears
 from vocabpress.hf.outcome import Report
 from vocabpress.hf.quantizer import attach, compress_input_table
@@ -40,6 +42,7 @@ def compress(
     text: Sequence[str | Path] = (),
     counts: Counts | None = None,
     weights: Weights | None = None,
+    metric: Sensitivity | Tensor | str | Path | None = None,
     seed: int = 0,
     device: str | None = None,
     progress: bool = False,
@@ -57,6 +60,8 @@ def compress(
         counts: Instead of text: counts of shape (V), a file of them, or ``"vocabulary-order"``.
         weights: What a fit takes, where it is not made of the counts: weights of shape (V), a file of them, such as
             `vocabpress gates` writes, or ``"tfidf"``, which needs text, each line a document.
+        metric: In which directions errors of a row matter: (d, d), or a file that `vocabpress metric` wrote; in a
+            `Sensitivity`, how strongly. For methods that read rows through a basis.
         seed: Of all randomness.
         device: Where to fit, e.g. ``"cuda"``; None stays on the CPU.
         progress: Whether to draw progress bars on stderr.
@@ -77,7 +82,12 @@ def compress(
     config = VocabpressConfig(method if isinstance(method, Method) else make_method(method), budget, seed, shapes)
     folder = find_folder(model)
     loaded = load_model(folder)
-    importance = find_importance(folder, find_tables(loaded)[0].shape[0], text, counts, weights, progress)
+    rows, width = find_tables(loaded)[0].shape
+    importance = find_importance(folder, rows, text, counts, weights, progress)
+    if metric is not None:
+        chosen = metric if isinstance(metric, Sensitivity) else Sensitivity(metric)
+        importance = replace(importance, metric=chosen.read(width))
+        config.fitted_by = {"metric": chosen.strength}
     figures = fit_and_measure(loaded, config, importance, device, progress)
     with written_at_once(target) as temporary:
         save(loaded, temporary)
@@ -110,7 +120,7 @@ def fit_and_measure(
     linears = compress_linears(model, config, device, progress)
     original = input_table(model)[1].detach()
     start = time.perf_counter()
-    fit = {"token_weights": importance.weights, "progress": progress}
+    fit = {"token_weights": importance.weights, "metric": importance.metric, "progress": progress}
     table = compress_input_table(model, config, device, importance.source, **fit)
     seconds = time.perf_counter() - start
     attach(model, config)

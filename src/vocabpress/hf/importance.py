@@ -1,4 +1,4 @@
-"""How much each token of a model matters, from whatever the user gave: text, files, tensors, words."""
+"""How much each token of a model matters, and each direction, from whatever the user gave: text, files, tensors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from vocabpress.hf.checkpoint import open_tokenizer
+from vocabpress.metric import check_metric, load_metric, power
 from vocabpress.weights import count_tokens, load_counts, load_weights, read_lines, tfidf, token_weights
 from vocabpress.weights import vocabulary_order as by_order
 
@@ -18,17 +19,49 @@ Weights = Tensor | str | Path | Literal["tfidf"]
 
 @dataclass(frozen=True)
 class Importance:
-    """What is known of the tokens, each shape (V).
+    """What is known of the tokens, each shape (V), and of the directions of a row.
 
     Attributes:
         counts: How often each occurs, by which errors are reported; None where that is not known.
         weights: What a fit takes; None counts all alike.
         source: A word for where the weights come from.
+        metric: What a fit takes, (d, d); None counts all directions alike.
     """
 
     counts: Tensor | None
     weights: Tensor | None
     source: str
+    metric: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """A metric, and how strongly it is heeded.
+
+    Attributes:
+        metric: (d, d), or a file that `vocabpress metric` wrote.
+        strength: Its exponent: 0 counts all directions alike, 1 takes the metric as it is.
+
+    Raises:
+        ValueError: If the strength is not 0 to 2.
+    """
+
+    metric: Tensor | str | Path
+    strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.strength <= 2:
+            raise ValueError(f"the strength of a metric is 0 to 2, got {self.strength:g}; 1 takes it as it is")
+
+    def read(self, embedding_dim: int) -> Tensor:
+        """What a fit takes.
+
+        Raises:
+            ValueError: If the file or the metric is unusable.
+        """
+        found = self.metric if isinstance(self.metric, Tensor) else load_metric(self.metric)
+        check_metric(found, embedding_dim)
+        return power(found, self.strength).float()
 
 
 def find_counts(

@@ -63,7 +63,7 @@ def compress_input_table(
         config: Says method, budget and seed; gets the table's config and where its numbers come from.
         device: Where to fit; None is where the table is.
         weighted_by: A word for where the token weights come from.
-        fit: ``token_weights`` and ``progress`` of the fit.
+        fit: ``token_weights``, ``metric`` and ``progress`` of the fit.
 
     Returns:
         The installed table.

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from vocabpress.budget import Budget, largest
 from vocabpress.embeddings import CompressedEmbedding
+from vocabpress.fitting.fold import can_fold, fold
+from vocabpress.metric import check_metric, power
 
 Plan = dict[str, Any]
 """Sizes by name: integers, or tuples of them."""
@@ -121,15 +123,21 @@ class Method(ABC):
         *,
         budget: Budget,
         token_weights: Tensor | None = None,
+        metric: Tensor | None = None,
         generator: torch.Generator | None = None,
         progress: bool = False,
     ) -> CompressedEmbedding:
         """Fit a table inside a budget.
 
+        With a metric M, an error e of a row counts e M e^T: the table times M^(1/2) is fitted, and M^(-1/2) folded into
+        the decoders of the result, so that it costs no byte.
+
         Args:
             table: (V, d), any float dtype; the fit runs in float32 on its device.
             budget: The most that may be stored.
             token_weights: (V), how much each row's error counts; None counts all alike.
+            metric: (d, d), symmetric and not negative, for methods whose rows are read through a basis; None is the
+                identity. Its scale does not matter.
             generator: All randomness; None starts from seed 0.
             progress: Whether to draw progress bars on stderr.
 
@@ -137,7 +145,7 @@ class Method(ABC):
             A form whose ``total_bits()`` is inside the budget, its values rounded to what is stored.
 
         Raises:
-            ValueError: If the table or the weights can't be fitted, or no plan meets the budget.
+            ValueError: If the table, the weights or the metric can't be fitted, or no plan meets the budget.
         """
         check_table(table)
         weights = check_weights(token_weights, table)
@@ -145,8 +153,31 @@ class Method(ABC):
         rows = table.detach().to(torch.float32)
         if generator is None:
             generator = torch.Generator(table.device).manual_seed(0)
-        plan = self.choose(rows, plans, weights, generator, progress)
-        return rounded(self.fit_plan(rows, plan, weights, generator, progress), rows)
+        if metric is None:
+            plan = self.choose(rows, plans, weights, generator, progress)
+            return rounded(self.fit_plan(rows, plan, weights, generator, progress), rows)
+        check_metric(metric, table.shape[1])
+        root, inverse = (power(metric.to(table.device), half).float() for half in (0.5, -0.5))
+        turned = rows @ root
+        plan = self.choose(turned, self._foldable(plans, *table.shape), weights, generator, progress)
+        fitted = self.fit_plan(turned, plan, weights, generator, progress)
+        fold(fitted, inverse)
+        return rounded(fitted, rows)
+
+    def _foldable(self, plans: list[Plan], num_embeddings: int, embedding_dim: int) -> list[Plan]:
+        """The plans whose rows are read through a basis.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        with torch.device("meta"):
+            found = [plan for plan in plans if can_fold(self.empty(num_embeddings, embedding_dim, plan))]
+        if not found:
+            raise ValueError(
+                f"{type(self).__name__} does not read rows through a linear basis here, into which a metric could go; "
+                "leave the metric out, or try svd, lighttoken or tcq"
+            )
+        return found
 
 
 def rounded(embedding: CompressedEmbedding, table: Tensor) -> CompressedEmbedding:

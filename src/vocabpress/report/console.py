@@ -10,7 +10,7 @@ from rich.table import Table
 
 from vocabpress.hf.inspect import CompressedInspection, Inspection
 from vocabpress.hf.outcome import Report
-from vocabpress.recover import GateReport, RecoveryReport
+from vocabpress.recover import GateReport, MetricReport, RecoveryReport
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -104,6 +104,19 @@ def print_gates(report: GateReport) -> None:
     loss = what.get(report.loss, f"loss of {report.loss}")
     print_table(["epoch", "held out", ""], rows, f"{loss} on {report.held_out_sequences:,} sequences, {report.budget}")
     print_table([f"Written to {report.output}, mean gate {report.mean_gate:.3f}; for compress --weights."], [])
+
+
+def print_metric(report: MetricReport) -> None:
+    """What `vocabpress metric` did."""
+    of = {"sentence": "sentence embeddings", "predictions": "predictions", "hidden": "last hidden states"}
+    rows = [
+        ("errors of tokens judged by", of[report.of]),
+        ("sequences, tokens", f"{report.sequences:,}, {report.tokens:,}"),
+        ("directions that matter (effective rank)", f"{report.effective_rank:.1f}"),
+        ("seconds", f"{report.seconds:.1f}"),
+    ]
+    print_table(["metric", ""], rows)
+    print_table([f"Written to {report.output}; for compress --metric."], [])
 
 
 def print_inspection(found: Inspection) -> None:

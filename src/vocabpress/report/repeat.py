@@ -103,6 +103,8 @@ def compress_command(model: str, row: Row) -> str | None:
     for name, value in (settings.get("linears") or {}).items():
         words += ["--linears", f"{name}={value}"]
     words += WEIGHING.get(str(settings.get("token_weights")), [])
+    if settings.get("metric") is not None:
+        words += ["--metric", "METRIC", "--metric-strength", f"{settings['metric']:g}"]
     words += ["--seed", str(settings.get("fit_seed", settings.get("seed", 0)))]
     return shlex.join(words)
 

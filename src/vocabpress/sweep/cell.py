@@ -17,6 +17,7 @@ from vocabpress.budget import Budget
 from vocabpress.evaluate.run import Labels, evaluate, provenance, sizes
 from vocabpress.hf.checkpoint import find_folder
 from vocabpress.hf.compress import compress
+from vocabpress.hf.importance import Sensitivity
 from vocabpress.hf.shapes import LinearShapes
 from vocabpress.recover import recover
 from vocabpress.results import Result, environment, write_results
@@ -44,6 +45,7 @@ def press(job: dict[str, Any], folders: Folders) -> None:
         text=job["text"],
         counts=job["counts"],
         weights=job["weights"],
+        metric=Sensitivity(job["metric"], job["metric_strength"]) if "metric" in job else None,
         seed=job["seed"],
         device=job["device"],
         progress=True,

@@ -118,7 +118,8 @@ class _Maker:
 
     def press(self, row: MethodRow, ratio: float, seed: int) -> tuple[Cell, _Pressed]:
         method = {"name": method_name(row.method), "fields": method_settings(row.method)}
-        linears = {} if row.linears is None else {"linears": row.linears.told()}
+        more = {} if row.linears is None else {"linears": row.linears.told()}
+        more |= {} if row.metric is None else {"metric_strength": row.metric_strength}
         identity = {
             "stage": "press",
             "row": row.name,
@@ -130,7 +131,7 @@ class _Maker:
             "seed": seed,
             # Cells of plans that were run before there were these keys keep their names.
             **({} if row.weights is None else {"weights": row.weights}),
-            **linears,
+            **more,
             **{key: self.contents([file]) for key, file in row.files.items()},
         }
         slug = f"{_slug(row.name)}-ratio{ratio:g}-fit{seed}"
@@ -141,7 +142,7 @@ class _Maker:
             "text": self.paths(row.text),
             "counts": row.counts,
             "weights": row.weights,
-            **linears,
+            **more,
             "ratio": ratio,
             "seed": seed,
             **{key: str(self.plan.place(file)) for key, file in row.files.items()},

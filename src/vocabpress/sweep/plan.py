@@ -27,6 +27,8 @@ class MethodRow:
         weights: ``"tfidf"`` of the text or a file of saved weights, instead of what the counts give.
         ratios: Of those of the plan; none means all.
         linears: Linear maps that become Kronecker products, if any.
+        metric: A file that `vocabpress metric` wrote, if any.
+        metric_strength: Its exponent.
     """
 
     name: str
@@ -36,11 +38,13 @@ class MethodRow:
     weights: str | None = None
     ratios: tuple[float, ...] = ()
     linears: LinearShapes | None = None
+    metric: str | None = None
+    metric_strength: float = 1.0
 
     @property
     def files(self) -> dict[str, str]:
-        """``counts`` and ``weights`` where they are files: key -> file."""
-        said = {"counts": self.counts, "weights": self.weights}
+        """``counts``, ``weights`` and ``metric`` where they are files: key -> file."""
+        said = {"counts": self.counts, "weights": self.weights, "metric": self.metric}
         return {key: file for key, file in said.items() if file not in (None, VOCABULARY_ORDER, TFIDF)}
 
 
@@ -189,8 +193,9 @@ def _method(name: str, row: Section, text: tuple[str, ...]) -> MethodRow:
     if weights == TFIDF and not weighted:
         raise ValueError(f"{row.where}: weights = {TFIDF!r} needs weighted_by_text = true")
     ratios, linears = _ratios(row, required=False), _linears(row)
+    metric, strength = row.take("metric", str, None), row.take("metric_strength", float, 1.0)
     method = read_method(row.where, known, row.rest())
-    return MethodRow(name, method, text if weighted else (), counts, weights, ratios, linears)
+    return MethodRow(name, method, text if weighted else (), counts, weights, ratios, linears, metric, strength)
 
 
 def _linears(row: Section) -> LinearShapes | None:

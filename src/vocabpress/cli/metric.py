@@ -1,0 +1,41 @@
+"""`vocabpress metric`."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vocabpress.cli.options import JsonOption, LessonText, ModelArgument, print_json
+from vocabpress.recover import measure_metric
+from vocabpress.report.console import print_metric
+
+
+def metric(
+    model: ModelArgument,
+    output: Annotated[Path, typer.Option("-o", "--output", help="File to write, for compress --metric.")],
+    text: LessonText = None,
+    sequences: Annotated[int, typer.Option(help="Drawn from the text, at most.")] = 3000,
+    max_length: Annotated[int, typer.Option(help="Tokens of a sequence.")] = 128,
+    seed: Annotated[int, typer.Option(help="Of the draw, and of the projections.")] = 0,
+    device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1.")] = "cpu",
+    as_json: JsonOption = False,
+) -> None:
+    """Measure in which directions an error of an embedded token matters to a model, from text without labels.
+
+    What is looked at is the sentence embedding of a sentence encoder, the predictions of a language model, the last
+    hidden states of others.
+    """
+    report = measure_metric(
+        model,
+        output,
+        text=text or (),
+        sequences=sequences,
+        max_length=max_length,
+        seed=seed,
+        device=device,
+        progress=True,
+    )
+    print_metric(report)
+    if as_json:
+        print_json(asdict(report))
