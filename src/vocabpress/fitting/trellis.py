@@ -112,7 +112,8 @@ def _path(
 def _least(costs: Tensor, bits: int) -> tuple[Tensor, list[Tensor]]:
     """The least of each ``2**bits`` neighbours, (V, states >> bits), and who won each pair on the way to it.
 
-    A knock-out of ``bits`` rounds, each with a table that is true where the second won: several times faster than torch's minimum over a short axis with indices.
+    A knock-out of ``bits`` rounds, each with a table that is true where the second won: several times faster than
+    torch's minimum over a short axis with indices.
     """
     rounds = []
     for _ in range(bits):
