@@ -109,7 +109,7 @@ METHOD_CASES: dict[str, MethodCase] = {
     ),
     "autoencoder, non-linear": MethodCase(Autoencoder(nonlinear=True, epochs=4), 2e-2),
     "lighttoken": MethodCase(LightToken(), 1e-3),
-    "tcq": MethodCase(TCQ(8), 2e-2, exact=False, bad=({"memory": 7}, {"memory": 17}, {"blocks": 0})),
+    "tcq": MethodCase(TCQ(8), 2e-2, exact=False, bad=({"memory": 7}, {"memory": 17}, {"blocks": 0}, {"min_bits": 9.0})),
     "svd+svd": MethodCase(Stacked(SVD(), SVD("int4")), 1e-3, bad=({"share": 0.0}, {"share": 1.0})),
     "groupreduce": MethodCase(
         GroupReduce(),

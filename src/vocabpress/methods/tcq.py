@@ -48,12 +48,14 @@ class TCQ(Method):
     Attributes:
         memory: Bits of the trellis' state: each one more doubles the time of a fit and takes something off the error.
         blocks: Of tokens, by token weight; one where all weights are equal.
+        min_bits: For each entry of a row, at least, however little its token weighs: what keeps rare tokens readable.
     """
 
     paper: ClassVar[str] = "Marcellin and Fischer, 1990; Tseng et al., NeurIPS 2024"
 
     memory: int = 10
     blocks: int = 8
+    min_bits: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
@@ -61,6 +63,8 @@ class TCQ(Method):
             raise ValueError(f"memory is 8 to 16 bits, got {self.memory}; 12 takes four times as long as 10")
         if not 1 <= self.blocks <= 256:
             raise ValueError(f"blocks is 1 to 256, got {self.blocks}")
+        if not 0 <= self.min_bits <= 8:
+            raise ValueError(f"min_bits is 0 to 8 for each entry, got {self.min_bits:g}")
 
     def families(self, num_embeddings: int, embedding_dim: int, weights: Tensor) -> list[Family]:
         """None: what a row costs depends on the table's variances; see `choose`."""
@@ -80,15 +84,20 @@ class TCQ(Method):
         one_axis = Run(GROUP, -(-self.memory // GROUP), 1)
         smallest: Plan = {"sizes": sizes, "runs": [[one_axis]] * len(sizes), "basis_bits": BASIS_BITS[-1]}
         least = self.stored_bits(num_embeddings, embedding_dim, smallest)
+        least += num_embeddings * max(0, self._floor(embedding_dim) - 8 * -(-self.memory // 8))
         if embedding_dim < GROUP or least > limit:
             raise self.too_little(num_embeddings, embedding_dim, budget, least)
         return [smallest | {"limit": limit}]
+
+    def _floor(self, embedding_dim: int) -> int:
+        """The fewest bits of a row."""
+        return math.ceil(self.min_bits * embedding_dim)
 
     def choose(
         self, table: Tensor, plans: list[Plan], weights: Tensor, generator: torch.Generator, progress: bool
     ) -> Plan:
         """How many axes, how exact a basis, and the rates of every block, by the distortion that they promise."""
-        axes = Axes(table, weights, cut(weights, self.blocks))
+        axes = Axes(table, weights, cut(weights, self.blocks), self._floor(table.shape[1]))
         (plan,), best, least = plans, None, math.inf
         groups = axes.energy.shape[1]
         for kept in sorted({max(1, math.ceil(groups * part / 8)) for part in (1, 2, 3, 4, 6, 8)}):
@@ -100,7 +109,9 @@ class TCQ(Method):
                 if rates is not None and promised < least:
                     best, least = (kept, bits), promised
         if best is None:
-            raise ValueError(f"no plan fits {plan['limit'] // 8:,} bytes; allow more, or fewer blocks")
+            raise ValueError(
+                f"no plan fits {plan['limit'] // 8:,} bytes; allow more, or fewer blocks, or a smaller min_bits"
+            )
         return self._exact(table, axes, *best, plan)
 
     def _beside_rows(self, table: Tensor, axes: "Axes", kept: int, bits: int) -> int:
@@ -170,9 +181,10 @@ class Axes:
         table: (V, d).
         weights: (V).
         block_of: (V).
+        floor: The fewest bits of a row.
     """
 
-    def __init__(self, table: Tensor, weights: Tensor, block_of: Tensor) -> None:
+    def __init__(self, table: Tensor, weights: Tensor, block_of: Tensor, floor: int = 0) -> None:
         centred = table - weighted_mean(table, weights)
         axes, values = principal_axes(centred, weights)
         self.coordinates = centred @ axes.to(table.dtype).T  # (V, d)
@@ -182,27 +194,33 @@ class Axes:
         energy.index_add_(0, block_of, self.coordinates.double().square() * weights.double()[:, None])
         padded = torch.nn.functional.pad(energy, (0, -table.shape[1] % GROUP))
         self.energy = padded.unflatten(1, (-1, GROUP)).sum(2)  # (blocks, groups)
-        self.dim = table.shape[1]
+        self.dim, self.floor = table.shape[1], floor
 
     def width(self, groups: int) -> int:
         """Columns of the first groups."""
         return min(self.dim, groups * GROUP)
 
     def options(self, groups: int, memory: int) -> tuple[Tensor, Tensor]:
-        """Bits of a row, (groups, rates), and distortion, (blocks, groups, rates), at each rate."""
+        """Bits of a row and distortion at each rate, both (blocks, groups, rates); the first option is the cheapest."""
         columns = torch.full((groups, 1), GROUP)
         columns[-1] = self.width(groups) - (groups - 1) * GROUP
         rates = torch.tensor([[bits / width for bits, width in RATES]], dtype=torch.float64)
         whole = torch.tensor([[width for _, width in RATES]])
-        fits = columns % whole == 0
-        loss = torch.where(rates > 0, GAP * 4.0**-rates, 1.0)
-        costs = (columns * rates).round().long()
+        loss = torch.where(rates > 0, GAP * 4.0**-rates, 1.0).where(columns % whole == 0, torch.inf)
+        distortion = self.energy[:, :groups, None] * loss
+        costs = (columns * rates).round().long().expand(distortion.shape).clone()
         # The first axes fill the trellis' memory, whatever the slope.
         least = next(number for number, (bits, width) in enumerate(RATES) if bits * GROUP >= memory * width)
-        fits[0, :least] = False
-        costs[0, :least] = costs[0, least]
-        distortion = self.energy[:, :groups, None] * loss
-        return costs, torch.where(fits, distortion, torch.inf)
+        start = torch.zeros(distortion.shape[:2], dtype=torch.int64)
+        start[:, 0] = least
+        _forbid(costs, distortion, start)
+        if self.floor:
+            # What a row of the fewest bits takes, it takes in every longer row, too.
+            limit = max(self.floor + GROUP, int(costs[0, :, 0].sum()))
+            _forbid(
+                costs, distortion, torch.stack([allocate(*of, limit) for of in zip(costs, distortion, strict=True)])
+            )
+        return costs, distortion
 
     def share(self, groups: int, room: int, memory: int) -> tuple[Tensor | None, float]:
         """Rates, (blocks, groups) as indices, for ``room`` bits of streams; and the distortion, axes left out too."""
@@ -222,11 +240,10 @@ class Axes:
             raise ValueError("a plan that fitted does not fit in whole bytes; allow a few bytes more")
         lengths, losses, rates = [], [], []
         for block, chosen in enumerate(start):
-            bits = int(costs.gather(1, chosen[:, None]).sum())
-            near = [n for n in range(bits // 8 - 2, bits // 8 + 4) if 8 * n >= int(costs[:, 0].sum())]
-            near = near or [-(-int(costs[:, 0].sum()) // 8)]
+            bits, least = (int(costs[block].gather(1, of[:, None]).sum()) for of in (chosen, torch.zeros_like(chosen)))
+            near = [n for n in range(bits // 8 - 2, bits // 8 + 4) if 8 * n >= least] or [-(-least // 8)]
             near += near[-1:] * (6 - len(near))
-            found = [allocate(costs, distortion[block], 8 * n) for n in near]
+            found = [allocate(costs[block], distortion[block], 8 * n) for n in near]
             rates.append(found)
             lengths.append([8 * n * int(self.counts[block]) for n in near])
             losses.append([float(distortion[block].gather(1, f[:, None]).sum()) for f in found])
@@ -244,3 +261,10 @@ class Axes:
             else:
                 runs.append(Run(columns, bits, width))
         return runs
+
+
+def _forbid(costs: Tensor, distortion: Tensor, start: Tensor) -> None:
+    """Forbid the options before ``start``, (blocks, groups), in place; they cost what the first one left does."""
+    before = torch.arange(costs.shape[2]) < start[..., None]
+    distortion.masked_fill_(before, torch.inf)
+    costs.copy_(torch.where(before, costs.gather(2, start[..., None]), costs))
