@@ -200,9 +200,10 @@ STEPS = {"original": "original", "pressed": "no text", "stage one": "both stages
 def kroneckerbert(preset: str) -> str:
     """Quality after each step of KroneckerBERT: STS-B dev, F1 of MRPC, accuracy of RTE."""
     found: dict[tuple[str, str], Result] = {}
-    for file in sorted((RESULTS / "kroneckerbert" / preset).glob("*.json")):
+    folders = [RESULTS / "kroneckerbert" / name for name in ("original", preset)]
+    for file in (file for folder in folders for file in sorted(folder.glob("*.json"))):
         for result in read_results(file):
-            found[result.variant.removeprefix(f"{preset}, "), result.task] = result
+            found[result.variant.rpartition(", ")[2], result.task] = result
 
     def figure(step: str, task: str, metric: str) -> str:
         result = found.get((step, task))
@@ -241,6 +242,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "kronecker": kronecker,
     "recovery": recovery,
     "kroneckerbert-8x": lambda: kroneckerbert("kronecker-8x"),
+    "kroneckerbert-8x-paper": lambda: kroneckerbert("kronecker-8x-kroneckerbert"),
     "kroneckerbert-20x": lambda: kroneckerbert("kronecker-20x"),
     "squad": lambda: grid("squad", "squad", "f1", 1),
 }

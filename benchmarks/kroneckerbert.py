@@ -5,10 +5,12 @@
 The quality after each step goes into results/kroneckerbert/PRESET/, one JSON file a step: the rows and STS-B dev of the
 compressed model and of the one distilled on text, and each task's development metrics of
 
-    original       the original, fine-tuned: the teacher
     both stages    distilled on text, then on the task
     no text        compressed, then distilled on the task alone        (--ablations)
     no teacher     distilled on text, then plainly fine-tuned          (--ablations)
+
+and into results/kroneckerbert/original/ those of the original and of the original fine-tuned, the teacher. With
+--objective kroneckerbert, the paper's plain errors instead of relative ones, the folder is PRESET-kroneckerbert.
 
 Models are kept in .cache/runs/kroneckerbert/PRESET; what is there is not made again, and a stopped step goes on.
 """
@@ -17,7 +19,7 @@ import argparse
 import shutil
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from transformers.utils import logging as transformers_logging
@@ -32,6 +34,7 @@ from vocabpress.recover import OBJECTIVES, Recovery, RecoveryReport, recover
 from vocabpress.results import Result, write_results
 
 BATCH, LENGTH = 32, 128  # as the paper's second stage
+ORIGINAL = "original"
 PARTS = ("mode", "trained", "steps", "stopped_early", "kept_input", "terms_before", "terms_after", "training_sequences")
 
 
@@ -113,7 +116,7 @@ class Bench:
         """A result of one of the models; the step is its name, so how it was made is among the details."""
         made = provenance(folder)
         said = {"model": self.model.name, **made, "recovered": None, "seed": self.chosen.seed}
-        variant = "original" if folder == self.model else f"{self.chosen.preset}, {step}"
+        variant = ORIGINAL if step == ORIGINAL else f"{self.chosen.preset}, {step}"
         details = {**details, "recovered": made["recovered"]}
         return Result(task, variant, said, sizes(folder, self.model), metrics, seconds, details)
 
@@ -159,14 +162,16 @@ def parts(report: RecoveryReport) -> dict[str, object]:
 def run(bench: Bench) -> None:
     """All steps."""
     chosen = bench.chosen
+    original = replace(bench, models=bench.models.with_name(ORIGINAL), results=bench.results.with_name(ORIGINAL))
     pressed = bench.press()
     one = bench.distil("stage one", pressed, None, bench.model, chosen.steps_one, chosen.rate_one)
     if (bench.model / "modules.json").is_file():
-        for name, folder in (("original", bench.model), ("pressed", pressed), ("stage one", one)):
+        original.measure(ORIGINAL, bench.model, "sts", sets="stsb")
+        for name, folder in (("pressed", pressed), ("stage one", one)):
             bench.measure(name, folder, "sts", sets="stsb")
     for task in chosen.tasks.split(","):
-        bench.tuned("original", bench.model, task, bench.models / "tuned")
-        teacher = bench.models / "tuned" / f"{task}-seed{chosen.seed}"
+        original.tuned(ORIGINAL, bench.model, task, original.models)
+        teacher = original.models / f"{task}-seed{chosen.seed}"
         bench.distil("both stages", one, task, teacher, chosen.steps_two, chosen.rate_two)
         if chosen.ablations:
             bench.distil("no text", pressed, task, teacher, chosen.steps_two, chosen.rate_two)
@@ -179,7 +184,7 @@ def main() -> int:
     parser.add_argument("--model", type=Path, default=CACHE / "models" / "all-MiniLM-L6-v2")
     parser.add_argument("--preset", choices=PRESETS, default="kronecker-8x")
     parser.add_argument("--tasks", default="mrpc,rte", help="of GLUE, separated by commas")
-    parser.add_argument("--objective", choices=OBJECTIVES, default="kroneckerbert")
+    parser.add_argument("--objective", choices=OBJECTIVES, default="relative")
     parser.add_argument("--steps-one", type=int, default=1200, help="of distillation on text")
     parser.add_argument("--steps-two", type=int, default=400, help="of distillation on each task")
     parser.add_argument("--rate-one", type=float, default=0.02, help="relative to each tensor, as Recovery has it")
@@ -195,8 +200,8 @@ def main() -> int:
     transformers_logging.set_verbosity_error()
     try:
         prepare(chosen.data)
-        models = CACHE / "runs" / "kroneckerbert" / chosen.preset
-        run(Bench(chosen.model, chosen, models, chosen.out / chosen.preset))
+        name = chosen.preset if chosen.objective == "relative" else f"{chosen.preset}-{chosen.objective}"
+        run(Bench(chosen.model, chosen, CACHE / "runs" / "kroneckerbert" / name, chosen.out / name))
     except ValueError as error:
         sys.exit(f"error: {error}")
     return 0
