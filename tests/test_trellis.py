@@ -8,8 +8,8 @@ import torch
 from cases import low_rank_table
 from vocabpress import TCQ, Budget
 from vocabpress.embeddings.trellis import Run, Trellis, words
+from vocabpress.fitting.rates import cut
 from vocabpress.fitting.trellis import _path, encode, make_steps
-from vocabpress.methods.tcq import cut
 
 
 def decode(bits, runs, scales, memory):
