@@ -35,6 +35,8 @@ def test_each_source_gives_its_counts_and_weights(source, text, tmp_path):
     cases = [
         ((), None, None, None, None, "uniform"),
         ([text], None, None, counts, token_weights(counts), "text"),
+        ([text], None, "0.25", counts, token_weights(counts, 0.25), "text, to the power 0.25"),
+        ((), tmp_path / "c", 1.0, counts, token_weights(counts, 1.0), "saved counts, to the power 1"),
         ([text], None, "tfidf", counts, scores, "TF-IDF of text"),
         ([text], None, tmp_path / "w", counts, scores, "saved weights"),
         ((), tmp_path / "c", str(tmp_path / "w"), counts, scores, "saved weights"),
@@ -73,6 +75,8 @@ def test_the_command_line_takes_weights(source, text, tmp_path, capsys):
     for arguments, words in (
         (("--weights", "tfidf"), "TF-IDF needs the text itself, its lines are the documents; give --text"),
         (("--weights", "none"), "no such weights file: none"),
+        (("--weights", "0.5"), "weights 0.5 are a power of the counts; give --text"),
+        (("--weights", "-1", "--text", text), "the power of the counts is 0 to 2, got -1"),
         (("--weights", text), "is not a weights file"),
         (("--weights", tmp_path / "w", "--set", "blocks=300"), "blocks is 1 to 256, got 300"),
     ):

@@ -44,6 +44,7 @@ BAD = {
     "no counts": ("weighted_by_text = true", 'counts = "none"', "no such counts file: none; try vocabulary-order"),
     "no weights": ("weighted_by_text", 'weights = "none"\nweighted_by_text', "no such weights file: none; try tfidf"),
     "no text to rate by": ("weighted_by_text = true", 'weights = "tfidf"', "'tfidf' needs weighted_by_text = true"),
+    "power of nothing": ("[methods.svd]", "[methods.svd]\nweights = 0.3", "weights = 0.3 is a power of counts; add"),
     "no text to weigh by": ("text =", "fit_text = []\ntext =", "weighted_by_text needs text"),
     "linear maps": ("[methods.svd]", "[methods.svd]\nlinears = {ffn = '2by8'}", "the shape of ffn is n1 x m1"),
     "role of maps": ("[methods.svd]", "[methods.svd]\nlinears = {mlp = '2x8'}", "unknown linear maps 'mlp'; choose"),

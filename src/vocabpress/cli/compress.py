@@ -71,7 +71,10 @@ def compress(
     ] = None,
     weights: Annotated[
         str | None,
-        typer.Option(help="Instead of the square roots of counts: tfidf of --text, or a saved weights file."),
+        typer.Option(
+            help="Instead of the square roots of counts: another power of them, such as 0.3; tfidf of --text; or a "
+            "saved weights file."
+        ),
     ] = None,
     metric: Annotated[
         Path | None, typer.Option(help="What vocabpress metric wrote: in which directions errors of a row matter.")

@@ -58,8 +58,9 @@ def compress(
             columns and rows of the left factor; see `LinearShapes`. None leaves them as they are.
         text: UTF-8 text files; tokens that occur in them often are stored more exactly.
         counts: Instead of text: counts of shape (V), a file of them, or ``"vocabulary-order"``.
-        weights: What a fit takes, where it is not made of the counts: weights of shape (V), a file of them, such as
-            `vocabpress gates` writes, or ``"tfidf"``, which needs text, each line a document.
+        weights: What a fit takes, where it is not the square root of the counts: another power of them, a number;
+            weights of shape (V), a file of them, such as `vocabpress gates` writes, or ``"tfidf"``, which needs text,
+            each line a document.
         metric: In which directions errors of a row matter: (d, d), or a file that `vocabpress metric` wrote; in a
             `Sensitivity`, how strongly. For methods that read rows through a basis.
         seed: Of all randomness.

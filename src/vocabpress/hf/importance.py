@@ -8,13 +8,14 @@ from typing import Literal
 from torch import Tensor
 
 from vocabpress.hf.checkpoint import open_tokenizer
-from vocabpress.metric import check_metric, load_metric, power
+from vocabpress.metric import check_metric, load_metric
+from vocabpress.metric import power as metric_power
 from vocabpress.weights import count_tokens, load_counts, load_weights, read_lines, tfidf, token_weights
 from vocabpress.weights import vocabulary_order as by_order
 
 VOCABULARY_ORDER, TFIDF = "vocabulary-order", "tfidf"
 Counts = Tensor | str | Path | Literal["vocabulary-order"]
-Weights = Tensor | str | Path | Literal["tfidf"]
+Weights = Tensor | str | Path | float | Literal["tfidf"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Sensitivity:
         """
         found = self.metric if isinstance(self.metric, Tensor) else load_metric(self.metric)
         check_metric(found, embedding_dim)
-        return power(found, self.strength).float()
+        return metric_power(found, self.strength).float()
 
 
 def find_counts(
@@ -94,10 +95,10 @@ def find_importance(
     weights: Weights | None,
     progress: bool,
 ) -> Importance:
-    """Counts as `find_counts` finds them, and weights: those given, else made of the counts.
+    """Counts as `find_counts` finds them, and weights: those given, else a power of the counts, by default the root.
 
     Raises:
-        ValueError: If a source is unusable, or TF-IDF is wanted without text.
+        ValueError: If a source is unusable, TF-IDF is wanted without text, or a power without counts.
     """
     if isinstance(weights, str) and weights == TFIDF and not text:
         raise ValueError("TF-IDF needs the text itself, its lines are the documents; give --text, or text=[…]")
@@ -106,7 +107,22 @@ def find_importance(
         return Importance(tally, None if tally is None else token_weights(tally), source)
     if isinstance(weights, Tensor):
         return Importance(tally, weights, "given weights")
+    power = _number(weights)
+    if power is not None:
+        if tally is None:
+            raise ValueError(f"weights {weights} are a power of the counts; give --text or --counts, or text=[…]")
+        if not 0 <= power <= 2:
+            raise ValueError(f"the power of the counts is 0 to 2, got {power:g}; try 0.5")
+        return Importance(tally, token_weights(tally, power), f"{source}, to the power {power:g}")
     if weights == TFIDF:
         scores = tfidf(read_lines(text, progress), open_tokenizer(folder), num_embeddings)
         return Importance(tally, scores, "TF-IDF of text")
-    return Importance(tally, load_weights(weights, num_embeddings), "saved weights")
+    return Importance(tally, load_weights(str(weights), num_embeddings), "saved weights")
+
+
+def _number(said: str | Path | float) -> float | None:
+    """A power of the counts, where that is what is said."""
+    try:
+        return None if isinstance(said, Path) else float(said)
+    except ValueError:
+        return None

@@ -102,7 +102,8 @@ def compress_command(model: str, row: Row) -> str | None:
         words += ["--set", f"{name}={value}"] if value is not None else []
     for name, value in (settings.get("linears") or {}).items():
         words += ["--linears", f"{name}={value}"]
-    words += WEIGHING.get(str(settings.get("token_weights")), [])
+    source, _, power = str(settings.get("token_weights")).partition(", to the power ")
+    words += [*WEIGHING.get(source, []), *(["--weights", power] if power else [])]
     if settings.get("metric") is not None:
         words += ["--metric", "METRIC", "--metric-strength", f"{settings['metric']:g}"]
     words += ["--seed", str(settings.get("fit_seed", settings.get("seed", 0)))]

@@ -24,7 +24,8 @@ class MethodRow:
         method: With its fields.
         text: Files to count token weights in; none for no such weights.
         counts: ``"vocabulary-order"`` or a file of saved counts, instead of text.
-        weights: ``"tfidf"`` of the text or a file of saved weights, instead of what the counts give.
+        weights: Instead of the root of the counts: another power of them, ``"tfidf"`` of the text, or a file of saved
+            weights.
         ratios: Of those of the plan; none means all.
         linears: Linear maps that become Kronecker products, if any.
         metric: A file that `vocabpress metric` wrote, if any.
@@ -35,7 +36,7 @@ class MethodRow:
     method: Method
     text: tuple[str, ...] = ()
     counts: str | None = None
-    weights: str | None = None
+    weights: str | float | None = None
     ratios: tuple[float, ...] = ()
     linears: LinearShapes | None = None
     metric: str | None = None
@@ -45,7 +46,9 @@ class MethodRow:
     def files(self) -> dict[str, str]:
         """``counts``, ``weights`` and ``metric`` where they are files: key -> file."""
         said = {"counts": self.counts, "weights": self.weights, "metric": self.metric}
-        return {key: file for key, file in said.items() if file not in (None, VOCABULARY_ORDER, TFIDF)}
+        return {
+            key: file for key, file in said.items() if isinstance(file, str) and file not in (VOCABULARY_ORDER, TFIDF)
+        }
 
 
 @dataclass(frozen=True)
@@ -185,13 +188,17 @@ def _method(name: str, row: Section, text: tuple[str, ...]) -> MethodRow:
     if not is_method(known):
         raise ValueError(f"{row.where}: unknown method {known!r}; set method to one of {', '.join(METHODS)}")
     weighted, counts = row.take("weighted_by_text", bool, False), row.take("counts", str, None)
-    weights = row.take("weights", str, None)
+    weights = row.take("weights", str | float, None)
     if weighted and counts is not None:
         raise ValueError(f"{row.where}: token weights come from weighted_by_text or from counts; give one of them")
     if weighted and not text:
         raise ValueError(f"{row.where}: weighted_by_text needs text; name files in text or fit_text of the plan")
     if weights == TFIDF and not weighted:
         raise ValueError(f"{row.where}: weights = {TFIDF!r} needs weighted_by_text = true")
+    if isinstance(weights, float) and not weighted and counts is None:
+        raise ValueError(
+            f"{row.where}: weights = {weights:g} is a power of counts; add weighted_by_text = true or counts"
+        )
     ratios, linears = _ratios(row, required=False), _linears(row)
     metric, strength = row.take("metric", str, None), row.take("metric_strength", float, 1.0)
     method = read_method(row.where, known, row.rest())
