@@ -139,6 +139,14 @@ def test_a_weighted_fit_of_codes_moves_the_words():
         assert after < 0.9 * reconstruction(table, plain, counts).relative_error, method
 
 
+def test_wide_segments_are_searched_too():
+    # A short fit looks at some 48 columns: here a piece of a row has more.
+    table = low_rank_table(300, 192)
+    fitted = Residual(segments=1, rotation="none", rounds=1).fit(table, budget=Budget.ratio(12))
+    assert fitted.config()["segments"] == 1
+    assert error(table, fitted) < 0.5
+
+
 @pytest.mark.parametrize(("segments", "bits"), [(8, 4), (4, 6), (2, 8)])
 def test_product_errs_no_more_than_faiss(segments, bits):
     table = low_rank_table(4000)

@@ -229,7 +229,7 @@ class _View:
         """Points (books, n, width) of a few segments, their weights (n), and their Gaussian bounds (books)."""
         bounds, segments = self.bounds(plan), plan["segments"]
         width = plan["axes"] or self.table.shape[1] // segments
-        step = 1 if plan["shared"] else max(1, segments * width // ENTRIES)
+        step = 1 if plan["shared"] else max(1, min(segments, segments * width // ENTRIES))
         picked = torch.arange(step // 2, segments, step, device=bounds.device)
         ids = self.order[: min(rows, MOST_PIECES // segments + 1) if plan["shared"] else rows]
         points = self.table[ids]
