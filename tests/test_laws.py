@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cases import BUDGETS, FORMS, METHOD_CASES, D, V, low_rank_table
-from vocabpress import EMBEDDINGS, METHODS, Budget, Stacked, build
+from vocabpress import EMBEDDINGS, METHODS, Blockwise, Budget, Stacked, build
 from vocabpress.embeddings.base import CompressedEmbedding
 from vocabpress.hf.modules import TiedHead
 from vocabpress.reconstruction import reconstruction
@@ -38,7 +38,7 @@ def test_every_form_and_method_is_in_the_table():
                     yield from names(part)
 
     assert {name for make in FORMS.values() for name in names(make().config())} == set(EMBEDDINGS)
-    assert {type(case.method) for case in METHOD_CASES.values()} == {*METHODS.values(), Stacked}
+    assert {type(case.method) for case in METHOD_CASES.values()} == {*METHODS.values(), Stacked, Blockwise}
 
 
 def test_1_lookup_is_indexing_the_dense_table(form):

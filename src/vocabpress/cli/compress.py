@@ -46,7 +46,10 @@ def compress(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to make; must not exist, or be empty.")],
     method: Annotated[
         str | None,
-        typer.Option(help=f"One of: {', '.join(METHODS)}; or A+B, where B presses what A leaves over. [lighttoken]"),
+        typer.Option(
+            help=f"One of: {', '.join(METHODS)}; A+B, where B presses what A leaves over; blockwise:A, A for each block "
+            "of tokens by weight. [lighttoken]"
+        ),
     ] = None,
     ratio: Annotated[float | None, typer.Option(help="Table at most 1/RATIO of its size in --reference. [25]")] = None,
     bits_per_weight: Annotated[float | None, typer.Option(help="Or: at most so many bits for each entry.")] = None,

@@ -7,6 +7,7 @@ from typing import Any
 from vocabpress.methods.autoencoder import Autoencoder
 from vocabpress.methods.base import Family, Method, Plan
 from vocabpress.methods.binary import Binary
+from vocabpress.methods.blockwise import Blockwise
 from vocabpress.methods.compositional import Compositional
 from vocabpress.methods.discblock import DiscBlock
 from vocabpress.methods.groupreduce import GroupReduce
@@ -19,6 +20,8 @@ from vocabpress.methods.svd import SVD
 from vocabpress.methods.tcq import TCQ
 from vocabpress.methods.uniform import Uniform
 from vocabpress.settings import read_settings
+
+BLOCKWISE = "blockwise:"
 
 METHODS: dict[str, type[Method]] = {
     "svd": SVD,
@@ -40,26 +43,28 @@ def make_method(name: str, **settings: Any) -> Method:
     """A method by name, for command lines and config files; Python code makes the class itself.
 
     Args:
-        name: A key of METHODS, or several with a plus, ``"svd+lighttoken"``: each on what the ones before left over.
+        name: A key of METHODS; several with a plus, ``"svd+lighttoken"``: each on what the ones before left over; or
+            one in blocks of tokens, ``"blockwise:lighttoken"``.
         settings: Values of its fields; text is read as the field's default is typed. With a plus: ``share``, and the
-            fields of both as ``first.rank``, ``second.epochs``; see `Stacked`.
+            fields of both as ``first.rank``, ``second.epochs``; see `Stacked`. In blocks: ``blocks``, and the method's
+            own as ``inner.rank``; see `Blockwise`.
 
     Raises:
         ValueError: If the name, a field or a value is none of the method's.
     """
     settings = _flat(settings)
     if "+" in name:
-        names = dict(zip(("first", "second"), name.split("+", 1), strict=True))
-        own = {key: value for key, value in settings.items() if key.partition(".")[0] not in names}
-        parts = {
-            place: make_method(
-                part, **{key.removeprefix(f"{place}."): v for key, v in settings.items() if key.startswith(f"{place}.")}
-            )
-            for place, part in names.items()
-        }
+        first, second = name.split("+", 1)
+        parts, own = _parts(settings, {"first": first, "second": second})
         return Stacked(**parts, **read_settings(f"method {name}", {"share": 0.25}, own))
+    if name.startswith(BLOCKWISE):
+        parts, own = _parts(settings, {"inner": name.removeprefix(BLOCKWISE)})
+        return Blockwise(**parts, **read_settings(f"method {name}", {"blocks": Blockwise.blocks}, own))
     if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}; choose from {', '.join(METHODS)}, or join two with a plus")
+        raise ValueError(
+            f"unknown method {name!r}; choose from {', '.join(METHODS)}, join two with a plus, or put "
+            f"{BLOCKWISE} before one"
+        )
     known = {field.name: field.default for field in fields(METHODS[name])}
     return METHODS[name](**read_settings(f"method {name}", known, settings))
 
@@ -68,6 +73,8 @@ def method_name(method: Method) -> str:
     """The name under which a method's class is registered; its class name if it is not."""
     if isinstance(method, Stacked):
         return f"{method_name(method.first)}+{method_name(method.second)}"
+    if isinstance(method, Blockwise):
+        return f"{BLOCKWISE}{method_name(method.inner)}"
     names = {cls: name for name, cls in METHODS.items()}
     return names.get(type(method), type(method).__name__)
 
@@ -79,7 +86,20 @@ def method_settings(method: Method) -> dict[str, Any]:
 
 def is_method(name: Any) -> bool:
     """Whether :func:`make_method` knows a name."""
-    return isinstance(name, str) and all(part in METHODS for part in name.split("+"))
+    return isinstance(name, str) and all(part.removeprefix(BLOCKWISE) in METHODS for part in name.split("+"))
+
+
+def _parts(settings: Mapping[str, Any], names: Mapping[str, str]) -> tuple[dict[str, Method], dict[str, Any]]:
+    """The methods inside a method, place -> method, and the settings that are not theirs."""
+    of_parts = {place: {} for place in names}
+    own = {}
+    for key, value in settings.items():
+        place, dot, rest = key.partition(".")
+        if dot and place in names:
+            of_parts[place][rest] = value
+        else:
+            own[key] = value
+    return {place: make_method(names[place], **given) for place, given in of_parts.items()}, own
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,6 +117,7 @@ __all__ = [
     "TCQ",
     "Autoencoder",
     "Binary",
+    "Blockwise",
     "Compositional",
     "DiscBlock",
     "Family",
