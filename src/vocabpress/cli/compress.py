@@ -47,8 +47,8 @@ def compress(
     method: Annotated[
         str | None,
         typer.Option(
-            help=f"One of: {', '.join(METHODS)}; A+B, where B presses what A leaves over; blockwise:A, A for each block "
-            "of tokens by weight. [lighttoken]"
+            help=f"One of: {', '.join(METHODS)}; A+B, where B presses what A leaves over; or blockwise:A, A for each "
+            "block of tokens by weight. [lighttoken]"
         ),
     ] = None,
     ratio: Annotated[float | None, typer.Option(help="Table at most 1/RATIO of its size in --reference. [25]")] = None,
