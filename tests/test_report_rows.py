@@ -34,6 +34,11 @@ def test_settings_of_the_task_are_not_averaged():
     assert model.tasks == ["rte (epochs 1)", "rte (epochs 3)"]
 
 
+def test_no_text_is_told_from_some():
+    (model,) = group([result(text=text) for text in ([], ["wiki.txt", "news.txt"])])
+    assert sorted(model.tasks) == ["rte (text none)", "rte (text wiki.txt, news.txt)"]
+
+
 def test_fields_join_the_name_only_where_one_size_has_several():
     one = [result(times=ratio, fields={"rank": rank}) for ratio, rank in ((25, 4), (50, 8))]
     assert {row.name for row in group(one)[0].rows} == {"SVD"}
