@@ -9,9 +9,9 @@ it can be folded into a basis and costs no byte.
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from vocabpress.tensorfile import load_tensor, save_tensor
 
 KEY = "metric"
 FLOOR = 1e-2  # of the mean eigenvalue: directions in which the model feels nothing still count a little
@@ -53,10 +53,7 @@ def save_metric(metric: Tensor, path: str | Path) -> None:
     Raises:
         ValueError: If the file can't be written.
     """
-    try:
-        save_file({KEY: metric.detach().float().cpu().contiguous()}, str(path))
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"can't write the metric to {path}: {error}") from None
+    save_tensor(metric, KEY, path)
 
 
 def load_metric(path: str | Path) -> Tensor:
@@ -65,12 +62,4 @@ def load_metric(path: str | Path) -> Tensor:
     Raises:
         ValueError: If the file is missing or holds no metric.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"no such metric file: {path}; vocabpress metric MODEL --text FILE -o {path} makes one")
-    try:
-        tensors = load_file(str(path))
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a metric file written by vocabpress ({error})") from None
-    if KEY not in tensors:
-        raise ValueError(f"{path} holds {', '.join(tensors) or 'nothing'} and no metric; vocabpress metric makes one")
-    return tensors[KEY]
+    return load_tensor(KEY, KEY, path, "vocabpress metric MODEL --text FILE -o FILE")

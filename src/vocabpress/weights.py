@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
+
+from vocabpress.tensorfile import load_tensor, save_tensor
 
 LINES_PER_BATCH = 512
 COUNTS_KEY, WEIGHTS_KEY = "token_counts", "token_weights"
@@ -170,7 +170,7 @@ def save_counts(counts: Tensor, path: str | Path) -> None:
     Raises:
         ValueError: If the file can't be written.
     """
-    _save(counts, COUNTS_KEY, path)
+    save_tensor(counts, COUNTS_KEY, path)
 
 
 def load_counts(path: str | Path, num_embeddings: int) -> Tensor:
@@ -188,7 +188,7 @@ def save_weights(weights: Tensor, path: str | Path) -> None:
     Raises:
         ValueError: If the file can't be written.
     """
-    _save(weights, WEIGHTS_KEY, path)
+    save_tensor(weights, WEIGHTS_KEY, path)
 
 
 def load_weights(path: str | Path, num_embeddings: int) -> Tensor:
@@ -200,29 +200,14 @@ def load_weights(path: str | Path, num_embeddings: int) -> Tensor:
     return _load(path, WEIGHTS_KEY, "weights", num_embeddings)
 
 
-def _save(values: Tensor, key: str, path: str | Path) -> None:
-    try:
-        save_file({key: values.detach().float().contiguous()}, str(path))
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"can't write the {key.replace('_', ' ')} to {path}: {error}") from None
-
-
 def _load(path: str | Path, key: str, word: str, num_embeddings: int) -> Tensor:
-    if not Path(path).is_file():
-        raise ValueError(f"no such {word} file: {path}")
-    try:
-        tensors = load_file(str(path))
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a {word} file written by vocabpress ({error})") from None
-    if key not in tensors:
-        held = ", ".join(tensors) or "nothing"
-        raise ValueError(f"{path} holds {held} and no {key}; write it with vocabpress.weights.save_{word}")
-    if tensors[key].shape != (num_embeddings,):
-        count = tensors[key].shape[0] if tensors[key].ndim else 0
+    values = load_tensor(key, word, path, f"vocabpress.weights.save_{word}")
+    if values.shape != (num_embeddings,):
+        count = values.shape[0] if values.ndim else 0
         raise ValueError(
             f"{path} holds {word} of {count} tokens, the table has {num_embeddings}; make it for this model"
         )
-    return tensors[key]
+    return values
 
 
 def token_weights(counts: Tensor, power: float = 0.5) -> Tensor:

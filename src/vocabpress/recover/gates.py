@@ -43,6 +43,7 @@ from vocabpress.recover.objective import terms, trace
 from vocabpress.recover.pair import check_classifier
 from vocabpress.recover.settings import Recovery
 from vocabpress.recover.text import UNSCORED, Example, batch_plan
+from vocabpress.tensorfile import check_place
 from vocabpress.weights import save_weights, tfidf
 
 RATE_DECAY = 1.15
@@ -158,8 +159,7 @@ def learn_gates(
     """
     begun = time.perf_counter()
     settings, budget = settings or GateSettings(), budget or Budget.ratio(25)
-    if Path(output).is_dir() or not Path(output).absolute().parent.is_dir():
-        raise ValueError(f"can't write {output}: it is a folder, or in none; give a file, such as gates.safetensors")
+    check_place(output)
     check_device(device)
     source = Source(text, task, None if data is None else Path(data))
     folder = find_folder(model)

@@ -30,6 +30,7 @@ from vocabpress.hf.modules import TokenEmbedding
 from vocabpress.metric import save_metric
 from vocabpress.recover.loop import ready
 from vocabpress.recover.text import UNSCORED, read_sequences, with_own_labels
+from vocabpress.tensorfile import check_place
 from vocabpress.weights import read_lines
 
 Output = Callable[[], tuple[Tensor, Tensor]]
@@ -92,6 +93,7 @@ def measure_metric(
         )
     if not text:
         raise ValueError("a metric is measured on text; give --text FILE, or text=[…]")
+    check_place(output)
     check_device(device)
     folder, place = find_folder(model), torch.device(device or "cpu")
     of = "sentence" if (folder / "modules.json").is_file() else "predictions" if head_kind(folder) else "hidden"
