@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel
 
 import tiny
+from tuning import stopped_at_the_second_look
 from vocabpress import Budget, LightToken, compress
 from vocabpress.cli import main
 from vocabpress.embeddings import Projected, Scalar
@@ -120,19 +121,7 @@ def test_it_stops_early_when_held_out_text_no_longer_gains(folder, tmp_path):
 def test_a_stopped_run_goes_on_to_the_same_numbers(folder, tmp_path, monkeypatch, mode):
     settings = Recovery(**{**vars(QUICK), "mode": mode})
     run(folder, tmp_path / "whole", settings)
-    looks = []
-    look = loop_module.Run._look
-
-    def stop_at_the_second(self, *arguments):
-        looks.append(1)
-        if len(looks) == 2:
-            raise KeyboardInterrupt
-        look(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop_module.Run, "_look", stop_at_the_second)
-        with pytest.raises(KeyboardInterrupt):
-            run(folder, tmp_path / "stopped", settings)
+    stopped_at_the_second_look(monkeypatch, lambda: run(folder, tmp_path / "stopped", settings))
     assert [place.name for place in (tmp_path / "stopped.recover").glob("step-*")] == ["step-4"]
     assert not (tmp_path / "stopped").exists()
     report = run(folder, tmp_path / "stopped", settings)

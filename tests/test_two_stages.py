@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification
 import tiny
 from command import run
 from measuring import save_maskable, write_lines
-from tuning import sentences
+from tuning import sentences, stopped_at_the_second_look
 from vocabpress import Budget, NearestKronecker, compress
 from vocabpress.evaluate import evaluate
 from vocabpress.evaluate import run as run_module
@@ -18,7 +18,6 @@ from vocabpress.evaluate.finetuned.glue import Glue
 from vocabpress.hf.checkpoint import named_class, open_model, open_tokenizer
 from vocabpress.hf.modules import CompressedLinear, owned_tables
 from vocabpress.recover import OBJECTIVES, Recovery, recover
-from vocabpress.recover import loop as loop_module
 from vocabpress.recover.lesson import Source
 from vocabpress.recover.pair import open_pair
 
@@ -128,18 +127,7 @@ def test_a_result_that_is_worse_is_not_kept_and_is_a_classifier_all_the_same(fol
 def test_a_stopped_run_goes_on_to_the_same_numbers(folder, labelled_data, tmp_path, monkeypatch):
     more = {"steps": 12, "evaluate_every": 4}
     stage_two(folder, labelled_data, tmp_path / "whole", **more)
-    looks, look = [], loop_module.Run._look
-
-    def stop_at_the_second(self, *arguments):
-        looks.append(1)
-        if len(looks) == 2:
-            raise KeyboardInterrupt
-        look(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop_module.Run, "_look", stop_at_the_second)
-        with pytest.raises(KeyboardInterrupt):
-            stage_two(folder, labelled_data, tmp_path / "stopped", **more)
+    stopped_at_the_second_look(monkeypatch, lambda: stage_two(folder, labelled_data, tmp_path / "stopped", **more))
     assert stage_two(folder, labelled_data, tmp_path / "stopped", **more).steps == 12
     whole, stopped = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "stopped"))
     assert all(torch.equal(whole[key], stopped[key]) for key in whole)

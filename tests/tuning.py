@@ -8,6 +8,7 @@ import pytest
 
 from measuring import write_lines
 from vocabpress import Budget, compress, make_method
+from vocabpress.recover import loop as loop_module
 
 NAMES = ("original", "svd", "svd int8")
 
@@ -28,6 +29,22 @@ def checkpoints(source, tmp_path_factory):
     compress(source, base / "svd", method="svd", budget=Budget.ratio(2.5))
     compress(source, base / "int8", method=make_method("svd", factors="int8"), budget=Budget.ratio(5))
     return dict(zip(NAMES, (source, base / "svd", base / "int8"), strict=True))
+
+
+def stopped_at_the_second_look(monkeypatch, run):
+    """Run a recovery, and interrupt it when it looks at what is held out for the second time."""
+    looks, look = [], loop_module.Run._look
+
+    def stop(self, *arguments):
+        looks.append(1)
+        if len(looks) == 2:
+            raise KeyboardInterrupt
+        look(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop_module.Run, "_look", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run()
 
 
 def sentences(count, seed):
