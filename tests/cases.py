@@ -16,6 +16,7 @@ from vocabpress import (
     Compositional,
     CompressedEmbedding,
     DiscBlock,
+    FastScan,
     GroupReduce,
     LightToken,
     Method,
@@ -25,7 +26,7 @@ from vocabpress import (
     Stacked,
     Uniform,
 )
-from vocabpress.embeddings import Codebooks, Dense, Kronecker, Projected, Rows, Scalar, Sum, Trellis
+from vocabpress.embeddings import Codebooks, Columns, Dense, Kronecker, Projected, Rows, Scalar, Sum, Trellis
 
 V, D = 53, 12  # both odd on purpose where packing is concerned: 53 * 3 bits and 12 * 5 bits fill no whole byte
 
@@ -75,6 +76,7 @@ FORMS: dict[str, Callable[[], CompressedEmbedding]] = {
     "trellis, rates of all kinds": lambda: fill(
         Trellis(V, [(2, 5, 1), (3, 2, 1), (4, 1, 2), (4, 1, 4), (3, 0, 1)], 11)
     ),
+    "columns": lambda: fill(Columns([Codebooks(V, Dense(2 * 16, 4), 4, 2, 2, True), Dense(V, 3)], D)),
     "rows, contiguous": lambda: Rows([fill(Dense(20, D)), fill(Scalar(V - 20, D, 2), 1)]),
     "rows, mapped": mapped_rows,
 }
@@ -111,6 +113,7 @@ METHOD_CASES: dict[str, MethodCase] = {
     "autoencoder, non-linear": MethodCase(Autoencoder(nonlinear=True, epochs=4), 2e-2),
     "lighttoken": MethodCase(LightToken(), 1e-3),
     "tcq": MethodCase(TCQ(8), 2e-2, exact=False, bad=({"memory": 7}, {"memory": 17}, {"blocks": 0}, {"min_bits": 9.0})),
+    "fastscan": MethodCase(FastScan(), 5e-2, exact=False, bad=({"beam": 0}, {"rounds": -1}, {"blocks": 0})),
     "blockwise svd": MethodCase(Blockwise(SVD("int8")), 1e-3, exact=False, bad=({"blocks": 0}, {"blocks": 257})),
     "blockwise uniform": MethodCase(Blockwise(Uniform(), blocks=4), 1e-4, weighted=0.5, exact=False),
     "svd+svd": MethodCase(Stacked(SVD(), SVD("int4")), 1e-3, bad=({"share": 0.0}, {"share": 1.0})),

@@ -20,7 +20,7 @@ from vocabpress.metric import load_metric, power, save_metric
 from vocabpress.recover import measure_metric
 from vocabpress.recover.sensitivity import gradients_of
 
-FOLDING = {"svd", "autoencoder", "lighttoken", "groupreduce", "discblock", "tcq", "product", "residual"}
+FOLDING = {"svd", "autoencoder", "lighttoken", "groupreduce", "discblock", "tcq", "fastscan", "product", "residual"}
 
 
 def some_metric(width, spread=1.5):

@@ -4,7 +4,7 @@ from typing import Any
 
 from vocabpress.embeddings.base import CompressedEmbedding, StorageItem
 from vocabpress.embeddings.codebooks import Codebooks
-from vocabpress.embeddings.combine import Rows, Sum
+from vocabpress.embeddings.combine import Columns, Rows, Sum
 from vocabpress.embeddings.dense import Dense
 from vocabpress.embeddings.kronecker import Kronecker
 from vocabpress.embeddings.projected import Projected
@@ -19,6 +19,7 @@ EMBEDDINGS: dict[str, type[CompressedEmbedding]] = {
     "trellis": Trellis,
     "projected": Projected,
     "sum": Sum,
+    "columns": Columns,
     "rows": Rows,
 }
 
@@ -38,6 +39,7 @@ def build(config: dict[str, Any]) -> CompressedEmbedding:
 __all__ = [
     "EMBEDDINGS",
     "Codebooks",
+    "Columns",
     "CompressedEmbedding",
     "Dense",
     "Kronecker",

@@ -5,7 +5,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from vocabpress.embeddings.base import Build, CompressedEmbedding
+from vocabpress.embeddings.base import ROWS_PER_CHUNK, Build, CompressedEmbedding
 from vocabpress.packing import pack, packed_bytes, unpack
 
 
@@ -66,6 +66,26 @@ class Codebooks(CompressedEmbedding):
         pieces = nn.functional.embedding(codes + (books.view(self.stages, -1) << self.bits), self.words.dense())
         return pieces.sum(-3).flatten(-2)
 
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Inner products read from tables: those of a vector with all words, then a sum of as many as a row has codes.
+
+        "Asymmetric distance computation" (Jegou et al., 2011, section 3.2). Where whole codes fill a byte, one table is
+        read a byte instead of one a code. No row is decoded.
+        """
+        dtype = torch.promote_types(hidden.dtype, torch.float32)  # sums of many rounded terms
+        pieces = hidden.reshape(-1, self.segments, self.words.embedding_dim).to(dtype)
+        books = self.words.dense().to(dtype).view(self.stages, -1, 1 << self.bits, self.words.embedding_dim)
+        books = books.expand(-1, self.segments, -1, -1)
+        tables = torch.einsum("sjkw,njw->sjkn", books, pieces).flatten(0, 1)
+        per_byte = 8 // self.bits if 8 % self.bits == 0 else 1
+        tables = byte_tables(tables, per_byte)
+        starts = torch.arange(len(tables), device=tables.device) * tables.shape[1]
+        sums = []
+        for packed in self.codes.split(ROWS_PER_CHUNK):
+            codes = packed if 8 % self.bits == 0 else unpack(packed, self.bits, self.stages * self.segments)
+            sums.append(nn.functional.embedding_bag(codes + starts, tables.flatten(0, 1), mode="sum"))
+        return torch.cat(sums).T.to(hidden.dtype).reshape(*hidden.shape[:-1], self.num_embeddings)
+
     def config(self) -> dict[str, Any]:
         return {
             "form": "codebooks",
@@ -84,3 +104,20 @@ class Codebooks(CompressedEmbedding):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, bits={self.bits}, segments={self.segments}, stages={self.stages}"
+
+
+def byte_tables(tables: Tensor, count: int) -> Tensor:
+    """What all values of ``count`` neighbouring codes, read as one number, add up to.
+
+    Args:
+        tables: (codes, K, n).
+        count: Of neighbours, the first the lowest; codes that are lacking at the end count nothing.
+
+    Returns:
+        (ceil(codes / count), K**count, n).
+    """
+    lacking = -len(tables) % count
+    first, *others = nn.functional.pad(tables, (0, 0, 0, 0, 0, lacking)).unflatten(0, (-1, count)).unbind(1)
+    for other in others:
+        first = (other[:, :, None] + first[:, None]).flatten(1, 2)
+    return first

@@ -1,4 +1,4 @@
-"""The two combinators: `Sum` of residual stages, `Rows` made of blocks of tokens."""
+"""The combinators: `Sum` of residual stages, `Columns` side by side, `Rows` made of blocks of tokens."""
 
 from collections.abc import Sequence
 from typing import Any, Self
@@ -42,6 +42,48 @@ class Sum(CompressedEmbedding):
     @classmethod
     def from_config(cls, config: dict[str, Any], build: Build) -> Self:
         return cls([build(part) for part in config["parts"]])
+
+
+class Columns(CompressedEmbedding):
+    """Row ``i`` is the parts' rows ``i`` side by side, and zeros up to ``embedding_dim``.
+
+    Args:
+        parts: At least one, all of as many rows.
+        embedding_dim: Width; None is that of the parts together.
+
+    Raises:
+        ValueError: If there is no part, their rows differ in number, or they are wider than ``embedding_dim``.
+    """
+
+    stored_dtype = torch.float32  # it has no tensor of its own
+
+    def __init__(self, parts: Sequence[CompressedEmbedding], embedding_dim: int | None = None) -> None:
+        super().__init__()
+        counts = {part.num_embeddings for part in parts}
+        if len(counts) != 1:
+            raise ValueError(f"the parts of a row have one number of rows, got {sorted(counts) or 'no part'}")
+        (self.num_embeddings,) = counts
+        self.widths = [part.embedding_dim for part in parts]
+        self.embedding_dim = sum(self.widths) if embedding_dim is None else embedding_dim
+        if self.embedding_dim < sum(self.widths):
+            raise ValueError(f"the parts are {sum(self.widths)} wide together, more than {embedding_dim}; allow that")
+        self.parts = nn.ModuleList(parts)
+
+    def lookup(self, ids: Tensor) -> Tensor:
+        pieces = torch.cat([part.lookup(ids) for part in _forms(self.parts)], -1)
+        return nn.functional.pad(pieces, (0, self.embedding_dim - sum(self.widths)))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        pieces = hidden[..., : sum(self.widths)].split(self.widths, -1)
+        return torch.stack([part.logits(own) for part, own in zip(_forms(self.parts), pieces, strict=True)]).sum(0)
+
+    def config(self) -> dict[str, Any]:
+        parts = [part.config() for part in _forms(self.parts)]
+        return {"form": "columns", "parts": parts, "embedding_dim": self.embedding_dim}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], build: Build) -> Self:
+        return cls([build(part) for part in config["parts"]], config["embedding_dim"])
 
 
 class Rows(CompressedEmbedding):

@@ -10,6 +10,7 @@ from vocabpress.methods.binary import Binary
 from vocabpress.methods.blockwise import Blockwise
 from vocabpress.methods.compositional import Compositional
 from vocabpress.methods.discblock import DiscBlock
+from vocabpress.methods.fastscan import FastScan
 from vocabpress.methods.groupreduce import GroupReduce
 from vocabpress.methods.kronecker import NearestKronecker
 from vocabpress.methods.lighttoken import LightToken
@@ -31,6 +32,7 @@ METHODS: dict[str, type[Method]] = {
     "groupreduce": GroupReduce,
     "discblock": DiscBlock,
     "tcq": TCQ,
+    "fastscan": FastScan,
     "uniform": Uniform,
     "product": Product,
     "residual": Residual,
@@ -121,6 +123,7 @@ __all__ = [
     "Compositional",
     "DiscBlock",
     "Family",
+    "FastScan",
     "GroupReduce",
     "LightToken",
     "Method",

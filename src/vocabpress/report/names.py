@@ -13,6 +13,7 @@ METHOD_NAMES = {
     "groupreduce": "GroupReduce",
     "discblock": "DiscBlock",
     "tcq": "Trellis codes",
+    "fastscan": "Fast-scan codes",
     "uniform": "Uniform",
     "product": "Product codes",
     "residual": "Residual codes",

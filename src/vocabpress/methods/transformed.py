@@ -1,0 +1,180 @@
+"""What trellis-coded quantisation and fast-scan codes share: axes, blocks of tokens, and rates by one slope.
+
+Not a method of its own. Transform coding: rows are turned to their principal axes, each axis gets the bits that its
+variance deserves, and is coded by itself or with its neighbours (Goyal, "Theoretical foundations of transform coding",
+IEEE Signal Processing Magazine 2001; reverse water-filling: Cover and Thomas, section 10.3). That blocks of tokens are
+shared into the same slope is ours.
+
+    x_i ~ mean + z_i B,   z_i the decoded code of token i, B the axes
+
+1. Rotate to the principal axes of the rows weighted by their token weights, keep r of them.
+2. Cut the vocabulary into blocks of near token weight. Each (block, axis) has a variance, so each has a distortion at
+   each rate; one slope over all of them says how many bits each gets (`fitting/rates.py`), the same for all rows of a
+   block, so that a row is found without an index.
+3. Code the rows of each block, their error weighted by the axes' importance.
+4. The axes and the mean are refitted to the decoded rows by weighted least squares, then rounded.
+
+Stored: ``Projected(Rows(codes of a block, …), Scalar)``.
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from vocabpress.budget import Budget
+from vocabpress.embeddings import CompressedEmbedding, Projected, Rows, Run, Scalar
+from vocabpress.fitting.binary import affine
+from vocabpress.fitting.lowrank import weighted_mean
+from vocabpress.fitting.quantise import quantise
+from vocabpress.fitting.rates import Axes, Ladder, cut
+from vocabpress.methods.base import Family, Method, Plan
+
+BASIS_BITS = (8, 6, 5, 4)
+RIDGE = 1e-6
+
+
+@dataclass(frozen=True)
+class TransformMethod(Method):
+    """A method that codes rows on their principal axes, bits shared out over axes and blocks of tokens."""
+
+    blocks: int = 8
+    min_bits: float = 0.0
+
+    ladder: ClassVar[Ladder]
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        if not 1 <= self.blocks <= 256:
+            raise ValueError(f"blocks is 1 to 256, got {self.blocks}")
+        if not 0 <= self.min_bits <= 8:
+            raise ValueError(f"min_bits is 0 to 8 for each entry, got {self.min_bits:g}")
+
+    @abstractmethod
+    def first_bits(self) -> int:
+        """The fewest bits that the first group of axes can have."""
+
+    @abstractmethod
+    def block(self, size: int, runs: Sequence[Run]) -> CompressedEmbedding:
+        """What the codes of a block are stored in, without numbers."""
+
+    @abstractmethod
+    def code(
+        self, rows: Tensor, runs: Sequence[Run], importance: Tensor, generator: torch.Generator, title: str
+    ) -> CompressedEmbedding:
+        """The codes of a block.
+
+        Args:
+            rows: (n, columns of the runs), each column divided by its deviation over the whole table.
+            runs: The rates.
+            importance: How much the squared error of a column counts, (columns).
+            generator: All randomness.
+            title: Of a progress bar; none without.
+        """
+
+    def families(self, num_embeddings: int, embedding_dim: int, weights: Tensor) -> list[Family]:
+        """None: what a row costs depends on the table's variances; see `choose`."""
+        return []
+
+    def plans(
+        self, num_embeddings: int, embedding_dim: int, budget: Budget, weights: Tensor | None = None
+    ) -> list[Plan]:
+        """The budget, to be shared out by `choose` when the table is known.
+
+        Raises:
+            ValueError: If not even the smallest rows fit.
+        """
+        smallest: Plan = {"cut": 1, "sizes": [num_embeddings], "runs": [[self._least_run(1)]]}
+        smallest |= {"basis_bits": BASIS_BITS[-1], "limit": budget.max_bits(num_embeddings, embedding_dim)}
+        least = self.stored_bits(num_embeddings, embedding_dim, smallest)
+        least += num_embeddings * max(0, self._floor(embedding_dim) - row_bits(smallest["runs"][0]))
+        if least > smallest["limit"]:
+            raise self.too_little(num_embeddings, embedding_dim, budget, least)
+        return [smallest]
+
+    def _least_run(self, groups: int) -> Run:
+        """The first groups at the lowest rate that the first one can have."""
+        return Run(groups * self.ladder.group, *self.ladder.rungs[self.ladder.least(self.first_bits())])
+
+    def _floor(self, embedding_dim: int) -> int:
+        """The fewest bits of a row."""
+        return math.ceil(self.min_bits * embedding_dim)
+
+    def choose(
+        self, table: Tensor, plans: list[Plan], weights: Tensor, generator: torch.Generator, progress: bool
+    ) -> Plan:
+        """How many blocks and axes, how exact a basis, and the rates of every block, by the distortion they promise."""
+        (plan,), promises, by_blocks = plans, {}, {}
+        for blocks in sorted({1, (self.blocks + 1) // 2, self.blocks}):
+            axes = self._axes(table, weights, blocks)
+            by_blocks[blocks], groups = axes, axes.energy.shape[1]
+            for kept in sorted({max(1, math.ceil(groups * part / 8)) for part in (1, 2, 3, 4, 6, 8)}):
+                for bits in BASIS_BITS:
+                    _, distortion = axes.share(kept, plan["limit"] - self._beside_rows(table, axes, kept, bits))
+                    # What a rounded basis loses: its entries are near to normal, clipped at 3.5 deviations.
+                    promised = distortion + 4.1 * 4.0**-bits * float(axes.energy[:, :kept].sum())
+                    promises[blocks, kept, bits] = promised
+        for blocks, kept, bits in sorted(promises, key=promises.__getitem__):
+            found = self._exact(table, by_blocks[blocks], kept, bits, plan["limit"])
+            if found is not None:
+                return found | {"cut": blocks}
+        raise ValueError(f"no plan fits {plan['limit'] // 8:,} bytes; allow more, or a smaller min_bits")
+
+    def _axes(self, table: Tensor, weights: Tensor, blocks: int) -> Axes:
+        floor = self._floor(table.shape[1])
+        return Axes(table, weights, self.cut(table, weights, blocks), self.ladder, self.first_bits(), floor)
+
+    def cut(self, table: Tensor, weights: Tensor, blocks: int) -> Tensor:
+        """The block of each token, (V): by its weight times the energy of its row, which are worth bits alike."""
+        energy = (table - weighted_mean(table, weights)).square().sum(1)
+        worth = weights * energy.clamp(min=1e-6 * float(energy.mean()) + 1e-30)
+        few = float(worth.kthvalue(1 + len(worth) // 200).values)  # a few rows of next to nothing are no block
+        return cut(worth.clamp(min=few), blocks)
+
+    def _beside_rows(self, table: Tensor, axes: Axes, kept: int, bits: int) -> int:
+        """Bits of basis, mean and map, and about those of what the rows of a block have in common."""
+        sizes, run = axes.counts.tolist(), self._least_run(kept)
+        plan = {"sizes": sizes, "runs": [[run]] * len(sizes), "basis_bits": bits}
+        return self.stored_bits(table.shape[0], table.shape[1], plan) - len(table) * row_bits([run])
+
+    def _exact(self, table: Tensor, axes: Axes, kept: int, bits: int, limit: int) -> Plan | None:
+        """Rates of rows of whole bytes, so that all that is stored fits; none if it can't."""
+        room = limit - self._beside_rows(table, axes, kept, bits)
+        while True:
+            runs = axes.whole_bytes(kept, room)
+            if runs is None:
+                return None
+            found = {"sizes": axes.counts.tolist(), "runs": runs, "basis_bits": bits}
+            over = self.stored_bits(table.shape[0], table.shape[1], found) - limit
+            if over <= 0:
+                return found
+            room -= over
+
+    def empty(self, num_embeddings: int, embedding_dim: int, plan: Plan) -> CompressedEmbedding:
+        blocks = [self.block(size, runs) for size, runs in zip(plan["sizes"], plan["runs"], strict=True)]
+        rows = blocks[0] if len(blocks) == 1 else Rows(blocks, mapped=plan.get("mapped", True))
+        return Projected(rows, Scalar(rows.embedding_dim, embedding_dim, plan["basis_bits"], "row"))
+
+    def fit_plan(
+        self, table: Tensor, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
+    ) -> CompressedEmbedding:
+        block_of = self.cut(table, weights, plan["cut"])
+        axes = Axes(table, weights, block_of, self.ladder)
+        width = sum(run.columns for run in plan["runs"][0])
+        coordinates, importance = (axes.coordinates / axes.deviations)[:, :width], axes.deviations[:width].square()
+        blocks: list[CompressedEmbedding] = []
+        for number, runs in enumerate(plan["runs"]):
+            title = f"block {number + 1} of {len(plan['runs'])}" if progress else ""
+            blocks.append(self.code(coordinates[block_of == number], runs, importance, generator, title))
+        inner = blocks[0] if len(blocks) == 1 else Rows.of(blocks, block_of)
+        fitted = affine(inner.dense().detach(), table, weights, RIDGE)
+        return Projected.of(inner, quantise(fitted[1:], plan["basis_bits"], "row"), fitted[0])
+
+
+def row_bits(runs: Sequence[Run]) -> int:
+    """Bits of a row's codes, in whole bytes."""
+    return 8 * math.ceil(sum(run.columns // run.width * run.bits for run in runs) / 8)
