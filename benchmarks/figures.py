@@ -1,13 +1,18 @@
 """The tables of README.md and docs, each from results/*.json: what `render.py` puts between the markers."""
 
+import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import torch
 
 from vocabpress.report.console import size
 from vocabpress.results import Result, read_results
+from vocabpress.spectrum import gaussian_bound
 
 RESULTS = Path(__file__).parent / "results"
+BEST = ("svd", "autoencoder", "lighttoken", "product", "residual", "fastscan", "tcq", "tcq, by frequency")
 
 
 def table(headers: list[str], rows: list[list[str]]) -> str:
@@ -71,14 +76,22 @@ def mean(results: list[Result], metric: str, places: int) -> str:
     return f"{statistics.fmean(values):.{places}f}{spread}"
 
 
-def grid(plan: str, task: str, metric: str, places: int = 2) -> str:
-    """A line for each method, a column for each ratio: the metric before and after recovery, and of the original."""
+def grid(plan: str, task: str, metric: str, places: int = 2, only: Sequence[str] = ()) -> str:
+    """A line for each method, a column for each ratio: the metric before and after recovery, and of the original.
+
+    Args:
+        plan: Of the sweep.
+        task: Of the results.
+        metric: Of the task.
+        places: Decimals.
+        only: Methods to show, in this order; none shows all.
+    """
     found = cells(plan, task)
     originals = [result for result in found if is_original(result)]
     found = [result for result in found if not is_original(result)]
     ratios = sorted({result.settings["ratio"] for result in found})
     body = []
-    for variant in dict.fromkeys(result.variant for result in found):
+    for variant in only or dict.fromkeys(result.variant for result in found):
         for recovered in (False, True):
             rows = [r for r in found if r.variant == variant and bool(r.settings["recovered"]) == recovered]
             if rows:
@@ -86,6 +99,23 @@ def grid(plan: str, task: str, metric: str, places: int = 2) -> str:
                 body.append([f"{variant}, recovered" if recovered else variant, *figures])
     original = mean(originals, metric, places)
     return table(["", *(f"{ratio:g}x" for ratio in ratios)], [["original", *[original] * len(ratios)], *body])
+
+
+def over_bound(plan: str) -> str:
+    """A line for each method, a column for each ratio: relative error over the Gaussian bound at its bytes, in dB."""
+    found = [row for row in cells(plan, "reconstruction") if not row.settings["recovered"]]
+    spectrum = next(row.details["spectrum"] for row in found if is_original(row))
+    values, found = torch.tensor(spectrum), [row for row in found if not is_original(row)]
+    ratios = sorted({row.settings["ratio"] for row in found})
+
+    def gap(row: Result) -> str:
+        (bound,) = gaussian_bound(values, len(spectrum), [32 * row.bytes["table"] / row.bytes["table_float32"]])
+        return f"{10 * math.log10(row.metrics['relative_error'] / bound):.2f}"
+
+    every = {(row.variant, row.settings["ratio"]): gap(row) for row in found}
+    variants = sorted({variant for variant, _ in every if "frequency" not in variant})
+    body = [[name, *(every.get((name, ratio), "-") for ratio in ratios)] for name in variants]
+    return table(["", *(f"{ratio:g}x" for ratio in ratios)], body)
 
 
 def recoveries(plan: str) -> str:
@@ -222,6 +252,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "sts-103": lambda: sts(103),
     "lighttoken": lighttoken,
     "minilm-sts": lambda: grid("minilm", "sts", "stsb_dev"),
+    "minilm-best": lambda: grid("minilm", "sts", "stsb_dev", only=BEST),
+    "minilm-bound": lambda: over_bound("minilm"),
     "minilm-error": lambda: grid("minilm", "reconstruction", "relative_error", 3),
     "minilm-recover": lambda: recoveries("minilm"),
     "minilm-peers": lambda: peers("minilm"),

@@ -5,14 +5,14 @@ make bench      or      python benchmarks/sts.py --data DIR
 
 import sys
 
-from common import Variant, parse, references, run_all, sts_dev
+from common import Variant, parse, references, run_all, sts_dev, sts_judge
 from vocabpress import SVD, Autoencoder, LightToken
 
 
 def main() -> int:
     """Measure all variants; about ten minutes on two cores."""
     arguments = parse(__doc__)
-    pairs = sts_dev(arguments.data)
+    judge = sts_judge(sts_dev(arguments.data))
     text = {"text": [arguments.data / "leipzig-enwiki-2016-10k" / "eng_wikipedia_2016_10K-sentences.txt"]}
     staged = LightToken(rank=8, stages=4, polish=0, factors="float16")
     variants = [
@@ -32,7 +32,7 @@ def main() -> int:
         Variant("lighttoken", LightToken(), 103),
         Variant("lighttoken, weighted by text", LightToken(), 103, text),
     ]
-    run_all("sts", variants, arguments.seed, pairs, references("sts", arguments.seed, pairs))
+    run_all("sts", variants, arguments.seed, judge, references("sts", arguments.seed, judge))
     return 0
 
 

@@ -41,12 +41,12 @@ def test_the_ways_to_say_how_small(source, tmp_path, capsys, how):
     )
 
 
-def test_the_default_method_is_lighttoken_and_seeds_repeat(source, tmp_path, capsys):
+def test_the_default_method_suits_a_tied_head_and_seeds_repeat(source, tmp_path, capsys):
     files = []
     for name in ("a", "b"):
         code, out, _ = run(capsys, "compress", source, "-o", tmp_path / name, "--ratio", "6", "--seed", "3", "--json")
         assert code == 0
-        assert json.loads(out.splitlines()[-1])["method"] == "lighttoken"
+        assert json.loads(out.splitlines()[-1])["method"] == "fastscan"
         files.append(load_file(tmp_path / name / "model.safetensors"))
     assert all(torch.equal(files[0][key], files[1][key]) for key in files[0] if files[0][key].dtype == torch.uint8)
 
@@ -158,6 +158,7 @@ def bad_inputs(source, tmp):
         "two budgets": (("compress", source, "-o", out, "--ratio", "5", "--size", "1MB"), "give one"),
         "unknown method": (("compress", source, "-o", out, "--method", "zip"), "unknown method 'zip'; choose from svd"),
         "unknown field": (small(source, out, "--set", "colour=red"), "has no field 'colour'; it has factors"),
+        "field of no method": (("compress", source, "-o", out, "--set", "blocks=2"), "name the method with --method"),
         "half a field": (small(source, out, "--set", "factors"), "--set takes field=value, got 'factors'"),
         "bad value": (small(source, out, "--set", "factors=int5"), "unknown factors 'int5'"),
         "unknown reference": (small(source, out, "--reference", "int8"), "unknown reference dtype 'int8'"),
@@ -187,7 +188,7 @@ def bad_inputs(source, tmp):
 NAMES = [
     "no such model", "no such folder", "a file", "no config", "no weights", "cut-off weights", "NaN rows",
     "infinite rows", "ratio below 1", "ratio that is no number", "ratio out of reach", "size out of reach",
-    "two budgets", "unknown method", "unknown field", "half a field", "bad value", "unknown reference", "empty text",
+    "two budgets", "unknown method", "unknown field", "field of no method", "half a field", "bad value", "unknown reference", "empty text",
     "latin-1 text", "missing text", "missing counts", "text and counts", "output not empty", "output is a file",
     "output can't be written", "no output", "unknown option", "unknown command", "unknown device", "inspect nothing",
     "plot nowhere", "counts of nothing", "no table", "compressed already",

@@ -11,8 +11,10 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 import tiny
 from vocabpress import (
     SVD,
+    TCQ,
     Autoencoder,
     Budget,
+    FastScan,
     LightToken,
     Product,
     Residual,
@@ -29,6 +31,8 @@ METHODS = {
     "svd, float16": SVD(),  # its largest tensor is of floats: the one that takes the original key
     "autoencoder": Autoencoder(epochs=2),
     "lighttoken": LightToken(epochs=2, polish=2),
+    "tcq": TCQ(8),
+    "fastscan": FastScan(),
     "product": Product(rotation="none"),
     "residual, rotated": Residual(bits=4, rotation="pca", rounds=1),
 }
@@ -42,6 +46,16 @@ def compressed(name, method="svd", dtype=torch.float32):
     compress_input_table(model, config)
     attach(model, config)
     return model
+
+
+@pytest.mark.parametrize(
+    ("name", "method"), [("gpt2", "fastscan"), ("llama, untied", "tcq"), ("t5", "fastscan"), ("bert", "fastscan")]
+)
+def test_the_default_method_is_chosen_by_the_tie(name, method):
+    model = tiny.make(name)
+    config = VocabpressConfig(budget=Budget.ratio(4))
+    compress_input_table(model, config)
+    assert config.fitted_by["method"] == method
 
 
 def stored_keys(folder):

@@ -48,7 +48,7 @@ def compress(
         str | None,
         typer.Option(
             help=f"One of: {', '.join(METHODS)}; A+B, where B presses what A leaves over; or blockwise:A, A for each "
-            "block of tokens by weight. [lighttoken]"
+            "block of tokens by weight. [fastscan where an output head is tied to the table, tcq elsewhere]"
         ),
     ] = None,
     ratio: Annotated[float | None, typer.Option(help="Table at most 1/RATIO of its size in --reference. [25]")] = None,
@@ -91,8 +91,10 @@ def compress(
     """Compress the token table of a model, and write a checkpoint that from_pretrained loads."""
     budget, fields = parse_budget(ratio, bits_per_weight, size, reference), parse_settings(settings or [])
     if preset_name is None:
+        if fields and method is None:
+            raise ValueError(f"--set {next(iter(fields))}=… sets a field of a method; name the method with --method")
         chosen: dict[str, Any] = {
-            "method": make_method(method or "lighttoken", **fields),
+            "method": None if method is None else make_method(method, **fields),
             "budget": budget or Budget.ratio(25, reference or "float32"),
             "linears": LinearShapes.read(parse_settings(linears, "--linears")) if linears else None,
         }

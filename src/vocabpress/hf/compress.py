@@ -28,7 +28,7 @@ from vocabpress.hf.outcome import Report
 from vocabpress.hf.quantizer import attach, compress_input_table
 from vocabpress.hf.shapes import LinearShapes
 from vocabpress.hf.tables import find_tables, input_table
-from vocabpress.methods import Method, make_method, method_name, method_settings
+from vocabpress.methods import Method
 from vocabpress.reconstruction import reconstruction
 
 
@@ -36,7 +36,7 @@ def compress(
     model: str | Path,
     output: str | Path,
     *,
-    method: str | Method = "lighttoken",
+    method: str | Method | None = None,
     budget: Budget | None = None,
     linears: LinearShapes | Mapping[str, Any] | None = None,
     text: Sequence[str | Path] = (),
@@ -52,7 +52,8 @@ def compress(
     Args:
         model: A hub id, or a folder with config.json and weights.
         output: A folder that does not exist yet, or is empty. It appears when all is done, or not at all.
-        method: A method, or its name with its default settings.
+        method: A method, or its name with its default settings; None takes `FastScan` where an output head is tied to
+            the table, `TCQ` elsewhere.
         budget: Of the table; ratio 25 to float32 if None.
         linears: Linear maps that become Kronecker products, too, such as ``{"attention": (48, 384), "ffn": (2, 16)}``:
             columns and rows of the left factor; see `LinearShapes`. None leaves them as they are.
@@ -80,7 +81,7 @@ def compress(
     target = check_output(output)
     check_device(device)
     shapes = LinearShapes.read(linears) if isinstance(linears, Mapping) else linears
-    config = VocabpressConfig(method if isinstance(method, Method) else make_method(method), budget, seed, shapes)
+    config = VocabpressConfig(method, budget, seed, shapes)
     folder = find_folder(model)
     loaded = load_model(folder)
     rows, width = find_tables(loaded)[0].shape
@@ -90,14 +91,15 @@ def compress(
         importance = replace(importance, metric=chosen.read(width))
         config.fitted_by = {"metric": chosen.strength}
     figures = fit_and_measure(loaded, config, importance, device, progress)
+    made: dict[str, Any] = config.fitted_by or {}
     with written_at_once(target) as temporary:
         save(loaded, temporary)
         report = Report(
             source_name=Path(model).name,
             output=str(output),
             architecture=type(loaded).__name__,
-            method=method_name(config.method),
-            settings=method_settings(config.method),
+            method=made["method"],
+            settings=made["settings"],
             budget=str(config.budget),
             seed=seed,
             model_bytes_before=weight_bytes(folder),

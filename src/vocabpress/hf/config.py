@@ -17,7 +17,8 @@ class VocabpressConfig(QuantizationConfigMixin):
     """What config.json says of a compressed checkpoint, or what is to be done to a plain one at load.
 
     Args:
-        method: Name of a method, or a `Method`; for compressing at load.
+        method: Name of a method, or a `Method`, for compressing at load; None leaves it to the model, see
+            `default_method`.
         budget: For compressing at load.
         seed: Of the fit.
         shapes: Of the linear maps that are to be Kronecker products, too; for compressing at load.
@@ -37,7 +38,7 @@ class VocabpressConfig(QuantizationConfigMixin):
 
     def __init__(
         self,
-        method: str | Method = "lighttoken",
+        method: str | Method | None = None,
         budget: Budget | None = None,
         seed: int = 0,
         shapes: LinearShapes | None = None,

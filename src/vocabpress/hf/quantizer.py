@@ -22,8 +22,8 @@ from vocabpress.hf.config import QUANT_METHOD, VocabpressConfig
 from vocabpress.hf.linears import compress_linears
 from vocabpress.hf.modules import owned_tables
 from vocabpress.hf.swap import install, install_linear, uninstall
-from vocabpress.hf.tables import base_prefix, input_table, settle_ties
-from vocabpress.methods import method_name, method_settings
+from vocabpress.hf.tables import base_prefix, input_table, settle_ties, tied_head
+from vocabpress.methods import TCQ, FastScan, Method, method_name, method_settings
 
 
 def resolve(model: PreTrainedModel, name: str) -> str:
@@ -47,6 +47,11 @@ def anchor(table: CompressedEmbedding) -> str | None:
     shape = (table.num_embeddings, table.embedding_dim)
     misfits = [item for item in table.storage() if item.shape != shape]
     return max(misfits, key=lambda item: item.bits).name if misfits else None
+
+
+def default_method(model: PreTrainedModel) -> Method:
+    """Where an output head shares the table, `FastScan`, whose logits need no row decoded; `TCQ` elsewhere."""
+    return TCQ() if tied_head(model) is None else FastScan()
 
 
 def compress_input_table(
@@ -74,13 +79,14 @@ def compress_input_table(
     name, weight = input_table(model)
     place = torch.device(device) if device is not None else weight.device
     generator = torch.Generator(place).manual_seed(config.seed)
-    table = config.method.fit(weight.detach().to(place), budget=config.budget, generator=generator, **fit)
+    method = config.method or default_method(model)
+    table = method.fit(weight.detach().to(place), budget=config.budget, generator=generator, **fit)
     settle_ties(model)
     install(model, name, table.to(weight.device, weight.dtype))
     config.tables[name.removeprefix(base_prefix(model))] = table.config()
     config.fitted_by = {
-        "method": method_name(config.method),
-        "settings": method_settings(config.method),
+        "method": method_name(method),
+        "settings": method_settings(method),
         "budget": str(config.budget),
         "seed": config.seed,
         "token_weights": weighted_by,

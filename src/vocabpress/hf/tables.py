@@ -92,6 +92,13 @@ def tied_modules(model: PreTrainedModel, name: str) -> list[str]:
     return sorted(other.removesuffix(".weight") for other in group - {key} if other.endswith(".weight"))
 
 
+def tied_head(model: PreTrainedModel) -> str | None:
+    """The name of the output head whose numbers are those of the input table, or None."""
+    head = model.get_output_embeddings()
+    name = module_name(model, head) if isinstance(head, nn.Linear) else None
+    return name if name in tied_modules(model, input_table_name(model)) else None
+
+
 def settle_ties(model: PreTrainedModel) -> None:
     """Let the config say what is so: untied, where a checkpoint's head differs from the table its config ties it to.
 

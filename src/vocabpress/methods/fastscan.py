@@ -43,7 +43,7 @@ class FastScan(TransformMethod):
     """Additive codes of 16-word books, stages by axis and by block of tokens.
 
     Attributes:
-        blocks: Of tokens, by token weight; one where all weights are equal.
+        blocks: Of tokens, by their weight times the energy of their rows, at most; the search may take fewer.
         min_bits: For each entry of a row, at least, however little its token weighs: what keeps rare tokens readable.
         beam: Width of the search for codes.
         rounds: Of codes and least squares in turn.
