@@ -31,6 +31,8 @@ bench: $(READY)  ## Write benchmarks/results and the tables made of them (reads 
 	$(BIN)/python benchmarks/lighttoken.py
 	$(BIN)/python benchmarks/kronecker.py
 	$(BIN)/python benchmarks/recovery.py
+	$(BIN)/python benchmarks/tcq.py
+	$(BIN)/python benchmarks/domains.py
 	$(BIN)/python benchmarks/kroneckerbert.py --preset kronecker-8x --ablations
 	$(BIN)/python benchmarks/kroneckerbert.py --preset kronecker-20x --ablations
 	$(BIN)/python benchmarks/render.py

@@ -3,8 +3,8 @@
 python benchmarks/domains.py --data DIR
 
 Trellis codes whose bits follow the frequencies of one text, on sentences of others: the cosine of sentence embeddings
-with those of the original encoder. Plans for Wikipedia are made from one half of its sentences and measured on the other
-one. `rare` are the sentences, of all kinds, in which the largest share of tokens does not occur in that first half.
+with those of the original encoder. Plans for Wikipedia are made from one half of its sentences, and measured on the
+other one. `rare` are the sentences, of all kinds, in which the largest share of tokens does not occur in that half.
 """
 
 import sys
