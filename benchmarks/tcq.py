@@ -54,6 +54,7 @@ def variants(ratio: int) -> list[Variant]:
         Variant("memory 10", TCQ(memory=10), ratio, text),
         Variant("counts ** 0.25", TCQ(), ratio, {**text, "weights": 0.25}),
         Variant("metric ** 0.5", TCQ(), ratio, heeded(0.5)),
+        Variant("direction ** 0.5", TCQ(), ratio, {**text, "direction": 0.5}),
         Variant("no text", TCQ(), ratio),
         Variant("vocabulary order", TCQ(), ratio, {"counts": "vocabulary-order"}),
     ]
@@ -67,6 +68,9 @@ def variants(ratio: int) -> list[Variant]:
         *(Variant(f"counts ** {power}", TCQ(), ratio, {**text, "weights": power}) for power in (0.75, 1.0)),
         *(Variant(f"metric ** {strength}", TCQ(), ratio, heeded(strength)) for strength in (0.25, 0.75, 1.0)),
         Variant("no text, metric ** 0.5", TCQ(), ratio, {"metric": Sensitivity(metric(), 0.5)}),
+        Variant("direction ** 1", TCQ(), ratio, {**text, "direction": 1.0}),
+        Variant("direction ** 0.5, metric ** 0.5", TCQ(), ratio, heeded(0.5, direction=0.5)),
+        Variant("no text, direction ** 1", TCQ(), ratio, {"direction": 1.0}),
         *(Variant(f"{words:,} words", TCQ(), ratio, {"text": [excerpt(words)]}) for words in WORDS),
         *(Variant(f"min_bits {part:g} of the mean", TCQ(min_bits=part * 32 / ratio), ratio, text) for part in FLOORS),
         # Other codes of the same bytes, every token alike.

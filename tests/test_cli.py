@@ -159,6 +159,7 @@ def bad_inputs(source, tmp):
         "unknown method": (("compress", source, "-o", out, "--method", "zip"), "unknown method 'zip'; choose from svd"),
         "unknown field": (small(source, out, "--set", "colour=red"), "has no field 'colour'; it has factors"),
         "field of no method": (("compress", source, "-o", out, "--set", "blocks=2"), "name the method with --method"),
+        "no such direction": (small(source, out, "--direction", "2"), "the strength of the direction is 0 to 1, got 2"),
         "half a field": (small(source, out, "--set", "factors"), "--set takes field=value, got 'factors'"),
         "bad value": (small(source, out, "--set", "factors=int5"), "unknown factors 'int5'"),
         "unknown reference": (small(source, out, "--reference", "int8"), "unknown reference dtype 'int8'"),
@@ -188,7 +189,8 @@ def bad_inputs(source, tmp):
 NAMES = [
     "no such model", "no such folder", "a file", "no config", "no weights", "cut-off weights", "NaN rows",
     "infinite rows", "ratio below 1", "ratio that is no number", "ratio out of reach", "size out of reach",
-    "two budgets", "unknown method", "unknown field", "field of no method", "half a field", "bad value", "unknown reference", "empty text",
+    "two budgets", "unknown method", "unknown field", "field of no method", "no such direction", "half a field",
+    "bad value", "unknown reference", "empty text",
     "latin-1 text", "missing text", "missing counts", "text and counts", "output not empty", "output is a file",
     "output can't be written", "no output", "unknown option", "unknown command", "unknown device", "inspect nothing",
     "plot nowhere", "counts of nothing", "no table", "compressed already",

@@ -7,6 +7,7 @@ from vocabpress.weights import (
     count_tokens,
     load_counts,
     load_weights,
+    over_length,
     read_lines,
     save_counts,
     save_weights,
@@ -63,6 +64,16 @@ def test_weights_from_counts_by_hand():
     assert float(weights.mean()) == pytest.approx(1.0)
     assert torch.equal(token_weights(torch.tensor([0.0, 3.0, 24.0]), power=0.0), torch.ones(3))
     assert torch.equal(token_weights(uniform(5)), torch.ones(5))
+
+
+def test_errors_over_the_length_of_the_row_by_hand():
+    table = torch.tensor([[3.0, 4.0], [0.0, 10.0], [0.0, 0.0]])  # squared lengths 25, 100, 0; a 25th of the mean: 5/3
+    found = over_length(None, table, 1)
+    torch.testing.assert_close(found / found[1], torch.tensor([4.0, 1.0, 60.0]))
+    assert found.mean() == pytest.approx(1)
+    halfway = over_length(torch.tensor([1.0, 2.0, 1.0]), table, 0.5)
+    torch.testing.assert_close(halfway / halfway[1], torch.tensor([1.0, 1.0, math.sqrt(60) / 2]))
+    assert over_length(None, table, 0) is None
 
 
 def test_tfidf_by_hand():

@@ -83,6 +83,9 @@ def compress(
         Path | None, typer.Option(help="What vocabpress metric wrote: in which directions errors of a row matter.")
     ] = None,
     metric_strength: Annotated[float, typer.Option(help="Exponent of --metric; 0 heeds it not at all.")] = 1.0,
+    direction: Annotated[
+        float, typer.Option(help="0 to 1: how far an error counts relative to the length of its row, as in cosine.")
+    ] = 0.0,
     settings: SettingsOption = None,
     seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
     device: Annotated[str, typer.Option(help="Where to fit: cpu, cuda, cuda:1.")] = "cpu",
@@ -110,6 +113,7 @@ def compress(
         counts=counts,
         weights=weights,
         metric=None if metric is None else Sensitivity(metric, metric_strength),
+        direction=direction,
         seed=seed,
         device=device,
         progress=True,

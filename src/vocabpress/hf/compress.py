@@ -30,6 +30,7 @@ from vocabpress.hf.shapes import LinearShapes
 from vocabpress.hf.tables import find_tables, input_table
 from vocabpress.methods import Method
 from vocabpress.reconstruction import reconstruction
+from vocabpress.weights import over_length
 
 
 def compress(
@@ -43,6 +44,7 @@ def compress(
     counts: Counts | None = None,
     weights: Weights | None = None,
     metric: Sensitivity | Tensor | str | Path | None = None,
+    direction: float = 0.0,
     seed: int = 0,
     device: str | None = None,
     progress: bool = False,
@@ -64,6 +66,7 @@ def compress(
             each line a document.
         metric: In which directions errors of a row matter: (d, d), or a file that `vocabpress metric` wrote; in a
             `Sensitivity`, how strongly. For methods that read rows through a basis.
+        direction: How strongly an error counts relative to the length of its row, 0 to 1: 1 is what cosine sees.
         seed: Of all randomness.
         device: Where to fit, e.g. ``"cuda"``; None stays on the CPU.
         progress: Whether to draw progress bars on stderr.
@@ -90,6 +93,10 @@ def compress(
         chosen = metric if isinstance(metric, Sensitivity) else Sensitivity(metric)
         importance = replace(importance, metric=chosen.read(width))
         config.fitted_by = {"metric": chosen.strength}
+    if direction:
+        weights = over_length(importance.weights, input_table(loaded)[1].detach(), direction)
+        importance = replace(importance, weights=weights)
+        config.fitted_by = {**(config.fitted_by or {}), "direction": direction}
     figures = fit_and_measure(loaded, config, importance, device, progress)
     made: dict[str, Any] = config.fitted_by or {}
     with written_at_once(target) as temporary:
