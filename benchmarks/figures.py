@@ -223,6 +223,32 @@ def recovery() -> str:
     )
 
 
+def variants(benchmark: str, ratio: float, columns: dict[str, tuple[str, int]]) -> str:
+    """A line for each variant of a benchmark at one ratio, and for its references.
+
+    Args:
+        benchmark: Name of the JSON file.
+        ratio: To float32.
+        columns: Head -> metric and decimals.
+    """
+    rows = [row for row in read_results(RESULTS / f"{benchmark}.json") if row.settings.get("ratio") in (None, ratio)]
+    figures = [
+        [
+            row.variant,
+            *(f"{row.metrics[name]:.{places}f}" if name in row.metrics else "-" for name, places in columns.values()),
+        ]
+        for row in rows
+    ]
+    return table(["", *columns], figures)
+
+
+TRELLIS = {
+    "relative error": ("relative_error", 3),
+    "by frequency": ("weighted_relative_error", 3),
+    "sentence cosine": ("sentence_cosine", 3),
+    "STS-B dev": ("sts_dev_spearman", 2),
+}
+DOMAINS = {kind: (f"{kind}_cosine", 3) for kind in ("wikipedia", "naturalist", "plays", "reviews", "rare")}
 STEPS = {"original": "original", "pressed": "no text", "stage one": "both stages"}
 """A model before its task -> the step whose "before" it is; what was compressed has the tuned teacher's head."""
 
@@ -271,6 +297,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "weights-error": lambda: grid("weights", "reconstruction", "relative_error", 3),
     "weights-weighted": lambda: grid("weights", "reconstruction", "weighted_relative_error", 3),
     "weights-sts": lambda: grid("weights", "sts", "stsb_dev"),
+    **{f"tcq-{ratio}": lambda ratio=ratio: variants("tcq", ratio, TRELLIS) for ratio in (25, 50, 103, 206)},
+    **{f"domains-{ratio}": lambda ratio=ratio: variants("domains", ratio, DOMAINS) for ratio in (50, 103)},
     "kronecker": kronecker,
     "recovery": recovery,
     "kroneckerbert-8x": lambda: kroneckerbert("kronecker-8x"),
