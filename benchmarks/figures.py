@@ -242,6 +242,22 @@ def variants(benchmark: str, ratio: float, columns: dict[str, tuple[str, int]]) 
     return table(["", *columns], figures)
 
 
+def heads() -> str:
+    """Logits by each method, over the time that the dense table takes."""
+    rows = read_results(RESULTS / "heads.json")
+    counts = (1, 8, 64)
+    body = [
+        [
+            row.variant,
+            f"{row.settings['ratio']:g}x",
+            *(f"{row.metrics[f'logits_{count}']:.2f}" for count in counts),
+            f"{row.metrics['lookup_ms']:.1f}",
+        ]
+        for row in rows
+    ]
+    return table(["", "ratio", *(f"{count} vectors" for count in counts), "512 rows, ms"], body)
+
+
 TRELLIS = {
     "relative error": ("relative_error", 3),
     "by frequency": ("weighted_relative_error", 3),
@@ -299,6 +315,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "weights-sts": lambda: grid("weights", "sts", "stsb_dev"),
     **{f"tcq-{ratio}": lambda ratio=ratio: variants("tcq", ratio, TRELLIS) for ratio in (25, 50, 103, 206)},
     **{f"domains-{ratio}": lambda ratio=ratio: variants("domains", ratio, DOMAINS) for ratio in (50, 103)},
+    "heads": heads,
     "kronecker": kronecker,
     "recovery": recovery,
     "kroneckerbert-8x": lambda: kroneckerbert("kronecker-8x"),
