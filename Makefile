@@ -14,7 +14,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-demo: $(READY)  ## Press the table of a real model 25 times by three methods, and show what it cost (minutes)
+demo: $(READY)  ## Press the table of a real model 25 times by four methods, and show what it cost (minutes)
 	$(BIN)/python examples/demo.py --output demo-output
 
 test: $(READY) lint  ## Lint, types, and the tests that need neither network nor GPU
