@@ -270,7 +270,7 @@ STEPS = {"original": "original", "pressed": "no text", "stage one": "both stages
 
 
 def kroneckerbert(preset: str) -> str:
-    """Quality after each step of KroneckerBERT: STS-B dev, F1 of MRPC, accuracy of SST-2."""
+    """Size and quality after each step of KroneckerBERT: STS-B dev, F1 of MRPC, accuracy of SST-2."""
     found: dict[tuple[str, str], Result] = {}
     folders = [RESULTS / "kroneckerbert" / name for name in ("original", preset)]
     for file in (file for folder in folders for file in sorted(folder.glob("*.json"))):
@@ -285,8 +285,11 @@ def kroneckerbert(preset: str) -> str:
     for step in ("original", "pressed", "stage one", "no text", "no teacher", "both stages"):
         source, suffix = (STEPS[step], "" if step == "original" else "_before") if step in STEPS else (step, "")
         figures = [figure(source, task, metric + suffix) for task, metric in (("mrpc", "f1"), ("sst2", "accuracy"))]
-        rows.append([step, figure(step, "sts", "stsb_dev"), *figures])
-    return table(["", "STS-B dev", "MRPC, F1", "SST-2, accuracy"], rows)
+        sizes = {row.bytes["model"] for (of, _), row in found.items() if of == step and "model" in row.bytes}
+        measured = [figure(step, "sts", "stsb_dev"), *figures]
+        if any(shown != "-" for shown in measured):
+            rows.append([step, size(min(sizes)) if sizes else "-", *measured])
+    return table(["", "model", "STS-B dev", "MRPC, F1", "SST-2, accuracy"], rows)
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
