@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from vocabpress import build
+from vocabpress import EMBEDDINGS, build
 
 GOLDEN = Path(__file__).with_name("golden")
 CONFIGS = {
@@ -23,8 +23,13 @@ CONFIGS = {
     "kronecker": "kronecker, a row too many",
     "trellis": "trellis, rates of all kinds",
     "sum": "sum",
+    "columns": "columns",
     "rows": "rows, mapped",
 }
+
+
+def test_every_form_has_a_golden_file():
+    assert set(CONFIGS) == set(EMBEDDINGS)
 
 
 @pytest.mark.parametrize("form", CONFIGS)
