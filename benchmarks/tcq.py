@@ -2,9 +2,9 @@
 
 python benchmarks/tcq.py --data DIR
 
-The base counts token weights in the text of the reference models (about 4 million words), takes their square root, cuts
+The base counts tokens in the text of the reference models (about 4 million words), adds 1, takes the square root, cuts
 eight blocks, and has a memory of 10 bits (12, the default, takes four times as long); every other variant differs from
-it in what its name says.
+it in what its name says. `default weights` are what the library makes of the same counts: long texts scaled down.
 """
 
 import sys
@@ -25,7 +25,7 @@ from vocabpress.fitting.rates import Ladder
 from vocabpress.hf.checkpoint import open_tokenizer
 from vocabpress.methods.transformed import TransformMethod
 from vocabpress.recover import measure_metric
-from vocabpress.weights import count_tokens, read_lines, save_counts
+from vocabpress.weights import count_tokens, load_counts, read_lines, save_counts
 
 RATIOS = (25, 103, 50, 206)
 IN_FULL = (25, 103)  # the others with a few variants
@@ -65,6 +65,12 @@ def counted(text: Path) -> Path:
     return file
 
 
+def plain(text: Path, power: float = 0.5) -> dict[str, Any]:
+    """Counts of a text, and as weights a power of them, one more each."""
+    counts = load_counts(counted(text), len(open_tokenizer(SAMPLE)))
+    return {"counts": counts, "weights": (counts + 1) ** power}
+
+
 @dataclass(frozen=True)
 class ScalarCodes(TransformMethod):
     """The same axes, blocks and rates with a scalar code of its own for each run: k-means words (Max, 1960)."""
@@ -99,13 +105,16 @@ class ScalarCodes(TransformMethod):
 
 def variants(ratio: int) -> list[Variant]:
     """All at one ratio."""
-    base, text = TCQ(memory=10), {"counts": counted(CORPUS)}
+    base, text, default = TCQ(memory=10), plain(CORPUS), {"counts": counted(CORPUS)}
 
     def heeded(strength: float, **more: Any) -> dict[str, Any]:
-        return {**text, **more, "metric": Sensitivity(metric(), strength)}
+        return {**(more if "counts" in more else text | more), "metric": Sensitivity(metric(), strength)}
 
     found = [
         Variant("base", base, ratio, text),
+        Variant("default weights", base, ratio, default),
+        Variant("default weights, memory 12", TCQ(), ratio, default),
+        Variant("default weights, memory 12, metric ** 0.5", TCQ(), ratio, heeded(0.5, **default)),
         Variant("memory 12", TCQ(), ratio, text),
         Variant("memory 12, metric ** 0.5", TCQ(), ratio, heeded(0.5)),
         Variant("memory 12, metric ** 0.5, direction ** 0.5", TCQ(), ratio, heeded(0.5, direction=0.5)),
@@ -121,11 +130,11 @@ def variants(ratio: int) -> list[Variant]:
         Variant("memory 8", TCQ(memory=8), ratio, text),
         *(Variant(f"blocks {blocks}", replace(base, blocks=blocks), ratio, text) for blocks in (1, 2, 4, 16)),
         Variant("no text, blocks 1", replace(base, blocks=1), ratio),
-        *(Variant(f"counts ** {power}", base, ratio, {**text, "weights": power}) for power in (0.25, 0.75, 1.0)),
+        *(Variant(f"counts ** {power}", base, ratio, plain(CORPUS, power)) for power in (0.25, 0.75, 1.0)),
         *(Variant(f"metric ** {strength}", base, ratio, heeded(strength)) for strength in (0.25, 1.0)),
         *(Variant(f"direction ** {strength}", base, ratio, {**text, "direction": strength}) for strength in (0.5, 1.0)),
         Variant("no text, direction ** 1", base, ratio, {"direction": 1.0}),
-        *(Variant(f"{words:,} words", base, ratio, {"counts": counted(excerpt(words))}) for words in WORDS),
+        *(Variant(f"{words:,} words", base, ratio, plain(excerpt(words))) for words in WORDS),
         *(
             Variant(f"min_bits {part:g} of the mean", replace(base, min_bits=part * 32 / ratio), ratio, text)
             for part in FLOORS

@@ -62,6 +62,9 @@ def test_weights_from_counts_by_hand():
     weights = token_weights(torch.tensor([0.0, 0.01, 0.08]))
     torch.testing.assert_close(weights / weights[0], torch.tensor([1.0, 2**0.5, 3.0]))
     assert float(weights.mean()) == pytest.approx(1.0)
+    # A million tokens count as 350,000, so that 90,000 of them are 31,500.
+    weights = token_weights(torch.tensor([0.0, 910_000.0, 90_000.0]))
+    torch.testing.assert_close(weights / weights[0], torch.tensor([1.0, 318501.0, 31501.0]).sqrt())
     assert torch.equal(token_weights(torch.tensor([0.0, 3.0, 24.0]), power=0.0), torch.ones(3))
     assert torch.equal(token_weights(uniform(5)), torch.ones(5))
 
