@@ -2,6 +2,9 @@
 
 python benchmarks/recovery.py
 
+And trellis codes at the same ratio, with token weights and metric as in tcq.py, before and after recovery: the table
+alone, then from there the body too.
+
 What is in the file already is not measured again, so a stopped run goes on; remove the file to start afresh.
 """
 
@@ -9,13 +12,16 @@ import shutil
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from sentence_transformers import SentenceTransformer
 
 from bench import CACHE, prepare
 from common import RESULTS, SAMPLE, parse, sentence_metrics, sts_dev
-from vocabpress import Budget, compress
+from tcq import CORPUS, counted, metric
+from vocabpress import TCQ, Budget, LightToken, Method, Sensitivity, compress
 from vocabpress.hf.checkpoint import weight_bytes
+from vocabpress.methods import method_name
 from vocabpress.recover import OBJECTIVES, Recovery, recover
 from vocabpress.results import Result, read_results, write_results
 
@@ -37,20 +43,28 @@ VARIANTS = {
 }
 
 
-def pressed(seed: int) -> Path:
-    """LightToken at the ratio, made once."""
-    folder = CACHE / "recovery" / f"pressed-seed{seed}"
+# For trellis codes: longer, and faster.
+TABLE = replace(BASE, steps=400, learning_rate=0.03)
+BODY = replace(TABLE, mode="model", learning_rate=0.003)
+
+
+def pressed(method: Method, seed: int, **importance: Any) -> Path:
+    """A method at the ratio, made once."""
+    folder = CACHE / "recovery" / f"{method_name(method)}-seed{seed}"
     if not (folder / "config.json").exists():
         shutil.rmtree(folder, ignore_errors=True)
-        compress(SAMPLE, folder, budget=Budget.ratio(RATIO), seed=seed, progress=True)
+        compress(SAMPLE, folder, method=method, budget=Budget.ratio(RATIO), seed=seed, progress=True, **importance)
     return folder
 
 
-def measure(name: str, settings: Recovery | None, source: Path, seed: int, data: Path) -> Result:
-    """Recover, and judge the sentences; no settings judge what was pressed."""
-    folder, metrics, seconds, table = source, {}, 0.0, 0
-    if settings is not None:
-        folder = CACHE / "recovery" / "out"
+def measure(
+    name: str, method: Method, settings: Recovery | None, source: Path, folder: Path, seed: int, data: Path
+) -> Result:
+    """Recover into a folder, and judge the sentences; no settings judge what was pressed."""
+    metrics, seconds, table = {}, 0.0, 0
+    if settings is None:
+        folder = source
+    else:
         shutil.rmtree(folder, ignore_errors=True)
         report = recover(source, folder, teacher=SAMPLE, text=[TEXT], settings=settings, seed=seed, progress=True)
         terms = {f"{term}_loss": value for term, value in report.terms_after.items()}
@@ -59,7 +73,7 @@ def measure(name: str, settings: Recovery | None, source: Path, seed: int, data:
     encoder = SentenceTransformer(str(folder), device="cpu")
     metrics |= sentence_metrics(encoder, sts_dev(data), SentenceTransformer(str(SAMPLE), device="cpu"))
     print(f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in metrics.items()), flush=True)
-    said = {"model": "all-MiniLM-L6-v2", "method": "lighttoken", "ratio": RATIO, "seed": seed, "text": TEXT.name}
+    said = {"model": "all-MiniLM-L6-v2", "method": method_name(method), "ratio": RATIO, "seed": seed, "text": TEXT.name}
     recovered = None if settings is None else asdict(settings)
     sizes = {"model": weight_bytes(folder), **({"table": table} if table else {})}
     return Result("recovery", name, {**said, "recovered": recovered}, sizes, metrics, seconds)
@@ -70,11 +84,22 @@ def main() -> int:
     arguments = parse(__doc__)
     prepare(arguments.data)
     results = read_results(FILE) if FILE.exists() else []
-    source = pressed(arguments.seed)
-    for name, settings in {"before": None, **VARIANTS}.items():
-        if name not in [result.variant for result in results]:
-            results.append(measure(name, settings, source, arguments.seed, arguments.data))
+    there, out = {result.variant for result in results}, CACHE / "recovery" / "out"
+
+    def add(name: str, method: Method, settings: Recovery | None, source: Path, folder: Path = out) -> Path:
+        if name not in there:
+            results.append(measure(name, method, settings, source, folder, arguments.seed, arguments.data))
             write_results(FILE, results)
+        return folder
+
+    source = pressed(LightToken(), arguments.seed)
+    for name, settings in {"before": None, **VARIANTS}.items():
+        add(name, LightToken(), settings, source)
+    method, heeded = TCQ(), {"counts": counted(CORPUS), "metric": Sensitivity(metric(), 0.5)}
+    source = pressed(method, arguments.seed, **heeded)
+    add("tcq, before", method, None, source)
+    table = add("tcq, the table", method, TABLE, source, CACHE / "recovery" / f"tcq-table-seed{arguments.seed}")
+    add("tcq, then the body too", method, BODY, table)
     return 0
 
 
