@@ -154,7 +154,7 @@ def bad_inputs(source, tmp):
             ("compress", source, "-o", out, "--method", "svd", "--ratio", "5000"),
             "the least that SVD can store is 550 bytes (ratio 49.11 to float32)",
         ),
-        "size out of reach": (("compress", source, "-o", out, "--size", "17"), "the least that LightToken can store"),
+        "size out of reach": (("compress", source, "-o", out, "--size", "17"), "the least that FastScan can store"),
         "two budgets": (("compress", source, "-o", out, "--ratio", "5", "--size", "1MB"), "give one"),
         "unknown method": (("compress", source, "-o", out, "--method", "zip"), "unknown method 'zip'; choose from svd"),
         "unknown field": (small(source, out, "--set", "colour=red"), "has no field 'colour'; it has factors"),
