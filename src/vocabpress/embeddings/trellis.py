@@ -84,12 +84,12 @@ class Trellis(CompressedEmbedding):
         return form
 
     def states(self, ids: Tensor) -> Tensor:
-        """The state at each step, int64, shape (*ids.shape, steps)."""
-        streams = nn.functional.pad(self.codes[ids], (0, 3)).to(torch.int64)
-        ends = torch.tensor(step_ends(self.runs), device=streams.device)
+        """The state at each step, int32, shape (*ids.shape, steps)."""
+        streams = nn.functional.pad(self.codes[ids], (0, 3)).to(torch.int32)
+        ends = torch.tensor(step_ends(self.runs), device=streams.device, dtype=torch.int32)
         # The last bits of the ring come before its first; `inside` bits of a window are past its beginning.
         inside = ends.clamp(max=self.memory)
-        last = torch.tensor([self.row_bits - self.memory], device=streams.device)
+        last = torch.tensor([self.row_bits - self.memory], device=streams.device, dtype=torch.int32)
         before, own = (_window(streams, start, self.memory) for start in (last, ends - inside))
         return (before >> inside) | ((own & ((1 << inside) - 1)) << (self.memory - inside))
 
@@ -100,7 +100,9 @@ class Trellis(CompressedEmbedding):
                 pieces.append((scale * 0).expand(*ids.shape, run.columns))
                 continue
             count = run.columns // run.width
-            pieces.append(words(states[..., step : step + count], run.width).flatten(-2).to(scale.dtype) * scale)
+            # The words of all states are fewer than those of a thousand rows, and reading one is faster than making it.
+            table = words(torch.arange(2**self.memory, device=states.device), run.width).to(scale.dtype) * scale
+            pieces.append(nn.functional.embedding(states[..., step : step + count], table).flatten(-2))
             step += count
         return torch.cat(pieces, -1)
 
