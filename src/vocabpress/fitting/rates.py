@@ -48,29 +48,40 @@ def cut(weights: Tensor, blocks: int) -> Tensor:
 
 
 class Axes:
-    """A table on its principal axes, and how much weighted energy each block has in each group of axes.
+    """A table on its principal axes.
 
     Args:
         table: (V, d).
         weights: (V).
+        group: Axes that share a rate; zeros make the last ones a whole group.
+    """
+
+    def __init__(self, table: Tensor, weights: Tensor, group: int) -> None:
+        centred = table - weighted_mean(table, weights)
+        axes, values = principal_axes(centred, weights)
+        deviations = values.sqrt().clamp(min=1e-12 * float(values[0].sqrt()) + 1e-30).to(table.dtype)
+        lacking = -table.shape[1] % group
+        self.coordinates = pad(centred @ axes.to(table.dtype).T, (0, lacking))  # (V, d and the zeros)
+        self.deviations = pad(deviations, (0, lacking), value=float(deviations[-1]))
+        self.weights = weights
+
+
+class Blocks:
+    """How much weighted energy each block of tokens has in each group of axes, and what rates it gets for that.
+
+    Args:
+        axes: Of the table.
         block_of: (V).
         ladder: The rates that there are.
         first: The fewest bits of the first group.
         floor: The fewest bits of a row.
     """
 
-    def __init__(
-        self, table: Tensor, weights: Tensor, block_of: Tensor, ladder: Ladder, first: int = 0, floor: int = 0
-    ) -> None:
-        centred = table - weighted_mean(table, weights)
-        axes, values = principal_axes(centred, weights)
-        deviations = values.sqrt().clamp(min=1e-12 * float(values[0].sqrt()) + 1e-30).to(table.dtype)
-        lacking = -table.shape[1] % ladder.group
-        self.coordinates = pad(centred @ axes.to(table.dtype).T, (0, lacking))  # (V, d and the zeros)
-        self.deviations = pad(deviations, (0, lacking), value=float(deviations[-1]))
+    def __init__(self, axes: Axes, block_of: Tensor, ladder: Ladder, first: int = 0, floor: int = 0) -> None:
         self.counts = torch.bincount(block_of)  # (blocks)
-        energy = torch.zeros(len(self.counts), len(self.deviations), device=table.device, dtype=torch.float64)
-        energy.index_add_(0, block_of, self.coordinates.double().square() * weights.double()[:, None])
+        squares = axes.coordinates.double().square() * axes.weights.double()[:, None]
+        energy = torch.zeros(len(self.counts), squares.shape[1], device=squares.device, dtype=torch.float64)
+        energy.index_add_(0, block_of, squares)
         self.energy = energy.unflatten(1, (-1, ladder.group)).sum(2)  # (blocks, groups)
         self.ladder, self.first, self.floor = ladder, ladder.least(first), floor
 

@@ -42,15 +42,17 @@ class Method(ABC):
     paper: ClassVar[str]
     """Where the method was published."""
 
-    @abstractmethod
     def families(self, num_embeddings: int, embedding_dim: int, weights: Tensor) -> list[Family]:
         """The plans for a table of this shape, the preferred family first; sizes ascend.
+
+        None, unless a method has such: one whose plans depend on the table overrides `plans`.
 
         Args:
             num_embeddings: V.
             embedding_dim: d.
             weights: (V), not negative, mean 1; for methods that cut the vocabulary by them.
         """
+        return []
 
     @abstractmethod
     def empty(self, num_embeddings: int, embedding_dim: int, plan: Plan) -> CompressedEmbedding:

@@ -27,7 +27,7 @@ from vocabpress.budget import Budget
 from vocabpress.embeddings import CompressedEmbedding, Rows
 from vocabpress.fitting.allocation import allocate
 from vocabpress.fitting.rates import cut
-from vocabpress.methods.base import Family, Method, Plan, rounded
+from vocabpress.methods.base import Method, Plan, rounded
 
 SAMPLE_ROWS = 2048
 SHARES = (0.25, 0.5, 1.0, 2.0, 4.0)  # of an equal share a row: the budgets at which a block is measured
@@ -56,10 +56,6 @@ class Blockwise(Method):
         """Refuse a number of blocks outside its range."""
         if not 1 <= self.blocks <= 256:
             raise ValueError(f"blocks is 1 to 256, got {self.blocks}")
-
-    def families(self, num_embeddings: int, embedding_dim: int, weights: Tensor) -> list[Family]:
-        """None: what a block takes depends on the rows; see `choose`."""
-        return []
 
     def cut(self, weights: Tensor, embedding_dim: int) -> Tensor:
         """The block of each token, (V), the weightiest first; all but the last have rows enough."""

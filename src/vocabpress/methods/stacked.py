@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from vocabpress.budget import Budget
 from vocabpress.embeddings import CompressedEmbedding, Sum
-from vocabpress.methods.base import Family, Method, Plan, rounded
+from vocabpress.methods.base import Method, Plan, rounded
 
 SHARES = (1 / 32, 1 / 8, 1 / 4, 1 / 2, 3 / 4)
 SAMPLE_ROWS = 8192  # for the choice of the share
@@ -51,10 +51,6 @@ class Stacked(Method):
         """Refuse a share that leaves one of them nothing."""
         if self.share is not None and not 0 < self.share < 1:
             raise ValueError(f"share lies between 0 and 1, got {self.share:g}; try 0.25, or leave it out to search")
-
-    def families(self, num_embeddings: int, embedding_dim: int, weights: Tensor) -> list[Family]:
-        """None: what the second may take depends on what the first took; see `plans`."""
-        return []
 
     def plans(
         self, num_embeddings: int, embedding_dim: int, budget: Budget, weights: Tensor | None = None

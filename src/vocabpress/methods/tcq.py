@@ -23,7 +23,7 @@ from vocabpress.fitting.trellis import encode
 from vocabpress.methods.transformed import TransformMethod
 
 RUNGS = ((0, 1), (1, 4), (1, 2), *((bits, 1) for bits in range(1, 9)))
-GAP = 1.1  # a trellis' distortion over the bound, in the plan: what it comes to at one bit
+GAP = 1.1  # a trellis' distortion over the bound, in the plan; at one bit it comes to 1.12 with a memory of 12
 
 
 @dataclass(frozen=True)

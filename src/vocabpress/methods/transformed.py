@@ -31,8 +31,8 @@ from vocabpress.embeddings import CompressedEmbedding, Projected, Rows, Run, Sca
 from vocabpress.fitting.binary import affine
 from vocabpress.fitting.lowrank import weighted_mean
 from vocabpress.fitting.quantise import quantise
-from vocabpress.fitting.rates import Axes, Ladder, cut
-from vocabpress.methods.base import Family, Method, Plan
+from vocabpress.fitting.rates import Axes, Blocks, Ladder, cut
+from vocabpress.methods.base import Method, Plan
 
 BASIS_BITS = (8, 6, 5, 4)
 RIDGE = 1e-6
@@ -76,10 +76,6 @@ class TransformMethod(Method):
             title: Of a progress bar; none without.
         """
 
-    def families(self, num_embeddings: int, embedding_dim: int, weights: Tensor) -> list[Family]:
-        """None: what a row costs depends on the table's variances; see `choose`."""
-        return []
-
     def plans(
         self, num_embeddings: int, embedding_dim: int, budget: Budget, weights: Tensor | None = None
     ) -> list[Plan]:
@@ -108,25 +104,23 @@ class TransformMethod(Method):
         self, table: Tensor, plans: list[Plan], weights: Tensor, generator: torch.Generator, progress: bool
     ) -> Plan:
         """How many blocks and axes, how exact a basis, and the rates of every block, by the distortion they promise."""
-        (plan,), promises, by_blocks = plans, {}, {}
-        for blocks in sorted({1, (self.blocks + 1) // 2, self.blocks}):
-            axes = self._axes(table, weights, blocks)
-            by_blocks[blocks], groups = axes, axes.energy.shape[1]
+        (plan,), promises, cuts = plans, {}, {}
+        axes, floor = Axes(table, weights, self.ladder.group), self._floor(table.shape[1])
+        for count in sorted({1, (self.blocks + 1) // 2, self.blocks}):
+            block_of = self.cut(table, weights, count)
+            cuts[count] = blocks = Blocks(axes, block_of, self.ladder, self.first_bits(), floor)
+            groups = blocks.energy.shape[1]
             for kept in sorted({max(1, math.ceil(groups * part / 8)) for part in (1, 2, 3, 4, 6, 8)}):
                 for bits in BASIS_BITS:
-                    _, distortion = axes.share(kept, plan["limit"] - self._beside_rows(table, axes, kept, bits))
+                    _, distortion = blocks.share(kept, plan["limit"] - self._beside_rows(table, blocks, kept, bits))
                     # What a rounded basis loses: its entries are near to normal, clipped at 3.5 deviations.
-                    promised = distortion + 4.1 * 4.0**-bits * float(axes.energy[:, :kept].sum())
-                    promises[blocks, kept, bits] = promised
-        for blocks, kept, bits in sorted(promises, key=promises.__getitem__):
-            found = self._exact(table, by_blocks[blocks], kept, bits, plan["limit"])
+                    promised = distortion + 4.1 * 4.0**-bits * float(blocks.energy[:, :kept].sum())
+                    promises[count, kept, bits] = promised
+        for count, kept, bits in sorted(promises, key=promises.__getitem__):
+            found = self._exact(table, cuts[count], kept, bits, plan["limit"])
             if found is not None:
-                return found | {"cut": blocks}
+                return found | {"cut": count}
         raise ValueError(f"no plan fits {plan['limit'] // 8:,} bytes; allow more, or a smaller min_bits")
-
-    def _axes(self, table: Tensor, weights: Tensor, blocks: int) -> Axes:
-        floor = self._floor(table.shape[1])
-        return Axes(table, weights, self.cut(table, weights, blocks), self.ladder, self.first_bits(), floor)
 
     def cut(self, table: Tensor, weights: Tensor, blocks: int) -> Tensor:
         """The block of each token, (V): by its weight times the energy of its row, which are worth bits alike."""
@@ -135,20 +129,20 @@ class TransformMethod(Method):
         few = float(worth.kthvalue(1 + len(worth) // 200).values)  # a few rows of next to nothing are no block
         return cut(worth.clamp(min=few), blocks)
 
-    def _beside_rows(self, table: Tensor, axes: Axes, kept: int, bits: int) -> int:
+    def _beside_rows(self, table: Tensor, blocks: Blocks, kept: int, bits: int) -> int:
         """Bits of basis, mean and map, and about those of what the rows of a block have in common."""
-        sizes, run = axes.counts.tolist(), self._least_run(kept)
+        sizes, run = blocks.counts.tolist(), self._least_run(kept)
         plan = {"sizes": sizes, "runs": [[run]] * len(sizes), "basis_bits": bits}
         return self.stored_bits(table.shape[0], table.shape[1], plan) - len(table) * row_bits([run])
 
-    def _exact(self, table: Tensor, axes: Axes, kept: int, bits: int, limit: int) -> Plan | None:
+    def _exact(self, table: Tensor, blocks: Blocks, kept: int, bits: int, limit: int) -> Plan | None:
         """Rates of rows of whole bytes, so that all that is stored fits; none if it can't."""
-        room = limit - self._beside_rows(table, axes, kept, bits)
+        room = limit - self._beside_rows(table, blocks, kept, bits)
         while True:
-            runs = axes.whole_bytes(kept, room)
+            runs = blocks.whole_bytes(kept, room)
             if runs is None:
                 return None
-            found = {"sizes": axes.counts.tolist(), "runs": runs, "basis_bits": bits}
+            found = {"sizes": blocks.counts.tolist(), "runs": runs, "basis_bits": bits}
             over = self.stored_bits(table.shape[0], table.shape[1], found) - limit
             if over <= 0:
                 return found
@@ -163,7 +157,7 @@ class TransformMethod(Method):
         self, table: Tensor, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
     ) -> CompressedEmbedding:
         block_of = self.cut(table, weights, plan["cut"])
-        axes = Axes(table, weights, block_of, self.ladder)
+        axes = Axes(table, weights, self.ladder.group)
         width = sum(run.columns for run in plan["runs"][0])
         coordinates, importance = (axes.coordinates / axes.deviations)[:, :width], axes.deviations[:width].square()
         blocks: list[CompressedEmbedding] = []
