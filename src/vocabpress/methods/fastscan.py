@@ -9,8 +9,8 @@ ours; `transformed.py` has the steps.
     piece j of z_i ~ sum_s the word of book s that code (i, s, j) names,   s up to the number of stages of piece j
 
 For output heads: inner products of a vector with all rows are a table of 16 numbers for each piece and stage, and
-sums of these, so that no row is decoded (`Codebooks.logits`). The price is a larger error than that of `tcq`, whose rows
-must be decoded; more so where bits are many.
+sums of these, so that no row is decoded (`Codebooks.logits`). The price is a larger error than that of `tcq`,
+whose rows must be decoded; more so where bits are many.
 
 Pieces with equally many stages share books, which are started by k-means stage by stage and refitted together.
 

@@ -150,7 +150,7 @@ class TransformMethod(Method):
 
     def empty(self, num_embeddings: int, embedding_dim: int, plan: Plan) -> CompressedEmbedding:
         blocks = [self.block(size, runs) for size, runs in zip(plan["sizes"], plan["runs"], strict=True)]
-        rows = blocks[0] if len(blocks) == 1 else Rows(blocks, mapped=plan.get("mapped", True))
+        rows = blocks[0] if len(blocks) == 1 else Rows(blocks, mapped=True)
         return Projected(rows, Scalar(rows.embedding_dim, embedding_dim, plan["basis_bits"], "row"))
 
     def fit_plan(
