@@ -36,8 +36,8 @@ from vocabpress.methods.base import Method, Plan
 
 BASIS_BITS = (8, 6, 5, 4)
 RIDGE = 1e-6
-# How much worse a promise of the most blocks may be: a row far longer than the others of its block is beyond their words,
-# which the variance of an axis does not tell. In a language model few such rows, at equal error, doubled the perplexity.
+# How much worse the promise of the most blocks may be: a row far longer than the others of its block is beyond their
+# words, which variances do not tell. In a language model a few such rows, at equal error, doubled the perplexity.
 IN_DOUBT = 0.01
 
 
