@@ -7,6 +7,7 @@ eight blocks, and has a memory of 10 bits (12, the default, takes four times as 
 it in what its name says. `default weights` are what the library makes of the same counts: long texts scaled down.
 """
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,10 +20,12 @@ from torch import Tensor
 from bench import CACHE, prepare
 from common import SAMPLE, Variant, parse, references, run_all, sts_dev, sts_judge
 from vocabpress import TCQ, FastScan, Sensitivity
-from vocabpress.embeddings import Codebooks, Columns, Dense, Run
+from vocabpress.embeddings import Codebooks, Columns, CompressedEmbedding, Dense, Kronecker, Projected, Run
 from vocabpress.fitting.kmeans import kmeans, nearest
-from vocabpress.fitting.rates import Ladder
+from vocabpress.fitting.lowrank import weighted_mean
+from vocabpress.fitting.rates import Axes, Ladder
 from vocabpress.hf.checkpoint import open_tokenizer
+from vocabpress.methods.base import Plan
 from vocabpress.methods.transformed import TransformMethod
 from vocabpress.recover import measure_metric
 from vocabpress.weights import count_tokens, load_counts, read_lines, save_counts
@@ -103,6 +106,40 @@ class ScalarCodes(TransformMethod):
         return Columns(parts, rows.shape[1])
 
 
+class Unturned(Axes):
+    """The table on its own columns, which differ by next to nothing in variance."""
+
+    def __init__(self, table: Tensor, weights: Tensor) -> None:
+        self.coordinates = table - weighted_mean(table, weights)
+        self.deviations = self.coordinates.square().mean().sqrt().expand(table.shape[1])
+        self.weights = weights
+
+
+@dataclass(frozen=True)
+class WithoutRotation(TCQ):
+    """The columns as they are, in the order that they have; the basis, nearly for nothing, is the identity."""
+
+    def axes(self, table: Tensor, weights: Tensor) -> Axes:
+        return Unturned(table, weights)
+
+    def refit(self, inner: CompressedEmbedding, table: Tensor, weights: Tensor, bits: int) -> CompressedEmbedding:
+        axes = Unturned(table, weights)
+        left, right = identity(inner.embedding_dim, table.shape[1])
+        basis = Kronecker(Dense.of(left * axes.deviations[0]), Dense.of(right))
+        return Projected.of(inner, basis, weighted_mean(table, weights))
+
+    def empty(self, num_embeddings: int, embedding_dim: int, plan: Plan) -> CompressedEmbedding:
+        inner: Any = super().empty(num_embeddings, embedding_dim, plan)
+        left, right = identity(inner.inner.embedding_dim, embedding_dim)
+        return Projected(inner.inner, Kronecker(Dense(len(left), left.shape[1]), Dense(len(right), len(right))))
+
+
+def identity(rows: int, columns: int) -> tuple[Tensor, Tensor]:
+    """Two factors whose Kronecker product is the first rows of the identity, (rows, columns)."""
+    factor = math.gcd(rows, 24)
+    return torch.eye(rows // factor, columns // factor), torch.eye(factor)
+
+
 def variants(ratio: int) -> list[Variant]:
     """All at one ratio."""
     base, text, default = TCQ(memory=10), plain(CORPUS), {"counts": counted(CORPUS)}
@@ -142,6 +179,7 @@ def variants(ratio: int) -> list[Variant]:
         # Other codes on the same axes, every token alike.
         Variant("no text, fastscan", FastScan(), ratio),
         Variant("no text, scalar codes", ScalarCodes(), ratio),
+        Variant("no text, columns not rotated", WithoutRotation(memory=10), ratio),
     ]
 
 

@@ -7,7 +7,7 @@ import pytest
 from reporting import BENCHMARKS, FLOAT32, everything, original, result
 from vocabpress.report.collect import collect, group
 from vocabpress.report.names import figure, method, metric, places
-from vocabpress.report.tables import recovery
+from vocabpress.report.tables import OVER_BOUND, recovery, task_table
 from vocabpress.results import write_results
 
 
@@ -100,6 +100,22 @@ def test_copies_count_once_and_other_json_is_skipped(result_folder, tmp_path):
     (tmp_path / "lines.json").write_text("[1, 2]")
     found = collect([tmp_path, tmp_path / "a.json"])
     assert (len(found.results), found.files, found.skipped) == (2, 2, 2)
+
+
+def test_decibels_over_the_bound_by_hand():
+    def measured(error, times):
+        rates = (0.25, 0.5, 1.0, 2.0)
+        bound = [{"bits_per_weight": bits, "relative_error": 4.0**-bits} for bits in rates]
+        return result(task="reconstruction", metrics={"relative_error": error}, times=times, details={"bound": bound})
+
+    (model,) = group([measured(0.5, 32), measured(2 * 4.0**-1.6, 20), measured(0.0, 25), measured(0.1, 8)])
+    (table,) = [task_table(model, task) for task in model.tasks]
+    assert table.heads[-2:] == [OVER_BOUND, "seconds"]
+    cells = {row[2].number: row[-2].number for row in table.rows}
+    assert cells[32] == pytest.approx(10 * math.log10(2))  # one bit: the bound is 1/4
+    assert cells[20] == pytest.approx(10 * math.log10(2))  # between two points of the curve
+    assert cells[25] is None  # exact
+    assert cells[8] is None  # four bits, beyond the curve
 
 
 def test_numbers_and_names():

@@ -79,6 +79,15 @@ class TransformMethod(Method):
             title: Of a progress bar; none without.
         """
 
+    def axes(self, table: Tensor, weights: Tensor) -> Axes:
+        """On which columns are coded, (V, d) and (V)."""
+        return Axes(table, weights, self.ladder.group)
+
+    def refit(self, inner: CompressedEmbedding, table: Tensor, weights: Tensor, bits: int) -> CompressedEmbedding:
+        """The decoded rows times the axes that bring them nearest to the table, (V, d), axes in so many bits."""
+        fitted = affine(inner.dense().detach(), table, weights, RIDGE)
+        return Projected.of(inner, quantise(fitted[1:], bits, "row"), fitted[0])
+
     def plans(
         self, num_embeddings: int, embedding_dim: int, budget: Budget, weights: Tensor | None = None
     ) -> list[Plan]:
@@ -108,7 +117,7 @@ class TransformMethod(Method):
     ) -> Plan:
         """How many blocks and axes, how exact a basis, and the rates of every block, by the distortion they promise."""
         (plan,), promises, cuts = plans, {}, {}
-        axes, floor = Axes(table, weights, self.ladder.group), self._floor(table.shape[1])
+        axes, floor = self.axes(table, weights), self._floor(table.shape[1])
         for count in sorted({1, (self.blocks + 1) // 2, self.blocks}):
             block_of = self.cut(table, weights, count)
             cuts[count] = blocks = Blocks(axes, block_of, self.ladder, self.first_bits(), floor)
@@ -160,7 +169,7 @@ class TransformMethod(Method):
         self, table: Tensor, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
     ) -> CompressedEmbedding:
         block_of = self.cut(table, weights, plan["cut"])
-        axes = Axes(table, weights, self.ladder.group)
+        axes = self.axes(table, weights)
         width = sum(run.columns for run in plan["runs"][0])
         coordinates, importance = (axes.coordinates / axes.deviations)[:, :width], axes.deviations[:width].square()
         blocks: list[CompressedEmbedding] = []
@@ -168,8 +177,7 @@ class TransformMethod(Method):
             title = f"block {number + 1} of {len(plan['runs'])}" if progress else ""
             blocks.append(self.code(coordinates[block_of == number], runs, importance, generator, title))
         inner = blocks[0] if len(blocks) == 1 else Rows.of(blocks, block_of)
-        fitted = affine(inner.dense().detach(), table, weights, RIDGE)
-        return Projected.of(inner, quantise(fitted[1:], plan["basis_bits"], "row"), fitted[0])
+        return self.refit(inner, table, weights, plan["basis_bits"])
 
 
 def row_bits(runs: Sequence[Run]) -> int:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy
+
 from vocabpress.report.labels import asked_size
 from vocabpress.report.names import headline
 from vocabpress.results import Result
@@ -155,6 +157,17 @@ class Model:
         """Whether the row's table is no smaller than the original's: a line to compare with, no point of a curve."""
         sizes = [other.table for other in self.rows if other.original and other.table] or [row.float32]
         return row.original or bool(row.table and sizes[0] and row.table >= sizes[0])
+
+    def over_bound(self, row: Row) -> Value | None:
+        """Decibels of a row's relative error over the Gaussian bound at its rate; None where the bound is not known."""
+        error, rate = row.metrics.get("relative_error"), row.bits_per_weight
+        points = [(point["bits_per_weight"], point["relative_error"]) for point in self.details("bound")]
+        points = sorted((at, least) for at, least in points if least > 0)
+        if not error or not rate or error.mean <= 0 or not points or not points[0][0] <= rate <= points[-1][0]:
+            return None
+        rates, errors = zip(*points, strict=True)
+        bound = float(numpy.interp(rate, rates, numpy.log10(errors)))  # nearly a line where many axes have bits
+        return Value(10 * (math.log10(error.mean) - bound), None, error.n)
 
     def pairs(self) -> list[tuple[Row, Row]]:
         """(before, after) recovery: rows of one task, variant and size."""

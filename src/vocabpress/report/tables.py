@@ -27,6 +27,7 @@ class Table:
 
 
 EMPTY = Cell("–")
+OVER_BOUND = "dB over the bound\u00a0↓"  # Model.over_bound
 
 
 def overview(model: Model) -> Table:
@@ -55,6 +56,10 @@ def task_table(model: Model, task: str) -> Table:
     rows = model.of(task)
     heads = [*SIZE_HEADS, *(f"{metric(name).label}{metric(name).arrow}" for name in names), "seconds"]
     values = [value_cells([row.metrics.get(name) for row in rows]) for name in names]
+    gaps = [model.over_bound(row) for row in rows]
+    if any(gaps):
+        heads.insert(-1, OVER_BOUND)
+        values.append(value_cells(gaps))
     seconds = [sum(result.seconds for result in row.results) for row in rows]
     body = [
         [*size_cells(row), *(column[index] for column in values), Cell(f"{seconds[index]:,.1f}", "", seconds[index])]
