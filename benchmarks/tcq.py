@@ -110,9 +110,11 @@ class Unturned(Axes):
     """The table on its own columns, which differ by next to nothing in variance."""
 
     def __init__(self, table: Tensor, weights: Tensor) -> None:
-        self.coordinates = table - weighted_mean(table, weights)
-        self.deviations = self.coordinates.square().mean().sqrt().expand(table.shape[1])
-        self.weights = weights
+        self.mean = weighted_mean(table, weights)
+        self.deviations = (table - self.mean).square().mean().sqrt().expand(table.shape[1])
+
+    def coordinates(self, rows: Tensor) -> Tensor:
+        return (rows - self.mean) / self.deviations
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,11 @@
 """Best low-rank approximations and ridge least squares, by the small Gram matrix: V enters only as a sum over rows."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
+
+ROWS_PER_CHUNK = 16384  # that are held in float64 at a time
 
 
 class LowRank(NamedTuple):
@@ -16,17 +18,26 @@ class LowRank(NamedTuple):
 
 def weighted_mean(table: Tensor, weights: Tensor) -> Tensor:
     """Mean row, shape (d), of a (V, d) table under weights of shape (V)."""
-    return (weights.double() @ table.double() / weights.double().sum()).to(table.dtype)
+    parts = zip(table.split(ROWS_PER_CHUNK), weights.split(ROWS_PER_CHUNK), strict=True)
+    summed = torch.stack([shares.double() @ rows.double() for rows, shares in parts]).sum(0)
+    return (summed / weights.double().sum()).to(table.dtype)
 
 
-def principal_axes(table: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+def principal_axes(table: Tensor, weights: Tensor, mean: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Eigenvectors (d, d), as rows, and eigenvalues (d), falling, of ``sum_i w_i x_i x_i^T / sum_i w_i``.
 
     In float64: the eigenvalues are squares of singular values, which costs half of the digits.
+
+    Args:
+        table: (V, d).
+        weights: (V).
+        mean: Subtracted from each row, (d); none without.
     """
-    rows = table.double()
-    gram = (rows * weights.double()[:, None]).T @ rows / weights.double().sum()
-    values, vectors = torch.linalg.eigh(gram)
+    gram = torch.zeros(table.shape[1], table.shape[1], device=table.device, dtype=torch.float64)
+    for part, shares in zip(table.split(ROWS_PER_CHUNK), weights.split(ROWS_PER_CHUNK), strict=True):
+        rows = (part if mean is None else part - mean).double()
+        gram += (rows * shares.double()[:, None]).T @ rows
+    values, vectors = torch.linalg.eigh(gram / weights.double().sum())
     return vectors.flip(1).T.contiguous(), values.flip(0).clamp(min=0)
 
 
@@ -60,8 +71,32 @@ def ridge(features: Tensor, targets: Tensor, weights: Tensor, penalty: float = 1
         weights: (V).
         penalty: Relative strength of the ridge.
     """
-    weighted = features * weights[:, None]
-    gram = (weighted.T @ features).double()
-    # The second term matters where all features are zero: the answer is then zero, not a failure.
-    gram.diagonal().add_(penalty * gram.diagonal().mean() + 1e-150)
-    return torch.linalg.solve(gram, (weighted.T @ targets).double()).to(targets.dtype)
+    return NormalEquations(features.shape[1], targets).add(features, targets, weights).solve(penalty)
+
+
+class NormalEquations:
+    """Least squares summed up over chunks of rows, for :func:`ridge` where not all features are held at once.
+
+    Args:
+        features: How many.
+        targets: (any, d), for its width, type and device.
+    """
+
+    def __init__(self, features: int, targets: Tensor) -> None:
+        options: Any = {"device": targets.device, "dtype": torch.float64}
+        self.gram = torch.zeros(features, features, **options)
+        self.sides, self.dtype = torch.zeros(features, targets.shape[1], **options), targets.dtype
+
+    def add(self, features: Tensor, targets: Tensor, weights: Tensor) -> Self:
+        """Some rows: (n, f), (n, d) and (n)."""
+        weighted = features * weights[:, None]
+        self.gram += weighted.T @ features
+        self.sides += weighted.T @ targets
+        return self
+
+    def solve(self, penalty: float) -> Tensor:
+        """The map, (f, d); see :func:`ridge`."""
+        gram = self.gram.clone()
+        # The second term matters where all features are zero: the answer is then zero, not a failure.
+        gram.diagonal().add_(penalty * gram.diagonal().mean() + 1e-150)
+        return torch.linalg.solve(gram, self.sides).to(self.dtype)

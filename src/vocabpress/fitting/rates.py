@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 
 from vocabpress.embeddings import Run
 from vocabpress.fitting.allocation import allocate
-from vocabpress.fitting.lowrank import principal_axes, weighted_mean
+from vocabpress.fitting.lowrank import ROWS_PER_CHUNK, principal_axes, weighted_mean
 
 
 @dataclass(frozen=True)
@@ -48,22 +48,28 @@ def cut(weights: Tensor, blocks: int) -> Tensor:
 
 
 class Axes:
-    """A table on its principal axes.
+    """The principal axes of a table.
 
     Args:
         table: (V, d).
         weights: (V).
         group: Axes that share a rate; zeros make the last ones a whole group.
+
+    Attributes:
+        deviations: Of the table along each axis, those of zeros included.
     """
 
     def __init__(self, table: Tensor, weights: Tensor, group: int) -> None:
-        centred = table - weighted_mean(table, weights)
-        axes, values = principal_axes(centred, weights)
+        self.mean = weighted_mean(table, weights)
+        axes, values = principal_axes(table, weights, self.mean)
         deviations = values.sqrt().clamp(min=1e-12 * float(values[0].sqrt()) + 1e-30).to(table.dtype)
         lacking = -table.shape[1] % group
-        self.coordinates = pad(centred @ axes.to(table.dtype).T, (0, lacking))  # (V, d and the zeros)
         self.deviations = pad(deviations, (0, lacking), value=float(deviations[-1]))
-        self.weights = weights
+        self._turn = pad(axes.to(table.dtype).T / deviations, (0, lacking))
+
+    def coordinates(self, rows: Tensor) -> Tensor:
+        """Rows, (n, d), on the axes, each divided by its deviation; (n, d and the zeros)."""
+        return (rows - self.mean) @ self._turn
 
 
 class Blocks:
@@ -71,17 +77,29 @@ class Blocks:
 
     Args:
         axes: Of the table.
+        table: (V, d).
+        weights: (V).
         block_of: (V).
         ladder: The rates that there are.
         first: The fewest bits of the first group.
         floor: The fewest bits of a row.
     """
 
-    def __init__(self, axes: Axes, block_of: Tensor, ladder: Ladder, first: int = 0, floor: int = 0) -> None:
+    def __init__(
+        self,
+        axes: Axes,
+        table: Tensor,
+        weights: Tensor,
+        block_of: Tensor,
+        ladder: Ladder,
+        first: int = 0,
+        floor: int = 0,
+    ) -> None:
         self.counts = torch.bincount(block_of)  # (blocks)
-        squares = axes.coordinates.double().square() * axes.weights.double()[:, None]
-        energy = torch.zeros(len(self.counts), squares.shape[1], device=squares.device, dtype=torch.float64)
-        energy.index_add_(0, block_of, squares)
+        energy = torch.zeros(len(self.counts), len(axes.deviations), device=table.device, dtype=torch.float64)
+        for rows, shares, blocks in zip(*(of.split(ROWS_PER_CHUNK) for of in (table, weights, block_of)), strict=True):
+            energy.index_add_(0, blocks, axes.coordinates(rows).double().square() * shares.double()[:, None])
+        energy *= axes.deviations.double().square()
         self.energy = energy.unflatten(1, (-1, ladder.group)).sum(2)  # (blocks, groups)
         self.ladder, self.first, self.floor = ladder, ladder.least(first), floor
 

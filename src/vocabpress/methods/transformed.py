@@ -25,11 +25,11 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from vocabpress.budget import Budget
 from vocabpress.embeddings import CompressedEmbedding, Projected, Rows, Run, Scalar
-from vocabpress.fitting.binary import affine
-from vocabpress.fitting.lowrank import weighted_mean
+from vocabpress.fitting.lowrank import ROWS_PER_CHUNK, NormalEquations, weighted_mean
 from vocabpress.fitting.quantise import quantise
 from vocabpress.fitting.rates import Axes, Blocks, Ladder, cut
 from vocabpress.methods.base import Method, Plan
@@ -85,7 +85,10 @@ class TransformMethod(Method):
 
     def refit(self, inner: CompressedEmbedding, table: Tensor, weights: Tensor, bits: int) -> CompressedEmbedding:
         """The decoded rows times the axes that bring them nearest to the table, (V, d), axes in so many bits."""
-        fitted = affine(inner.dense().detach(), table, weights, RIDGE)
+        equations = NormalEquations(1 + inner.embedding_dim, table)
+        for ids in torch.arange(len(table), device=table.device).split(ROWS_PER_CHUNK):
+            equations.add(pad(inner.lookup(ids).detach(), (1, 0), value=1.0), table[ids], weights[ids])
+        fitted = equations.solve(RIDGE)
         return Projected.of(inner, quantise(fitted[1:], bits, "row"), fitted[0])
 
     def plans(
@@ -120,7 +123,7 @@ class TransformMethod(Method):
         axes, floor = self.axes(table, weights), self._floor(table.shape[1])
         for count in sorted({1, (self.blocks + 1) // 2, self.blocks}):
             block_of = self.cut(table, weights, count)
-            cuts[count] = blocks = Blocks(axes, block_of, self.ladder, self.first_bits(), floor)
+            cuts[count] = blocks = Blocks(axes, table, weights, block_of, self.ladder, self.first_bits(), floor)
             groups = blocks.energy.shape[1]
             for kept in sorted({max(1, math.ceil(groups * part / 8)) for part in (1, 2, 3, 4, 6, 8)}):
                 for bits in BASIS_BITS:
@@ -136,7 +139,8 @@ class TransformMethod(Method):
 
     def cut(self, table: Tensor, weights: Tensor, blocks: int) -> Tensor:
         """The block of each token, (V): by its weight times the energy of its row, which are worth bits alike."""
-        energy = (table - weighted_mean(table, weights)).square().sum(1)
+        mean = weighted_mean(table, weights)
+        energy = torch.cat([(rows - mean).square().sum(1) for rows in table.split(ROWS_PER_CHUNK)])
         worth = weights * energy.clamp(min=1e-6 * float(energy.mean()) + 1e-30)
         few = float(worth.kthvalue(1 + len(worth) // 200).values)  # a few rows of next to nothing are no block
         return cut(worth.clamp(min=few), blocks)
@@ -171,11 +175,11 @@ class TransformMethod(Method):
         block_of = self.cut(table, weights, plan["cut"])
         axes = self.axes(table, weights)
         width = sum(run.columns for run in plan["runs"][0])
-        coordinates, importance = (axes.coordinates / axes.deviations)[:, :width], axes.deviations[:width].square()
         blocks: list[CompressedEmbedding] = []
         for number, runs in enumerate(plan["runs"]):
             title = f"block {number + 1} of {len(plan['runs'])}" if progress else ""
-            blocks.append(self.code(coordinates[block_of == number], runs, importance, generator, title))
+            rows = axes.coordinates(table[block_of == number])[:, :width]
+            blocks.append(self.code(rows, runs, axes.deviations[:width].square(), generator, title))
         inner = blocks[0] if len(blocks) == 1 else Rows.of(blocks, block_of)
         return self.refit(inner, table, weights, plan["basis_bits"])
 
