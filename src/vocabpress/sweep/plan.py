@@ -308,7 +308,7 @@ def _check(plan: Plan, where: str) -> None:
 
 
 def _check_files(plan: Plan, where: str) -> None:
-    """That there is every text, and every file of counts or weights."""
+    """That there is every text, and every file of counts, weights or a metric."""
     files = [
         *plan.text,
         *(file for row in plan.methods for file in row.text),
@@ -318,7 +318,7 @@ def _check_files(plan: Plan, where: str) -> None:
         if not plan.place(file).is_file():
             raise ValueError(f"{where}: no such text file: {plan.place(file)}")
     for row in plan.methods:
-        other = {"counts": VOCABULARY_ORDER, "weights": TFIDF}
+        other = {"counts": VOCABULARY_ORDER, "weights": TFIDF, "metric": "`vocabpress metric`, which makes one"}
         for key, file in row.files.items():
             if not plan.place(file).is_file():
                 raise ValueError(f"{where}, [methods.{row.name}]: no such {key} file: {file}; try {other[key]}")
