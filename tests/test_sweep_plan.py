@@ -42,7 +42,7 @@ BAD = {
     "value of a field": ('factors = "int4"', 'factors = "int5"', "factors is one of float16, int8, int4, got 'int5'"),
     "two weights": ("weighted_by_text", 'counts = "vocabulary-order"\nweighted_by_text', "give one of them"),
     "no counts": ("weighted_by_text = true", 'counts = "none"', "no such counts file: none; try vocabulary-order"),
-    "no metric": ("weighted_by_text", 'metric = "none"\nweighted_by_text', "no such metric file: none; try `vocabpress"),
+    "no metric": ("weighted_by_text", 'metric = "none"\nweighted_by_text', "no such metric file: none; try `vocab"),
     "no weights": ("weighted_by_text", 'weights = "none"\nweighted_by_text', "no such weights file: none; try tfidf"),
     "no text to rate by": ("weighted_by_text = true", 'weights = "tfidf"', "'tfidf' needs weighted_by_text = true"),
     "power of nothing": ("[methods.svd]", "[methods.svd]\nweights = 0.3", "weights = 0.3 is a power of counts; add"),
