@@ -19,6 +19,7 @@ from vocabpress.embeddings import Dense
 from vocabpress.evaluate.task import Subject
 from vocabpress.hf.checkpoint import named_class
 from vocabpress.hf.modules import TiedHead
+from vocabpress.hf.swap import uninstall
 from vocabpress.hf.tables import input_table_name, module_name
 from vocabpress.reconstruction import frequency_deciles
 
@@ -217,7 +218,7 @@ def score(subject: Subject, model: PreTrainedModel, loader: Any, batches: Sequen
 
     Args:
         subject: What is measured.
-        model: The subject's; its head is another afterwards.
+        model: The subject's; its compressed tables are decoded, and its head is another afterwards.
         loader: Of the original.
         batches: What to score.
 
@@ -228,6 +229,7 @@ def score(subject: Subject, model: PreTrainedModel, loader: Any, batches: Sequen
     Raises:
         ValueError: If the original has another vocabulary, or a loss is not finite.
     """
+    uninstall(model, model.dtype)  # predicts the same, and no batch waits for its head to be decoded
     nats = {"nll": negative_log_likelihoods(model, batches, subject.progress)}
     if subject.against is None:
         return nats
