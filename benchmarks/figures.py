@@ -258,6 +258,21 @@ def heads() -> str:
     return table(["", "ratio", *(f"{count} vectors" for count in counts), "512 rows, ms"], body)
 
 
+def scaling() -> str:
+    """Seconds of a fit, and its memory as a multiple of the float32 table, as rows grow."""
+    rows = read_results(RESULTS / "scaling.json")
+    counts = sorted({row.settings["rows"] for row in rows})
+    found = {(row.variant, row.settings["ratio"], row.settings["rows"]): row.metrics for row in rows}
+
+    def figure(name: str, ratio: float, count: int) -> str:
+        metrics = found.get((name, ratio, count))
+        return f"{metrics['seconds']:.0f} s, {metrics['memory_over_table']:.1f}" if metrics else "-"
+
+    cases = dict.fromkeys((name, ratio) for name, ratio, _ in found)
+    body = [[f"{name}, {ratio:g}x", *(figure(name, ratio, count) for count in counts)] for name, ratio in cases]
+    return table(["", *(f"{count:,} rows" for count in counts)], body)
+
+
 TRELLIS = {
     "relative error": ("relative_error", 3),
     "by frequency": ("weighted_relative_error", 3),
@@ -319,6 +334,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     **{f"tcq-{ratio}": lambda ratio=ratio: variants("tcq", ratio, TRELLIS) for ratio in (25, 50, 103, 206)},
     **{f"domains-{ratio}": lambda ratio=ratio: variants("domains", ratio, DOMAINS) for ratio in (50, 103)},
     "heads": heads,
+    "scaling": scaling,
     "kronecker": kronecker,
     "recovery": recovery,
     "kroneckerbert-8x": lambda: kroneckerbert("kronecker-8x"),
