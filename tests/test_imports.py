@@ -13,13 +13,13 @@ LAYERS = [
     {"methods"},
     {"reconstruction", "spectrum", "neighbours"},
     {"hf"},
-    {"evaluate"},
+    {"evaluate", "trim"},
     {"recover"},
     {"sweep"},
     {"report", ""},
     {"cli", "__main__"},
 ]
-TRANSFORMERS_MAY = {"hf", "evaluate", "recover", "cli"}
+TRANSFORMERS_MAY = {"hf", "evaluate", "recover", "trim", "cli"}
 
 
 def layer_of(module: str) -> int:

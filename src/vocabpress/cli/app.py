@@ -17,6 +17,7 @@ from vocabpress.cli.metric import metric
 from vocabpress.cli.recover import recover
 from vocabpress.cli.report import report
 from vocabpress.cli.sweep import sweep
+from vocabpress.cli.trim import trim
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
@@ -32,7 +33,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-for command in (inspect, gates, metric, compress, evaluate, recover, sweep, report):
+for command in (inspect, trim, gates, metric, compress, evaluate, recover, sweep, report):
     app.command()(command)
 
 

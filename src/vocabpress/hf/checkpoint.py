@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -186,11 +186,17 @@ def _umask() -> int:
     return mask
 
 
-def copy_companions(source: Path, target: Path) -> None:
-    """Copy what belongs to a model beside its weights: tokenizer, processor, sentence-transformers modules."""
+def copy_companions(source: Path, target: Path, without: Collection[str] = ()) -> None:
+    """Copy what belongs to a model beside its weights: tokenizer, processor, sentence-transformers modules.
+
+    Args:
+        source: Folder of the model.
+        target: Folder to copy to; what is there already stays.
+        without: Names of files to leave out.
+    """
     for file in source.iterdir():
-        weights = file.name.endswith(WEIGHT_SUFFIXES)
-        if file.is_file() and not weights and file.name not in NOT_COPIED and not (target / file.name).exists():
+        unwanted = file.name.endswith(WEIGHT_SUFFIXES) or file.name in NOT_COPIED or file.name in without
+        if file.is_file() and not unwanted and not (target / file.name).exists():
             shutil.copyfile(file, target / file.name)
     modules = source / "modules.json"
     if modules.is_file():

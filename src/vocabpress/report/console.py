@@ -11,6 +11,7 @@ from rich.table import Table
 from vocabpress.hf.inspect import CompressedInspection, Inspection
 from vocabpress.hf.outcome import Report
 from vocabpress.recover import GateReport, MetricReport, RecoveryReport
+from vocabpress.trim import TrimReport
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -104,6 +105,18 @@ def print_gates(report: GateReport) -> None:
     loss = what.get(report.loss, f"loss of {report.loss}")
     print_table(["epoch", "held out", ""], rows, f"{loss} on {report.held_out_sequences:,} sequences, {report.budget}")
     print_table([f"Written to {report.output}, mean gate {report.mean_gate:.3f}; for compress --weights."], [])
+
+
+def print_trim(report: TrimReport) -> None:
+    """What `vocabpress trim` did."""
+    rows = [
+        ("tokens", f"{report.tokens_before:,}", f"{report.tokens_after:,}"),
+        ("token table", size(report.table_bytes_before), size(report.table_bytes_after)),
+        ("whole model, on disk", size(report.model_bytes_before), size(report.model_bytes_after)),
+    ]
+    print_table(["", "before", "after"], rows, f"{report.source_name}, {report.tokens_used:,} tokens asked for")
+    if report.same_lines is not None:
+        print_table([f"{report.same_lines:.1%} of the text's first lines are cut into the same tokens as before."], [])
 
 
 def print_metric(report: MetricReport) -> None:

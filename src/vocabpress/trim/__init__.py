@@ -1,0 +1,5 @@
+"""Fewer tokens: rows of the table that nobody's text needs are left out, and the tokenizer follows."""
+
+from vocabpress.trim.run import TrimReport, trim
+
+__all__ = ["TrimReport", "trim"]

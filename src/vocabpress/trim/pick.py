@@ -1,0 +1,49 @@
+"""Which tokens to keep: those that texts use, and those of scripts."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import regex
+
+from vocabpress.weights import Tokenizer, count_tokens
+
+
+def used(texts: Iterable[str], tokenizer: Tokenizer, num_embeddings: int, min_count: int = 1) -> list[int]:
+    """Ids of the tokens that occur in the texts at least so many times.
+
+    Raises:
+        ValueError: If there is not one token, or an id is outside of the table.
+    """
+    return (count_tokens(texts, tokenizer, num_embeddings) >= min_count).nonzero()[:, 0].tolist()
+
+
+def of_scripts(pieces: dict[str, int], backend: Any, scripts: Sequence[str]) -> list[int]:
+    """Ids of the tokens whose characters are of these Unicode scripts, or of none: digits, punctuation, signs.
+
+    Args:
+        pieces: Token -> id.
+        backend: The tokenizer of the `tokenizers` library, whose decoder says what a token stands for.
+        scripts: Such as ``Latin`` or ``Cyrillic``.
+
+    Raises:
+        ValueError: If Unicode has no such script.
+    """
+    for script in scripts:
+        try:
+            regex.compile(rf"\p{{Script={script}}}")
+        except regex.error:
+            message = f"Unicode has no script {script!r}; give Latin, Cyrillic, Greek, Han, Hangul, Arabic or its like"
+            raise ValueError(message) from None
+    allowed = "".join(rf"\p{{Script={script}}}" for script in (*scripts, "Common", "Inherited"))
+    whole = regex.compile(f"[{allowed}]*")
+    return [index for piece, index in pieces.items() if _matches(whole, text_of(piece, backend))]
+
+
+def text_of(piece: str, backend: Any) -> str:
+    """What a token stands for; U+FFFD where it is a part of a character's bytes."""
+    text = piece if backend.decoder is None else backend.decoder.decode([piece])
+    return text.removeprefix("##").replace("▁", " ")
+
+
+def _matches(whole: regex.Pattern[str], text: str) -> bool:
+    return "\N{REPLACEMENT CHARACTER}" not in text and whole.fullmatch(text) is not None
