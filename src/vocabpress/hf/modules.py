@@ -13,6 +13,14 @@ def _refer(module: nn.Module, table: CompressedEmbedding) -> None:
     object.__setattr__(module, "table", table)
 
 
+def _exchange(module: "TokenEmbedding | CompressedLinear", table: CompressedEmbedding) -> None:
+    """Another table for a module that owns its table or refers to one."""
+    if "table" in dict(module.named_children()):
+        module.table = table
+    else:
+        _refer(module, table)
+
+
 class TokenEmbedding(nn.Module):
     """Stands for an `nn.Embedding`: reads rows from a compressed table.
 
@@ -49,6 +57,11 @@ class TokenEmbedding(nn.Module):
             self.table = table
         else:
             _refer(self, table)
+
+    def read(self, table: CompressedEmbedding) -> None:
+        """Go on with another table of the same width."""
+        _exchange(self, table)
+        self.num_embeddings = table.num_embeddings
 
     def forward(self, ids: Tensor) -> Tensor:
         """Rows, scaled; shape (*ids.shape, embedding_dim)."""
@@ -88,6 +101,11 @@ class CompressedLinear(nn.Module):
             self.table = table
         else:
             _refer(self, table)
+
+    def read(self, table: CompressedEmbedding) -> None:
+        """Go on with another table of the same width; the bias is the caller's."""
+        _exchange(self, table)
+        self.out_features = table.num_embeddings
 
     def forward(self, hidden: Tensor) -> Tensor:
         """``hidden @ weight.T + bias``, shape (*hidden.shape[:-1], out_features); the weight is never built."""

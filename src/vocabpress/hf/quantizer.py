@@ -7,6 +7,7 @@ shape that does not fit, and refuses.
 """
 
 from importlib.metadata import version
+from types import MethodType
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from vocabpress.embeddings import CompressedEmbedding, build
 from vocabpress.hf.config import QUANT_METHOD, VocabpressConfig
 from vocabpress.hf.linears import compress_linears
 from vocabpress.hf.modules import owned_tables
+from vocabpress.hf.resize import resize_token_embeddings
 from vocabpress.hf.swap import install, install_linear, uninstall
 from vocabpress.hf.tables import base_prefix, input_table, settle_ties, tied_head
 from vocabpress.methods import TCQ, FastScan, Method, method_name, method_settings
@@ -147,6 +149,7 @@ class VocabpressQuantizer(HfQuantizer):
             for table in owned_tables(model).values():
                 for parameter in table.parameters():  # some versions leave renamed tensors in the dtype of the file
                     parameter.data = parameter.data.to(self._dtype)
+        vars(model)[resize_token_embeddings.__name__] = MethodType(resize_token_embeddings, model)
         return model
 
     def get_state_dict_and_metadata(  # pyright: ignore[reportIncompatibleMethodOverride]: the base returns None

@@ -98,6 +98,7 @@ def uninstall(model: PreTrainedModel, dtype: torch.dtype) -> None:
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
             module.__dict__.pop("_tied_weights_keys", None)
+    vars(model).pop("resize_token_embeddings", None)  # that of compressed tables
     model.all_tied_weights_keys = skeleton.all_tied_weights_keys
     model.tie_weights()
 
