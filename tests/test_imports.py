@@ -13,13 +13,13 @@ LAYERS = [
     {"methods"},
     {"reconstruction", "spectrum", "neighbours"},
     {"hf"},
-    {"evaluate", "trim"},
+    {"evaluate", "export", "trim"},
     {"recover"},
     {"sweep"},
     {"report", ""},
     {"cli", "__main__"},
 ]
-TRANSFORMERS_MAY = {"hf", "evaluate", "recover", "trim", "cli"}
+TRANSFORMERS_MAY = {"hf", "evaluate", "recover", "export", "trim", "cli"}
 
 
 def layer_of(module: str) -> int:

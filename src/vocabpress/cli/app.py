@@ -12,6 +12,7 @@ from transformers.utils import logging as transformers_logging
 
 from vocabpress.cli.compress import compress, inspect
 from vocabpress.cli.evaluate import evaluate
+from vocabpress.cli.export import export
 from vocabpress.cli.gates import gates
 from vocabpress.cli.metric import metric
 from vocabpress.cli.recover import recover
@@ -33,7 +34,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-for command in (inspect, trim, gates, metric, compress, evaluate, recover, sweep, report):
+for command in (inspect, trim, gates, metric, compress, evaluate, recover, export, sweep, report):
     app.command()(command)
 
 

@@ -5,6 +5,7 @@ stream itself, and words that are computed instead of stored are those of QTIP (
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -127,11 +128,11 @@ class Trellis(CompressedEmbedding):
 def step_ends(runs: Sequence[Run]) -> list[int]:
     """Bits of the stream up to and with each step."""
     bits = [run.bits for run in runs if run.bits for _ in range(run.columns // run.width)]
-    return torch.tensor(bits).cumsum(0).tolist()
+    return list(accumulate(bits))  # numbers, not a tensor, which an export would take apart
 
 
 def _window(streams: Tensor, starts: Tensor, size: int) -> Tensor:
     """``size`` bits of each stream from each start on, the first the lowest; (*n, bytes) and (s) give (*n, s)."""
-    first = starts >> 3
+    first = (starts >> 3).long()
     value = streams[..., first] | streams[..., first + 1] << 8 | streams[..., first + 2] << 16
     return value >> (starts & 7) & ((1 << size) - 1)

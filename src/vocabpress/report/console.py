@@ -8,6 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from vocabpress.export import ExportReport
 from vocabpress.hf.inspect import CompressedInspection, Inspection
 from vocabpress.hf.outcome import Report
 from vocabpress.recover import GateReport, MetricReport, RecoveryReport
@@ -117,6 +118,18 @@ def print_trim(report: TrimReport) -> None:
     print_table(["", "before", "after"], rows, f"{report.source_name}, {report.tokens_used:,} tokens asked for")
     if report.same_lines is not None:
         print_table([f"{report.same_lines:.1%} of the text's first lines are cut into the same tokens as before."], [])
+
+
+def print_export(report: ExportReport) -> None:
+    """What `vocabpress export` did."""
+    rows = [
+        ("bytes of the checkpoint's weights", size(report.checkpoint_bytes)),
+        ("bytes of the ONNX file", size(report.onnx_bytes)),
+        (f"largest difference to torch, of {report.largest_value:.3g}", f"{report.largest_difference:.2g}"),
+        ("sequences compared", report.sequences),
+        ("seconds", f"{report.seconds:.0f}"),
+    ]
+    print_table([f"{report.architecture}, {report.result}", ""], rows, f"Written to {report.output}.")
 
 
 def print_metric(report: MetricReport) -> None:

@@ -1,0 +1,106 @@
+"""A module as an ONNX graph: packed codes stay uint8 initialisers, and standard operators decode them.
+
+Nothing here knows of a form: each reads itself in plain torch, which `torch.onnx` traces. What it lacks are shifts of
+integers, which ONNX has for unsigned ones alone.
+"""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+OPSET = 18  # BitwiseAnd and BitwiseOr came with it
+UINT64 = 13  # ONNX's number for the type
+
+
+def to_onnx(
+    module: nn.Module, inputs: dict[str, Tensor], output: str, dynamic: dict[str, Sequence[str]], path: Path
+) -> None:
+    """Write a module's graph to a file.
+
+    Args:
+        module: Its ``forward(*tensors)`` takes the inputs in their order and returns one tensor.
+        inputs: Name -> example, with at least two along each dynamic axis.
+        output: Name of the result.
+        dynamic: Name of an input -> names of its axes, of which the first ones are free.
+        path: Of the file.
+
+    Raises:
+        ValueError: If the packages are missing, or an operator has no ONNX counterpart.
+    """
+    try:
+        import onnx
+        from onnxscript import opset18
+    except ImportError:
+        raise ValueError("an ONNX export needs onnx and onnxscript; pip install 'vocabpress[onnx]'") from None
+
+    op: Any = opset18
+
+    def shift(direction: str) -> Any:
+        def translated(values: Any, by: Any) -> Any:
+            moved = op.BitShift(op.Cast(values, to=UINT64), op.Cast(by, to=UINT64), direction=direction)
+            return op.CastLike(moved, values)
+
+        return translated
+
+    left, right = torch.ops.aten.__lshift__, torch.ops.aten.__rshift__
+    shifts = {
+        kind: shift(name) for each, name in ((left, "LEFT"), (right, "RIGHT")) for kind in (each.Tensor, each.Scalar)
+    }
+    axes = {name: torch.export.Dim(name) for names in dynamic.values() for name in names}
+    shapes = tuple({place: axes[name] for place, name in enumerate(dynamic[each])} for each in inputs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter's own making
+        try:
+            program: Any = torch.onnx.export(
+                module,
+                tuple(inputs.values()),
+                dynamo=True,
+                dynamic_shapes=(shapes,),
+                input_names=list(inputs),
+                output_names=[output],
+                opset_version=OPSET,
+                custom_translation_table=shifts,
+                verbose=False,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            reason = str(error.__cause__ or error).strip().splitlines()[0]
+            raise ValueError(f"torch can't export this model to ONNX: {reason}") from None
+    graph = program.model_proto
+    _forget_origins(graph)
+    onnx.save(graph, path)
+
+
+def _forget_origins(model: Any) -> None:
+    """Drop the lines of Python that every node comes from: megabytes of text, and paths of this machine."""
+    for node in [*model.graph.node, *(node for function in model.functions for node in function.node)]:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for part in (model, model.graph, *model.graph.initializer, *model.graph.value_info, *model.functions):
+        part.doc_string = ""
+        if hasattr(part, "metadata_props"):
+            del part.metadata_props[:]
+    del model.graph.value_info[:]  # shapes inside; runtimes infer them
+
+
+def run_onnx(path: Path, feeds: Sequence[dict[str, Tensor]]) -> list[Tensor]:
+    """What onnxruntime gives for each of the inputs, on the CPU.
+
+    Raises:
+        ValueError: If it is missing, or refuses the file.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        raise ValueError("checking an ONNX file needs onnxruntime; pip install 'vocabpress[onnx]'") from None
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors alone
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        found = [session.run(None, {name: each.numpy() for name, each in feed.items()})[0] for feed in feeds]
+    except Exception as error:  # onnxruntime has a class of its own for each kind of refusal
+        raise ValueError(f"onnxruntime does not run the file: {str(error).splitlines()[0]}") from None
+    return [torch.from_numpy(each) for each in found]

@@ -1,0 +1,99 @@
+"""ONNX: what onnxruntime says is what torch says, and the file is no larger than the checkpoint."""
+
+import json
+
+import onnx
+import pytest
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+import tiny
+from command import run
+from vocabpress import TCQ, Budget, FastScan, GroupReduce, LightToken, Method, Product, Uniform, compress
+from vocabpress.embeddings import Trellis
+from vocabpress.export import export
+from vocabpress.export.onnx import run_onnx
+
+METHODS: dict[str, Method] = {"tcq": TCQ(8), "fastscan": FastScan()}
+SLOWER: dict[str, Method] = {
+    "lighttoken": LightToken(),
+    "product": Product(),
+    "uniform": Uniform(),
+    "groupreduce": GroupReduce(),
+}
+TEXT = "\n".join(" ".join(f"w{(7 * i + j) % 200}" for j in range(3 + i)) for i in range(4))
+
+
+def small(name, folder, method):
+    source = tiny.save(name, folder / "source")
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer.pad_token = "[UNK]"
+    tokenizer.save_pretrained(source)
+    compress(source, folder / "small", method=method, budget=Budget.ratio(3))
+    (folder / "text.txt").write_text(TEXT, encoding="utf-8")
+    return folder / "small"
+
+
+def holds(method, name, folder):
+    source = small(name, folder, method)
+    report = export(source, folder / "out", text=[folder / "text.txt"])
+    assert report.largest_difference < 1e-4 * report.largest_value
+    assert report.onnx_bytes == (folder / "out" / "onnx" / "model.onnx").stat().st_size
+    return report
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_onnxruntime_says_what_torch_says(method, tmp_path):
+    assert holds(METHODS[method], "bert", tmp_path).result == "logits"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", SLOWER)
+def test_onnxruntime_says_what_torch_says_of_other_forms(method, tmp_path):
+    holds(SLOWER[method], "bert", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gpt2", "llama", "llama, untied", "roberta", "gemma3, scaled"])
+def test_other_architectures(name, tmp_path):
+    holds(TCQ(8), name, tmp_path)
+
+
+def test_the_folder_runs_at_other_shapes_and_names_no_files_of_ours(tmp_path):
+    source = small("bert", tmp_path, TCQ(8))
+    # A base model, without the head that it was saved with.
+    AutoModel.from_pretrained(source).save_pretrained(tmp_path / "base")
+    AutoTokenizer.from_pretrained(source).save_pretrained(tmp_path / "base")
+    report = export(tmp_path / "base", tmp_path / "out")
+    assert report.result == "last_hidden_state"
+    model, tokenizer = AutoModel.from_pretrained(tmp_path / "base").eval(), AutoTokenizer.from_pretrained(source)
+    for lines in (["w5"], [TEXT.splitlines()[3]] * 7):
+        feed = dict(tokenizer(lines, return_tensors="pt"))
+        (found,) = run_onnx(tmp_path / "out" / "onnx" / "model.onnx", [feed])
+        with torch.no_grad():
+            torch.testing.assert_close(found, model(**feed).last_hidden_state, rtol=1e-4, atol=1e-5)
+    graph = onnx.load(tmp_path / "out" / "onnx" / "model.onnx")
+    assert str(tmp_path).encode() not in graph.SerializeToString()
+    assert b"site-packages" not in graph.SerializeToString()
+    kept = [list(each.dims) for each in graph.graph.initializer if each.data_type == onnx.TensorProto.UINT8]
+    blocks = [module for module in model.modules() if isinstance(module, Trellis)]
+    assert all(list(block.codes.shape) in kept for block in blocks)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert "quantization_config" not in config
+    assert (tmp_path / "out" / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("bert", ["--to", "tflite"], "can't export to 'tflite'; choose from onnx"),
+        ("t5", [], "is an encoder with a decoder, which can't be exported yet"),
+        ("bert", ["--text", "none.txt"], "no such text file: none.txt"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(name, arguments, message, tmp_path, capsys):
+    source = tiny.save(name, tmp_path / "source")
+    code, _, said = run(capsys, "export", source, "-o", tmp_path / "out", *arguments)
+    assert code == 2
+    assert message in said
+    assert not (tmp_path / "out").exists()
