@@ -273,6 +273,18 @@ def scaling() -> str:
     return table(["", *(f"{count:,} rows" for count in counts)], body)
 
 
+def runtimes() -> str:
+    """ONNX files: bytes, difference to torch, milliseconds beside the uncompressed one in the same run."""
+    rows = read_results(RESULTS / "runtimes.json")
+    shapes = ("1x16", "8x128")
+    body = [["original", size(rows[0].bytes["onnx_original"]), "-", "-", *["1.00"] * len(shapes)]]
+    for row in rows:
+        times = [f"{row.metrics[f'ms_{shape}'] / row.metrics[f'ms_{shape}_original']:.2f}" for shape in shapes]
+        sizes = [size(row.bytes[key]) for key in ("onnx", "checkpoint")]
+        body.append([row.variant, *sizes, f"{row.metrics['largest_difference']:.1e}", *times])
+    return table(["", "ONNX file", "checkpoint", "difference", *(f"time, {shape}" for shape in shapes)], body)
+
+
 TRELLIS = {
     "relative error": ("relative_error", 3),
     "by frequency": ("weighted_relative_error", 3),
@@ -335,6 +347,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     **{f"domains-{ratio}": lambda ratio=ratio: variants("domains", ratio, DOMAINS) for ratio in (50, 103)},
     "heads": heads,
     "scaling": scaling,
+    "runtimes": runtimes,
     "kronecker": kronecker,
     "recovery": recovery,
     "kroneckerbert-8x": lambda: kroneckerbert("kronecker-8x"),

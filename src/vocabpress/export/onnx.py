@@ -5,7 +5,8 @@ integers, which ONNX has for unsigned ones alone.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +87,8 @@ def _forget_origins(model: Any) -> None:
     del model.graph.value_info[:]  # shapes inside; runtimes infer them
 
 
-def run_onnx(path: Path, feeds: Sequence[dict[str, Tensor]]) -> list[Tensor]:
-    """What onnxruntime gives for each of the inputs, on the CPU.
+def open_onnx(path: Path) -> Any:
+    """A session of onnxruntime, on the CPU.
 
     Raises:
         ValueError: If it is missing, or refuses the file.
@@ -95,12 +96,28 @@ def run_onnx(path: Path, feeds: Sequence[dict[str, Tensor]]) -> list[Tensor]:
     try:
         import onnxruntime
     except ImportError:
-        raise ValueError("checking an ONNX file needs onnxruntime; pip install 'vocabpress[onnx]'") from None
+        raise ValueError("running an ONNX file needs onnxruntime; pip install 'vocabpress[onnx]'") from None
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors alone
-    try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    with _told_in_a_line():
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def run_onnx(path: Path, feeds: Sequence[dict[str, Tensor]]) -> list[Tensor]:
+    """What onnxruntime gives for each of the inputs.
+
+    Raises:
+        ValueError: If it is missing, or refuses the file.
+    """
+    session = open_onnx(path)
+    with _told_in_a_line():
         found = [session.run(None, {name: each.numpy() for name, each in feed.items()})[0] for feed in feeds]
+    return [torch.from_numpy(each) for each in found]
+
+
+@contextmanager
+def _told_in_a_line() -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # onnxruntime has a class of its own for each kind of refusal
         raise ValueError(f"onnxruntime does not run the file: {str(error).splitlines()[0]}") from None
-    return [torch.from_numpy(each) for each in found]
