@@ -120,6 +120,32 @@ def renamed(source, folder):
     return folder
 
 
+def adapter(folder):
+    """A folder such as peft writes."""
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    (folder / "adapter_model.safetensors").write_bytes(b"")
+    return folder
+
+
+def in_part(source, folder):
+    """A copy of the source of which one of two files has not come yet."""
+    spoiled(source, folder, lambda table: None)
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    names = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": names}))
+    return folder
+
+
+def from_the_future(source, folder):
+    """A copy of the source as a later version of this library might write it."""
+    crushed(source, folder)
+    config = json.loads((folder / "config.json").read_text())
+    stored = {"quant_method": "vocabpress", "format_version": 99, "tables": {}}
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": stored}))
+    return folder
+
+
 def bad_inputs(source, tmp):
     """Name -> (arguments, words of the one line)."""
     empty, full, file = tmp / "empty", tmp / "full", tmp / "file"
@@ -182,6 +208,12 @@ def bad_inputs(source, tmp):
         "plot nowhere": (("inspect", source, "--plot", "/proc/nowhere/s.png"), "can't write the picture"),
         "counts of nothing": (("inspect", source, "--save-counts", out), "no token counts to save; give text"),
         "no table": (small(renamed(source, tmp / "renamed"), out), "hold no bert.embeddings.word_embeddings.weight"),
+        "an adapter": (small(adapter(tmp / "adapter"), out), "is an adapter, not a model; merge it into its base"),
+        "downloaded in part": (
+            small(in_part(source, tmp / "part"), out),
+            "there is no model-00002-of-00002.safetensors",
+        ),
+        "a newer format": (("evaluate", from_the_future(source, tmp / "new"), "--task", "sts"), "99"),
         "compressed already": (small(crushed(source, tmp / "crushed"), out), "compressed or quantised already"),
     }
 
@@ -193,7 +225,8 @@ NAMES = [
     "bad value", "unknown reference", "empty text",
     "latin-1 text", "missing text", "missing counts", "text and counts", "output not empty", "output is a file",
     "output can't be written", "no output", "unknown option", "unknown command", "unknown device", "inspect nothing",
-    "plot nowhere", "counts of nothing", "no table", "compressed already",
+    "plot nowhere", "counts of nothing", "no table", "an adapter", "downloaded in part",
+    "a newer format", "compressed already",
 ]  # fmt: skip
 
 

@@ -38,11 +38,27 @@ def find_folder(model: str | Path) -> Path:
                 f"no such model: {str(model)!r} is neither a folder here nor a model that the hub, or its local cache, "
                 "gives; check the spelling, or download it first and give the folder"
             ) from None
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise ValueError(f"{model} is an adapter, not a model; merge it into its base (peft's merge_and_unload) first")
     if not (folder / "config.json").is_file():
         raise ValueError(f"{model} has no config.json; give the folder of a transformers model")
     if not weight_files(folder):
         raise ValueError(f"{model} has a config.json but no weights (model.safetensors); download them first")
+    missing = sorted(name for name in _listed(folder) if not (folder / name).is_file())
+    if missing:
+        raise ValueError(f"{model} is downloaded in part: there is no {missing[0]}; download it again")
     return folder
+
+
+def _listed(folder: Path) -> set[str]:
+    """The files that an index of shards names; none where there is no index."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file() or (folder / "model.safetensors").is_file():
+        return set()
+    try:
+        return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, AttributeError):
+        raise ValueError(f"{index} is not the index of a checkpoint; download it again") from None
 
 
 def weight_files(folder: Path) -> list[Path]:
