@@ -1,0 +1,297 @@
+"""One architecture from end to end: find the table, compress, save, load, compare, generate, turn back."""
+
+import copy
+import tempfile
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+
+from conformance.catalogue import Architecture, architecture
+from conformance.inputs import Inputs, distance, find_inputs, outputs, same, token_ids
+from conformance.shrink import VOCAB, tiny_config
+from vocabpress import (
+    SVD,
+    TCQ,
+    Budget,
+    FastScan,
+    NearestKronecker,
+    Method,
+    Product,
+    Residual,
+    Uniform,
+    VocabpressConfig,
+)
+from vocabpress.hf.modules import CompressedLinear, TokenEmbedding
+from vocabpress.hf.quantizer import attach, compress_input_table
+from vocabpress.hf.tables import find_tables, input_table_name, tied_head
+
+LIMIT = 12_500_000
+"""Parameters: 50 MB in float32."""
+METHODS: dict[str, Method] = {
+    "svd": SVD("int8"),
+    "uniform": Uniform(),
+    "product": Product(rotation="none"),
+    "tcq": TCQ(8),
+    "kronecker": NearestKronecker(),
+    "fastscan": FastScan(),
+    "residual": Residual(bits=4, rotation="pca", rounds=1),
+}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2}
+"""Of outputs by codes against outputs by the dense table of the same codes, which add up in another order."""
+
+
+@dataclass
+class Record:
+    """What came of one architecture.
+
+    Attributes:
+        model_type: As config.json says it.
+        model_class: That was built; empty where there is none.
+        outcome: ``works``, ``fails``, ``no table``, ``part`` (a config that no model is built from alone) or
+            ``not built``.
+        cause: Why it does not work.
+        table: The module that holds the tokens' rows.
+        shape: Of the tiny table.
+        tied: Other modules that read it.
+        kinds: What the table is besides plain: scaled, factorised, padded.
+        ties: Values of ``tie_word_embeddings`` that were tried; None where the class knows none.
+        compared: Outputs that were compared, or ``rows``.
+        inputs: What the model was fed.
+        generated: Whether greedy generation was compared, too.
+        exact: Whether all outputs after loading were equal bit by bit.
+        left: Other tables with a row a token, which stay as they are.
+        methods: That were tried.
+        seconds: Of everything.
+    """
+
+    model_type: str
+    model_class: str = ""
+    outcome: str = "not built"
+    cause: str = ""
+    table: str = ""
+    shape: list[int] = field(default_factory=list)
+    tied: list[str] = field(default_factory=list)
+    kinds: list[str] = field(default_factory=list)
+    ties: list[bool | None] = field(default_factory=list)
+    compared: str = ""
+    inputs: list[str] = field(default_factory=list)
+    generated: bool = False
+    exact: bool = True
+    left: list[str] = field(default_factory=list)
+    methods: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def told(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+class Differs(Exception):
+    """Something came out other than it should."""
+
+
+def check(model_type: str, turn: int = 0, quick: bool = False) -> Record:
+    """Try one architecture; never raises on its account.
+
+    Args:
+        model_type: As config.json says it.
+        turn: Which methods are this one's.
+        quick: One case alone: as the config ties it, in float32.
+    """
+    record, start = Record(model_type), time.perf_counter()
+    try:
+        known = architecture(model_type)
+        if known.model_class is None:
+            record.outcome, record.cause = "part", "no model is built from this config alone"
+        else:
+            record.model_class = known.model_class.__name__
+            _check(known, record, turn, quick)
+    except Exception as error:  # what transformers raises while it builds a model may be anything
+        record.cause = _line(error)
+    record.seconds = round(time.perf_counter() - start, 2)
+    return record
+
+
+def _line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()] or [""]
+    return f"{type(error).__name__}: {lines[-1]}"[:300]
+
+
+def _check(known: Architecture, record: Record, turn: int, quick: bool) -> None:
+    assert known.model_class is not None
+    config = tiny_config(known.config_class)
+    with torch.device("meta"):
+        skeleton = known.model_class(copy.deepcopy(config))
+    try:
+        record.table = input_table_name(skeleton)
+    except ValueError as error:
+        tables = token_tables(skeleton)
+        record.outcome = "fails" if tables else "no table"
+        record.cause = f"{_line(error)}{'; it has ' if tables else ''}{', '.join(tables)}"
+        return
+    parameters = sum(part.numel() for part in skeleton.parameters())
+    if parameters > LIMIT:
+        raise ValueError(f"{parameters:,} parameters are too many for a tiny model; shrink more sizes")
+    _describe(skeleton, record)
+    record.outcome = "fails"
+    names = list(METHODS)
+    for tie in [None] if quick else record.ties:
+        for dtype in ["float32"] if quick else DTYPES:
+            method = names[turn % len(names)]
+            record.methods.append(method)
+            turn += 1
+            _one(known.model_class, config, record, tie, dtype, method)
+    record.outcome = "works"
+
+
+def token_tables(model: nn.Module) -> list[str]:
+    """Embeddings with as many rows as a tiny vocabulary, or a few more."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding) and VOCAB <= module.num_embeddings < VOCAB + 4
+    ]
+
+
+def _describe(skeleton: PreTrainedModel, record: Record) -> None:
+    """What can be said of the table before anything is tried."""
+    table = skeleton.get_submodule(record.table)
+    found = find_tables(skeleton)[0]
+    record.shape, record.tied = list(found.shape), list(found.tied)
+    record.left = [name for name in token_tables(skeleton) if name not in (record.table, *record.tied)]
+    if type(table).forward is not nn.Embedding.forward:
+        record.kinds.append("scaled" if hasattr(table, "embed_scale") else type(table).__name__)
+    width = getattr(skeleton.config.get_text_config(), "hidden_size", found.shape[1])
+    if width != found.shape[1]:
+        record.kinds.append("factorised")
+    if table.padding_idx is not None:
+        record.kinds.append("padding row")
+    record.ties = _ties(type(skeleton), skeleton.config, record.table)
+
+
+def _ties(cls: type[PreTrainedModel], config: PreTrainedConfig, table: str) -> list[bool | None]:
+    """The values of ``tie_word_embeddings`` that make a difference to the table; None alone if they make none."""
+    made: dict[bool, int] = {}
+    for tie in (True, False):
+        with torch.device("meta"):
+            try:
+                skeleton = cls(with_tie(config, tie))
+                made[tie] = len(find_tables(skeleton)[0].tied)
+            except Exception:  # some have no untied form
+                continue
+    return [True, False] if len(set(made.values())) == 2 else [None]
+
+
+def with_tie(config: PreTrainedConfig, tie: bool | None) -> PreTrainedConfig:
+    """A copy of a config that ties the head to the table, or doesn't."""
+    changed = copy.deepcopy(config)
+    if tie is not None:
+        for part in (changed, changed.get_text_config(decoder=True)):
+            part.tie_word_embeddings = tie
+    return changed
+
+
+def _one(
+    cls: type[PreTrainedModel], config: PreTrainedConfig, record: Record, tie: bool | None, dtype: str, name: str
+) -> None:
+    """One tie, one dtype, one method.
+
+    Raises:
+        Differs: If anything comes out other than it should.
+    """
+    case = f"{name}, {dtype}, {'' if tie is None else 'tied, ' if tie else 'untied, '}".rstrip(", ")
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        try:
+            original = _original(cls, with_tie(config, tie), place / "source", DTYPES[dtype])
+            inputs = find_inputs(original, record.table)
+        except Exception as error:
+            record.outcome = "not built"
+            raise RuntimeError(f"transformers alone: {_line(error)}") from None
+        try:
+            _compare(original, inputs, record, dtype, name, place)
+        except Exception as error:
+            raise Differs(f"{case}: {_line(error)}") from error
+
+
+def _original(cls: type[PreTrainedModel], config: PreTrainedConfig, place: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """A tiny model with random weights as a user would load it."""
+    torch.manual_seed(0)
+    model = cls(config).eval()
+    for key, parameter in model.named_parameters():
+        if key.endswith("bias") or not parameter.isfinite().all():  # a bias that gets lost shows, if it is not zero
+            parameter.data.normal_(std=0.1)
+    model.save_pretrained(place)
+    return cls.from_pretrained(place, dtype=dtype).eval()
+
+
+def _compare(
+    original: PreTrainedModel, inputs: Inputs | None, record: Record, dtype: str, name: str, place: Path
+) -> None:
+    """Compress, save, load and turn back, and compare after each."""
+    model = copy.deepcopy(original)
+    setting = VocabpressConfig(METHODS[name], Budget.ratio(4))
+    table = compress_input_table(model, setting)
+    attach(model, setting)
+    original.get_submodule(record.table).weight.data.copy_(table.dense())
+    ids = token_ids(table.num_embeddings, model.get_submodule(record.table).padding_idx)
+
+    def run(some: PreTrainedModel) -> Any:
+        return outputs(some, inputs) if inputs else {"rows": some.get_submodule(record.table)(ids)}
+
+    expected, by_codes = run(original), run(model)
+    record.inputs = sorted(inputs or {})
+    record.compared = next((key for key in ("logits", "last_hidden_state") if key in expected), next(iter(expected)))
+    if (error := distance(by_codes, expected)) > TOLERANCE[dtype]:
+        raise Differs(f"outputs are {error:.1e} off those with the dense table of the codes")
+    model.save_pretrained(place / "small")
+    loaded, info = type(model).from_pretrained(place / "small", output_loading_info=True)
+    if any(info.values()):
+        raise Differs(f"loading says { ({key: part for key, part in info.items() if part}) }")
+    loaded.eval()
+    _compare_loaded(model, loaded, run, record, dtype)
+    if inputs and model.can_generate():
+        _generate(original, model, loaded, inputs, record)
+    base = AutoModel.from_pretrained(place / "small") if type(model.config) in AutoModel._model_mapping else None
+    if base is not None and not any(isinstance(part, TokenEmbedding) for part in base.modules()):
+        raise Differs("the base model of the checkpoint has no compressed table")
+    plain = loaded.dequantize()
+    if any(isinstance(part, TokenEmbedding | CompressedLinear) for part in plain.modules()):
+        raise Differs("dequantize leaves compressed modules")
+    if (error := distance(run(plain), by_codes)) > TOLERANCE[dtype]:
+        raise Differs(f"outputs after dequantize are {error:.1e} off")
+
+
+def _compare_loaded(model: PreTrainedModel, loaded: PreTrainedModel, run: Any, record: Record, dtype: str) -> None:
+    before, after = run(model), run(loaded)
+    if not same(before, after):
+        record.exact = False
+        if (error := distance(after, before)) > TOLERANCE[dtype] / 10:
+            raise Differs(f"outputs after loading are {error:.1e} off")
+    owner, head = loaded.get_submodule(record.table), tied_head(model)
+    if model.get_submodule(record.table).padding_idx != owner.padding_idx:
+        raise Differs("the padding index got lost")
+    if head is not None and loaded.get_submodule(head).table is not owner.table:
+        raise Differs("the head no longer shares the table")
+
+
+def _generate(
+    original: PreTrainedModel, model: PreTrainedModel, loaded: PreTrainedModel, inputs: Inputs, record: Record
+) -> None:
+    """Four tokens, greedily; left out where the original can't from these inputs."""
+    asked = {**{key: part for key, part in inputs.items() if "decoder" not in key}, "max_new_tokens": 4}
+    asked |= {"do_sample": False, "pad_token_id": 0}
+    try:
+        original.generate(**asked)
+    except Exception:  # many need a sound or an image, or decode by ways of their own
+        return
+    first, second = (some.generate(**asked) for some in (model, loaded))
+    if isinstance(first, torch.Tensor) and not torch.equal(first, second):
+        raise Differs("generation differs after loading")
+    record.generated = True
