@@ -1,11 +1,10 @@
 """Every architecture of the installed transformers, tiny: compressed, saved, loaded, compared.
 
-python benchmarks/architectures.py              all of them; writes results/architectures.json
-python benchmarks/architectures.py bert t5      these alone; prints, and writes nothing
+python benchmarks/architectures.py              all that results/architectures.json has not yet: a stopped run goes on
+python benchmarks/architectures.py bert t5      these, again
 """
 
 import argparse
-import json
 import multiprocessing
 import sys
 import time
@@ -16,13 +15,13 @@ from typing import Any
 
 import torch
 import transformers
-from conformance.catalogue import model_types
-from conformance.check import Record, check
 from transformers.utils import logging as transformers_logging
 
-from vocabpress.results import Result, write_results
+from conformance.catalogue import model_types
+from conformance.check import Record, check
+from vocabpress.results import Result, read_results, write_results
 
-RESULTS = Path(__file__).parent / "results"
+FILE = Path(__file__).parent / "results" / "architectures.json"
 SECONDS = 90
 """After which an architecture is given up."""
 
@@ -59,27 +58,24 @@ def result(record: Record) -> Result:
 
 
 def main() -> int:
-    """All, or those that are named."""
+    """All that have no result yet, or those that are named."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("model_type", nargs="*", help="as config.json says it; none stands for all")
-    parser.add_argument("--json", type=Path, help="write the records here as they come, too")
+    parser.add_argument("model_type", nargs="*", help="as config.json says it; none stands for all without a result")
     parser.add_argument("--quick", action="store_true", help="one case each, and no results written")
     chosen = parser.parse_args()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     torch.set_num_threads(1)
     every = model_types()
-    records = []
-    for name in chosen.model_type or every:
+    found = {row.variant: row for row in read_results(FILE)} if FILE.exists() and not chosen.quick else {}
+    for name in chosen.model_type or [name for name in every if name not in found]:
         record = guarded(name, every.index(name), chosen.quick)
-        records.append(record)
+        found[name] = result(record)
         print(f"{name}: {record.outcome}{f', {record.cause}' if record.cause else ''} ({record.seconds} s)", flush=True)
-    counts = Counter(record.outcome for record in records)
+        if not chosen.quick:
+            write_results(FILE, [found[name] for name in every if name in found])
+    counts = Counter(row.details["outcome"] for row in found.values())
     print(f"transformers {transformers.__version__}: {dict(counts)}")
-    if chosen.json:
-        chosen.json.write_text(json.dumps([record.told() for record in records], indent=1))
-    if not chosen.model_type and not chosen.quick:
-        write_results(RESULTS / "architectures.json", [result(record) for record in records])
     return 0
 
 

@@ -14,6 +14,14 @@ Inputs = dict[str, Any]
 BATCH, LENGTH = 2, 8
 
 
+def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The config of the text part; that of the decoder, or the whole, where there are several."""
+    try:
+        return config.get_text_config()
+    except ValueError:
+        return config.get_text_config(decoder=True)
+
+
 def token_ids(rows: int, pad: int | None = None) -> Tensor:
     """Text of two sentences, (2, 8), the second ending in a padding token where there is one."""
     generator = torch.Generator().manual_seed(1)
@@ -91,7 +99,7 @@ def find_inputs(model: PreTrainedModel, table: str) -> Inputs | None:
 
 def candidates(model: PreTrainedModel, rows: int) -> Iterator[Inputs]:
     """Inputs to try, the plainest first; only what the forward pass knows by name."""
-    ids = token_ids(rows, getattr(model.config.get_text_config(), "pad_token_id", None))
+    ids = token_ids(rows, getattr(text_config(model.config), "pad_token_id", None))
     text = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     decoder = {"decoder_input_ids": ids}
     other = modalities(model.config)
@@ -134,5 +142,4 @@ def modalities(config: PreTrainedConfig) -> Inputs:
         "input_features": torch.randn(BATCH, bins, frames, generator=generator),
         "input_values": torch.randn(BATCH, 4000, generator=generator),
         "bbox": boxes,
-        "image_embeds": None,
     }

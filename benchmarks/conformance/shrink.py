@@ -88,6 +88,11 @@ SIZES: dict[str, int] = {
     **dict.fromkeys(("vocab_size_per_layer_input", "ngram_vocab_size_ratio"), VOCAB),
     **dict.fromkeys(("state_size", "mamba_d_state", "ssm_state_size", "time_step_rank", "mamba_dt_rank"), 8),
     **dict.fromkeys(("chunk_size", "mamba_chunk_size"), 16),
+    **dict.fromkeys(("depths", "num_res_blocks"), 1),
+    **dict.fromkeys(("d_latents", "base_channels"), HIDDEN),
+    **dict.fromkeys(("num_filters", "patch_embeds_hidden_size"), 8),
+    "num_latents": 16,
+    "upsample_initial_channel": 64,
 }  # fmt: skip
 
 
@@ -97,29 +102,42 @@ def tiny_config(config_class: type[PreTrainedConfig]) -> PreTrainedConfig:
     Raises:
         Exception: Whatever transformers raises where the sizes don't fit each other.
     """
-    return _tiny(config_class, {}, itertools.count(FIRST_SPECIAL))
+    return _tiny(config_class, {}, {}, itertools.count(FIRST_SPECIAL))
 
 
-def _tiny(config_class: type[PreTrainedConfig], ids: dict[str, int], free: Iterator[int]) -> PreTrainedConfig:
-    """As `tiny_config`; a special token has one id in all parts of a model, as its name says."""
+def _tiny(
+    config_class: type[PreTrainedConfig], more: dict[str, Any], ids: dict[str, int], free: Iterator[int]
+) -> PreTrainedConfig:
+    """As `tiny_config`, with more overrides; a special token has one id in all parts, as its name says."""
+    given = {**OVERRIDES.get(config_class.model_type, {}), **more}
+    base = config_class(**given.pop("default", {}))
     changed: dict[str, Any] = {}
-    given = OVERRIDES.get(config_class.model_type, {})
-    base = given.get("config") or config_class()
     for name, value in vars(base).items():
         if isinstance(value, PreTrainedConfig):
-            changed[name] = _tiny(type(value), ids, free)
-        elif name in SIZES and isinstance(value, int) and not isinstance(value, bool):
-            changed[name] = min(SIZES[name], value) if name != "vocab_size" else VOCAB
-        elif name in SIZES and isinstance(value, list | tuple) and all(isinstance(part, int) for part in value):
-            changed[name] = type(value)(SIZES[name] for _ in value)
-        elif _is_special(name) and isinstance(value, int) and value >= FIRST_SPECIAL:
-            changed[name] = ids[name] if name in ids else ids.setdefault(name, next(free))
-        elif _is_special(name) and isinstance(value, list | tuple) and value:
-            changed[name] = [1]
+            changed[name] = _tiny(type(value), given.pop(name, {}), ids, free)
+        elif _is_special(name):
+            changed |= _special(name, value, ids, free)
+        elif name in SIZES:
+            changed |= _sized(name, value)
         elif name == "rope_parameters" and "mrope_section" in str(value):
             changed[name] = _rope(value)
-    changed |= {name: value for name, value in given.items() if name != "config"}
-    return config_class(**changed)
+    return config_class(**{**changed, **given})
+
+
+def _sized(name: str, value: Any) -> dict[str, Any]:
+    """The small size, or as many as there were; nothing where the default is no number."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return {name: VOCAB if name == "vocab_size" else min(SIZES[name], value)}
+    if isinstance(value, list | tuple) and all(isinstance(part, int) for part in value):
+        return {name: type(value)(min(SIZES[name], part) for part in value)}
+    return {}
+
+
+def _special(name: str, value: Any, ids: dict[str, int], free: Iterator[int]) -> dict[str, Any]:
+    """An id within the small vocabulary, the same wherever the name is the same."""
+    if isinstance(value, int) and value >= FIRST_SPECIAL:
+        return {name: ids[name] if name in ids else ids.setdefault(name, next(free))}
+    return {name: [1]} if isinstance(value, list | tuple) and value else {}
 
 
 def _is_special(name: str) -> bool:

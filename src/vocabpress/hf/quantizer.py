@@ -6,6 +6,7 @@ vocabpress skips the unknown quantization_config with a warning, and would then 
 shape that does not fit, and refuses.
 """
 
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -22,21 +23,24 @@ from vocabpress.hf.config import QUANT_METHOD, VocabpressConfig
 from vocabpress.hf.linears import compress_linears
 from vocabpress.hf.modules import owned_tables
 from vocabpress.hf.swap import install, install_linear, uninstall
-from vocabpress.hf.tables import base_prefix, input_table, settle_ties, tied_head
+from vocabpress.hf.tables import base_prefix, has_input_table, input_table, settle_ties, tied_head
 from vocabpress.methods import TCQ, FastScan, Method, method_name, method_settings
 
 
-def resolve(model: PreTrainedModel, name: str) -> str:
-    """The full name in this model of a module named relative to the base model.
+def resolve(model: PreTrainedModel, name: str) -> str | None:
+    """The full name in this model of a module named relative to the base model; None in a model without token table.
 
     Raises:
-        ValueError: If the model has no such module.
+        ValueError: If the model has a token table, but no such module.
     """
     names = {module for module, _ in model.named_modules()}
-    for candidate in (base_prefix(model) + name, name):
+    # Some heads name another prefix than the one under which their base model stands; the base model knows it.
+    for candidate in (base_prefix(model) + name, name, name.removeprefix(f"{model.base_model_prefix}.")):
         if candidate in names:
             return candidate
-    raise ValueError(f"the checkpoint's compressed {name!r} is not a module of {type(model).__name__}")
+    if has_input_table(model):
+        raise ValueError(f"the checkpoint's compressed {name!r} is not a module of {type(model).__name__}")
+    return None  # such as the vision part of CLIP, loaded from a checkpoint of the whole
 
 
 def anchor(table: CompressedEmbedding) -> str | None:
@@ -81,8 +85,9 @@ def compress_input_table(
     generator = torch.Generator(place).manual_seed(config.seed)
     method = config.method or default_method(model)
     table = method.fit(weight.detach().to(place), budget=config.budget, generator=generator, **fit)
-    settle_ties(model)
-    install(model, name, table.to(weight.device, weight.dtype))
+    separate = settle_ties(model)
+    install(model, name, table.to(weight.device, weight.dtype), separate)
+    config.separate = [module.removeprefix(base_prefix(model)) for module in separate]
     config.tables[name.removeprefix(base_prefix(model))] = table.config()
     config.fitted_by = {
         "method": method_name(method),
@@ -122,10 +127,13 @@ class VocabpressQuantizer(HfQuantizer):
             return
         self._dtype = torch.get_default_dtype()  # transformers builds the model under its own dtype
         config = self.quantization_config
-        for put, stored in ((install, config.tables), (install_linear, config.linears)):
+        separate = [f"{prefix}{name}" for name in config.separate for prefix in {"", base_prefix(model)}]
+        for put, stored in ((partial(install, separate=separate), config.tables), (install_linear, config.linears)):
             for name, form in stored.items():
-                table = build(form)
-                put(model, resolve(model, name), table)
+                place, table = resolve(model, name), build(form)
+                if place is None:
+                    continue
+                put(model, place, table)
                 key = anchor(table)
                 if key is not None:
                     self._renamings[f"{name}.weight"] = f"{name}.table.{key}"
