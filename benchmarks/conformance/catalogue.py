@@ -9,7 +9,7 @@ from typing import Any
 import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_MAPPING_NAMES
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 # The class with the head that people load first; what has none of these is tried as its base model.
 TASKS = (
@@ -51,7 +51,7 @@ class Architecture:
 
 def model_types() -> list[str]:
     """All that the installed transformers knows, in order of the alphabet."""
-    return sorted(CONFIG_MAPPING_NAMES, key=str.lower)
+    return sorted(CONFIG_MAPPING, key=str.lower)
 
 
 def architecture(model_type: str) -> Architecture:

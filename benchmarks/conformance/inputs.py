@@ -79,7 +79,7 @@ def _relative(first: Tensor, second: Tensor) -> float:
 
 def find_inputs(model: PreTrainedModel, table: str) -> Inputs | None:
     """The first of the candidates that a model takes, and whose result depends on the table; None if there is none."""
-    weight = model.get_submodule(table).weight
+    weight = model.get_parameter(f"{table}.weight")
     for candidate in candidates(model, len(weight)):
         try:
             before = outputs(model, candidate)

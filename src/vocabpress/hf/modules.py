@@ -1,5 +1,6 @@
 """The modules that stand in a model where an embedding, its tied head and linear maps stood."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -35,6 +36,9 @@ class TokenEmbedding(nn.Module):
     """
 
     table: CompressedEmbedding
+    embed_norm: Callable[[Tensor], Tensor] | None
+    additional_embedding: Callable[[Tensor], Tensor] | None
+    eoi_embedding: Tensor | None
 
     def __init__(self, table: CompressedEmbedding, original: nn.Module, owner: bool = True) -> None:
         super().__init__()

@@ -6,6 +6,7 @@ vocabpress skips the unknown quantization_config with a warning, and would then 
 shape that does not fit, and refuses.
 """
 
+from collections.abc import Iterable
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.core_model_loading import WeightRenaming, WeightTransform
+from transformers.core_model_loading import WeightConverter, WeightRenaming, WeightTransform
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING, register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
 
@@ -53,6 +54,20 @@ def anchor(table: CompressedEmbedding) -> str | None:
     return max(misfits, key=lambda item: item.bits).name if misfits else None
 
 
+def without_converters(conversions: list[WeightTransform], tables: Iterable[str]) -> list[WeightTransform]:
+    """Conversions of checkpoints, but for those that put the weight of a table together from several tensors (Molmo 2).
+
+    A compressed table is stored as it is.
+    """
+    keys = [f"{name}.weight" for name in tables]
+    return [
+        conversion
+        for conversion in conversions
+        if not isinstance(conversion, WeightConverter)
+        or not any(key.endswith(target) for key in keys for target in conversion.target_patterns)
+    ]
+
+
 def default_method(model: PreTrainedModel) -> Method:
     """Where an output head shares the table, `FastScan`, whose logits need no row decoded; `TCQ` elsewhere."""
     return TCQ() if tied_head(model) is None else FastScan()
@@ -85,6 +100,9 @@ def compress_input_table(
     generator = torch.Generator(place).manual_seed(config.seed)
     method = config.method or default_method(model)
     table = method.fit(weight.detach().to(place), budget=config.budget, generator=generator, **fit)
+    conversions: Any = getattr(model, "_weight_conversions", None)
+    if conversions:  # what a save would undo
+        setattr(model, "_weight_conversions", without_converters(conversions, [name]))  # noqa: B010
     separate = settle_ties(model)
     install(model, name, table.to(weight.device, weight.dtype), separate)
     config.separate = [module.removeprefix(base_prefix(model)) for module in separate]
@@ -144,7 +162,7 @@ class VocabpressQuantizer(HfQuantizer):
         """Add the renaming of each table's anchor. Older versions of transformers don't pass the model."""
         # The pattern is searched for in the key, so that the base model's prefix may come before it.
         renamings = [WeightRenaming(rf"(?<!\w){key}", target) for key, target in self._renamings.items()]
-        return [*weight_conversions, *renamings]
+        return [*without_converters(weight_conversions, self.quantization_config.tables), *renamings]
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
         config = self.quantization_config

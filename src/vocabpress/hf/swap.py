@@ -96,8 +96,9 @@ def uninstall(model: PreTrainedModel, dtype: torch.dtype) -> None:
         if not isinstance(module, TokenEmbedding | CompressedLinear):
             continue
         dense = skeleton.get_submodule(name).to_empty(device=module.table.device).to(dtype)
-        if isinstance(module, TokenEmbedding) and module.rounds_scale:
-            dense.embed_scale.fill_(module.scale)
+        if isinstance(module, TokenEmbedding) and module.scale is not None and module.rounds_scale:
+            scale = torch.full((), module.scale, device=module.table.device)
+            dense.register_buffer("embed_scale", scale, persistent=False)
         dense.weight = nn.Parameter(module.weight.detach().to(dtype))
         for addition in (*ADDITIONS, "additional_fc"):
             if getattr(module, addition, None) is not None:

@@ -99,8 +99,11 @@ def _input_embeddings(model: PreTrainedModel) -> list[nn.Module]:
     if rows is None:
         inside = [part for part in model.modules() if isinstance(part, PreTrainedModel) and part is not model]
         return list({id(found): found for part in inside for found in _input_embeddings(part)}.values())
-    tables = [part for part in model.modules() if isinstance(part, nn.Embedding | TokenEmbedding)]
-    fitting = [table for table in tables if table.num_embeddings == rows]
+    fitting: list[nn.Module] = [
+        part
+        for part in model.modules()
+        if isinstance(part, nn.Embedding | TokenEmbedding) and part.num_embeddings == rows
+    ]
     inputs = {id(_own_input(part)) for part in model.modules() if isinstance(part, PreTrainedModel)}
     return [table for table in fitting if id(table) in inputs] or fitting
 
