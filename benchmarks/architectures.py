@@ -6,6 +6,7 @@ python benchmarks/architectures.py bert t5      these, again
 
 import argparse
 import multiprocessing
+import os
 import sys
 import time
 from collections import Counter
@@ -18,9 +19,11 @@ import transformers
 from transformers.utils import logging as transformers_logging
 
 from conformance.catalogue import model_types
-from conformance.check import Record, check
+from conformance.check import check
+from conformance.record import Record
 from vocabpress.results import Result, read_results, write_results
 
+os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # threads that load weights don't get on with forks
 FILE = Path(__file__).parent / "results" / "architectures.json"
 SECONDS = 90
 """After which an architecture is given up."""

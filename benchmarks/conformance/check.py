@@ -3,7 +3,6 @@
 import copy
 import tempfile
 import time
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from conformance.catalogue import Architecture, architecture
 from conformance.inputs import Inputs, distance, find_inputs, outputs, same, text_config, token_ids
+from conformance.record import Record
 from conformance.shrink import VOCAB, tiny_config
 from vocabpress import (
     SVD,
@@ -46,52 +46,6 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2}
 """Of outputs by codes against outputs by the dense table of the same codes, which add up in another order."""
 
 
-@dataclass
-class Record:
-    """What came of one architecture.
-
-    Attributes:
-        model_type: As config.json says it.
-        model_class: That was built; empty where there is none.
-        outcome: ``works``, ``fails``, ``no table``, ``part`` (a config that no model is built from alone) or
-            ``not built``.
-        cause: Why it does not work.
-        table: The module that holds the tokens' rows.
-        shape: Of the tiny table.
-        tied: Other modules that read it.
-        kinds: What the table is besides plain: scaled, factorised, padded.
-        ties: Values of ``tie_word_embeddings`` that were tried; None where the class knows none.
-        compared: Outputs that were compared, or ``rows``.
-        inputs: What the model was fed.
-        generated: Whether greedy generation was compared, too.
-        exact: Whether all outputs after loading were equal bit by bit.
-        left: Other tables with a row a token, which stay as they are.
-        methods: That were tried.
-        seconds: Of everything.
-    """
-
-    model_type: str
-    model_class: str = ""
-    outcome: str = "not built"
-    cause: str = ""
-    table: str = ""
-    shape: list[int] = field(default_factory=list)
-    tied: list[str] = field(default_factory=list)
-    kinds: list[str] = field(default_factory=list)
-    ties: list[bool | None] = field(default_factory=list)
-    compared: str = ""
-    inputs: list[str] = field(default_factory=list)
-    generated: bool = False
-    exact: bool = True
-    left: list[str] = field(default_factory=list)
-    methods: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-
-    def told(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
-
-
 class DifferenceError(Exception):
     """Something came out other than it should."""
 
@@ -119,8 +73,11 @@ def check(model_type: str, turn: int = 0, quick: bool = False) -> Record:
 
 
 def _line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()] or [""]
-    return f"{type(error).__name__}: {lines[-1]}"[:300]
+    """The line that says most: the first of a missing package, the last of a config whose parts don't fit."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    if isinstance(error, ImportError | DifferenceError | ValueError) and not lines[-1].startswith("ValueError"):
+        return lines[0][:300]
+    return lines[-1].removeprefix("ValueError: ")[:300]
 
 
 def _check(known: Architecture, record: Record, turn: int, quick: bool) -> None:
