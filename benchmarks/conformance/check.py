@@ -254,13 +254,13 @@ def _load(loader: Any, place: Path) -> PreTrainedModel:
 
 
 def _has_base(source: Path, cls: type[PreTrainedModel]) -> bool:
-    """Whether `AutoModel` loads an original checkpoint as another class, and finds all its weights there."""
+    """Whether `AutoModel` loads an original checkpoint as another class with a table, and finds all weights there."""
     try:
         loader: Any = AutoModel
         base, info = loader.from_pretrained(source, output_loading_info=True)
     except Exception:  # a head without a base, or one that another package must give
         return False
-    return type(base) is not cls and not info["missing_keys"]
+    return type(base) is not cls and has_input_table(base) and not info["missing_keys"]
 
 
 def _compare_loaded(model: PreTrainedModel, loaded: PreTrainedModel, run: Any, record: Record, dtype: str) -> None:

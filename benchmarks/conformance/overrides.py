@@ -42,7 +42,6 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     },
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "gradium_phonon_tts": {"flow_head_config": {"condition_dim": 32}},
-    "granite4_vision": {"deepstack_layer_map": [], "spatial_target_layers": []},
     "granitemoehybrid": MAMBA,
     "hunyuan_v1_dense": {"head_dim": 16},
     "hunyuan_v1_moe": {"head_dim": 16},
