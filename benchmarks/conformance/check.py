@@ -223,7 +223,8 @@ def _compare(
 
     expected, by_codes = run(original), run(model)
     record.inputs = sorted(inputs or {})
-    record.compared = next((key for key in ("logits", "last_hidden_state") if key in expected), next(iter(expected)))
+    compared = next((key for key in ("logits", "last_hidden_state") if key in expected), next(iter(expected)))
+    record.compared = ", ".join(dict.fromkeys([*filter(None, record.compared.split(", ")), compared]))
     if (error := distance(by_codes, expected)) > TOLERANCE[dtype]:
         raise DifferenceError(f"outputs are {error:.1e} off those with the dense table of the codes")
     model.save_pretrained(place / "small")
@@ -280,7 +281,7 @@ def _generate(
     original: PreTrainedModel, model: PreTrainedModel, loaded: PreTrainedModel, inputs: Inputs, record: Record
 ) -> None:
     """Four tokens, greedily; left out where the original can't from these inputs."""
-    given = {key: part for key, part in inputs.items() if "decoder" not in key}
+    given = {key: part for key, part in inputs.items() if isinstance(part, torch.Tensor) and "decoder" not in key}
     options = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
 
     def generate(some: Any) -> Any:

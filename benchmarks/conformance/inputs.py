@@ -100,7 +100,8 @@ def find_inputs(model: PreTrainedModel, table: str) -> Inputs | None:
 def candidates(model: PreTrainedModel, rows: int) -> Iterator[Inputs]:
     """Inputs to try, the plainest first; only what the forward pass knows by name."""
     ids = token_ids(rows, getattr(text_config(model.config), "pad_token_id", None))
-    text = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    # Without a cache: those of recurrent layers alone can't say how long they are.
+    text = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
     decoder = {"decoder_input_ids": ids}
     other = modalities(model.config)
     known = inspect.signature(model.forward).parameters
@@ -109,6 +110,7 @@ def candidates(model: PreTrainedModel, rows: int) -> Iterator[Inputs]:
         text,
         {"input_ids": ids},
         text | decoder,
+        {"input_ids": ids} | decoder,
         text | other,
         text | decoder | other,
         other | decoder,

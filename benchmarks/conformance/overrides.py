@@ -15,7 +15,23 @@ LOCAL_GLOBAL = ["sliding_attention", "full_attention"]
 NOT_PER_LAYER = {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0}
 TALK = {"head_config": {"audio_hidden_size": 32}}
 
+MULTIMODAL_ROPE = {"rope_parameters": {**PLAIN_ROPE, **ROPE_SECTIONS}}
+
 OVERRIDES: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(
+        (
+            "glm4v_text",
+            "glm4v_moe_text",
+            "glm_image_text",
+            "glm_ocr_text",
+            "paddleocr_vl_text",
+            "qwen2_vl_text",
+            "qwen2_5_vl_text",
+            "qwen2_5_omni_text",
+        ),
+        MULTIMODAL_ROPE,
+    ),
+    "codegen": {"n_head": 4, "rotary_dim": 8},
     "align_vision_model": {"width_coefficient": 0.2, "depth_coefficient": 0.2},
     "autoformer": {"prediction_length": 4},
     "bamba": MAMBA,
@@ -52,7 +68,6 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "luke": {"entity_vocab_size": 50, "entity_emb_size": 32},
     "mamba2": {"num_heads": 4, "head_dim": 16, "n_groups": 1},
     "ministral": {"head_dim": 16},
-    "mistral4": {"rope_parameters": PLAIN_ROPE},
     "molmo2": {"adapter_config": {"vision_feature_layer": [1, 0]}},
     "moonshine_streaming": {"num_key_value_heads": 2},
     "muse_spark_audio": {"num_hidden_layers": 4, "hidden_sizes": (32, 32, 32, 32)},
@@ -62,7 +77,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "nemotron3_diarization": TALK,
     "nemotron_h_omni": {"vision_config": {"video_temporal_patch_size": 2}},
     "pocket_tts": {"flow_head_config": {"condition_dim": 32}},
-    "qwen2_5_omni_talker": {"vocab_size": 97},
+    "qwen2_5_omni_talker": {"vocab_size": 97, **MULTIMODAL_ROPE},
     "qwen3_omni_moe": {"talker_config": {"spatial_merge_size": 2}},
     "qwen3_omni_moe_code2wav": {"decoder_dim": 64},
     "qwen3_omni_moe_talker_code_predictor": {"vocab_size": 97},

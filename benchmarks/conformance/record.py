@@ -19,7 +19,7 @@ class Record:
         tied: Other modules that read it.
         kinds: What the table is besides plain: scaled, factorised, padded.
         ties: Values of ``tie_word_embeddings`` that were tried; None where the class knows none.
-        compared: Outputs that were compared, or ``rows``.
+        compared: The output that was compared, or ``rows``; both, where the cases differ.
         inputs: What the model was fed.
         generated: Whether greedy generation was compared, too.
         exact: Whether all outputs after loading were equal bit by bit.

@@ -48,7 +48,8 @@ SIZES: dict[str, int] = {
         ),
         HEAD_DIM,
     ),
-    "qk_rope_head_dim": 8,
+    "qk_rope_head_dim": HEAD_DIM,
+    "rotary_dim": 8,
     "upsample_groups": 2,
     **dict.fromkeys(
         (
