@@ -11,9 +11,9 @@ from torch import nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from conformance.catalogue import Architecture, architecture
-from conformance.inputs import Inputs, distance, find_inputs, outputs, same, text_config, token_ids
+from conformance.inputs import Inputs, distance, find_inputs, outputs, same, token_ids
 from conformance.record import Record
-from conformance.shrink import VOCAB, tiny_config
+from conformance.shrink import VOCAB, text_config, tiny_config, with_tie
 from vocabpress import (
     SVD,
     TCQ,
@@ -117,12 +117,22 @@ def _skeleton(known: Architecture) -> tuple[PreTrainedConfig, PreTrainedModel]:
         with torch.device("meta"):
             return config, cls(copy.deepcopy(config))
     except Exception:
+        plain = _without_table(known)
+        if plain is None:
+            raise
+        return plain.config, plain
+
+
+def _without_table(known: Architecture) -> PreTrainedModel | None:
+    """The model of the default config, if that can be built and has no token table."""
+    cls: Any = known.model_class
+    try:
         config = known.config_class()
         with torch.device("meta"):
             skeleton = cls(config)
-        if has_input_table(skeleton) or token_tables(skeleton):
-            raise
-        return config, skeleton
+    except Exception:  # the error that counts is that of the tiny config
+        return None
+    return None if has_input_table(skeleton) or token_tables(skeleton) else skeleton
 
 
 def token_tables(model: nn.Module) -> list[str]:
@@ -161,16 +171,6 @@ def _ties(cls: type[PreTrainedModel], config: PreTrainedConfig, table: str) -> l
             except Exception:  # some have no untied form
                 continue
     return [True, False] if len(set(made.values())) == 2 else [None]
-
-
-def with_tie(config: PreTrainedConfig, tie: bool | None) -> PreTrainedConfig:
-    """A copy of a config that ties the head to the table, or doesn't."""
-    changed = copy.deepcopy(config)
-    if tie is None:
-        return changed
-    for part in (changed, text_config(changed)):
-        part.tie_word_embeddings = tie
-    return type(changed).from_dict(changed.to_dict())  # some tie whatever they are told, when they are read again
 
 
 def _one(

@@ -8,18 +8,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from conformance.shrink import FIRST_SPECIAL
+from conformance.shrink import FIRST_SPECIAL, text_config
 
 Inputs = dict[str, Any]
 BATCH, LENGTH = 2, 8
-
-
-def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
-    """The config of the text part; that of the decoder, or the whole, where there are several."""
-    try:
-        return config.get_text_config()
-    except ValueError:
-        return config.get_text_config(decoder=True)
 
 
 def token_ids(rows: int, pad: int | None = None) -> Tensor:

@@ -1,5 +1,6 @@
 """Tiny configs: the default config of a class with the sizes that all know by the same names made small."""
 
+import copy
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -139,6 +140,24 @@ def _special(name: str, value: Any, ids: dict[str, int], free: Iterator[int]) ->
     if isinstance(value, int) and value >= FIRST_SPECIAL:
         return {name: ids[name] if name in ids else ids.setdefault(name, next(free))}
     return {name: [1]} if isinstance(value, list | tuple) and value else {}
+
+
+def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The config of the text part; that of the decoder, or the whole, where there are several."""
+    try:
+        return config.get_text_config()
+    except ValueError:
+        return config.get_text_config(decoder=True)
+
+
+def with_tie(config: PreTrainedConfig, tie: bool | None) -> PreTrainedConfig:
+    """A copy of a config that ties the head to the table, or doesn't."""
+    changed = copy.deepcopy(config)
+    if tie is None:
+        return changed
+    for part in (changed, text_config(changed)):
+        part.tie_word_embeddings = tie
+    return type(changed).from_dict(changed.to_dict())  # some tie whatever they are told, when they are read again
 
 
 def _is_special(name: str) -> bool:
