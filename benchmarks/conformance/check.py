@@ -189,7 +189,7 @@ def _one(
             inputs = find_inputs(original, record.table)
         except Exception as error:
             record.outcome = "not built"
-            raise RuntimeError(f"transformers alone: {_line(error)}") from None
+            raise RuntimeError(f"transformers alone: {_line(error)}".replace(folder, "the folder")) from None
         try:
             _compare(original, inputs, record, dtype, name, place)
         except Exception as error:
