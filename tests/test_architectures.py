@@ -56,7 +56,8 @@ SOME = (
 def test_an_architecture_from_end_to_end(model_type):
     record = checks.check(model_type, turn=SOME.index(model_type))
     assert (record.outcome, record.cause) == ("works", "")
-    assert record.compared != "rows"
+    assert record.compared != "rows" or model_type == "idefics"  # which wants an image for its text
+    assert ("factorised" in record.kinds) == (model_type in ("albert", "opt"))
     assert len(record.methods) == 2
 
 

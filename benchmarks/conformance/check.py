@@ -219,7 +219,7 @@ def _compare(
     ids = token_ids(table.num_embeddings, model.get_submodule(record.table).padding_idx)
 
     def run(some: PreTrainedModel) -> Any:
-        return outputs(some, inputs) if inputs else {"rows": some.get_submodule(record.table)(ids)}
+        return outputs(some, inputs) if inputs else {"rows": some.get_submodule(record.table)(ids).detach()}
 
     expected, by_codes = run(original), run(model)
     record.inputs = sorted(inputs or {})
