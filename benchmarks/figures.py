@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from conformance import page
 from vocabpress.report.console import size
 from vocabpress.results import Result, read_results
 from vocabpress.spectrum import gaussian_bound
@@ -319,7 +320,17 @@ def kroneckerbert(preset: str) -> str:
     return table(["", "model", "STS-B dev", "MRPC, F1", "SST-2, accuracy"], rows)
 
 
+def architectures() -> list[Result]:
+    """One result for each architecture of transformers."""
+    return read_results(RESULTS / "architectures.json")
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
+    "architectures-counts": lambda: table(*page.counts(architectures())),
+    "architectures-working": lambda: table(*page.working(architectures())),
+    "architectures-failing": lambda: table(*page.failing(architectures())),
+    "architectures-none": lambda: page.names(architectures(), "no table"),
+    "architectures-parts": lambda: page.names(architectures(), "part"),
     "sts-25": lambda: sts(25),
     "sts-103": lambda: sts(103),
     "lighttoken": lighttoken,

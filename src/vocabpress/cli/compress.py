@@ -89,6 +89,9 @@ def compress(
     settings: SettingsOption = None,
     seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
     device: Annotated[str, typer.Option(help="Where to fit: cpu, cuda, cuda:1.")] = "cpu",
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that lies beside the weights, if the model needs it.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compress the token table of a model, and write a checkpoint that from_pretrained loads."""
@@ -117,6 +120,7 @@ def compress(
         seed=seed,
         device=device,
         progress=True,
+        trust_remote_code=trust_remote_code,
     )
     print_report(report)
     print(f"Written to {output}. To use it, `import vocabpress` and load the folder as before.")

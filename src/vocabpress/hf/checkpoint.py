@@ -75,19 +75,29 @@ def weight_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in weight_files(folder))
 
 
-def load_model(folder: Path) -> PreTrainedModel:
+def load_model(folder: Path, trust_remote_code: bool = False) -> PreTrainedModel:
     """Load a model as the class that its config names, heads and all, in the dtype of the checkpoint.
+
+    Args:
+        folder: Of the checkpoint.
+        trust_remote_code: Whether code that lies in the folder may run, where the model is not one of transformers.
 
     Raises:
         ValueError: If transformers can't read the folder, it is compressed already, or it has no token table.
     """
     with _told_in_a_line(folder):
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     if getattr(config, "quantization_config", None) is not None:
         raise ValueError(f"{folder} is compressed or quantised already; start from the original checkpoint")
     loader = _class_of(config)
     with _told_in_a_line(folder):
-        model, info = loader.from_pretrained(folder, dtype="auto", local_files_only=True, output_loading_info=True)
+        model, info = loader.from_pretrained(
+            folder,
+            dtype="auto",
+            local_files_only=True,
+            output_loading_info=True,
+            trust_remote_code=trust_remote_code,
+        )
     table = f"{input_table_name(model)}.weight"
     if table in info["missing_keys"]:  # transformers would go on with random numbers
         raise ValueError(f"the weights in {folder} hold no {table}; is config.json that of another model?")
@@ -97,7 +107,13 @@ def load_model(folder: Path) -> PreTrainedModel:
 def _class_of(config: Any) -> Any:
     classes = [getattr(transformers, name, None) for name in config.architectures or []]
     known = [cls for cls in classes if isinstance(cls, type) and issubclass(cls, PreTrainedModel)]
-    return known[0] if known else AutoModel
+    remote = [auto for auto, code in getattr(config, "auto_map", {}).items() if _is_class(code, config.architectures)]
+    return known[0] if known else getattr(transformers, remote[0]) if remote else AutoModel
+
+
+def _is_class(code: Any, names: list[str] | None) -> bool:
+    """Whether code such as ``modeling_own.OwnModel`` is that of a class that a config names."""
+    return isinstance(code, str) and code.rpartition(".")[2] in (names or [])
 
 
 def named_class(folder: Path) -> Any:
@@ -107,7 +123,7 @@ def named_class(folder: Path) -> Any:
         ValueError: If transformers can't read the config.
     """
     with _told_in_a_line(folder):
-        return _class_of(AutoConfig.from_pretrained(folder))
+        return _class_of(AutoConfig.from_pretrained(folder, trust_remote_code=False))
 
 
 def open_model(folder: Path, loader: Any = AutoModel, whole: bool = True) -> PreTrainedModel:
@@ -122,7 +138,9 @@ def open_model(folder: Path, loader: Any = AutoModel, whole: bool = True) -> Pre
         ValueError: If transformers can't read the folder, or a weight is missing that would be random.
     """
     with _told_in_a_line(folder):
-        model, info = loader.from_pretrained(folder, dtype="float32", local_files_only=True, output_loading_info=True)
+        model, info = loader.from_pretrained(
+            folder, dtype="float32", local_files_only=True, output_loading_info=True, trust_remote_code=False
+        )
     missing = sorted(key for key in info["missing_keys"] if "pooler" not in key)
     if whole and missing:
         raise ValueError(f"{folder} holds no {missing[0]}, {loader.__name__} would make it of random numbers")
@@ -150,6 +168,11 @@ def _told_in_a_line(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # a broken checkpoint makes transformers and safetensors raise almost anything
+        if "trust_remote_code" in str(error):
+            raise ValueError(
+                f"{folder} needs code that lies beside its weights; read it, then allow it (trust_remote_code=True, or "
+                "--trust-remote-code of vocabpress compress)"
+            ) from None
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"transformers can't load {folder}: {reason}") from None
 

@@ -48,6 +48,7 @@ def compress(
     seed: int = 0,
     device: str | None = None,
     progress: bool = False,
+    trust_remote_code: bool = False,
 ) -> Report:
     """Compress the token table of a checkpoint, and write a checkpoint that `from_pretrained` loads.
 
@@ -70,6 +71,7 @@ def compress(
         seed: Of all randomness.
         device: Where to fit, e.g. ``"cuda"``; None stays on the CPU.
         progress: Whether to draw progress bars on stderr.
+        trust_remote_code: Whether code beside the weights may run, where transformers does not know the model.
 
     Returns:
         What was done and what it cost.
@@ -86,7 +88,7 @@ def compress(
     shapes = LinearShapes.read(linears) if isinstance(linears, Mapping) else linears
     config = VocabpressConfig(method, budget, seed, shapes)
     folder = find_folder(model)
-    loaded = load_model(folder)
+    loaded = load_model(folder, trust_remote_code)
     rows, width = find_tables(loaded)[0].shape
     importance = find_importance(folder, rows, text, counts, weights, progress)
     if metric is not None:

@@ -24,6 +24,7 @@ class VocabpressConfig(QuantizationConfigMixin):
         shapes: Of the linear maps that are to be Kronecker products, too; for compressing at load.
         tables: Module name, relative to the base model -> config of its form; filled by the fit.
         linears: The same of linear maps, the form that of the weight (out_features, in_features).
+        separate: Modules with numbers of their own, though the model's config ties them to a table.
         fitted_by: Where the numbers come from; never needed to load.
         format_version: Of the layout on disk.
         kwargs: ``quant_method``, as transformers passes it.
@@ -44,6 +45,7 @@ class VocabpressConfig(QuantizationConfigMixin):
         shapes: LinearShapes | None = None,
         tables: dict[str, dict[str, Any]] | None = None,
         linears: dict[str, dict[str, Any]] | None = None,
+        separate: list[str] | None = None,
         fitted_by: dict[str, Any] | None = None,
         format_version: int = FORMAT_VERSION,
         **kwargs: Any,
@@ -63,16 +65,19 @@ class VocabpressConfig(QuantizationConfigMixin):
         self.shapes = shapes
         self.tables = tables if tables is not None else {}
         self.linears = linears if linears is not None else {}
+        self.separate = separate if separate is not None else []
         self.fitted_by = fitted_by
         self.format_version = format_version
 
     def to_dict(self) -> dict[str, Any]:
         """What config.json gets: the layout and its provenance."""
         linears = {"linears": copy.deepcopy(self.linears)} if self.linears else {}
+        separate = {"separate": list(self.separate)} if self.separate else {}
         return {
             "quant_method": QUANT_METHOD,
             "format_version": self.format_version,
             "tables": copy.deepcopy(self.tables),
             **linears,
+            **separate,
             "fitted_by": copy.deepcopy(self.fitted_by),
         }

@@ -1,11 +1,16 @@
 """The modules that stand in a model where an embedding, its tied head and linear maps stood."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vocabpress.embeddings import CompressedEmbedding
+
+ADDITIONS = ("embed_norm", "additional_embedding", "eoi_embedding")
+"""What embeddings of transformers have besides their weight: a norm of the rows (Inkling, Muse Spark), rows for more
+tokens (Idefics), a row of its own for the end of an image (T5Gemma 2)."""
 
 
 def _refer(module: nn.Module, table: CompressedEmbedding) -> None:
@@ -24,9 +29,10 @@ def _exchange(module: "TokenEmbedding | CompressedLinear", table: CompressedEmbe
 class TokenEmbedding(nn.Module):
     """Stands for an `nn.Embedding`: reads rows from a compressed table.
 
-    It keeps what the model around it relies on: `padding_idx`, the factor `embed_scale` of scaled embeddings, and
-    `weight`, which rebuilds the dense table for the few models that look at it. Not a subclass of `nn.Embedding`:
-    transformers initialises, resizes and ties those by their `weight` parameter, which is not here.
+    It keeps what the model around it relies on: `padding_idx`, `weight`, which rebuilds the dense table for the few
+    models that look at it, and what some embeddings add to the lookup (see `ADDITIONS`), under the names that the
+    checkpoint has for it. Not a subclass of `nn.Embedding`: transformers initialises, resizes and ties those by their
+    `weight` parameter, which is not here.
 
     Args:
         table: The compressed table.
@@ -34,25 +40,26 @@ class TokenEmbedding(nn.Module):
         owner: Whether the table's tensors belong to this module; if not, it only refers to them.
 
     Raises:
-        ValueError: If the original does more than look up, scale and pad.
+        ValueError: If the original does more than look up, scale, norm, pad, and put other rows in.
     """
 
     table: CompressedEmbedding
+    embed_norm: Callable[[Tensor], Tensor] | None
+    additional_embedding: Callable[[Tensor], Tensor] | None
+    eoi_embedding: Tensor | None
 
     def __init__(self, table: CompressedEmbedding, original: nn.Module, owner: bool = True) -> None:
         super().__init__()
-        plain = type(original).forward is nn.Embedding.forward
-        if (not plain and not hasattr(original, "embed_scale")) or getattr(original, "max_norm", None) is not None:
-            raise ValueError(
-                f"the embedding class {type(original).__name__} does more than look up and scale rows, and its result "
-                "would change; this model can't be compressed yet"
-            )
+        check_embedding(original)
         self.num_embeddings, self.embedding_dim = table.num_embeddings, table.embedding_dim
         self.padding_idx: int | None = getattr(original, "padding_idx", None)
         scale: Any = getattr(original, "scalar_embed_scale", getattr(original, "embed_scale", None))
-        self.embed_scale = None if scale is None else float(scale)
+        self.scale = None if scale is None else float(scale)
         # Gemma and kin round the scale to the model's dtype before they multiply, BART and kin don't.
         self.rounds_scale = isinstance(getattr(original, "embed_scale", None), Tensor)
+        self.eoi_token_index: int | None = getattr(original, "eoi_token_index", None)
+        for name in ADDITIONS:
+            setattr(self, name, getattr(original, name, None))
         if owner:
             self.table = table
         else:
@@ -64,22 +71,53 @@ class TokenEmbedding(nn.Module):
         self.num_embeddings = table.num_embeddings
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Rows, scaled; shape (*ids.shape, embedding_dim)."""
-        rows = self.table.lookup(ids)
-        if self.embed_scale is None:
-            return rows
-        if self.rounds_scale:
-            return rows * torch.full((), self.embed_scale, dtype=rows.dtype, device=rows.device)
-        return rows * self.embed_scale
+        """Rows, scaled and normed; shape (*ids.shape, embedding_dim)."""
+        if self.additional_embedding is None:
+            rows = self.table.lookup(ids)
+        else:
+            more = ids >= self.num_embeddings
+            rows = self.table.lookup(ids.masked_fill(more, 0))
+            added = self.additional_embedding((ids - self.num_embeddings).clamp(min=0))
+            rows = torch.where(more[..., None], added, rows)
+        if self.scale is not None and self.rounds_scale:
+            rows = rows * torch.full((), self.scale, dtype=rows.dtype, device=rows.device)
+        elif self.scale is not None:
+            rows = rows * self.scale
+        if self.eoi_embedding is not None:
+            rows = torch.where((ids == self.eoi_token_index)[..., None], self.eoi_embedding.to(rows.dtype), rows)
+        return rows if self.embed_norm is None else self.embed_norm(rows)
 
     @property
     def weight(self) -> Tensor:
         """The dense table, unscaled as in the original; rebuilt at every access."""
         return self.table.dense()
 
+    @property
+    def embed_scale(self) -> float | Tensor | None:
+        """The factor of the rows, a tensor where it was one; a few models look at it."""
+        return torch.full((), self.scale) if self.scale is not None and self.rounds_scale else self.scale
+
     def extra_repr(self) -> str:
         """Shape and what was kept."""
         return f"{self.num_embeddings}, {self.embedding_dim}, padding_idx={self.padding_idx}"
+
+
+def check_embedding(original: nn.Module) -> None:
+    """See that an embedding does nothing that `TokenEmbedding` can't.
+
+    Raises:
+        ValueError: If it does.
+    """
+    tensors = (*original.named_parameters(recurse=False), *original.named_buffers(recurse=False))
+    known = {name for name, _ in (*original.named_children(), *tensors)} <= {"weight", "embed_scale", *ADDITIONS}
+    plain = type(original).forward is nn.Embedding.forward
+    marks = ("embed_scale", "embed_norm", "num_additional_embeddings")
+    understood = known and (plain or any(hasattr(original, mark) for mark in marks))
+    if not understood or getattr(original, "max_norm", None) is not None:
+        raise ValueError(
+            f"the embedding class {type(original).__name__} does more than look up and scale rows, and its result "
+            "would change; this model can't be compressed yet"
+        )
 
 
 class CompressedLinear(nn.Module):
@@ -128,10 +166,22 @@ class TiedHead(CompressedLinear):
     Args:
         table: The compressed table, which belongs to another module.
         bias: The head's own bias, shape (num_embeddings), or None.
+        additional_fc: Of heads for more tokens than the table has (Idefics): the map for those.
     """
 
-    def __init__(self, table: CompressedEmbedding, bias: nn.Parameter | None = None) -> None:
+    def __init__(
+        self,
+        table: CompressedEmbedding,
+        bias: nn.Parameter | None = None,
+        additional_fc: nn.Module | None = None,
+    ) -> None:
         super().__init__(table, bias, owner=False)
+        self.additional_fc = additional_fc
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Logits of the table's tokens, and of the additional ones; shape (*hidden.shape[:-1], tokens)."""
+        outputs = super().forward(hidden)
+        return outputs if self.additional_fc is None else torch.cat((outputs, self.additional_fc(hidden)), dim=-1)
 
 
 def owned_tables(model: nn.Module) -> dict[str, CompressedEmbedding]:

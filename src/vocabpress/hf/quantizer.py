@@ -6,6 +6,8 @@ vocabpress skips the unknown quantization_config with a warning, and would then 
 shape that does not fit, and refuses.
 """
 
+from collections.abc import Iterable
+from functools import partial
 from importlib.metadata import version
 from types import MethodType
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.core_model_loading import WeightRenaming, WeightTransform
+from transformers.core_model_loading import WeightConverter, WeightRenaming, WeightTransform
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING, register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
 
@@ -24,21 +26,24 @@ from vocabpress.hf.linears import compress_linears
 from vocabpress.hf.modules import owned_tables
 from vocabpress.hf.resize import resize_token_embeddings
 from vocabpress.hf.swap import install, install_linear, uninstall
-from vocabpress.hf.tables import base_prefix, input_table, settle_ties, tied_head
+from vocabpress.hf.tables import base_prefix, has_input_table, input_table, settle_ties, tied_head
 from vocabpress.methods import TCQ, FastScan, Method, method_name, method_settings
 
 
-def resolve(model: PreTrainedModel, name: str) -> str:
-    """The full name in this model of a module named relative to the base model.
+def resolve(model: PreTrainedModel, name: str) -> str | None:
+    """The full name in this model of a module named relative to the base model; None in a model without token table.
 
     Raises:
-        ValueError: If the model has no such module.
+        ValueError: If the model has a token table, but no such module.
     """
     names = {module for module, _ in model.named_modules()}
-    for candidate in (base_prefix(model) + name, name):
+    # Some heads name another prefix than the one under which their base model stands; the base model knows it.
+    for candidate in (base_prefix(model) + name, name, name.removeprefix(f"{model.base_model_prefix}.")):
         if candidate in names:
             return candidate
-    raise ValueError(f"the checkpoint's compressed {name!r} is not a module of {type(model).__name__}")
+    if has_input_table(model):
+        raise ValueError(f"the checkpoint's compressed {name!r} is not a module of {type(model).__name__}")
+    return None  # such as the vision part of CLIP, loaded from a checkpoint of the whole
 
 
 def anchor(table: CompressedEmbedding) -> str | None:
@@ -49,6 +54,20 @@ def anchor(table: CompressedEmbedding) -> str | None:
     shape = (table.num_embeddings, table.embedding_dim)
     misfits = [item for item in table.storage() if item.shape != shape]
     return max(misfits, key=lambda item: item.bits).name if misfits else None
+
+
+def without_converters(conversions: list[WeightTransform], tables: Iterable[str]) -> list[WeightTransform]:
+    """Conversions of checkpoints, but for those that put the weight of a table together from several tensors (Molmo 2).
+
+    A compressed table is stored as it is.
+    """
+    keys = [f"{name}.weight" for name in tables]
+    return [
+        conversion
+        for conversion in conversions
+        if not isinstance(conversion, WeightConverter)
+        or not any(key.endswith(target) for key in keys for target in conversion.target_patterns)
+    ]
 
 
 def default_method(model: PreTrainedModel) -> Method:
@@ -83,8 +102,12 @@ def compress_input_table(
     generator = torch.Generator(place).manual_seed(config.seed)
     method = config.method or default_method(model)
     table = method.fit(weight.detach().to(place), budget=config.budget, generator=generator, **fit)
-    settle_ties(model)
-    install(model, name, table.to(weight.device, weight.dtype))
+    conversions: Any = getattr(model, "_weight_conversions", None)
+    if conversions:  # what a save would undo
+        setattr(model, "_weight_conversions", without_converters(conversions, [name]))  # noqa: B010
+    separate = settle_ties(model)
+    install(model, name, table.to(weight.device, weight.dtype), separate)
+    config.separate = [module.removeprefix(base_prefix(model)) for module in separate]
     config.tables[name.removeprefix(base_prefix(model))] = table.config()
     config.fitted_by = {
         "method": method_name(method),
@@ -124,10 +147,13 @@ class VocabpressQuantizer(HfQuantizer):
             return
         self._dtype = torch.get_default_dtype()  # transformers builds the model under its own dtype
         config = self.quantization_config
-        for put, stored in ((install, config.tables), (install_linear, config.linears)):
+        separate = [f"{prefix}{name}" for name in config.separate for prefix in {"", base_prefix(model)}]
+        for put, stored in ((partial(install, separate=separate), config.tables), (install_linear, config.linears)):
             for name, form in stored.items():
-                table = build(form)
-                put(model, resolve(model, name), table)
+                place, table = resolve(model, name), build(form)
+                if place is None:
+                    continue
+                put(model, place, table)
                 key = anchor(table)
                 if key is not None:
                     self._renamings[f"{name}.weight"] = f"{name}.table.{key}"
@@ -138,7 +164,7 @@ class VocabpressQuantizer(HfQuantizer):
         """Add the renaming of each table's anchor. Older versions of transformers don't pass the model."""
         # The pattern is searched for in the key, so that the base model's prefix may come before it.
         renamings = [WeightRenaming(rf"(?<!\w){key}", target) for key, target in self._renamings.items()]
-        return [*weight_conversions, *renamings]
+        return [*without_converters(weight_conversions, self.quantization_config.tables), *renamings]
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
         config = self.quantization_config

@@ -1,15 +1,17 @@
 """Put compressed tables and linear maps into a model, with everything that is tied to them, and take them out again."""
 
+from collections.abc import Collection
+
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from vocabpress.embeddings import CompressedEmbedding
-from vocabpress.hf.modules import CompressedLinear, TiedHead, TokenEmbedding
+from vocabpress.hf.modules import ADDITIONS, CompressedLinear, TiedHead, TokenEmbedding
 from vocabpress.hf.tables import tied_modules
 
 
-def install(model: PreTrainedModel, name: str, table: CompressedEmbedding) -> None:
+def install(model: PreTrainedModel, name: str, table: CompressedEmbedding, separate: Collection[str] = ()) -> None:
     """Replace the embedding ``name``, and all modules tied to it, by modules that read ``table``.
 
     Transformers ties by the names of ``weight`` parameters, which are gone afterwards; those ties are dropped, because
@@ -19,6 +21,7 @@ def install(model: PreTrainedModel, name: str, table: CompressedEmbedding) -> No
         model: Changed in place.
         name: Of the embedding that is to own the table.
         table: On any device; moved to where the embedding is, unless that is the meta device.
+        separate: Modules that the model's map of ties names, but that keep numbers of their own.
 
     Raises:
         ValueError: If a module is neither an embedding nor a linear head, or the shapes differ.
@@ -27,12 +30,12 @@ def install(model: PreTrainedModel, name: str, table: CompressedEmbedding) -> No
     shape = (owner.num_embeddings, owner.embedding_dim)
     if shape != (table.num_embeddings, table.embedding_dim):
         raise ValueError(f"{name} is a table {shape}, got one of {table.num_embeddings, table.embedding_dim}")
-    tied = tied_modules(model, name)
+    tied = [other for other in tied_modules(model, name) if other not in separate]
     replacements: dict[str, nn.Module] = {name: TokenEmbedding(table, owner)}
     for other in tied:
         module = model.get_submodule(other)
-        if isinstance(module, nn.Linear):
-            replacements[other] = TiedHead(table, module.bias)
+        if isinstance(module, nn.Linear) and {child for child, _ in module.named_children()} <= {"additional_fc"}:
+            replacements[other] = TiedHead(table, module.bias, getattr(module, "additional_fc", None))
         elif isinstance(module, nn.Embedding):
             replacements[other] = TokenEmbedding(table, module, owner=False)
         else:
@@ -86,12 +89,20 @@ def uninstall(model: PreTrainedModel, dtype: torch.dtype) -> None:
     """
     with torch.device("meta"):
         skeleton = type(model)(model.config)
+    ties = {
+        key: source for key, source in skeleton.all_tied_weights_keys.items() if not _stands_apart(model, key, source)
+    }
     for name, module in list(model.named_modules()):
         if not isinstance(module, TokenEmbedding | CompressedLinear):
             continue
         dense = skeleton.get_submodule(name).to_empty(device=module.table.device).to(dtype)
-        model._init_weights(dense)  # restores what is not a parameter, such as Gemma's buffer of the scale
+        if isinstance(module, TokenEmbedding) and module.scale is not None and module.rounds_scale:
+            scale = torch.full((), module.scale, device=module.table.device)
+            dense.register_buffer("embed_scale", scale, persistent=False)
         dense.weight = nn.Parameter(module.weight.detach().to(dtype))
+        for addition in (*ADDITIONS, "additional_fc"):
+            if getattr(module, addition, None) is not None:
+                setattr(dense, addition, getattr(module, addition))
         if isinstance(module, CompressedLinear) and module.bias is not None:
             dense.bias = module.bias
         model.set_submodule(name, dense)
@@ -99,8 +110,16 @@ def uninstall(model: PreTrainedModel, dtype: torch.dtype) -> None:
         if isinstance(module, PreTrainedModel):
             module.__dict__.pop("_tied_weights_keys", None)
     vars(model).pop("resize_token_embeddings", None)  # that of compressed tables
-    model.all_tied_weights_keys = skeleton.all_tied_weights_keys
-    model.tie_weights()
+    model.all_tied_weights_keys = ties
+    model.tie_weights(recompute_mapping=False)
+
+
+def _stands_apart(model: PreTrainedModel, target: str, source: str) -> bool:
+    """Whether a parameter that should be tied to a table has numbers of its own, the table being compressed."""
+    if not target.endswith(".weight") or not source.endswith(".weight"):
+        return False
+    owner, other = (model.get_submodule(key.removesuffix(".weight")) for key in (source, target))
+    return isinstance(owner, TokenEmbedding) and isinstance(getattr(other, "weight", None), nn.Parameter)
 
 
 def _drop_ties(model: PreTrainedModel, gone: set[str]) -> None:
@@ -110,7 +129,8 @@ def _drop_ties(model: PreTrainedModel, gone: set[str]) -> None:
         if isinstance(module, PreTrainedModel):
             own = module.get_expanded_tied_weights_keys()
             here = {key.removeprefix(f"{prefix}.") for key in gone} if prefix else gone
-            module.all_tied_weights_keys = _without(module.all_tied_weights_keys, here)
+            # Parts that don't call `post_init` have no map.
+            module.all_tied_weights_keys = _without(getattr(module, "all_tied_weights_keys", {}), here)
             module._tied_weights_keys = _without(own, here)
 
 

@@ -57,17 +57,64 @@ def base_prefix(model: PreTrainedModel) -> str:
 def input_table_name(model: PreTrainedModel) -> str:
     """The name of the module that holds the token embedding.
 
+    Models of several parts, such as CLIP, often don't say which embedding is their own: then it is the only one with as
+    many rows as the vocabulary of the text part has tokens, or that of the only model inside that has one.
+
     Raises:
-        ValueError: If the model has no token embedding.
+        ValueError: If the model has no token embedding, or several and does not say which is its input.
     """
+    found = _input_embeddings(model)
+    if not found:
+        own = _own_input(model)
+        told = "none" if own is None else type(own).__name__
+        raise ValueError(f"{type(model).__name__} has no token table to compress (its input embedding: {told})")
+    names = [module_name(model, embedding) for embedding in found]
+    apart = [name for name in names if name not in tied_modules(model, names[0])]
+    if len(apart) > 1:
+        raise ValueError(
+            f"{type(model).__name__} has several token tables ({', '.join(apart)}) and does not say which is its "
+            "input; compress one of the models inside it"
+        )
+    return names[0]
+
+
+def has_input_table(model: PreTrainedModel) -> bool:
+    """Whether the model has a token embedding, compressed or not."""
+    return bool(_input_embeddings(model))
+
+
+def _own_input(model: PreTrainedModel) -> nn.Module | None:
     try:
-        embedding = model.get_input_embeddings()
-    except NotImplementedError:
-        embedding = None
-    if not isinstance(embedding, nn.Embedding | TokenEmbedding):
-        found = "none" if embedding is None else type(embedding).__name__
-        raise ValueError(f"{type(model).__name__} has no token table to compress (its input embedding: {found})")
-    return module_name(model, embedding)
+        return model.get_input_embeddings()
+    except (NotImplementedError, AttributeError):  # the latter where a part that it passes the question on to has none
+        return None
+
+
+def _input_embeddings(model: PreTrainedModel) -> list[nn.Module]:
+    """Embeddings that may be the input of a model: its own, or those of its text part, or those of models inside it."""
+    own = _own_input(model)
+    if isinstance(own, nn.Embedding | TokenEmbedding):
+        return [own]
+    rows = _vocabulary(model)
+    if rows is None:
+        inside = [part for part in model.modules() if isinstance(part, PreTrainedModel) and part is not model]
+        return list({id(found): found for part in inside for found in _input_embeddings(part)}.values())
+    fitting: list[nn.Module] = [
+        part
+        for part in model.modules()
+        if isinstance(part, nn.Embedding | TokenEmbedding) and part.num_embeddings == rows
+    ]
+    inputs = {id(_own_input(part)) for part in model.modules() if isinstance(part, PreTrainedModel)}
+    return [table for table in fitting if id(table) in inputs] or fitting
+
+
+def _vocabulary(model: PreTrainedModel) -> int | None:
+    """Tokens of the text part of a model; None where the config names none."""
+    try:
+        config = model.config.get_text_config()
+    except ValueError:  # several
+        return None
+    return getattr(config, "vocab_size", None)
 
 
 def input_table(model: PreTrainedModel) -> tuple[str, nn.Parameter]:
@@ -99,16 +146,22 @@ def tied_head(model: PreTrainedModel) -> str | None:
     return name if name in tied_modules(model, input_table_name(model)) else None
 
 
-def settle_ties(model: PreTrainedModel) -> None:
+def settle_ties(model: PreTrainedModel) -> list[str]:
     """Let the config say what is so: untied, where a checkpoint's head differs from the table its config ties it to.
 
     Transformers loads such a checkpoint untied, with a warning, because it sees that the numbers differ. It could not
     see that of a compressed table, and would tie.
+
+    Returns:
+        The modules that have numbers of their own though the config promised otherwise. Some configs tie whatever they
+        are told, T5's among them, so this must be noted elsewhere, too.
     """
     promised = model.get_expanded_tied_weights_keys(all_submodels=True)
-    if any(target.endswith(".weight") and target not in model.all_tied_weights_keys for target in promised):
+    apart = [key for key in promised if key.endswith(".weight") and key not in model.all_tied_weights_keys]
+    if apart:
         for config in (model.config, model.config.get_text_config(decoder=True)):
             config.tie_word_embeddings = False
+    return [key.removesuffix(".weight") for key in apart]
 
 
 def find_tables(model: PreTrainedModel) -> list[TableInfo]:
