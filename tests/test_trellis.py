@@ -141,3 +141,18 @@ def test_few_long_rows_get_a_block_of_their_own():
     fitted = TCQ(8).fit(table, budget=Budget.ratio(25), generator=torch.Generator().manual_seed(0))
     error = (fitted.dense().detach() - table).square().sum(1) / table.square().sum(1)
     assert error[:2].max() < error.mean() / 2
+
+
+def test_threads_change_no_bit_and_are_given_back():
+    table = torch.randn(600, 32, generator=torch.Generator().manual_seed(0))
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(TCQ(12).fit(table, budget=Budget.ratio(8), generator=torch.Generator().manual_seed(0)))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    one, three = ([module.codes for module in each.modules() if isinstance(module, Trellis)] for each in found)
+    assert len(one) == len(three) > 0
+    assert all(torch.equal(a, b) for a, b in zip(one, three, strict=True))

@@ -1,6 +1,8 @@
 """Encoding for the `Trellis` form: the path of least weighted error through the trellis, by Viterbi's algorithm."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -54,11 +56,34 @@ def encode(
     """
     steps = make_steps(runs, scales, memory)
     size = max(1, CHUNK_ENTRIES >> memory)
-    chunks = []
-    for chunk in tqdm(rows.split(size), desc=title, unit="rows", unit_scale=size, disable=not title):
+
+    def encoded(chunk: Tensor) -> Tensor:
         seam = _seam(chunk, steps, importance, memory)
-        chunks.append(_path(chunk, steps, importance, memory, seam)[0])
-    return torch.cat(chunks)
+        return _path(chunk, steps, importance, memory, seam)[0]
+
+    chunks = rows.split(size)
+    with chunk_by_chunk(rows.device) as each:
+        bar = {"desc": title, "total": len(chunks), "unit": "rows", "unit_scale": size, "disable": not title}
+        return torch.cat(list(tqdm(each(encoded, chunks), **bar)))
+
+
+@contextmanager
+def chunk_by_chunk(device: torch.device) -> Iterator[Callable[..., Iterable[Tensor]]]:
+    """A `map` that gives each core a chunk of its own.
+
+    Threads inside an operation wait for each other after every one, a tenth of a millisecond long: a third of the speed
+    where waiting threads sleep (``OMP_WAIT_POLICY=PASSIVE``). On a GPU one chunk is at work at a time.
+    """
+    cores = torch.get_num_threads() if device.type == "cpu" else 1
+    if cores == 1:
+        yield map
+        return
+    with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        try:
+            yield pool.map
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(cores)  # a part of torch keeps one number for all threads
 
 
 def _seam(rows: Tensor, steps: list[Step], importance: Tensor, memory: int) -> Tensor:
