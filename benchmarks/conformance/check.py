@@ -3,6 +3,7 @@
 import copy
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from conformance.catalogue import Architecture, architecture
-from conformance.inputs import Inputs, distance, find_inputs, outputs, same, token_ids
+from conformance.inputs import REFUSALS, Inputs, distance, find_inputs, outputs, same, token_ids
 from conformance.record import Record
 from conformance.shrink import VOCAB, text_config, tiny_config, with_tie
 from vocabpress import (
@@ -66,7 +67,7 @@ def check(model_type: str, turn: int = 0, quick: bool = False) -> Record:
         else:
             record.model_class = known.model_class.__name__
             _check(known, record, turn, quick)
-    except Exception as error:  # what transformers raises while it builds a model may be anything
+    except (*REFUSALS, DifferenceError) as error:
         record.cause = _line(error)
     record.seconds = round(time.perf_counter() - start, 2)
     return record
@@ -96,8 +97,7 @@ def _check(known: Architecture, record: Record, turn: int, quick: bool) -> None:
     _describe(skeleton, record)
     record.outcome = "fails"
     names = list(METHODS)
-    cases = [(None, "float32")] if quick else list(zip(record.ties * 2, DTYPES, strict=False))
-    for tie, dtype in cases:
+    for tie, dtype in [(None, "float32")] if quick else product(record.ties, DTYPES):
         method = names[turn % len(names)]
         record.methods.append(method)
         turn += 1
@@ -116,7 +116,7 @@ def _skeleton(known: Architecture) -> tuple[PreTrainedConfig, PreTrainedModel]:
         config = tiny_config(known.config_class)
         with torch.device("meta"):
             return config, cls(copy.deepcopy(config))
-    except Exception:
+    except REFUSALS:  # a model without a table need not be tiny: nothing is computed
         plain = _without_table(known)
         if plain is None:
             raise
@@ -130,7 +130,7 @@ def _without_table(known: Architecture) -> PreTrainedModel | None:
         config = known.config_class()
         with torch.device("meta"):
             skeleton = cls(config)
-    except Exception:  # the error that counts is that of the tiny config
+    except REFUSALS:  # the error that counts is that of the tiny config
         return None
     return None if has_input_table(skeleton) or token_tables(skeleton) else skeleton
 
@@ -168,7 +168,7 @@ def _ties(cls: type[PreTrainedModel], config: PreTrainedConfig, table: str) -> l
             try:
                 skeleton = cls(with_tie(config, tie))
                 made[tie] = len(find_tables(skeleton)[0].tied)
-            except Exception:  # some have no untied form
+            except REFUSALS:  # some have no untied form
                 continue
     return [True, False] if len(set(made.values())) == 2 else [None]
 
@@ -187,12 +187,12 @@ def _one(
         try:
             original = _original(cls, with_tie(config, tie), place / "source", DTYPES[dtype])
             inputs = find_inputs(original, record.table)
-        except Exception as error:
+        except REFUSALS as error:
             record.outcome = "not built"
             raise RuntimeError(f"transformers alone: {_line(error)}".replace(folder, "the folder")) from None
         try:
             _compare(original, inputs, record, dtype, name, place)
-        except Exception as error:
+        except (*REFUSALS, DifferenceError) as error:
             raise DifferenceError(f"{case}: {_line(error)}") from error
 
 
@@ -259,7 +259,7 @@ def _has_base(source: Path, cls: type[PreTrainedModel]) -> bool:
     try:
         loader: Any = AutoModel
         base, info = loader.from_pretrained(source, output_loading_info=True)
-    except Exception:  # a head without a base, or one that another package must give
+    except REFUSALS:  # a head without a base, or one that another package must give
         return False
     return type(base) is not cls and has_input_table(base) and not info["missing_keys"]
 
@@ -291,7 +291,7 @@ def _generate(
 
     try:
         generate(original)
-    except Exception:  # many need a sound or an image, or decode by ways of their own
+    except REFUSALS:  # many need a sound or an image, or decode by ways of their own
         return
     first, second = generate(model), generate(loaded)
     if isinstance(first, torch.Tensor) and not torch.equal(first, second):

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -12,6 +13,11 @@ from conformance.shrink import FIRST_SPECIAL, text_config
 
 Inputs = dict[str, Any]
 BATCH, LENGTH = 2, 8
+REFUSALS = (
+    *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError),
+    *(OSError, RuntimeError, StrictDataclassError, TypeError, ValueError),
+)
+"""How models refuse a config or an input that is not for them. Not here: too little memory, an interruption."""
 
 
 def token_ids(rows: int, pad: int | None = None) -> Tensor:
@@ -74,19 +80,22 @@ def find_inputs(model: PreTrainedModel, table: str) -> Inputs | None:
     weight = model.get_parameter(f"{table}.weight")
     for candidate in candidates(model, len(weight)):
         try:
-            before = outputs(model, candidate)
-        except Exception:  # a model may refuse what it can't read with any error: the next candidate
+            if _depends(model, weight, candidate):
+                return candidate
+        except REFUSALS:  # of what it can't read: the next candidate
             continue
-        kept = weight.data.clone()
-        weight.data = torch.randn(kept.shape, generator=torch.Generator().manual_seed(2)).to(kept)
-        try:
-            after = outputs(model, candidate)
-        except Exception:
-            after = {}
-        weight.data.copy_(kept)
-        if before and after.keys() == before.keys() and distance(before, after) > 1e-6:
-            return candidate
     return None
+
+
+def _depends(model: PreTrainedModel, weight: Tensor, inputs: Inputs) -> bool:
+    """Whether the result of a model changes with its table."""
+    before, kept = outputs(model, inputs), weight.data.clone()
+    weight.data = torch.randn(kept.shape, generator=torch.Generator().manual_seed(2)).to(kept)
+    try:
+        after = outputs(model, inputs)
+    finally:
+        weight.data.copy_(kept)
+    return bool(before) and after.keys() == before.keys() and distance(before, after) > 1e-6
 
 
 def candidates(model: PreTrainedModel, rows: int) -> Iterator[Inputs]:

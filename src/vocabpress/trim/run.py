@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -134,12 +135,11 @@ def keep_rows(model: PreTrainedModel, kept: Sequence[int]) -> None:
     Raises:
         ValueError: If the model holds something else with a number for each token.
     """
-    rows = input_table(model)[1].shape[0]
-    ids = torch.tensor(kept)
-    modules = (model.get_input_embeddings(), model.get_output_embeddings())
-    found = (getattr(module, name, None) for module in modules for name in ("weight", "bias"))
+    table, head = input_table(model)[1], model.get_output_embeddings()
+    rows, places = len(table), torch.tensor(kept)
+    found = (table, getattr(head, "weight", None), getattr(head, "bias", None))
     for parameter in {id(each): each for each in found if isinstance(each, nn.Parameter)}.values():  # tied ones once
-        parameter[: len(kept)] = parameter[ids]
+        parameter[: len(kept)] = parameter[places]
     model.resize_token_embeddings(len(kept), mean_resizing=False)
     left = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if rows in tensor.shape]
     if left:
@@ -147,8 +147,8 @@ def keep_rows(model: PreTrainedModel, kept: Sequence[int]) -> None:
     new = {old: index for index, old in enumerate(kept)}
     for config in _configs(model):
         for key, ids in _entries(config):
-            found = [new.get(i, i) for i in ids if i in new or not 0 <= i < rows]  # some say -1 for none
-            setattr(config, key, found if isinstance(getattr(config, key), list) else found[0])
+            there = [new.get(i, i) for i in ids if i in new or not 0 <= i < rows]  # some say -1 for none
+            setattr(config, key, there if isinstance(getattr(config, key), list) else there[0])
 
 
 def _configs(model: PreTrainedModel) -> list[Any]:
@@ -180,7 +180,7 @@ def _write_tokenizer(source: Path, target: Path, data: dict[str, Any], kept: Seq
 
 def _same_lines(before: Any, after: Any, text: Sequence[str | Path], kept: Sequence[int]) -> float:
     """Share of the first lines that are cut into the same tokens."""
-    lines = [line for line, _ in zip(read_lines(text), range(CHECKED_LINES), strict=False)]
+    lines = list(islice(read_lines(text), CHECKED_LINES))
     one, two = (tokenizer(lines, add_special_tokens=False)["input_ids"] for tokenizer in (before, after))
     same = sum(old == [kept[i] for i in new] for old, new in zip(one, two, strict=True))
     return same / len(lines)
