@@ -1,16 +1,13 @@
 """The tables of README.md and docs, each from results/*.json: what `render.py` puts between the markers."""
 
-import math
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
-
 from conformance import page
+from vocabpress.report.collect import group
 from vocabpress.report.console import size
 from vocabpress.results import Result, read_results
-from vocabpress.spectrum import gaussian_bound
 
 RESULTS = Path(__file__).parent / "results"
 BEST = ("svd", "autoencoder", "lighttoken", "product", "residual", "fastscan", "tcq", "tcq, by frequency")
@@ -104,17 +101,14 @@ def grid(plan: str, task: str, metric: str, places: int = 2, only: Sequence[str]
 
 def over_bound(plan: str) -> str:
     """A line for each method, a column for each ratio: relative error over the Gaussian bound at its bytes, in dB."""
-    found = [row for row in cells(plan, "reconstruction") if not row.settings["recovered"]]
-    spectrum = next(row.details["spectrum"] for row in found if is_original(row))
-    values, found = torch.tensor(spectrum), [row for row in found if not is_original(row)]
-    ratios = sorted({row.settings["ratio"] for row in found})
-
-    def gap(row: Result) -> str:
-        (bound,) = gaussian_bound(values, len(spectrum), [32 * row.bytes["table"] / row.bytes["table_float32"]])
-        return f"{10 * math.log10(row.metrics['relative_error'] / bound):.2f}"
-
-    every = {(row.variant, row.settings["ratio"]): gap(row) for row in found}
-    variants = sorted({variant for variant, _ in every if "frequency" not in variant})
+    (model,) = group([row for row in cells(plan, "reconstruction") if not row.settings["recovered"]])
+    every: dict[tuple[str, float], str] = {}
+    for row in model.compressed:
+        gap, cell = model.over_bound(row), row.results[0]
+        if gap is not None and "frequency" not in cell.variant:
+            every[cell.variant, cell.settings["ratio"]] = f"{gap.mean:.2f}"
+    ratios = sorted({ratio for _, ratio in every})
+    variants = sorted({variant for variant, _ in every})
     body = [[name, *(every.get((name, ratio), "-") for ratio in ratios)] for name in variants]
     return table(["", *(f"{ratio:g}x" for ratio in ratios)], body)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from vocabpress.export.onnx import run_onnx, to_onnx
 from vocabpress.hf.checkpoint import (
@@ -102,7 +103,7 @@ def export(
             transformers.js reads them.
         to: ``"onnx"``.
         text: UTF-8 text files to check it on; a few sentences without.
-        progress: Whether to say on stderr what is going on.
+        progress: Whether to draw progress bars on stderr.
 
     Raises:
         ValueError: With one line that says what was wrong and what to try; nothing was written then.
@@ -123,11 +124,13 @@ def export(
         result = "logits" if "logits" in said else "last_hidden_state"
         graph = _Graph(loaded.requires_grad_(False), list(feeds[0]), result).eval()
         expected = [graph(*feed.values()) for feed in feeds]
-    with written_at_once(target) as temporary:
+    with written_at_once(target) as temporary, tqdm(total=2, desc="export", unit="step", disable=not progress) as bar:
         file = temporary / PLACE
         file.parent.mkdir()
         to_onnx(graph, feeds[0], result, dict.fromkeys(feeds[0], ("batch", "sequence")), file)
+        bar.update()
         off, largest = _compare(run_onnx(file, feeds), expected)
+        bar.update()
         if off > TOLERANCE * largest:
             raise ValueError(f"the ONNX file differs from torch by {off:.2g}, where values reach {largest:.2g}")
         config = loaded.config.to_dict()
