@@ -84,6 +84,7 @@ def measure(variant: Variant, benchmark: str, seed: int, judge: Judge | None) ->
             method=variant.method,
             budget=Budget.ratio(variant.ratio),
             seed=seed,
+            **({} if variant.weights.keys() & {"text", "counts"} else {"counts": "uniform"}),
             **variant.weights,
         )
         metrics = {

@@ -105,8 +105,8 @@ def show(outcomes: list[Outcome]) -> None:
     headers = ["all-MiniLM-L6-v2, 30,522 x 384", "original", *(o.report.method for o in outcomes)]
     print_table(headers, rows, f"Its token table at ratio {RATIO}, read back from disk")
     print(
-        "* each row counted by its token's frequency, guessed from the vocabulary's order; "
-        "the fits count all rows alike"
+        "* each row counted by its token's frequency, guessed from the vocabulary's order, as the fits do; "
+        "`--text` counts instead"
     )
 
 

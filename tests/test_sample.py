@@ -41,7 +41,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_25_times_smaller_and_read_back_from_disk(name, table, original, tmp_path):
     method, most_error, least_cosine = CASES[name]
-    report = compress(SOURCE, tmp_path / "out", method=method, budget=Budget.ratio(25))
+    report = compress(SOURCE, tmp_path / "out", method=method, budget=Budget.ratio(25), counts="uniform")
     with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
         parts = [file.get_tensor(key) for key in file.keys() if key.startswith(f"{KEY}.")]  # noqa: SIM118
     stored = sum(part.numel() * part.itemsize for part in parts)
@@ -66,7 +66,7 @@ def test_text_moves_the_bits_to_the_tokens_it_holds(table, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("\n".join(SENTENCES * 40), encoding="utf-8")
     weighted = compress(SOURCE, tmp_path / "weighted", method=SVD("int4"), text=[text])
-    compress(SOURCE, tmp_path / "plain", method=SVD("int4"))
+    compress(SOURCE, tmp_path / "plain", method=SVD("int4"), counts="uniform")
     assert weighted.weighted_by == "text"
     form = SentenceTransformer(str(tmp_path / "plain"), device="cpu")[0].get_submodule(f"model.{KEY}.table")
     tokenizer = SentenceTransformer(str(SOURCE), device="cpu").tokenizer

@@ -70,7 +70,8 @@ def compress(
     ] = None,
     text: TextOption = None,
     counts: Annotated[
-        str | None, typer.Option(help="Instead of --text: a saved counts file, or vocabulary-order.")
+        str | None,
+        typer.Option(help="Instead of --text: a saved counts file, or uniform, every token alike. [vocabulary-order]"),
     ] = None,
     weights: Annotated[
         str | None,
@@ -108,12 +109,13 @@ def compress(
         raise ValueError(f"--preset {preset_name} says method, size and linear maps; give it, or give them")
     else:
         chosen = preset(preset_name, **fields)
+    if text or counts is not None:
+        chosen["counts"] = counts
     report = compress_checkpoint(
         model,
         output,
         **chosen,
         text=text or (),
-        counts=counts,
         weights=weights,
         metric=None if metric is None else Sensitivity(metric, metric_strength),
         direction=direction,

@@ -61,7 +61,8 @@ def compress(
         linears: Linear maps that become Kronecker products, too, such as ``{"attention": (48, 384), "ffn": (2, 16)}``:
             columns and rows of the left factor; see `LinearShapes`. None leaves them as they are.
         text: UTF-8 text files; tokens that occur in them often are stored more exactly.
-        counts: Instead of text: counts of shape (V), a file of them, or ``"vocabulary-order"``.
+        counts: Instead of text: counts of shape (V), a file of them, ``"vocabulary-order"``, or ``"uniform"``, every
+            token alike. Without either it is the vocabulary's order, where the model has a tokenizer.
         weights: What a fit takes, where it is not the square root of the counts: another power of them, a number;
             weights of shape (V), a file of them, such as `vocabpress gates` writes, or ``"tfidf"``, which needs text,
             each line a document.

@@ -13,8 +13,8 @@ from vocabpress.metric import power as metric_power
 from vocabpress.weights import count_tokens, load_counts, load_weights, read_lines, tfidf, token_weights
 from vocabpress.weights import vocabulary_order as by_order
 
-VOCABULARY_ORDER, TFIDF = "vocabulary-order", "tfidf"
-Counts = Tensor | str | Path | Literal["vocabulary-order"]
+VOCABULARY_ORDER, UNIFORM, TFIDF = "vocabulary-order", "uniform", "tfidf"
+Counts = Tensor | str | Path | Literal["vocabulary-order", "uniform"]
 Weights = Tensor | str | Path | float | Literal["tfidf"]
 
 
@@ -70,6 +70,9 @@ def find_counts(
 ) -> tuple[Tensor | None, str]:
     """Token counts from whatever the user gave, and a word for where they come from.
 
+    Whoever gave nothing gets the vocabulary's order, a guess that serves text far better than none; a model without a
+    tokenizer has no such order, so there its tokens count alike.
+
     Raises:
         ValueError: If both text and counts are given, or the source is unusable.
     """
@@ -77,11 +80,16 @@ def find_counts(
         raise ValueError("token weights come from text or from counts; give one of them")
     if isinstance(counts, Tensor):
         return counts, "given counts"
-    if not text and counts is None:
-        return None, "uniform"
+    if counts == UNIFORM:
+        return None, UNIFORM
     if counts is not None and counts != VOCABULARY_ORDER:
         return load_counts(counts, num_embeddings), "saved counts"
-    tokenizer = open_tokenizer(folder)
+    try:
+        tokenizer = open_tokenizer(folder)
+    except ValueError:
+        if text or counts is not None:
+            raise
+        return None, UNIFORM
     if text:
         return count_tokens(read_lines(text, progress), tokenizer, num_embeddings), "text"
     return by_order(tokenizer, num_embeddings), "vocabulary order"
@@ -110,7 +118,9 @@ def find_importance(
     power = _number(weights)
     if power is not None:
         if tally is None:
-            raise ValueError(f"weights {weights} are a power of the counts; give --text or --counts, or text=[…]")
+            raise ValueError(
+                f"weights {weights} are a power of the counts, and there are none; give --text or --counts, or text=[…]"
+            )
         if not 0 <= power <= 2:
             raise ValueError(f"the power of the counts is 0 to 2, got {power:g}; try 0.5")
         return Importance(tally, token_weights(tally, power), f"{source}, to the power {power:g}")

@@ -14,7 +14,7 @@ from vocabpress.budget import Budget
 from vocabpress.embeddings import StorageItem, build
 from vocabpress.hf.checkpoint import find_folder, load_model, weight_bytes
 from vocabpress.hf.config import QUANT_METHOD, VocabpressConfig
-from vocabpress.hf.importance import find_counts
+from vocabpress.hf.importance import UNIFORM, find_counts
 from vocabpress.hf.tables import TableInfo, find_tables, input_table
 from vocabpress.methods import METHODS, Plan
 from vocabpress.spectrum import singular_values
@@ -139,7 +139,7 @@ def inspect(
     table = input_table(loaded)[1].detach().float()
     values = singular_values(table)
     shares = values.square().cumsum(0) / values.square().sum().clamp(min=1e-30)
-    counts, _ = find_counts(folder, len(table), text, None, progress)
+    counts, _ = find_counts(folder, len(table), text, None if text else UNIFORM, progress)
     if save_counts_to is not None:
         if counts is None:
             raise ValueError("there are no token counts to save; give text to count in")

@@ -14,6 +14,7 @@ from vocabpress.results import Result
 
 SHORT_COMMIT = 10  # characters
 WEIGHING = {  # where token weights came from -> options
+    "uniform": ["--counts", "uniform"],
     "vocabulary order": ["--counts", "vocabulary-order"],
     "saved counts": ["--counts", "COUNTS"],
     "text": ["--text", "TEXT"],

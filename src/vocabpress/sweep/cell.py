@@ -17,7 +17,7 @@ from vocabpress.budget import Budget
 from vocabpress.evaluate.run import Labels, evaluate, provenance, sizes
 from vocabpress.hf.checkpoint import find_folder
 from vocabpress.hf.compress import compress
-from vocabpress.hf.importance import Sensitivity
+from vocabpress.hf.importance import UNIFORM, Sensitivity
 from vocabpress.hf.shapes import LinearShapes
 from vocabpress.recover import recover
 from vocabpress.results import Result, environment, write_results
@@ -43,7 +43,7 @@ def press(job: dict[str, Any], folders: Folders) -> None:
         budget=Budget.ratio(job["ratio"]),
         linears=LinearShapes.read(job["linears"]) if "linears" in job else None,
         text=job["text"],
-        counts=job["counts"],
+        counts=job["counts"] or (None if job["text"] else UNIFORM),  # a plan says what it weighs by
         weights=job["weights"],
         metric=Sensitivity(job["metric"], job["metric_strength"]) if "metric" in job else None,
         seed=job["seed"],

@@ -39,7 +39,7 @@ def closure(data: dict[str, Any], wanted: Iterable[int]) -> list[int]:
     """
     known, model = pieces(data), data["model"]
     kept = set(wanted) | {token["id"] for token in data["added_tokens"]} | set(_inserted(data.get("post_processor")))
-    if isinstance(model.get("unk_token"), str):
+    if model.get("unk_token") in known:  # some name one that they don't have
         kept.add(known[model["unk_token"]])
     kept |= {
         part[key]
