@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from bench import CACHE, prepare
@@ -27,12 +28,15 @@ from vocabpress.fitting.rates import Axes, Ladder
 from vocabpress.hf.checkpoint import open_tokenizer
 from vocabpress.methods.base import Plan
 from vocabpress.methods.transformed import TransformMethod
+from vocabpress.metric import power
 from vocabpress.recover import measure_metric
 from vocabpress.weights import count_tokens, load_counts, read_lines, save_counts
 
 RATIOS = (25, 103, 50, 206)
 IN_FULL = (25, 103)  # the others with a few variants
 FLOORS = (0.5, 0.75)
+WHITENING = (0.25, 0.5, 1.0)
+TABLE = "embeddings.word_embeddings.weight"
 CORPUS = CACHE / "reference_models" / "text" / "training.txt"
 WORDS = (10_000, 100_000, 1_000_000)
 SCALAR_RUNGS = ((0, 1), *((bits, 1) for bits in range(1, 9)))
@@ -136,6 +140,13 @@ class WithoutRotation(TCQ):
         return Projected(inner.inner, Kronecker(Dense(len(left), left.shape[1]), Dense(len(right), len(right))))
 
 
+def whitening(strength: float) -> Sensitivity:
+    """A metric that needs no text: the directions in which the table varies little count for more."""
+    with safe_open(SAMPLE / "model.safetensors", "pt") as file:
+        table = file.get_tensor(TABLE).double()
+    return Sensitivity(power(torch.cov(table.T), -strength).float(), 1.0)
+
+
 def identity(rows: int, columns: int) -> tuple[Tensor, Tensor]:
     """Two factors whose Kronecker product is the first rows of the identity, (rows, columns)."""
     factor = math.gcd(rows, 24)
@@ -145,6 +156,7 @@ def identity(rows: int, columns: int) -> tuple[Tensor, Tensor]:
 def variants(ratio: int) -> list[Variant]:
     """All at one ratio."""
     base, text, default = TCQ(memory=10), plain(CORPUS), {"counts": counted(CORPUS)}
+    order: dict[str, Any] = {"counts": "vocabulary-order"}
 
     def heeded(strength: float, **more: Any) -> dict[str, Any]:
         return {**(more if "counts" in more else text | more), "metric": Sensitivity(metric(), strength)}
@@ -160,7 +172,8 @@ def variants(ratio: int) -> list[Variant]:
         Variant("metric ** 0.5", base, ratio, heeded(0.5)),
         Variant("no text", base, ratio),
         Variant("no text, memory 12", TCQ(), ratio),
-        Variant("vocabulary order", base, ratio, {"counts": "vocabulary-order"}),
+        Variant("vocabulary order", base, ratio, order),
+        Variant("vocabulary order, memory 12", TCQ(), ratio, order),
     ]
     if ratio not in IN_FULL:
         return found
@@ -177,6 +190,11 @@ def variants(ratio: int) -> list[Variant]:
         *(
             Variant(f"min_bits {part:g} of the mean", replace(base, min_bits=part * 32 / ratio), ratio, text)
             for part in FLOORS
+        ),
+        *(Variant(f"no text, covariance ** -{s}", base, ratio, {"metric": whitening(s)}) for s in WHITENING),
+        *(
+            Variant(f"vocabulary order, covariance ** -{s}", base, ratio, {**order, "metric": whitening(s)})
+            for s in WHITENING
         ),
         # Other codes on the same axes, every token alike.
         Variant("no text, fastscan", FastScan(), ratio),

@@ -228,7 +228,7 @@ def _compare(
     if (error := distance(by_codes, expected)) > TOLERANCE[dtype]:
         raise DifferenceError(f"outputs are {error:.1e} off those with the dense table of the codes")
     model.save_pretrained(place / "small")
-    # Where transformers takes a parameter that stays in float32 for the model's dtype (XLNet), a save notes a wrong one.
+    # Where transformers takes a parameter that stays in float32 for the model's dtype (XLNet), a save notes that.
     loaded = _load(type(model), place / "small", None if model.dtype == DTYPES[dtype] else DTYPES[dtype])
     _compare_loaded(model, loaded, run, record, dtype)
     if inputs and model.can_generate():
