@@ -1,13 +1,14 @@
-"""What is stored, and how it is read back. Needs torch alone."""
+"""What is stored, and how it is read back. Needs torch alone; numba, where it is there, reads faster."""
 
 from typing import Any
 
 from vocabpress.embeddings.base import CompressedEmbedding, StorageItem
 from vocabpress.embeddings.codebooks import Codebooks
-from vocabpress.embeddings.combine import Columns, Rows, Sum
+from vocabpress.embeddings.combine import Columns, Sum
 from vocabpress.embeddings.dense import Dense
 from vocabpress.embeddings.kronecker import Kronecker
 from vocabpress.embeddings.projected import Projected
+from vocabpress.embeddings.rows import Rows
 from vocabpress.embeddings.scalar import Scalar
 from vocabpress.embeddings.trellis import Run, Trellis
 

@@ -1,4 +1,4 @@
-"""The combinators: `Sum` of residual stages, `Columns` side by side, `Rows` made of blocks of tokens."""
+"""The combinators of whole rows: `Sum` of residual stages, `Columns` side by side."""
 
 from collections.abc import Sequence
 from typing import Any, Self
@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from vocabpress.embeddings.base import Build, CompressedEmbedding
-from vocabpress.packing import pack, packed_bytes, unpack
 
 
 class Sum(CompressedEmbedding):
@@ -31,13 +30,13 @@ class Sum(CompressedEmbedding):
         self.parts = nn.ModuleList(parts)
 
     def lookup(self, ids: Tensor) -> Tensor:
-        return torch.stack([part.lookup(ids) for part in _forms(self.parts)]).sum(0)
+        return torch.stack([part.lookup(ids) for part in forms(self.parts)]).sum(0)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        return torch.stack([part.logits(hidden) for part in _forms(self.parts)]).sum(0)
+        return torch.stack([part.logits(hidden) for part in forms(self.parts)]).sum(0)
 
     def config(self) -> dict[str, Any]:
-        return {"form": "sum", "parts": [part.config() for part in _forms(self.parts)]}
+        return {"form": "sum", "parts": [part.config() for part in forms(self.parts)]}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], build: Build) -> Self:
@@ -70,15 +69,15 @@ class Columns(CompressedEmbedding):
         self.parts = nn.ModuleList(parts)
 
     def lookup(self, ids: Tensor) -> Tensor:
-        pieces = torch.cat([part.lookup(ids) for part in _forms(self.parts)], -1)
+        pieces = torch.cat([part.lookup(ids) for part in forms(self.parts)], -1)
         return nn.functional.pad(pieces, (0, self.embedding_dim - sum(self.widths)))
 
     def logits(self, hidden: Tensor) -> Tensor:
         pieces = hidden[..., : sum(self.widths)].split(self.widths, -1)
-        return torch.stack([part.logits(own) for part, own in zip(_forms(self.parts), pieces, strict=True)]).sum(0)
+        return torch.stack([part.logits(own) for part, own in zip(forms(self.parts), pieces, strict=True)]).sum(0)
 
     def config(self) -> dict[str, Any]:
-        parts = [part.config() for part in _forms(self.parts)]
+        parts = [part.config() for part in forms(self.parts)]
         return {"form": "columns", "parts": parts, "embedding_dim": self.embedding_dim}
 
     @classmethod
@@ -86,108 +85,6 @@ class Columns(CompressedEmbedding):
         return cls([build(part) for part in config["parts"]], config["embedding_dim"])
 
 
-class Rows(CompressedEmbedding):
-    """Blocks of tokens, each stored in a form of its own.
-
-    A token's row in its block is its rank among the block's tokens by id, so a map from token to block is all that is
-    stored: ``ceil(log2(blocks))`` bits a token, and nothing where the blocks lie one after another in id order.
-
-    Args:
-        blocks: At least one, all of one width.
-        mapped: Whether a map from token to block is stored; without it block 0 holds the first ids, and so on.
-
-    Raises:
-        ValueError: If there is no block, or the widths differ.
-    """
-
-    stored_dtype = torch.float32
-    block_of: Tensor | None
-
-    def __init__(self, blocks: Sequence[CompressedEmbedding], mapped: bool = False) -> None:
-        super().__init__()
-        widths = {block.embedding_dim for block in blocks}
-        if len(widths) != 1:
-            raise ValueError(f"the blocks of a table have one width, got {sorted(widths) or 'no block'}")
-        (self.embedding_dim,) = widths
-        self.num_embeddings = sum(block.num_embeddings for block in blocks)
-        self.blocks = nn.ModuleList(blocks)
-        # One row a token would waste up to 7 bits each: the whole map is one packed row.
-        self.map_bits = max(1, (len(blocks) - 1).bit_length())
-        length = packed_bytes(self.num_embeddings, self.map_bits)
-        self.register_buffer("block_of", torch.zeros(length, dtype=torch.uint8) if mapped else None)
-
-    @classmethod
-    def of(cls, blocks: Sequence[CompressedEmbedding], block_of: Tensor) -> Self:
-        """The form in which token ``i`` lies in block ``block_of[i]``, shape (num_embeddings).
-
-        Raises:
-            ValueError: If a block does not have as many rows as the map gives it.
-        """
-        counts = torch.bincount(block_of, minlength=len(blocks)).tolist()
-        if counts != [block.num_embeddings for block in blocks]:
-            raise ValueError(
-                f"the map gives the blocks {counts} tokens, they have {[b.num_embeddings for b in blocks]}"
-            )
-        mapped = bool((block_of.diff() < 0).any())
-        form = cls(blocks, mapped).to(block_of.device)
-        if form.block_of is not None:
-            form.block_of.copy_(pack(block_of, form.map_bits))
-        return form
-
-    def _starts(self) -> Tensor:
-        """The first row of each block, the blocks laid end to end; shape (blocks)."""
-        sizes = torch.tensor([block.num_embeddings for block in _forms(self.blocks)], device=self.device)
-        return sizes.cumsum(0) - sizes
-
-    def _mapped_place(self, block_of: Tensor) -> tuple[Tensor, Tensor]:
-        """For every token its block, and its row among the blocks laid end to end; both (num_embeddings)."""
-        block = unpack(block_of, self.map_bits, self.num_embeddings).to(torch.int64)
-        members = block == torch.arange(len(self.blocks), device=block.device)[:, None]
-        counts = members.cumsum(1, dtype=torch.int32).gather(0, block[None])[0]
-        return block, self._starts()[block] + counts - 1
-
-    def lookup(self, ids: Tensor) -> Tensor:
-        starts = self._starts()
-        if self.block_of is None:
-            block, place = (ids[..., None] >= starts[1:]).sum(-1), ids
-        else:
-            block, place = (of_token[ids] for of_token in self._mapped_place(self.block_of))
-        row = place - starts[block]
-        if torch.compiler.is_compiling() or ids.is_meta:
-            return self._pick(block, row)
-        order = block.flatten().argsort(stable=True)
-        counts = torch.bincount(block.flatten(), minlength=len(self.blocks)).tolist()
-        rows = row.flatten()[order].split(counts)
-        read = torch.cat([form.lookup(of_block) for form, of_block in zip(_forms(self.blocks), rows, strict=True)])
-        return read[order.argsort()].view(*ids.shape, self.embedding_dim)
-
-    def _pick(self, block: Tensor, row: Tensor) -> Tensor:
-        """Every block reads every id, and `where` picks: no shape depends on data, so the graph compiles and exports.
-
-        Args:
-            block: Of each id.
-            row: In that block, the same shape.
-        """
-        first, *others = _forms(self.blocks)
-        result = first.lookup(torch.where(block == 0, row, 0))
-        for index, form in enumerate(others, start=1):
-            inside = block == index
-            result = torch.where(inside[..., None], form.lookup(torch.where(inside, row, 0)), result)
-        return result
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        logits = torch.cat([block.logits(hidden) for block in _forms(self.blocks)], dim=-1)
-        return logits if self.block_of is None else logits[..., self._mapped_place(self.block_of)[1]]
-
-    def config(self) -> dict[str, Any]:
-        blocks = [block.config() for block in _forms(self.blocks)]
-        return {"form": "rows", "blocks": blocks, "mapped": self.block_of is not None}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], build: Build) -> Self:
-        return cls([build(block) for block in config["blocks"]], config["mapped"])
-
-
-def _forms(modules: nn.ModuleList) -> list[CompressedEmbedding]:
+def forms(modules: nn.ModuleList) -> list[CompressedEmbedding]:
     """The same list, with the type that its makers gave it."""
     return [module for module in modules if isinstance(module, CompressedEmbedding)]

@@ -5,6 +5,7 @@ stream itself, and words that are computed instead of stored are those of QTIP (
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import accumulate
 from typing import Any, NamedTuple, Self
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vocabpress.budget import DTYPES, dtype_name
+from vocabpress.embeddings import kernels
 from vocabpress.embeddings.base import Build, CompressedEmbedding
 from vocabpress.packing import pack, packed_bytes
 
@@ -27,7 +29,7 @@ class Run(NamedTuple):
     width: int = 1
 
 
-def words(states: Tensor, width: int) -> Tensor:
+def words(states: Tensor, width: int, dtype: torch.dtype | None = None) -> Tensor:
     """The ``width`` values that a state stands for, near to standard normal; shape (*states.shape, width).
 
     A number mod 2**32 from a congruential generator, its four bytes added up: three integer operations, no table.
@@ -35,7 +37,23 @@ def words(states: Tensor, width: int) -> Tensor:
     numbers = states[..., None] * width + torch.arange(width, device=states.device)
     mixed = (numbers * MULTIPLIER + INCREMENT) & 0xFFFFFFFF
     total = (mixed & 255) + (mixed >> 8 & 255) + (mixed >> 16 & 255) + (mixed >> 24)
-    return (total - 510).to(torch.get_default_dtype()) / 147.8
+    return (total - 510).to(dtype or torch.get_default_dtype()) / 147.8
+
+
+def all_words(memory: int, width: int, like: Tensor) -> Tensor:
+    """The words of every state, (2**memory, width): fewer than those of a thousand rows, and read faster than made.
+
+    They are kept for the next call, in the dtype and where ``like`` is.
+    """
+    make = _all_words.__wrapped__ if torch.compiler.is_compiling() or like.is_meta else _all_words
+    return make(memory, width, like.dtype, like.device)
+
+
+@lru_cache(maxsize=32)
+def _all_words(memory: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # an inference tensor would be of no use to training
+        exact = torch.promote_types(dtype, torch.float32)
+        return words(torch.arange(2**memory, device=device), width, exact).to(dtype)
 
 
 class Trellis(CompressedEmbedding):
@@ -95,14 +113,20 @@ class Trellis(CompressedEmbedding):
         return (before >> inside) | ((own & ((1 << inside) - 1)) << (self.memory - inside))
 
     def lookup(self, ids: Tensor) -> Tensor:
+        if kernels.serves(self.codes, self.scales, ids):
+            tables = [
+                all_words(self.memory, run.width, scale) * scale if run.bits else scale.view(1, 1)
+                for run, scale in zip(self.runs, self.scales, strict=True)
+            ]
+            rows = kernels.read_trellis(self.codes, ids.flatten(), list(self.runs), tables, self.memory)
+            return rows.to(self.scales.dtype).view(*ids.shape, self.embedding_dim)
         states, pieces, step = self.states(ids), [], 0
         for run, scale in zip(self.runs, self.scales, strict=True):
             if not run.bits:
                 pieces.append((scale * 0).expand(*ids.shape, run.columns))
                 continue
             count = run.columns // run.width
-            # The words of all states are fewer than those of a thousand rows, and reading one is faster than making it.
-            table = words(torch.arange(2**self.memory, device=states.device), run.width).to(scale.dtype) * scale
+            table = all_words(self.memory, run.width, scale) * scale
             pieces.append(nn.functional.embedding(states[..., step : step + count], table).flatten(-2))
             step += count
         return torch.cat(pieces, -1)

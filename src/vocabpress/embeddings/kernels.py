@@ -1,0 +1,89 @@
+"""Compiled loops for the processor, by numba, where that is installed (the `fast` extra).
+
+Each does what the plain torch beside it does, to the bit, in one pass over the codes. They serve tensors on the CPU
+that ask for no gradient; graphs that are compiled or exported are made of the plain torch.
+"""
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor
+
+Loop = Callable[..., Any]
+
+
+def _plain(loop: Loop) -> Loop:
+    return loop
+
+
+HAVE_NUMBA = importlib.util.find_spec("numba") is not None
+if HAVE_NUMBA:
+    from numba import njit
+
+    _compiled: Callable[[Loop], Loop] = njit(nogil=True, cache=True)
+else:
+    _compiled = _plain
+
+
+def serves(*tensors: Tensor) -> bool:
+    """Whether the loops can be used here: numba is there, all is on the processor, and nobody asks for a gradient."""
+    return (
+        HAVE_NUMBA
+        and not torch.compiler.is_compiling()
+        and all(tensor.device.type == "cpu" for tensor in tensors)
+        and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
+    )
+
+
+def read_trellis(
+    codes: Tensor, ids: Tensor, runs: list[tuple[int, int, int]], tables: list[Tensor], memory: int
+) -> Tensor:
+    """Rows of trellis codes, float32, shape (n, columns).
+
+    Args:
+        codes: (V, bytes of a row), uint8.
+        ids: (n), in range.
+        runs: Columns, bits and width of each.
+        tables: For each run what its states stand for, (2**memory, width), times its scale; any where it has no bits.
+        memory: Bits of a state.
+    """
+    shapes = numpy.array(runs, dtype=numpy.int64)
+    flat = torch.cat([table.detach().float().flatten() for table in tables]).numpy()
+    starts = numpy.cumsum([0, *(table.numel() for table in tables[:-1])])
+    out = torch.empty(len(ids), int(shapes[:, 0].sum()))
+    row_bits = int((shapes[:, 0] // shapes[:, 2] * shapes[:, 1]).sum())
+    _read_trellis(codes.numpy(), ids.numpy(), shapes, flat, starts, memory, row_bits, out.numpy())
+    return out
+
+
+@_compiled
+def _read_trellis(
+    codes: Any, ids: Any, runs: Any, tables: Any, starts: Any, memory: int, row_bits: int, out: Any
+) -> None:
+    length, mask = codes.shape[1], (1 << memory) - 1
+    for row in range(len(ids)):
+        stream = codes[ids[row]]
+        end, column, state = 0, 0, 0
+        for bit in range(row_bits - memory, row_bits):  # the ring: before the first bit comes the last
+            state = state >> 1 | (stream[bit >> 3] >> (bit & 7) & 1) << (memory - 1)
+        for run in range(len(runs)):
+            columns, bits, width = runs[run]
+            if bits == 0:
+                out[row, column : column + columns] = 0.0
+                column += columns
+                continue
+            for _ in range(columns // width):
+                place = end >> 3
+                window = numpy.int64(stream[place])
+                if place + 1 < length:
+                    window |= numpy.int64(stream[place + 1]) << 8
+                fresh = window >> (end & 7) & ((1 << bits) - 1)
+                state = (state >> bits | fresh << (memory - bits)) & mask
+                end += bits
+                first = starts[run] + state * width
+                for word in range(width):
+                    out[row, column + word] = tables[first + word]
+                column += width

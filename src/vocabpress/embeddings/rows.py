@@ -1,0 +1,144 @@
+"""`Rows`, the combinator of blocks of tokens: each block has a form of its own."""
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from vocabpress.embeddings.base import Build, CompressedEmbedding
+from vocabpress.embeddings.combine import forms
+from vocabpress.packing import pack, packed_bytes, unpack
+
+CHUNK = 128  # tokens that a map is read from, to find one: a multiple of 8, so that chunks begin with a byte
+
+
+class Rows(CompressedEmbedding):
+    """Blocks of tokens, each stored in a form of its own.
+
+    A token's row in its block is its rank among the block's tokens by id, so a map from token to block is all that is
+    stored: ``ceil(log2(blocks))`` bits a token, and nothing where the blocks lie one after another in id order.
+
+    Args:
+        blocks: At least one, all of one width.
+        mapped: Whether a map from token to block is stored; without it block 0 holds the first ids, and so on.
+
+    Raises:
+        ValueError: If there is no block, or the widths differ.
+    """
+
+    stored_dtype = torch.float32
+    block_of: Tensor | None
+
+    def __init__(self, blocks: Sequence[CompressedEmbedding], mapped: bool = False) -> None:
+        super().__init__()
+        widths = {block.embedding_dim for block in blocks}
+        if len(widths) != 1:
+            raise ValueError(f"the blocks of a table have one width, got {sorted(widths) or 'no block'}")
+        (self.embedding_dim,) = widths
+        self.num_embeddings = sum(block.num_embeddings for block in blocks)
+        self.blocks = nn.ModuleList(blocks)
+        # One row a token would waste up to 7 bits each: the whole map is one packed row.
+        self.map_bits = max(1, (len(blocks) - 1).bit_length())
+        length = packed_bytes(self.num_embeddings, self.map_bits)
+        self.register_buffer("block_of", torch.zeros(length, dtype=torch.uint8) if mapped else None)
+        self._counts: tuple[object, Tensor] | None = None  # of `_counted`, and what they were made of
+
+    @classmethod
+    def of(cls, blocks: Sequence[CompressedEmbedding], block_of: Tensor) -> Self:
+        """The form in which token ``i`` lies in block ``block_of[i]``, shape (num_embeddings).
+
+        Raises:
+            ValueError: If a block does not have as many rows as the map gives it.
+        """
+        counts = torch.bincount(block_of, minlength=len(blocks)).tolist()
+        if counts != [block.num_embeddings for block in blocks]:
+            raise ValueError(
+                f"the map gives the blocks {counts} tokens, they have {[b.num_embeddings for b in blocks]}"
+            )
+        mapped = bool((block_of.diff() < 0).any())
+        form = cls(blocks, mapped).to(block_of.device)
+        if form.block_of is not None:
+            form.block_of.copy_(pack(block_of, form.map_bits))
+        return form
+
+    def _starts(self) -> Tensor:
+        """The first row of each block, the blocks laid end to end; shape (blocks)."""
+        sizes = torch.tensor([block.num_embeddings for block in forms(self.blocks)], device=self.device)
+        return sizes.cumsum(0) - sizes
+
+    def _mapped_place(self, block_of: Tensor) -> tuple[Tensor, Tensor]:
+        """For every token its block, and its row among the blocks laid end to end; both (num_embeddings)."""
+        block = unpack(block_of, self.map_bits, self.num_embeddings).to(torch.int64)
+        members = block == torch.arange(len(self.blocks), device=block.device)[:, None]
+        counts = members.cumsum(1, dtype=torch.int32).gather(0, block[None])[0]
+        return block, self._starts()[block] + counts - 1
+
+    def _counted(self, block_of: Tensor) -> Tensor:
+        """How many tokens of each block come before every `CHUNK`-th token, (chunks, blocks); kept while it holds."""
+        known = (block_of.data_ptr(), None if block_of.is_inference() else block_of._version, block_of.device)
+        if self._counts is None or self._counts[0] != known:
+            block = unpack(block_of, self.map_bits, self.num_embeddings)
+            block = nn.functional.pad(block, (0, -len(block) % CHUNK), value=255).view(-1, CHUNK)
+            counts = torch.stack([(block == index).sum(1, dtype=torch.int32) for index in range(len(self.blocks))], 1)
+            self._counts = known, counts.cumsum(0, dtype=torch.int32) - counts
+        return self._counts[1]
+
+    def _few_mapped_places(self, ids: Tensor, block_of: Tensor) -> tuple[Tensor, Tensor]:
+        """As `_mapped_place` of these tokens, (n) and (n): each reads the map from the last counted token on."""
+        chunk, inside = ids // CHUNK, ids % CHUNK
+        length = CHUNK * self.map_bits // 8
+        places = chunk[:, None] * length + torch.arange(length, device=ids.device)
+        window = unpack(block_of[places.clamp(max=len(block_of) - 1)], self.map_bits, CHUNK)
+        block = window.gather(1, inside[:, None])
+        earlier = (window == block) & (torch.arange(CHUNK, device=ids.device) < inside[:, None])
+        block = block[:, 0].to(torch.int64)
+        return block, self._starts()[block] + self._counted(block_of)[chunk, block] + earlier.sum(1)
+
+    def _find(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """The block of each token, and its row in the block; the shape of ``ids``."""
+        starts = self._starts()
+        if self.block_of is None:
+            block, place = (ids[..., None] >= starts[1:]).sum(-1), ids
+        elif torch.compiler.is_compiling() or ids.is_meta or ids.numel() * CHUNK > 4 * self.num_embeddings:
+            block, place = (of_token[ids] for of_token in self._mapped_place(self.block_of))
+        else:
+            found = self._few_mapped_places(ids.flatten(), self.block_of)
+            block, place = (of_id.view(ids.shape) for of_id in found)
+        return block, place - starts[block]
+
+    def lookup(self, ids: Tensor) -> Tensor:
+        block, row = self._find(ids)
+        if torch.compiler.is_compiling() or ids.is_meta:
+            return self._pick(block, row)
+        order = block.flatten().argsort(stable=True)
+        counts = torch.bincount(block.flatten(), minlength=len(self.blocks)).tolist()
+        rows = row.flatten()[order].split(counts)
+        read = torch.cat([form.lookup(of_block) for form, of_block in zip(forms(self.blocks), rows, strict=True)])
+        return read[order.argsort()].view(*ids.shape, self.embedding_dim)
+
+    def _pick(self, block: Tensor, row: Tensor) -> Tensor:
+        """Every block reads every id, and `where` picks: no shape depends on data, so the graph compiles and exports.
+
+        Args:
+            block: Of each id.
+            row: In that block, the same shape.
+        """
+        first, *others = forms(self.blocks)
+        result = first.lookup(torch.where(block == 0, row, 0))
+        for index, form in enumerate(others, start=1):
+            inside = block == index
+            result = torch.where(inside[..., None], form.lookup(torch.where(inside, row, 0)), result)
+        return result
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        logits = torch.cat([block.logits(hidden) for block in forms(self.blocks)], dim=-1)
+        return logits if self.block_of is None else logits[..., self._mapped_place(self.block_of)[1]]
+
+    def config(self) -> dict[str, Any]:
+        blocks = [block.config() for block in forms(self.blocks)]
+        return {"form": "rows", "blocks": blocks, "mapped": self.block_of is not None}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], build: Build) -> Self:
+        return cls([build(block) for block in config["blocks"]], config["mapped"])
