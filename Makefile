@@ -32,6 +32,7 @@ bench: $(READY)  ## Write benchmarks/results and the tables made of them (reads 
 	$(BIN)/python benchmarks/kronecker.py
 	$(BIN)/python benchmarks/recovery.py
 	$(BIN)/python benchmarks/tcq.py
+	$(BIN)/python benchmarks/noise.py
 	$(BIN)/python benchmarks/domains.py
 	$(BIN)/python benchmarks/heads.py
 	$(BIN)/python benchmarks/scaling.py

@@ -283,6 +283,20 @@ def runtimes() -> str:
     return table(["", "ONNX file", "checkpoint", "difference", *(f"time, {shape}" for shape in shapes)], body)
 
 
+def noise() -> str:
+    """Share of the original's STS-B dev, and how far another choice of the pairs moves it."""
+    rows = [
+        [
+            f"{row.settings['ratio']:g}x",
+            f"{row.metrics['sts_dev_spearman']:.2f}",
+            *(f"{100 * row.metrics[key]:.2f} %" for key in ("share", "share_5", "share_95")),
+            f"{row.metrics['difference_deviation']:.2f}",
+        ]
+        for row in read_results(RESULTS / "noise.json")
+    ]
+    return table(["", "STS-B dev", "of the original", "5th percentile", "95th percentile", "deviation, points"], rows)
+
+
 TRELLIS = {
     "relative error": ("relative_error", 3),
     "by frequency": ("weighted_relative_error", 3),
@@ -354,6 +368,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     **{f"tcq-{ratio}": lambda ratio=ratio: variants("tcq", ratio, TRELLIS) for ratio in (25, 50, 103, 206)},
     **{f"domains-{ratio}": lambda ratio=ratio: variants("domains", ratio, DOMAINS) for ratio in (50, 103)},
     "heads": heads,
+    "noise": noise,
     "scaling": scaling,
     "runtimes": runtimes,
     "kronecker": kronecker,
