@@ -136,8 +136,8 @@ def check_quantised(model: PreTrainedModel, method: str) -> None:
     """
     if getattr(model, "hf_quantizer", None) is None:
         raise ValueError(
-            f"transformers can't keep a body quantised by {method} here: it does not know it, or unpacks it where nothing "
-            "runs it packed; start from the original checkpoint, or press it on a machine that runs it"
+            f"transformers can't keep a body quantised by {method} here: it does not know it, or unpacks it where "
+            "nothing runs it packed; start from the original checkpoint, or press it on a machine that runs it"
         )
     if not any(is_quantised(parameter) for parameter in model.parameters()):
         raise ValueError(

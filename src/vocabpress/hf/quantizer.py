@@ -24,7 +24,7 @@ from vocabpress.embeddings import CompressedEmbedding, build
 from vocabpress.hf.config import QUANT_METHOD, VocabpressConfig
 from vocabpress.hf.inner import HOOKS, Unquantised, holds, make_quantizer, without_deserialisers
 from vocabpress.hf.linears import compress_linears
-from vocabpress.hf.modules import owned_tables
+from vocabpress.hf.modules import check_readers, owned_tables
 from vocabpress.hf.resize import resize_token_embeddings
 from vocabpress.hf.swap import install, install_linear, uninstall
 from vocabpress.hf.tables import base_prefix, has_input_table, input_table, settle_ties, tied_head
@@ -155,6 +155,7 @@ class VocabpressQuantizer(HfQuantizer):
     def __init__(self, quantization_config: VocabpressConfig, inner: HfQuantizer | None = None, **kwargs: Any) -> None:
         super().__init__(quantization_config, **kwargs)
         self._renamings: dict[str, str] = {}  # key in the file -> key in the model, both relative to the base model
+        self._tied = False  # as the model's config said when its tables were in
         self._dtype: torch.dtype | None = None  # of the model, while it is loaded from a compressed checkpoint
         named = quantization_config.inner
         if inner is None and named is not None:
@@ -219,14 +220,23 @@ class VocabpressQuantizer(HfQuantizer):
 
     def settle(self, model: PreTrainedModel) -> None:
         """Let a model whose tables are in save them, and grow them."""
-        model.config.quantization_config = self.quantization_config
+        config: Any = model.config
+        config.quantization_config = self.quantization_config
+        self._tied = bool(getattr(config, "tie_word_embeddings", False))
         without_deserialisers(model)
         vars(model)[resize_token_embeddings.__name__] = MethodType(resize_token_embeddings, model)
 
     def get_state_dict_and_metadata(  # pyright: ignore[reportIncompatibleMethodOverride]: the base returns None
         self, model: PreTrainedModel
     ) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """The tensors as they are stored: each in its form's own dtype, the anchor under the original key."""
+        """The tensors as they are stored: each in its form's own dtype, the anchor under the original key.
+
+        Raises:
+            ValueError: If a tied head and its embedding no longer read the same table.
+        """
+        check_readers(model)
+        if self._tied:  # PEFT compares addresses of dense weights when it merges, and takes ours for untied
+            model.config.tie_word_embeddings = True
         body, metadata = self.inner.get_state_dict_and_metadata(model)
         state: dict[str, Tensor] = model.state_dict() if body is None else body
         for name, table in owned_tables(model).items():
