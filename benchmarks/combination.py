@@ -2,8 +2,8 @@
 
 python benchmarks/combination.py --data DIR        needs torchao
 
-all-MiniLM-L6-v2, each row the folder that `vocabpress compress MODEL -o OUT --ratio RATIO --body int8` writes, or parts of
-it: bytes of the weight files, and STS-B dev.
+all-MiniLM-L6-v2: each row is the folder that `vocabpress compress MODEL -o OUT --ratio RATIO --body int8` writes, or
+parts of it: bytes of the weight files, and STS-B dev.
 """
 
 import sys

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, BitsAndBytesConfig, TorchAoConfig
+from transformers import AutoConfig, BitsAndBytesConfig
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
 
 import tiny
@@ -126,23 +126,40 @@ def test_inspect_counts_what_a_body_stores(tmp_path, torchao):
 
 
 REFUSED = {
-    "table": ("llama", {}, "the table model.embed_tokens is quantised itself"),
-    "twice": ("llama", {"body": "int8"}, "quantised by torchao already"),
-    "linears": ("llama", {"linears": LinearShapes.read({"ffn": "2x4"})}, "is quantised; a Kronecker product"),
+    "twice": ({"body": "int8"}, "quantised by torchao already"),
+    "linears": ({"linears": LinearShapes.read({"ffn": "2x4"})}, "is quantised; a Kronecker product"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_can_not_be_pressed_is_refused(case, tmp_path, torchao):
-    name, arguments, words = REFUSED[case]
-    config = body_config("int8")
-    if case == "table":
-        config = TorchAoConfig(config.quant_type, include_input_output_embeddings=True, untie_embedding_weights=True)
-    source = quantised(name, tmp_path, config)
+    arguments, words = REFUSED[case]
+    source = quantised("llama", tmp_path)
     with pytest.raises(ValueError, match=words) as error:
         compress(source, tmp_path / "out", method=SVD(), budget=BUDGET, **arguments)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_table_that_is_quantised_itself_is_refused(torchao):
+    model = tiny.make("llama, untied")
+    torchao.quantize_(model, body_config("int8").quant_type, lambda module, _: isinstance(module, torch.nn.Embedding))
+    with pytest.raises(ValueError, match=r"the table model\.embed_tokens is quantised itself"):
+        compress_input_table(model, VocabpressConfig(SVD(), BUDGET))
+
+
+def test_recovery_trains_the_table_beside_a_quantised_body(tmp_path, torchao):
+    original = tiny.save("bert", tmp_path / "in")
+    out = tmp_path / "out"
+    compress(original, out, method=SVD("int8"), budget=BUDGET, body="int8")
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(" ".join(f"w{(i * j) % 200}" for j in range(1, 12)) for i in range(1, 65)), "utf-8")
+    with pytest.raises(ValueError, match="quantised, and its codes don't train"):
+        recover(out, original, tmp_path / "whole", text=[text], settings=Recovery(mode="model"))
+    recover(out, original, tmp_path / "table", text=[text], settings=Recovery(epochs=2))
+    before, after = (load_file(folder / "model.safetensors") for folder in (out, tmp_path / "table"))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before if "_weight_" in key)
 
 
 def test_a_body_without_linear_maps_is_not_passed_over(tmp_path, torchao):
