@@ -19,11 +19,12 @@ from vocabpress.hf.checkpoint import copy_companions, weight_bytes
 from vocabpress.hf.inner import body_config
 from vocabpress.results import Result
 
-INT8 = {"body": "int8"}
+ORDER = {"counts": "vocabulary-order"}  # what compress does without text
+INT8 = {**ORDER, "body": "int8"}
 VARIANTS = [
-    Variant("table 25x", TCQ(), 25),
+    Variant("table 25x", TCQ(), 25, ORDER),
     Variant("table 25x, body int8", TCQ(), 25, INT8),
-    Variant("table 103x", TCQ(), 103),
+    Variant("table 103x", TCQ(), 103, ORDER),
     Variant("table 103x, body int8", TCQ(), 103, INT8),
 ]
 
