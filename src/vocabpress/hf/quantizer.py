@@ -237,6 +237,8 @@ class VocabpressQuantizer(HfQuantizer):
         check_readers(model)
         if self._tied:  # PEFT compares addresses of dense weights when it merges, and takes ours for untied
             model.config.tie_word_embeddings = True
+        if self.quantization_config.inner is not None:  # what is said of a body changes where its first run unpacks it
+            self.quantization_config.inner = self.inner.quantization_config.to_dict()
         body, metadata = self.inner.get_state_dict_and_metadata(model)
         state: dict[str, Tensor] = model.state_dict() if body is None else body
         for name, table in owned_tables(model).items():
