@@ -17,6 +17,7 @@ from vocabpress.hf.inspect import inspect
 from vocabpress.hf.modules import TokenEmbedding, owned_tables
 from vocabpress.hf.quantizer import VocabpressQuantizer, attach, compress_input_table
 from vocabpress.hf.tables import parameter_bytes
+from vocabpress.recover import Recovery, recover
 
 NAMES = ["llama", "llama, untied", "bert", "t5"]
 BUDGET = Budget.ratio(6)
@@ -149,14 +150,17 @@ def test_a_table_that_is_quantised_itself_is_refused(torchao):
 
 
 def test_recovery_trains_the_table_beside_a_quantised_body(tmp_path, torchao):
-    original = tiny.save("bert", tmp_path / "in")
-    out = tmp_path / "out"
+    original, out, text = tiny.save("bert", tmp_path / "in"), tmp_path / "out", tmp_path / "text.txt"
     compress(original, out, method=SVD("int8"), budget=BUDGET, body="int8")
-    text = tmp_path / "text.txt"
-    text.write_text("\n".join(" ".join(f"w{(i * j) % 200}" for j in range(1, 12)) for i in range(1, 65)), "utf-8")
+    text.write_text(
+        "\n".join(" ".join(f"w{i * j % 200}" for j in range(1, 12)) for i in range(1, 60)), encoding="utf-8"
+    )
+    few = {"steps": 4, "held_out": 16, "evaluate_every": 2, "batch_size": 8, "attention": 0.0}
+    whole = Recovery(mode="model", **few)
     with pytest.raises(ValueError, match="quantised, and its codes don't train"):
-        recover(out, original, tmp_path / "whole", text=[text], settings=Recovery(mode="model"))
-    recover(out, original, tmp_path / "table", text=[text], settings=Recovery(epochs=2))
+        recover(out, tmp_path / "whole", teacher=original, text=[text], settings=whole)
+    report = recover(out, tmp_path / "table", teacher=original, text=[text], settings=Recovery(**few))
+    assert report.held_out_after < report.held_out_before
     before, after = (load_file(folder / "model.safetensors") for folder in (out, tmp_path / "table"))
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before if "_weight_" in key)
@@ -206,6 +210,48 @@ def test_bitsandbytes(name, tmp_path):
     assert not hasattr(back.config, "quantization_config")
     assert isinstance(back.get_input_embeddings(), torch.nn.Embedding)
     assert float((tiny.logits(back, tiny.batch()) - expected).norm() / expected.norm()) < 0.05
+
+
+def packed(folder):
+    """A checkpoint whose linear maps compressed-tensors has packed, 8 bits and a scale for each row."""
+    from compressed_tensors.compressors import ModelCompressor
+    from compressed_tensors.quantization import QuantizationConfig, apply_quantization_config
+
+    scheme = {"targets": ["Linear"], "weights": {"num_bits": 8, "symmetric": True, "strategy": "channel"}}
+    config = QuantizationConfig(
+        config_groups={"all": scheme}, ignore=["lm_head"], format="pack-quantized", quantization_status="compressed"
+    )
+    tiny.save("llama", folder)
+    model = tiny.make("llama")
+    apply_quantization_config(model, config)
+    for module in model.modules():
+        if hasattr(module, "weight_scale"):
+            module.weight_scale.data = (module.weight.abs().amax(1, keepdim=True) / 127).clone()
+    ModelCompressor(quantization_config=config).compress_model(model)
+    state = {key: value.contiguous() for key, value in model.state_dict().items() if key != "lm_head.weight"}
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    file = folder / "config.json"
+    body = {**json.loads(config.model_dump_json()), "quant_method": "compressed-tensors"}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"quantization_config": body}))
+    return folder
+
+
+def test_compressed_tensors_before_and_after_they_unpack(tmp_path):
+    pytest.importorskip("compressed_tensors", reason="not among the development tools")
+    compress(packed(tmp_path / "in"), tmp_path / "out", method=SVD("int8"), budget=BUDGET)
+    before, after = (load_file(tmp_path / part / "model.safetensors") for part in ("in", "out"))
+    codes = [key for key in before if key.endswith("weight_packed")]
+    assert len(codes) == 14
+    assert all(torch.equal(before[key], after[key]) for key in codes)
+    cls = type(tiny.make("llama"))
+    model = cls.from_pretrained(tmp_path / "out")
+    model.save_pretrained(tmp_path / "packed")
+    expected = tiny.logits(model, tiny.batch())  # the first run unpacks the body
+    model.save_pretrained(tmp_path / "unpacked")
+    for part in ("packed", "unpacked"):
+        loaded, info = cls.from_pretrained(tmp_path / part, output_loading_info=True)
+        assert not info["missing_keys"]
+        assert torch.equal(tiny.logits(loaded, tiny.batch()), expected)
 
 
 def in_float8(folder):
