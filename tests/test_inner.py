@@ -11,6 +11,8 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_
 
 import tiny
 from vocabpress import SVD, Budget, LinearShapes, Uniform, VocabpressConfig, compress
+from vocabpress.evaluate.run import provenance
+from vocabpress.export.run import export
 from vocabpress.hf.checkpoint import load_model
 from vocabpress.hf.inner import body_config
 from vocabpress.hf.inspect import inspect
@@ -147,6 +149,15 @@ def test_a_table_that_is_quantised_itself_is_refused(torchao):
     torchao.quantize_(model, body_config("int8").quant_type, lambda module, _: isinstance(module, torch.nn.Embedding))
     with pytest.raises(ValueError, match=r"the table model\.embed_tokens is quantised itself"):
         compress_input_table(model, VocabpressConfig(SVD(), BUDGET))
+
+
+def test_what_else_is_said_of_a_quantised_body(tmp_path, torchao):
+    compress(tiny.save("bert", tmp_path / "in"), tmp_path / "out", method=SVD("int8"), budget=BUDGET, body="int8")
+    assert provenance(tmp_path / "out")["body"] == "torchao"
+    assert "body" not in provenance(tmp_path / "in")
+    with pytest.raises(ValueError, match="is quantised, which can't be exported yet"):
+        export(tmp_path / "out", tmp_path / "onnx")
+    assert not (tmp_path / "onnx").exists()
 
 
 def test_recovery_trains_the_table_beside_a_quantised_body(tmp_path, torchao):
