@@ -37,6 +37,7 @@ bench: $(READY)  ## Write benchmarks/results and the tables made of them (reads 
 	$(BIN)/python benchmarks/heads.py
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/runtimes.py
+	$(BIN)/python benchmarks/combination.py
 	$(BIN)/python benchmarks/architectures.py
 	$(BIN)/python benchmarks/kroneckerbert.py --preset kronecker-8x --ablations
 	$(BIN)/python benchmarks/kroneckerbert.py --preset kronecker-20x --ablations

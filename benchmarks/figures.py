@@ -271,6 +271,23 @@ def scaling() -> str:
     return table(["", *(f"{count:,} rows" for count in counts)], body)
 
 
+def combination() -> str:
+    """Tables pressed, bodies in int8, and both: bytes of the weight files, STS-B dev."""
+    rows = read_results(RESULTS / "combination.json")
+    body = [
+        [
+            row.variant,
+            size(row.bytes["table"]),
+            size(row.bytes["model"]),
+            f"{row.bytes['model_before'] / row.bytes['model']:.2f}",
+            f"{row.metrics['sentence_cosine']:.3f}",
+            f"{row.metrics['sts_dev_spearman']:.2f}",
+        ]
+        for row in rows
+    ]
+    return table(["", "table", "whole model", "times smaller", "sentence cosine", "STS-B dev"], body)
+
+
 def runtimes() -> str:
     """ONNX files: bytes, difference to torch, milliseconds beside the uncompressed one in the same run."""
     rows = read_results(RESULTS / "runtimes.json")
@@ -371,6 +388,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "noise": noise,
     "scaling": scaling,
     "runtimes": runtimes,
+    "combination": combination,
     "kronecker": kronecker,
     "recovery": recovery,
     "kroneckerbert-8x": lambda: kroneckerbert("kronecker-8x"),

@@ -103,11 +103,11 @@ def spoiled(source, folder, change):
     return folder
 
 
-def crushed(source, folder):
+def crushed(source, folder, method="vocabpress"):
     """A copy of the source whose config says that it is compressed."""
     spoiled(source, folder, lambda table: None)
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq"}}))
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": method}}))
     return folder
 
 
@@ -215,6 +215,11 @@ def bad_inputs(source, tmp):
         ),
         "a newer format": (("evaluate", from_the_future(source, tmp / "new"), "--task", "sts"), "99"),
         "compressed already": (small(crushed(source, tmp / "crushed"), out), "compressed or quantised already"),
+        "a body of no known kind": (
+            small(crushed(source, tmp / "strange", "abacus"), out),
+            "can't keep a body quantised by abacus",
+        ),
+        "no such body": (small(source, out, "--body", "int7"), "unknown body 'int7'; choose from int8"),
     }
 
 
@@ -226,7 +231,7 @@ NAMES = [
     "latin-1 text", "missing text", "missing counts", "text and counts", "output not empty", "output is a file",
     "output can't be written", "no output", "unknown option", "unknown command", "unknown device", "inspect nothing",
     "plot nowhere", "counts of nothing", "no table", "an adapter", "downloaded in part",
-    "a newer format", "compressed already",
+    "a newer format", "compressed already", "a body of no known kind", "no such body",
 ]  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from vocabpress.budget import Budget
 from vocabpress.cli.options import JsonOption, ModelArgument, SettingsOption, TextOption, parse_settings, print_json
 from vocabpress.hf.compress import compress as compress_checkpoint
 from vocabpress.hf.importance import Sensitivity
+from vocabpress.hf.inner import BODIES
 from vocabpress.hf.inspect import inspect as inspect_checkpoint
 from vocabpress.hf.inspect import inspect_compressed
 from vocabpress.hf.presets import PRESETS, preset
@@ -88,6 +89,9 @@ def compress(
         float, typer.Option(help="0 to 1: how far an error counts relative to the length of its row, as in cosine.")
     ] = 0.0,
     settings: SettingsOption = None,
+    body: Annotated[
+        str | None, typer.Option(help=f"Quantise all else, too: {', '.join(BODIES)}, by torchao. [as it is]")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
     device: Annotated[str, typer.Option(help="Where to fit: cpu, cuda, cuda:1.")] = "cpu",
     trust_remote_code: Annotated[
@@ -119,6 +123,7 @@ def compress(
         weights=weights,
         metric=None if metric is None else Sensitivity(metric, metric_strength),
         direction=direction,
+        body=body,
         seed=seed,
         device=device,
         progress=True,

@@ -12,6 +12,7 @@ from transformers import AutoConfig
 
 from vocabpress.evaluate.task import Subject, Task
 from vocabpress.hf.checkpoint import check_output, find_folder, open_model, weight_bytes
+from vocabpress.hf.inner import method_of
 from vocabpress.hf.modules import TokenEmbedding
 from vocabpress.hf.tables import input_table_name
 from vocabpress.results import Result, environment, read_results, write_results
@@ -35,12 +36,15 @@ class Labels:
 def provenance(folder: Path) -> dict[str, Any]:
     """Where a checkpoint's numbers come from: the well-known keys of `Result.settings`."""
     quantization = getattr(AutoConfig.from_pretrained(folder), "quantization_config", None) or {}
-    fitted = (quantization if isinstance(quantization, dict) else quantization.to_dict()).get("fitted_by") or {}
+    stored = quantization if isinstance(quantization, dict) else quantization.to_dict()
+    fitted = stored.get("fitted_by") or {}
     if not fitted:
         return {"method": "original", "recovered": None}
     ratio = re.match(r"ratio ([\d.]+) to float32", str(fitted.get("budget")))
     # Said only where there are any, so that results of checkpoints without them stay what they were.
     more = {key: fitted[key] for key in ("linears", "metric", "direction") if key in fitted}
+    if "inner" in stored:
+        more["body"] = method_of(stored["inner"])
     return {
         **more,
         "method": fitted.get("method"),

@@ -24,6 +24,7 @@ from vocabpress.hf.checkpoint import (
     weight_bytes,
     written_at_once,
 )
+from vocabpress.hf.inner import is_quantised
 from vocabpress.weights import read_lines
 
 FORMATS = ("onnx",)
@@ -113,6 +114,10 @@ def export(
         raise ValueError(f"can't export to {to!r}; choose from {', '.join(FORMATS)}")
     target, folder = check_output(output), find_folder(model)
     loaded, tokenizer = open_model(folder, named_class(folder)), open_tokenizer(folder)
+    if any(is_quantised(parameter) for parameter in loaded.parameters()):
+        raise ValueError(
+            f"the body of {model} is quantised, which can't be exported yet; press the original without --body"
+        )
     if loaded.config.is_encoder_decoder:
         raise ValueError(f"{type(loaded).__name__} is an encoder with a decoder, which can't be exported yet")
     lines = list(islice(read_lines(text, progress), LINES)) if text else SENTENCES

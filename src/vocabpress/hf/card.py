@@ -39,7 +39,7 @@ def card(report: Report, source: Path, model: str) -> str:
 # {report.source_name}, its vocabulary table pressed {report.ratio_to_float32:.1f} times
 
 The token table of {report.source_name} ({report.num_embeddings:,} x {report.embedding_dim}), stored by
-vocabpress with the method `{report.method}`. {_linears(report)}All other weights are unchanged.
+vocabpress with the method `{report.method}`. {_linears(report)}{_rest(report)}
 
 | | before | after |
 |---|---|---|
@@ -61,7 +61,7 @@ import vocabpress  # registers the format with transformers
 {load}
 ```
 
-`model.dequantize()` gives an ordinary model. Without the import, transformers refuses to load the checkpoint.
+{_back(report)}Without the import, transformers refuses to load the checkpoint.
 """
 
 
@@ -71,6 +71,16 @@ def _linears(report: Report) -> str:
         return ""
     told = ", ".join(f"{part.role} ({part.maps}, left factors {part.shape})" for part in report.linears)
     return f"Linear maps are stored as Kronecker products: {told}. "
+
+
+def _rest(report: Report) -> str:
+    """A sentence on all other weights."""
+    return "All other weights are unchanged." if report.body is None else f"The body is quantised by {report.body}."
+
+
+def _back(report: Report) -> str:
+    """A sentence on the way back; not every library that quantises bodies has one."""
+    return "`model.dequantize()` gives an ordinary model. " if report.body is None else ""
 
 
 def _linear_rows(report: Report) -> str:

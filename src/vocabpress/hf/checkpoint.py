@@ -13,7 +13,10 @@ import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from vocabpress.hf.config import QUANT_METHOD
+from vocabpress.hf.inner import check_quantised, method_of
 from vocabpress.hf.tables import input_table_name
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".ot", ".gguf", ".tflite")
@@ -75,20 +78,32 @@ def weight_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in weight_files(folder))
 
 
-def load_model(folder: Path, trust_remote_code: bool = False) -> PreTrainedModel:
+def load_model(
+    folder: Path,
+    trust_remote_code: bool = False,
+    quantised: bool = False,
+    body: QuantizationConfigMixin | None = None,
+) -> PreTrainedModel:
     """Load a model as the class that its config names, heads and all, in the dtype of the checkpoint.
 
     Args:
         folder: Of the checkpoint.
         trust_remote_code: Whether code that lies in the folder may run, where the model is not one of transformers.
+        quantised: Whether another library may have quantised the body.
+        body: What to quantise the body with.
 
     Raises:
         ValueError: If transformers can't read the folder, it is compressed already, or it has no token table.
     """
     with _told_in_a_line(folder):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    if getattr(config, "quantization_config", None) is not None:
+    already = getattr(config, "quantization_config", None)
+    if already is not None and (not quantised or method_of(already) == QUANT_METHOD):
         raise ValueError(f"{folder} is compressed or quantised already; start from the original checkpoint")
+    if already is not None and body is not None:
+        raise ValueError(
+            f"the body of {folder} is quantised by {method_of(already)} already, so quantise it no further"
+        )
     loader = _class_of(config)
     with _told_in_a_line(folder):
         model, info = loader.from_pretrained(
@@ -97,7 +112,10 @@ def load_model(folder: Path, trust_remote_code: bool = False) -> PreTrainedModel
             local_files_only=True,
             output_loading_info=True,
             trust_remote_code=trust_remote_code,
+            **({} if body is None else {"quantization_config": body}),
         )
+    if already is not None or body is not None:
+        check_quantised(model, method_of(body or already))
     table = f"{input_table_name(model)}.weight"
     if table in info["missing_keys"]:  # transformers would go on with random numbers
         raise ValueError(f"the weights in {folder} hold no {table}; is config.json that of another model?")

@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from vocabpress.budget import Budget
 from vocabpress.hf.card import card
@@ -23,6 +24,7 @@ from vocabpress.hf.checkpoint import (
 )
 from vocabpress.hf.config import VocabpressConfig
 from vocabpress.hf.importance import Counts, Importance, Sensitivity, Weights, find_importance
+from vocabpress.hf.inner import body_config, method_of
 from vocabpress.hf.linears import compress_linears
 from vocabpress.hf.outcome import Report
 from vocabpress.hf.quantizer import attach, compress_input_table
@@ -45,6 +47,7 @@ def compress(
     weights: Weights | None = None,
     metric: Sensitivity | Tensor | str | Path | None = None,
     direction: float = 0.0,
+    body: str | QuantizationConfigMixin | None = None,
     seed: int = 0,
     device: str | None = None,
     progress: bool = False,
@@ -69,6 +72,8 @@ def compress(
         metric: In which directions errors of a row matter: (d, d), or a file that `vocabpress metric` wrote; in a
             `Sensitivity`, how strongly. For methods that read rows through a basis.
         direction: How strongly an error counts relative to the length of its row, 0 to 1: 1 is what cosine sees.
+        body: What all else is quantised with, by the library of its name: ``"int8"`` is torchao's, or any quantization
+            config of transformers. None leaves it as it is; what is quantised already stays so.
         seed: Of all randomness.
         device: Where to fit, e.g. ``"cuda"``; None stays on the CPU.
         progress: Whether to draw progress bars on stderr.
@@ -88,8 +93,9 @@ def compress(
     check_device(device)
     shapes = LinearShapes.read(linears) if isinstance(linears, Mapping) else linears
     config = VocabpressConfig(method, budget, seed, shapes)
+    quantised = body_config(body) if isinstance(body, str) else body
     folder = find_folder(model)
-    loaded = load_model(folder, trust_remote_code)
+    loaded = load_model(folder, trust_remote_code, quantised=True, body=quantised)
     rows, width = find_tables(loaded)[0].shape
     importance = find_importance(folder, rows, text, counts, weights, progress)
     if metric is not None:
@@ -112,6 +118,7 @@ def compress(
             settings=made["settings"],
             budget=str(config.budget),
             seed=seed,
+            body=None if config.inner is None else method_of(config.inner),
             model_bytes_before=weight_bytes(folder),
             model_bytes_after=weight_bytes(temporary),
             **figures,

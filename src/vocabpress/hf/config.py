@@ -6,6 +6,7 @@ from typing import Any
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from vocabpress.budget import Budget
+from vocabpress.hf.inner import make_config, method_of
 from vocabpress.hf.shapes import LinearShapes
 from vocabpress.methods import Method, make_method
 
@@ -25,6 +26,8 @@ class VocabpressConfig(QuantizationConfigMixin):
         tables: Module name, relative to the base model -> config of its form; filled by the fit.
         linears: The same of linear maps, the form that of the weight (out_features, in_features).
         separate: Modules with numbers of their own, though the model's config ties them to a table.
+        inner: Of a body that another library quantises: its own config, as a dict or an object of transformers. At load
+            of a plain checkpoint the body is quantised so, too.
         fitted_by: Where the numbers come from; never needed to load.
         format_version: Of the layout on disk.
         kwargs: ``quant_method``, as transformers passes it.
@@ -46,6 +49,7 @@ class VocabpressConfig(QuantizationConfigMixin):
         tables: dict[str, dict[str, Any]] | None = None,
         linears: dict[str, dict[str, Any]] | None = None,
         separate: list[str] | None = None,
+        inner: QuantizationConfigMixin | dict[str, Any] | None = None,
         fitted_by: dict[str, Any] | None = None,
         format_version: int = FORMAT_VERSION,
         **kwargs: Any,
@@ -58,6 +62,10 @@ class VocabpressConfig(QuantizationConfigMixin):
                 f"this checkpoint has format version {format_version}, this vocabpress reads {FORMAT_VERSION}; "
                 "try a newer vocabpress"
             )
+        if inner is not None and method_of(inner) == QUANT_METHOD:
+            raise ValueError(
+                f"inner says how the body is quantised; {QUANT_METHOD} stores tables, so name another method"
+            )
         self.quant_method: Any = QUANT_METHOD
         self.method = make_method(method) if isinstance(method, str) else method
         self.budget = budget if budget is not None else Budget.ratio(25)
@@ -66,6 +74,7 @@ class VocabpressConfig(QuantizationConfigMixin):
         self.tables = tables if tables is not None else {}
         self.linears = linears if linears is not None else {}
         self.separate = separate if separate is not None else []
+        self.inner = inner.to_dict() if isinstance(inner, QuantizationConfigMixin) else inner
         self.fitted_by = fitted_by
         self.format_version = format_version
 
@@ -73,11 +82,25 @@ class VocabpressConfig(QuantizationConfigMixin):
         """What config.json gets: the layout and its provenance."""
         linears = {"linears": copy.deepcopy(self.linears)} if self.linears else {}
         separate = {"separate": list(self.separate)} if self.separate else {}
+        inner = {"inner": copy.deepcopy(self.inner)} if self.inner else {}
         return {
             "quant_method": QUANT_METHOD,
             "format_version": self.format_version,
             "tables": copy.deepcopy(self.tables),
             **linears,
             **separate,
+            **inner,
             "fitted_by": copy.deepcopy(self.fitted_by),
         }
+
+    @property
+    def get_apply_tensor_subclass(self) -> Any:
+        """What PEFT asks for where it merges an adapter into a body quantised by torchao.
+
+        Raises:
+            AttributeError: If the body is not.
+        """
+        if self.inner is None:
+            raise AttributeError("the body is not quantised")
+        body: Any = make_config(self.inner)
+        return body.get_apply_tensor_subclass

@@ -134,7 +134,7 @@ def inspect(
         ValueError: As `compress`.
     """
     folder = find_folder(model)
-    loaded = load_model(folder)
+    loaded = load_model(folder, quantised=True)
     tables = find_tables(loaded)
     table = input_table(loaded)[1].detach().float()
     values = singular_values(table)

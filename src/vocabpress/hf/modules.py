@@ -190,3 +190,18 @@ def owned_tables(model: nn.Module) -> dict[str, CompressedEmbedding]:
         name: module for name, module in model.named_modules() if isinstance(module, TokenEmbedding | CompressedLinear)
     }
     return {name: module.table for name, module in readers.items() if "table" in dict(module.named_children())}
+
+
+def check_readers(model: nn.Module) -> None:
+    """See that every head and embedding without a table of its own reads one that a module of the model owns.
+
+    Raises:
+        ValueError: If one does not, such as the head of a model whose embedding alone was exchanged for a trained copy.
+    """
+    owned = {id(table) for table in owned_tables(model).values()}
+    for name, module in model.named_modules():
+        if isinstance(module, TokenEmbedding | CompressedLinear) and id(module.table) not in owned:
+            raise ValueError(
+                f"{name} is tied to a table that is no longer in the model, so no checkpoint can hold both; an adapter "
+                "that trains the embedding alone (modules_to_save) can't be merged into a model with a tied head"
+            )

@@ -7,7 +7,10 @@ from vocabpress.hf.linears import LinearOutcome
 
 @dataclass(frozen=True)
 class Report:
-    """What a compression did and what it cost. Sizes are bytes of saved tensors and files."""
+    """What a compression did and what it cost. Sizes are bytes of saved tensors and files.
+
+    `body` names what the body is quantised with, in the same step or before.
+    """
 
     source_name: str
     output: str
@@ -34,3 +37,4 @@ class Report:
     weighted_mean_cosine: float | None
     linears: list[LinearOutcome]
     seconds: float
+    body: str | None = None

@@ -22,8 +22,9 @@ from transformers.quantizers.base import HfQuantizer
 from vocabpress.budget import DTYPES
 from vocabpress.embeddings import CompressedEmbedding, build
 from vocabpress.hf.config import QUANT_METHOD, VocabpressConfig
+from vocabpress.hf.inner import HOOKS, Unquantised, holds, make_quantizer, without_deserialisers
 from vocabpress.hf.linears import compress_linears
-from vocabpress.hf.modules import owned_tables
+from vocabpress.hf.modules import check_readers, owned_tables
 from vocabpress.hf.resize import resize_token_embeddings
 from vocabpress.hf.swap import install, install_linear, uninstall
 from vocabpress.hf.tables import base_prefix, has_input_table, input_table, settle_ties, tied_head
@@ -123,28 +124,58 @@ def compress_input_table(
 
 
 def attach(model: PreTrainedModel, config: VocabpressConfig) -> None:
-    """Mark a model that was compressed in memory, so that `save_pretrained` and `dequantize` know of it."""
-    quantizer = VocabpressQuantizer(config, pre_quantized=True)
-    marks = {"hf_quantizer": quantizer, "is_quantized": True, "quantization_method": QUANT_METHOD}
-    for name, value in marks.items():  # what `from_pretrained` sets
-        setattr(model, name, value)
-    quantizer.postprocess_model(model)
+    """Mark a model that was compressed in memory, so that `save_pretrained` and `dequantize` know of it.
+
+    A model whose body is quantised keeps its quantizer: ours asks it, and ``config`` gets its config as ``inner``.
+    """
+    body: HfQuantizer | None = getattr(model, "hf_quantizer", None)
+    config.inner = None if body is None else body.quantization_config.to_dict()
+    quantizer = VocabpressQuantizer(config, pre_quantized=True, inner=body)
+    if body is None:
+        marks = {"is_quantized": True, "quantization_method": QUANT_METHOD}
+        for name, value in marks.items():  # what `from_pretrained` sets
+            setattr(model, name, value)
+        quantizer.inner.postprocess_model(model)
+    setattr(model, "hf_quantizer", quantizer)  # noqa: B010
+    quantizer.settle(model)
 
 
 class VocabpressQuantizer(HfQuantizer):
-    """Builds the compressed modules before a checkpoint loads, and names their tensors when it is saved."""
+    """Builds the compressed modules before a checkpoint loads, and names their tensors when it is saved.
+
+    Args:
+        quantization_config: Of the checkpoint, or of what is to be done at load.
+        inner: The quantizer of the body, where it has done its work already; None makes the one that the config names.
+        kwargs: ``pre_quantized``, as transformers passes it.
+    """
 
     requires_calibration = False
     quantization_config: VocabpressConfig
 
-    def __init__(self, quantization_config: VocabpressConfig, **kwargs: Any) -> None:
+    def __init__(self, quantization_config: VocabpressConfig, inner: HfQuantizer | None = None, **kwargs: Any) -> None:
         super().__init__(quantization_config, **kwargs)
         self._renamings: dict[str, str] = {}  # key in the file -> key in the model, both relative to the base model
+        self._tied = False  # as the model's config said when its tables were in
         self._dtype: torch.dtype | None = None  # of the model, while it is loaded from a compressed checkpoint
+        named = quantization_config.inner
+        if inner is None and named is not None:
+            inner = make_quantizer(named, self.pre_quantized)
+        self._entrust(inner or Unquantised(quantization_config, pre_quantized=self.pre_quantized))
+
+    def _entrust(self, inner: HfQuantizer) -> None:
+        """Let a quantizer answer for the body. The table has no part that any of these hooks is meant for."""
+        self.inner = inner
+        for hook in HOOKS:
+            if hasattr(inner, hook):
+                setattr(self, hook, getattr(inner, hook))
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
-        if not self.pre_quantized:
-            return
+        if self.pre_quantized:
+            self._place(model)
+        # After the tables are in: what stands there now is no `nn.Linear` or `nn.Embedding`, so nothing quantises it.
+        self.inner.preprocess_model(model, **kwargs)
+
+    def _place(self, model: PreTrainedModel) -> None:
         self._dtype = torch.get_default_dtype()  # transformers builds the model under its own dtype
         config = self.quantization_config
         separate = [f"{prefix}{name}" for name in config.separate for prefix in {"", base_prefix(model)}]
@@ -161,13 +192,22 @@ class VocabpressQuantizer(HfQuantizer):
     def update_weight_conversions(
         self, weight_conversions: list[WeightTransform], model: PreTrainedModel | None = None
     ) -> list[WeightTransform]:
-        """Add the renaming of each table's anchor. Older versions of transformers don't pass the model."""
+        """Add the renaming of each table's anchor, and the body's. Older versions of transformers pass no model."""
         # The pattern is searched for in the key, so that the base model's prefix may come before it.
         renamings = [WeightRenaming(rf"(?<!\w){key}", target) for key, target in self._renamings.items()]
-        return [*without_converters(weight_conversions, self.quantization_config.tables), *renamings]
+        kept = without_converters(weight_conversions, self.quantization_config.tables)
+        rest: Any = () if model is None else (model,)
+        return [*self.inner.update_weight_conversions(kept, *rest), *renamings]
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
         config = self.quantization_config
+        self.inner.postprocess_model(model, **kwargs)
+        if getattr(self.inner.quantization_config, "dequantize", False):  # transformers has unpacked the body
+            config.inner = None
+            self._entrust(Unquantised(config))
+            self.inner.preprocess_model(model)
+            self.inner.postprocess_model(model)
+        setattr(model, "hf_quantizer", self)  # noqa: B010
         if not self.pre_quantized and not config.tables:
             compress_linears(model, config)
             compress_input_table(model, config)
@@ -175,44 +215,65 @@ class VocabpressQuantizer(HfQuantizer):
             for table in owned_tables(model).values():
                 for parameter in table.parameters():  # some versions leave renamed tensors in the dtype of the file
                     parameter.data = parameter.data.to(self._dtype)
-        vars(model)[resize_token_embeddings.__name__] = MethodType(resize_token_embeddings, model)
+        self.settle(model)
         return model
+
+    def settle(self, model: PreTrainedModel) -> None:
+        """Let a model whose tables are in save them, and grow them."""
+        config: Any = model.config
+        config.quantization_config = self.quantization_config
+        self._tied = bool(getattr(config, "tie_word_embeddings", False))
+        without_deserialisers(model)
+        vars(model)[resize_token_embeddings.__name__] = MethodType(resize_token_embeddings, model)
 
     def get_state_dict_and_metadata(  # pyright: ignore[reportIncompatibleMethodOverride]: the base returns None
         self, model: PreTrainedModel
     ) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """The tensors as they are stored: each in its form's own dtype, the anchor under the original key."""
-        state = model.state_dict()
+        """The tensors as they are stored: each in its form's own dtype, the anchor under the original key.
+
+        Raises:
+            ValueError: If a tied head and its embedding no longer read the same table.
+        """
+        check_readers(model)
+        if self._tied:  # PEFT compares addresses of dense weights when it merges, and takes ours for untied
+            model.config.tie_word_embeddings = True
+        if self.quantization_config.inner is not None:  # what is said of a body changes where its first run unpacks it
+            self.quantization_config.inner = self.inner.quantization_config.to_dict()
+        body, metadata = self.inner.get_state_dict_and_metadata(model)
+        state: dict[str, Tensor] = model.state_dict() if body is None else body
         for name, table in owned_tables(model).items():
             key = anchor(table)
             for part, tensor in table.stored_tensors().items():
                 del state[f"{name}.table.{part}"]
                 state[f"{name}.weight" if part == key else f"{name}.table.{part}"] = tensor
-        return state, {"vocabpress_format_version": str(self.quantization_config.format_version)}
+        return state, {**metadata, "vocabpress_format_version": str(self.quantization_config.format_version)}
 
     def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | str | None = None) -> PreTrainedModel:
         # A save leaves config.dtype as text, which transformers passes on here.
-        uninstall(model, DTYPES[dtype] if isinstance(dtype, str) else dtype or model.dtype)
+        wanted = DTYPES[dtype] if isinstance(dtype, str) else dtype or model.dtype
+        if self.quantization_config.inner is not None:
+            self.inner._dequantize(model, dtype=wanted)
+        uninstall(model, wanted)
         return model
 
     def is_serializable(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Saving works."""
-        return True
+        """Whether the body can be saved; the table can."""
+        return holds(self.inner.is_serializable)
 
     @property
     def is_trainable(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride, reportIncompatibleMethodOverride]
-        """Adapters train on top."""
-        return True
+        """Whether adapters train on top of the body; of the table they do."""
+        return holds(self.inner.is_trainable)
 
     @property
     def is_qat_trainable(self) -> bool:
-        """The continuous parts train; the codes stay."""
-        return True
+        """Whether the body trains; of the table the continuous parts do, the codes stay."""
+        return holds(self.inner.is_qat_trainable)
 
     @property
     def is_compileable(self) -> bool:
-        """No shape depends on data."""
-        return True
+        """Whether the body compiles; of the table no shape depends on data."""
+        return holds(self.inner.is_compileable)
 
 
 if QUANT_METHOD not in AUTO_QUANTIZER_MAPPING:  # a second import of the module must not register twice

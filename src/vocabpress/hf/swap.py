@@ -7,6 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from vocabpress.embeddings import CompressedEmbedding
+from vocabpress.hf.inner import is_quantised
 from vocabpress.hf.modules import ADDITIONS, CompressedLinear, TiedHead, TokenEmbedding
 from vocabpress.hf.tables import tied_modules
 
@@ -56,6 +57,10 @@ def check_linear(model: PreTrainedModel, name: str) -> nn.Linear:
         raise ValueError(
             f"{name} is a {type(module).__name__}; only plain linear maps (nn.Linear) of an original checkpoint are "
             "stored as Kronecker products so far, so leave its kind out"
+        )
+    if is_quantised(module.weight):
+        raise ValueError(
+            f"{name} is quantised; a Kronecker product is made of the original's numbers, so leave one out"
         )
     if _without(model.all_tied_weights_keys, {f"{name}.weight"}) != model.all_tied_weights_keys:
         raise ValueError(f"{name} shares its weight with another module, so leave its kind out")

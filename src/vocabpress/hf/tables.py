@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from vocabpress.budget import dtype_name
+from vocabpress.hf.inner import is_quantised, stored_bytes
 from vocabpress.hf.modules import TokenEmbedding
 
 
@@ -34,7 +35,7 @@ class TableInfo:
 
 def parameter_bytes(model: nn.Module) -> int:
     """Bytes of all parameters, each counted once."""
-    return sum(parameter.numel() * parameter.itemsize for parameter in model.parameters())
+    return sum(stored_bytes(parameter) for parameter in model.parameters())
 
 
 def module_name(model: nn.Module, wanted: nn.Module) -> str:
@@ -121,12 +122,16 @@ def input_table(model: PreTrainedModel) -> tuple[str, nn.Parameter]:
     """Name and numbers, (V, d), of a token embedding that is not compressed yet.
 
     Raises:
-        ValueError: If the model has no token embedding, or it is compressed already.
+        ValueError: If the model has no token embedding, or it is compressed or quantised already.
     """
     name = input_table_name(model)
     weight = model.get_submodule(name).weight
     if not isinstance(weight, nn.Parameter):
         raise ValueError(f"the table {name} is compressed already; start from the original checkpoint")
+    if is_quantised(weight):
+        raise ValueError(
+            f"the table {name} is quantised itself; quantise linear maps alone, or start from the original"
+        )
     return name, weight
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from vocabpress.hf.inner import is_quantised
 from vocabpress.recover.objective import Batch, terms, trace
 from vocabpress.recover.settings import Recovery, RecoveryReport
 from vocabpress.recover.text import Sequences, batch_plan
@@ -222,7 +223,8 @@ class Run:
         """Write a checkpoint whole, give it its name, then drop the older ones."""
         place = self.work / f"step-{step}"
         fresh = place.with_suffix(".new")
-        self.accelerator.save_state(str(fresh))
+        codes = any(is_quantised(parameter) for parameter in self.student.parameters())
+        self.accelerator.save_state(str(fresh), safe_serialization=not codes)  # tensors of several parts are pickled
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             fresh.rename(place)

@@ -13,6 +13,7 @@ from vocabpress.embeddings import CompressedEmbedding
 from vocabpress.evaluate.finetuned.training import Headed, padded, quiet
 from vocabpress.hf.checkpoint import copy_companions, named_class, open_model, open_tokenizer
 from vocabpress.hf.compress import save
+from vocabpress.hf.inner import is_quantised
 from vocabpress.hf.modules import TokenEmbedding, owned_tables
 from vocabpress.hf.tables import input_table_name
 from vocabpress.recover.lesson import Source
@@ -113,6 +114,8 @@ def open_pair(folder: Path, original: Path, settings: Recovery, source: Source) 
     student = _open_student(folder, loader, teacher)
     if not isinstance(student.get_submodule(input_table_name(student)), TokenEmbedding):
         raise ValueError(f"{folder} is not compressed; run vocabpress compress first")
+    if settings.mode == "model" and any(is_quantised(parameter) for parameter in student.parameters()):
+        raise ValueError(f"the body of {folder} is quantised, and its codes don't train; train the table alone")
     tokenizer = open_tokenizer(folder)
     table: Any = teacher.get_submodule(input_table_name(teacher))
     shape, theirs = tuple(table.weight.shape), (_table(student).num_embeddings, _table(student).embedding_dim)
