@@ -22,6 +22,7 @@ from transformers.quantizers.base import HfQuantizer
 from vocabpress.budget import DTYPES
 from vocabpress.embeddings import CompressedEmbedding, build
 from vocabpress.hf.config import QUANT_METHOD, VocabpressConfig
+from vocabpress.hf.devices import keep_in_memory
 from vocabpress.hf.linears import compress_linears
 from vocabpress.hf.modules import owned_tables
 from vocabpress.hf.resize import resize_token_embeddings
@@ -173,6 +174,7 @@ class VocabpressQuantizer(HfQuantizer):
             compress_input_table(model, config)
         elif self._dtype is not None:
             for table in owned_tables(model).values():
+                keep_in_memory(table)
                 for parameter in table.parameters():  # some versions leave renamed tensors in the dtype of the file
                     parameter.data = parameter.data.to(self._dtype)
         vars(model)[resize_token_embeddings.__name__] = MethodType(resize_token_embeddings, model)
