@@ -171,7 +171,7 @@ def _told_in_a_line(folder: Path) -> Iterator[None]:
         if "trust_remote_code" in str(error):
             raise ValueError(
                 f"{folder} needs code that lies beside its weights; read it, then allow it (trust_remote_code=True, or "
-                "--trust-remote-code of vocabpress compress)"
+                "--trust-remote-code of vocabpress compress and inspect)"
             ) from None
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"transformers can't load {folder}: {reason}") from None

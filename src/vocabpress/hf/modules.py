@@ -160,7 +160,9 @@ class CompressedLinear(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """``hidden @ weight.T + bias``, shape (*hidden.shape[:-1], out_features); the weight is never built."""
         outputs = read_where_it_lies(self.table, self.table.logits, hidden)
-        return outputs if self.bias is None else outputs + self.bias.to(outputs.dtype)  # which autocast may have lowered
+        return (
+            outputs if self.bias is None else outputs + self.bias.to(outputs.dtype)
+        )  # which autocast may have lowered
 
     @property
     def weight(self) -> Tensor:

@@ -27,12 +27,14 @@ from vocabpress.hf.linears import compress_linears
 from vocabpress.hf.modules import owned_tables
 from vocabpress.hf.resize import resize_token_embeddings
 from vocabpress.hf.swap import install, install_linear, uninstall
-from vocabpress.hf.tables import base_prefix, has_input_table, input_table, settle_ties, tied_head
+from vocabpress.hf.tables import base_prefix, has_input_table, input_table, settle_ties, text_config, tied_head
 from vocabpress.methods import TCQ, FastScan, Method, method_name, method_settings
 
 
 def resolve(model: PreTrainedModel, name: str) -> str | None:
     """The full name in this model of a module named relative to the base model; None in a model without token table.
+
+    In the text part of a model of several, loaded from a checkpoint of the whole, names are shorter by a prefix.
 
     Raises:
         ValueError: If the model has a token table, but no such module.
@@ -43,6 +45,11 @@ def resolve(model: PreTrainedModel, name: str) -> str | None:
         if candidate in names:
             return candidate
     if has_input_table(model):
+        parts = name.split(".")
+        shorter = [".".join(parts[dropped:]) for dropped in range(1, len(parts))]
+        for candidate in shorter:
+            if candidate in names:
+                return candidate
         raise ValueError(f"the checkpoint's compressed {name!r} is not a module of {type(model).__name__}")
     return None  # such as the vision part of CLIP, loaded from a checkpoint of the whole
 
@@ -157,7 +164,8 @@ class VocabpressQuantizer(HfQuantizer):
                 put(model, place, table)
                 key = anchor(table)
                 if key is not None:
-                    self._renamings[f"{name}.weight"] = f"{name}.table.{key}"
+                    known = name if place.endswith(name) else place  # which checkpoint keys end in
+                    self._renamings[f"{known}.weight"] = f"{known}.table.{key}"
 
     def update_weight_conversions(
         self, weight_conversions: list[WeightTransform], model: PreTrainedModel | None = None
@@ -173,12 +181,20 @@ class VocabpressQuantizer(HfQuantizer):
             compress_linears(model, config)
             compress_input_table(model, config)
         elif self._dtype is not None:
-            for table in owned_tables(model).values():
+            for name, table in owned_tables(model).items():
+                _check_read(name, table, model)
                 keep_in_memory(table)
                 for parameter in table.parameters():  # some versions leave renamed tensors in the dtype of the file
                     parameter.data = parameter.data.to(self._dtype)
         vars(model)[resize_token_embeddings.__name__] = MethodType(resize_token_embeddings, model)
+        self._tell_the_text_part(model)
         return model
+
+    def _tell_the_text_part(self, model: PreTrainedModel) -> None:
+        """The text part of a model can be loaded alone, by its own class and config: that must say the layout, too."""
+        part = text_config(model)
+        if part is not None and part is not model.config:
+            part.quantization_config = self.quantization_config
 
     def get_state_dict_and_metadata(  # pyright: ignore[reportIncompatibleMethodOverride]: the base returns None
         self, model: PreTrainedModel
@@ -195,6 +211,9 @@ class VocabpressQuantizer(HfQuantizer):
     def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | str | None = None) -> PreTrainedModel:
         # A save leaves config.dtype as text, which transformers passes on here.
         uninstall(model, DTYPES[dtype] if isinstance(dtype, str) else dtype or model.dtype)
+        part = text_config(model)
+        if part is not None and part is not model.config:
+            vars(part).pop("quantization_config", None)
         return model
 
     def is_serializable(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -215,6 +234,16 @@ class VocabpressQuantizer(HfQuantizer):
     def is_compileable(self) -> bool:
         """No shape depends on data."""
         return True
+
+
+def _check_read(name: str, table: CompressedEmbedding, model: PreTrainedModel) -> None:
+    """See that a table got its numbers: transformers only warns of missing keys, and would go on with random memory."""
+    tensors = (*table.parameters(), *table.buffers())
+    if not any(tensor.is_meta or getattr(tensor, "_is_hf_initialized", False) for tensor in tensors):
+        raise ValueError(
+            f"the checkpoint has no numbers for {name} of {type(model).__name__} under a name that fits; load it with "
+            "the class that its config names"
+        )
 
 
 if QUANT_METHOD not in AUTO_QUANTIZER_MAPPING:  # a second import of the module must not register twice
