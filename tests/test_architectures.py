@@ -215,6 +215,7 @@ def test_code_beside_the_weights_runs_only_if_asked_for(tmp_path, monkeypatch, c
     with pytest.raises(ValueError, match="needs code that lies beside its weights; read it, then allow it"):
         compress(source, tmp_path / "no", method=SVD(), budget=Budget.ratio(6))
     assert not (tmp_path / "no").exists()
+    capsys.readouterr()
     code, _, err = run(capsys, "inspect", source)
     assert (code, len(err.strip().splitlines())) == (2, 1)
     assert "--trust-remote-code of vocabpress compress and inspect" in err

@@ -14,6 +14,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 
+from vocabpress.hf.static import as_checkpoint, is_static
 from vocabpress.hf.tables import input_table_name
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".ot", ".gguf", ".tflite")
@@ -22,6 +23,8 @@ NOT_COPIED = {"config.json", "README.md", ".gitattributes", "model.safetensors.i
 
 def find_folder(model: str | Path) -> Path:
     """The folder of a model: itself, or the snapshot of a hub id, downloaded where it is not cached.
+
+    A `StaticEmbedding` of sentence-transformers is made a checkpoint of transformers, in a temporary folder.
 
     Raises:
         ValueError: If there is no such model, or its folder has no config or no weights.
@@ -38,6 +41,8 @@ def find_folder(model: str | Path) -> Path:
                 f"no such model: {str(model)!r} is neither a folder here nor a model that the hub, or its local cache, "
                 "gives; check the spelling, or download it first and give the folder"
             ) from None
+    if is_static(folder):
+        return as_checkpoint(folder)
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         raise ValueError(f"{model} is an adapter, not a model; merge it into its base (peft's merge_and_unload) first")
     if not (folder / "config.json").is_file():
