@@ -1,6 +1,7 @@
 """The table of any model as a model of its own."""
 
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 from torch import nn
@@ -32,7 +33,7 @@ def static_embedding(model: str | Path, output: str | Path) -> None:
         raise ValueError(f"{model} has no tokenizer.json; save its tokenizer as a fast one first")
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     loaded = open_model(folder, whole=False)
-    owner = loaded.get_submodule(input_table_name(loaded))
+    owner: Any = loaded.get_submodule(input_table_name(loaded))
     static = empty(owner.num_embeddings, owner.embedding_dim)
     if isinstance(owner, TokenEmbedding):
         install(static, "embeddings", owner.table)
