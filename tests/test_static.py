@@ -101,6 +101,21 @@ def test_the_command_line_takes_the_folder_of_a_static_embedding(tmp_path, capsy
     assert (code, json.loads(out.splitlines()[-1])["tables"][0]["share"]) == (0, 1.0)
 
 
+def test_a_static_embedding_is_recovered_and_trimmed_like_any_model(tmp_path, capsys):
+    original = static(tmp_path / "source")
+    lines = [f"w{i} w{i + 3} w{i + 7}" for i in range(5, 105)]
+    (tmp_path / "text.txt").write_text("\n".join(lines * 30), encoding="utf-8")
+    text = ("--text", tmp_path / "text.txt")
+    assert run(capsys, "compress", tmp_path / "source", "-o", tmp_path / "small", "--method", "svd")[0] == 0
+    options = ("--teacher", tmp_path / "source", "--steps", 3, "-o", tmp_path / "recovered")
+    assert run(capsys, "recover", tmp_path / "small", *text, *options)[0] == 0
+    assert opened(tmp_path / "recovered").encode(TEXTS).shape == (len(TEXTS), 32)
+    assert run(capsys, "trim", tmp_path / "source", *text, "-o", tmp_path / "trimmed")[0] == 0
+    trimmed = opened(tmp_path / "trimmed")
+    assert table_of(trimmed).num_embeddings < tiny.VOCAB
+    torch.testing.assert_close(trimmed.encode(TEXTS[:1]), original.encode(TEXTS[:1]))
+
+
 def test_what_can_not_be_a_static_embedding_is_refused_in_one_line(tmp_path, capsys):
     static(tmp_path / "source")
     (tmp_path / "source" / "model.safetensors").write_bytes(b"broken")

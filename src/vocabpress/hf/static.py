@@ -58,7 +58,8 @@ class StaticModel(PreTrainedModel):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **_: Any) -> BaseModelOutput:
         """Rows of tokens, shape (*input_ids.shape, hidden_size); the mask is for the pooling that follows."""
-        return BaseModelOutput(last_hidden_state=self.embeddings(input_ids.long()))  # no tokens at all come as floats
+        rows = self.embeddings(input_ids.long())  # no tokens at all come as floats
+        return BaseModelOutput(last_hidden_state=rows, hidden_states=(rows,))
 
 
 AutoConfig.register(MODEL_TYPE, StaticConfig, exist_ok=True)
