@@ -23,6 +23,7 @@ from transformers.models.inkling.modeling_inkling import InklingNormedEmbedding
 from transformers.models.t5gemma2.modeling_t5gemma2 import T5Gemma2TextScaledWordEmbedding
 
 import tiny
+from command import run
 from vocabpress import SVD, Budget, VocabpressConfig, compress, find_tables
 from vocabpress.hf.modules import TokenEmbedding
 from vocabpress.hf.quantizer import attach, compress_input_table
@@ -201,7 +202,7 @@ class OwnForCausalLM(LlamaForCausalLM):
 """
 
 
-def test_code_beside_the_weights_runs_only_if_asked_for(tmp_path, monkeypatch):
+def test_code_beside_the_weights_runs_only_if_asked_for(tmp_path, monkeypatch, capsys):
     source = tmp_path / "source"
     tiny.make("llama").save_pretrained(source)
     (source / "modeling_own.py").write_text(CODE, encoding="utf-8")
@@ -214,6 +215,12 @@ def test_code_beside_the_weights_runs_only_if_asked_for(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="needs code that lies beside its weights; read it, then allow it"):
         compress(source, tmp_path / "no", method=SVD(), budget=Budget.ratio(6))
     assert not (tmp_path / "no").exists()
+    capsys.readouterr()
+    code, _, err = run(capsys, "inspect", source)
+    assert (code, len(err.strip().splitlines())) == (2, 1)
+    assert "--trust-remote-code of vocabpress compress and inspect" in err
+    code, out, _ = run(capsys, "inspect", source, "--trust-remote-code", "--json")
+    assert (code, json.loads(out.splitlines()[-1])["architecture"]) == (0, "OwnForCausalLM")
     report = compress(source, tmp_path / "out", method=SVD(), budget=Budget.ratio(6), trust_remote_code=True)
     assert report.architecture == "OwnForCausalLM"
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", trust_remote_code=True)

@@ -7,6 +7,7 @@ from vocabpress.budget import Budget
 from vocabpress.embeddings import EMBEDDINGS, CompressedEmbedding, build
 from vocabpress.hf.compress import compress
 from vocabpress.hf.config import VocabpressConfig
+from vocabpress.hf.extract import static_embedding
 from vocabpress.hf.importance import Sensitivity
 from vocabpress.hf.outcome import Report
 from vocabpress.hf.presets import PRESETS, preset
@@ -65,4 +66,5 @@ __all__ = [
     "find_tables",
     "make_method",
     "preset",
+    "static_embedding",
 ]

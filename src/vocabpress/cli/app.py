@@ -12,6 +12,7 @@ from transformers.utils import logging as transformers_logging
 
 from vocabpress.cli.compress import compress, inspect
 from vocabpress.cli.evaluate import evaluate
+from vocabpress.cli.execute import execute
 from vocabpress.cli.export import export
 from vocabpress.cli.gates import gates
 from vocabpress.cli.metric import metric
@@ -36,6 +37,8 @@ app = typer.Typer(
 
 for command in (inspect, trim, gates, metric, compress, evaluate, recover, export, sweep, report):
     app.command()(command)
+# What follows the program's name is for the program.
+app.command("exec", context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True})(execute)
 
 
 @contextmanager

@@ -8,7 +8,15 @@ from typing import Annotated, Any
 import typer
 
 from vocabpress.budget import Budget
-from vocabpress.cli.options import JsonOption, ModelArgument, SettingsOption, TextOption, parse_settings, print_json
+from vocabpress.cli.options import (
+    JsonOption,
+    ModelArgument,
+    SettingsOption,
+    TextOption,
+    TrustOption,
+    parse_settings,
+    print_json,
+)
 from vocabpress.hf.compress import compress as compress_checkpoint
 from vocabpress.hf.importance import Sensitivity
 from vocabpress.hf.inner import BODIES
@@ -25,6 +33,7 @@ def inspect(
     text: TextOption = None,
     plot: Annotated[Path | None, typer.Option(help="Write the spectrum as a PNG to this file.")] = None,
     save_counts: Annotated[Path | None, typer.Option(help="Write the counts of --text, for compress --counts.")] = None,
+    trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show the vocabulary tables of a model, their spectrum, and what each method would store of them."""
@@ -34,7 +43,7 @@ def inspect(
             raise ValueError(f"{model} is compressed already; --text, --plot and --save-counts need the original")
         print_compressed(found)
     else:
-        found = inspect_checkpoint(model, text or (), save_counts, progress=True)
+        found = inspect_checkpoint(model, text or (), save_counts, progress=True, trust_remote_code=trust_remote_code)
         if plot is not None:
             plot_spectrum(found, plot)
         print_inspection(found)
@@ -94,9 +103,7 @@ def compress(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
     device: Annotated[str, typer.Option(help="Where to fit: cpu, cuda, cuda:1.")] = "cpu",
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that lies beside the weights, if the model needs it.")
-    ] = False,
+    trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compress the token table of a model, and write a checkpoint that from_pretrained loads."""

@@ -25,6 +25,9 @@ LessonData = Annotated[
 SettingsOption = Annotated[
     list[str] | None, typer.Option("--set", help="field=value of the method or task; may be repeated.")
 ]
+TrustOption = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run code that lies beside the weights, if the model needs it.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 
 

@@ -17,6 +17,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from vocabpress.hf.config import QUANT_METHOD
 from vocabpress.hf.inner import check_quantised, method_of
+from vocabpress.hf.static import as_checkpoint, is_static
 from vocabpress.hf.tables import input_table_name
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".ot", ".gguf", ".tflite")
@@ -25,6 +26,8 @@ NOT_COPIED = {"config.json", "README.md", ".gitattributes", "model.safetensors.i
 
 def find_folder(model: str | Path) -> Path:
     """The folder of a model: itself, or the snapshot of a hub id, downloaded where it is not cached.
+
+    A `StaticEmbedding` of sentence-transformers is made a checkpoint of transformers, in a temporary folder.
 
     Raises:
         ValueError: If there is no such model, or its folder has no config or no weights.
@@ -41,6 +44,8 @@ def find_folder(model: str | Path) -> Path:
                 f"no such model: {str(model)!r} is neither a folder here nor a model that the hub, or its local cache, "
                 "gives; check the spelling, or download it first and give the folder"
             ) from None
+    if is_static(folder):
+        return as_checkpoint(folder)
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         raise ValueError(f"{model} is an adapter, not a model; merge it into its base (peft's merge_and_unload) first")
     if not (folder / "config.json").is_file():
@@ -189,7 +194,7 @@ def _told_in_a_line(folder: Path) -> Iterator[None]:
         if "trust_remote_code" in str(error):
             raise ValueError(
                 f"{folder} needs code that lies beside its weights; read it, then allow it (trust_remote_code=True, or "
-                "--trust-remote-code of vocabpress compress)"
+                "--trust-remote-code of vocabpress compress and inspect)"
             ) from None
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"transformers can't load {folder}: {reason}") from None

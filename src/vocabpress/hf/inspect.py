@@ -121,6 +121,7 @@ def inspect(
     text: Sequence[str | Path] = (),
     save_counts_to: str | Path | None = None,
     progress: bool = False,
+    trust_remote_code: bool = False,
 ) -> Inspection:
     """Look at a checkpoint.
 
@@ -129,12 +130,13 @@ def inspect(
         text: UTF-8 text files, for the skew.
         save_counts_to: Write the text's token counts there, for `compress`; nothing else is written.
         progress: Whether to draw a progress bar over the text on stderr.
+        trust_remote_code: Whether code beside the weights may run, where transformers does not know the model.
 
     Raises:
         ValueError: As `compress`.
     """
     folder = find_folder(model)
-    loaded = load_model(folder, quantised=True)
+    loaded = load_model(folder, trust_remote_code, quantised=True)
     tables = find_tables(loaded)
     table = input_table(loaded)[1].detach().float()
     values = singular_values(table)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from vocabpress.embeddings import CompressedEmbedding
+from vocabpress.hf.devices import dense, read_where_it_lies
 
 ADDITIONS = ("embed_norm", "additional_embedding", "eoi_embedding")
 """What embeddings of transformers have besides their weight: a norm of the rows (Inkling, Muse Spark), rows for more
@@ -73,10 +74,10 @@ class TokenEmbedding(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Rows, scaled and normed; shape (*ids.shape, embedding_dim)."""
         if self.additional_embedding is None:
-            rows = self.table.lookup(ids)
+            rows = self._rows(ids)
         else:
             more = ids >= self.num_embeddings
-            rows = self.table.lookup(ids.masked_fill(more, 0))
+            rows = self._rows(ids.masked_fill(more, 0))
             added = self.additional_embedding((ids - self.num_embeddings).clamp(min=0))
             rows = torch.where(more[..., None], added, rows)
         if self.scale is not None and self.rounds_scale:
@@ -87,10 +88,21 @@ class TokenEmbedding(nn.Module):
             rows = torch.where((ids == self.eoi_token_index)[..., None], self.eoi_embedding.to(rows.dtype), rows)
         return rows if self.embed_norm is None else self.embed_norm(rows)
 
+    def _rows(self, ids: Tensor) -> Tensor:
+        """Rows in the table's own dtype, under autocast, too: a lookup in a dense table is not rounded there either."""
+        kind = self.table.device.type
+        if kind == "meta" or not torch.is_autocast_enabled(kind):  # there is no autocast on the meta device
+            return read_where_it_lies(self.table, self.table.lookup, ids)
+        with torch.autocast(kind, enabled=False):
+            return read_where_it_lies(self.table, self.table.lookup, ids)
+
     @property
     def weight(self) -> Tensor:
-        """The dense table, unscaled as in the original; rebuilt at every access."""
-        return self.table.dense()
+        """The dense table, unscaled as in the original; rebuilt at every access.
+
+        It is a reading: gradients pass through it to the table's parameters, but what is written into it is lost.
+        """
+        return dense(self.table)
 
     @property
     def embed_scale(self) -> float | Tensor | None:
@@ -147,13 +159,15 @@ class CompressedLinear(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """``hidden @ weight.T + bias``, shape (*hidden.shape[:-1], out_features); the weight is never built."""
-        outputs = self.table.logits(hidden)
-        return outputs if self.bias is None else outputs + self.bias
+        outputs = read_where_it_lies(self.table, self.table.logits, hidden)
+        return (
+            outputs if self.bias is None else outputs + self.bias.to(outputs.dtype)
+        )  # which autocast may have lowered
 
     @property
     def weight(self) -> Tensor:
         """The dense weight; rebuilt at every access."""
-        return self.table.dense()
+        return dense(self.table)
 
     def extra_repr(self) -> str:
         """Shape, as `nn.Linear` says it."""

@@ -22,17 +22,20 @@ from transformers.quantizers.base import HfQuantizer
 from vocabpress.budget import DTYPES
 from vocabpress.embeddings import CompressedEmbedding, build
 from vocabpress.hf.config import QUANT_METHOD, VocabpressConfig
+from vocabpress.hf.devices import keep_in_memory
 from vocabpress.hf.inner import HOOKS, Unquantised, holds, make_quantizer, without_deserialisers
 from vocabpress.hf.linears import compress_linears
 from vocabpress.hf.modules import check_readers, owned_tables
 from vocabpress.hf.resize import resize_token_embeddings
 from vocabpress.hf.swap import install, install_linear, uninstall
-from vocabpress.hf.tables import base_prefix, has_input_table, input_table, settle_ties, tied_head
+from vocabpress.hf.tables import base_prefix, has_input_table, input_table, settle_ties, text_config, tied_head
 from vocabpress.methods import TCQ, FastScan, Method, method_name, method_settings
 
 
 def resolve(model: PreTrainedModel, name: str) -> str | None:
     """The full name in this model of a module named relative to the base model; None in a model without token table.
+
+    In the text part of a model of several, loaded from a checkpoint of the whole, names are shorter by a prefix.
 
     Raises:
         ValueError: If the model has a token table, but no such module.
@@ -43,6 +46,11 @@ def resolve(model: PreTrainedModel, name: str) -> str | None:
         if candidate in names:
             return candidate
     if has_input_table(model):
+        parts = name.split(".")
+        shorter = [".".join(parts[dropped:]) for dropped in range(1, len(parts))]
+        for candidate in shorter:
+            if candidate in names:
+                return candidate
         raise ValueError(f"the checkpoint's compressed {name!r} is not a module of {type(model).__name__}")
     return None  # such as the vision part of CLIP, loaded from a checkpoint of the whole
 
@@ -187,7 +195,8 @@ class VocabpressQuantizer(HfQuantizer):
                 put(model, place, table)
                 key = anchor(table)
                 if key is not None:
-                    self._renamings[f"{name}.weight"] = f"{name}.table.{key}"
+                    known = name if place.endswith(name) else place  # which checkpoint keys end in
+                    self._renamings[f"{known}.weight"] = f"{known}.table.{key}"
 
     def update_weight_conversions(
         self, weight_conversions: list[WeightTransform], model: PreTrainedModel | None = None
@@ -212,7 +221,9 @@ class VocabpressQuantizer(HfQuantizer):
             compress_linears(model, config)
             compress_input_table(model, config)
         elif self._dtype is not None:
-            for table in owned_tables(model).values():
+            for name, table in owned_tables(model).items():
+                _check_read(name, table, model)
+                keep_in_memory(table)
                 for parameter in table.parameters():  # some versions leave renamed tensors in the dtype of the file
                     parameter.data = parameter.data.to(self._dtype)
         self.settle(model)
@@ -223,6 +234,9 @@ class VocabpressQuantizer(HfQuantizer):
         config: Any = model.config
         config.quantization_config = self.quantization_config
         self._tied = bool(getattr(config, "tie_word_embeddings", False))
+        part = text_config(model)
+        if part is not None and part is not config:  # it can be loaded alone, by its own class and config
+            part.quantization_config = self.quantization_config
         without_deserialisers(model)
         vars(model)[resize_token_embeddings.__name__] = MethodType(resize_token_embeddings, model)
 
@@ -254,6 +268,9 @@ class VocabpressQuantizer(HfQuantizer):
         if self.quantization_config.inner is not None:
             self.inner._dequantize(model, dtype=wanted)
         uninstall(model, wanted)
+        part = text_config(model)
+        if part is not None and part is not model.config:
+            vars(part).pop("quantization_config", None)
         return model
 
     def is_serializable(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -274,6 +291,16 @@ class VocabpressQuantizer(HfQuantizer):
     def is_compileable(self) -> bool:
         """Whether the body compiles; of the table no shape depends on data."""
         return holds(self.inner.is_compileable)
+
+
+def _check_read(name: str, table: CompressedEmbedding, model: PreTrainedModel) -> None:
+    """See that a table got its numbers: transformers only warns of missing keys, and would go on with random memory."""
+    tensors = (*table.parameters(), *table.buffers())
+    if not any(tensor.is_meta or getattr(tensor, "_is_hf_initialized", False) for tensor in tensors):
+        raise ValueError(
+            f"the checkpoint has no numbers for {name} of {type(model).__name__} under a name that fits; load it with "
+            "the class that its config names"
+        )
 
 
 if QUANT_METHOD not in AUTO_QUANTIZER_MAPPING:  # a second import of the module must not register twice

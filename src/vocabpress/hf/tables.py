@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from vocabpress.budget import dtype_name
 from vocabpress.hf.inner import is_quantised, stored_bytes
@@ -109,13 +109,17 @@ def _input_embeddings(model: PreTrainedModel) -> list[nn.Module]:
     return [table for table in fitting if id(table) in inputs] or fitting
 
 
+def text_config(model: PreTrainedModel) -> PreTrainedConfig | None:
+    """The config of a model's text part, that of the model where it has no parts; None where it has several of them."""
+    try:
+        return model.config.get_text_config()
+    except ValueError:
+        return None
+
+
 def _vocabulary(model: PreTrainedModel) -> int | None:
     """Tokens of the text part of a model; None where the config names none."""
-    try:
-        config = model.config.get_text_config()
-    except ValueError:  # several
-        return None
-    return getattr(config, "vocab_size", None)
+    return getattr(text_config(model), "vocab_size", None)
 
 
 def input_table(model: PreTrainedModel) -> tuple[str, nn.Parameter]:

@@ -269,7 +269,8 @@ class _Learning:
             aim = trace(self.model, batch, logits=False)
         with self.gated.reading(rows):
             found = trace(self.model, batch, logits=False)
-        return terms(found, aim, batch["attention_mask"])["hidden"], int(batch["attention_mask"].sum())
+        errors = terms(found, aim, batch["attention_mask"])
+        return errors.get("hidden", errors["embedding"]), int(batch["attention_mask"].sum())
 
     @torch.no_grad()
     def _judge(self) -> float:

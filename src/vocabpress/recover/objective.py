@@ -63,7 +63,9 @@ def terms(student: Traces, teacher: Traces, mask: Tensor, normalised: bool = Tru
     tokens = mask.bool()[..., None]
     errors = _Errors(normalised)
     layers = [errors.of(s, t, tokens) for s, t in zip(student.states, teacher.states, strict=True)]
-    found = {"embedding": layers[0], "hidden": errors.together(layers[1:])}
+    found = {"embedding": layers[0]}
+    if len(layers) > 1:  # a static embedding has none after its table
+        found["hidden"] = errors.together(layers[1:])
     if teacher.heard.scores:
         pairs = zip(student.heard.scores, teacher.heard.scores, strict=True)
         found["attention"] = errors.together([errors.of(s, t, _counted(t, c, mask)) for (s, _), (t, c) in pairs])

@@ -1,0 +1,43 @@
+"""`vocabpress exec`: other programs, in which compressed checkpoints load."""
+
+import runpy
+import sys
+import traceback
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ProgramArgument = Annotated[
+    str, typer.Argument(help="An installed command such as lm_eval or mteb, a module, or a .py file.")
+]
+RestArgument = Annotated[list[str] | None, typer.Argument(help="Its arguments, as they are.")]
+
+
+def execute(program: ProgramArgument, arguments: RestArgument = None) -> None:
+    """Run a Python program in which transformers reads compressed checkpoints, as after `import vocabpress`."""
+    commands = entry_points(group="console_scripts", name=program)
+    is_file = program.endswith(".py")
+    if not commands and not (Path(program).is_file() if is_file else _is_module(program)):
+        raise ValueError(f"no Python program {program!r}: neither an installed command, nor a module, nor a .py file")
+    sys.argv = [program, *(arguments or [])]
+    try:
+        if commands:
+            sys.exit(next(iter(commands)).load()())
+        elif is_file:
+            sys.path.insert(0, str(Path(program).absolute().parent))
+            runpy.run_path(program, run_name="__main__")
+        else:
+            runpy.run_module(program, run_name="__main__", alter_sys=True)
+    except Exception:  # the program's own, told as Python tells it
+        traceback.print_exc()
+        raise typer.Exit(1) from None
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False

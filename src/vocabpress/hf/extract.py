@@ -1,0 +1,46 @@
+"""The table of any model as a model of its own."""
+
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+from torch import nn
+
+from vocabpress.hf.checkpoint import check_output, find_folder, open_model, written_at_once
+from vocabpress.hf.compress import save
+from vocabpress.hf.config import VocabpressConfig
+from vocabpress.hf.modules import TokenEmbedding
+from vocabpress.hf.quantizer import attach
+from vocabpress.hf.static import empty, write_companions
+from vocabpress.hf.swap import install
+from vocabpress.hf.tables import input_table_name
+
+
+def static_embedding(model: str | Path, output: str | Path) -> None:
+    """Write the token table of a checkpoint, compressed or not, as a static embedding that `SentenceTransformer` loads.
+
+    A sentence is then the mean of its tokens' rows, as with `StaticEmbedding` of sentence-transformers.
+
+    Args:
+        model: A hub id, or a folder with config.json, weights and tokenizer.json.
+        output: A folder that does not exist yet, or is empty.
+
+    Raises:
+        ValueError: If the model can't be read, has no token table or no fast tokenizer; nothing was written then.
+    """
+    target, folder = check_output(output), find_folder(model)
+    if not (folder / "tokenizer.json").is_file():
+        raise ValueError(f"{model} has no tokenizer.json; save its tokenizer as a fast one first")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    loaded = open_model(folder, whole=False)
+    owner: Any = loaded.get_submodule(input_table_name(loaded))
+    static = empty(owner.num_embeddings, owner.embedding_dim)
+    if isinstance(owner, TokenEmbedding):
+        install(static, "embeddings", owner.table)
+        stored = loaded.config.quantization_config
+        attach(static, VocabpressConfig(tables={"embeddings": owner.table.config()}, fitted_by=stored.fitted_by))
+    else:
+        static.embeddings.weight = nn.Parameter(owner.weight.detach())
+    with written_at_once(target) as temporary:
+        save(static, temporary)
+        write_companions(tokenizer, owner.embedding_dim, temporary)

@@ -1,0 +1,169 @@
+"""Static embeddings: a model that is its table alone, as `StaticEmbedding` of sentence-transformers.
+
+Sentence-transformers imports a module's class by name only if it is one of its own, or if remote code is trusted. So a
+static model is stored as what it is without them: a transformers model of one embedding, with mean pooling after it.
+What holds for checkpoints then holds for it. The tokenizer adds no special tokens, as with `StaticEmbedding`.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.modeling_outputs import BaseModelOutput
+
+MODEL_TYPE = "vocabpress_static"
+POOLING = "pooling"  # folder of that module
+UNLIMITED = 10**18  # tokens of a text; what transformers takes for no limit is larger than that
+
+
+class StaticConfig(PreTrainedConfig):
+    """Of a `StaticModel`.
+
+    Args:
+        vocab_size: Rows.
+        hidden_size: Columns.
+        kwargs: As `PreTrainedConfig` takes them.
+    """
+
+    model_type = MODEL_TYPE
+
+    def __init__(self, vocab_size: int = 1, hidden_size: int = 1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.vocab_size, self.hidden_size = vocab_size, hidden_size
+
+
+class StaticModel(PreTrainedModel):
+    """A token table, and nothing after it."""
+
+    config_class = StaticConfig
+
+    def __init__(self, config: StaticConfig) -> None:
+        super().__init__(config)
+        self.embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.embeddings = value
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **_: Any) -> BaseModelOutput:
+        """Rows of tokens, shape (*input_ids.shape, hidden_size); the mask is for the pooling that follows."""
+        rows = self.embeddings(input_ids.long())  # no tokens at all come as floats
+        return BaseModelOutput(last_hidden_state=rows, hidden_states=(rows,))
+
+
+AutoConfig.register(MODEL_TYPE, StaticConfig, exist_ok=True)
+AutoModel.register(StaticConfig, StaticModel, exist_ok=True)
+
+
+def is_static(folder: Path) -> bool:
+    """Whether a folder is a SentenceTransformer that begins with a `StaticEmbedding`."""
+    modules = _modules(folder)
+    return bool(modules) and str(modules[0].get("type", "")).rpartition(".")[2] == "StaticEmbedding"
+
+
+def _modules(folder: Path) -> list[dict[str, Any]]:
+    try:
+        found = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return found if isinstance(found, list) and all(isinstance(module, dict) for module in found) else []
+
+
+@cache
+def _converted(folder: Path, changed: int) -> TemporaryDirectory[str]:
+    """The folder's checkpoint, made once; it goes when the program ends."""
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError:
+        raise ValueError("static embeddings need sentence-transformers; pip install 'vocabpress[st]'") from None
+    try:
+        source: Any = SentenceTransformer(str(folder), device="cpu", local_files_only=True)[0]
+    except Exception as error:  # a broken folder makes it raise almost anything
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"sentence-transformers can't load {folder}: {reason}") from None
+    weight = source.embedding.weight.detach()
+    if not weight.is_floating_point():
+        raise ValueError(f"the table of {folder} is quantised already ({weight.dtype}); start from the original")
+    made = TemporaryDirectory(prefix="vocabpress-static-")
+    place = Path(made.name)
+    model = empty(*weight.shape)
+    model.embeddings.weight = nn.Parameter(weight)
+    model.save_pretrained(place)
+    for name in ("README.md", "config_sentence_transformers.json"):
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, place / name)
+    later = _modules(folder)[1:]
+    for module in later:
+        if module.get("path") and (folder / module["path"]).is_dir():
+            shutil.copytree(folder / module["path"], place / module["path"])
+    write_companions(source.tokenizer, weight.shape[1], place, later)
+    return made
+
+
+def as_checkpoint(folder: Path) -> Path:
+    """A `StaticEmbedding` as a transformers checkpoint: the same numbers in the same dtype, the same tokens.
+
+    Args:
+        folder: Of a SentenceTransformer for which :func:`is_static`.
+
+    Raises:
+        ValueError: If sentence-transformers is missing or can't read it, or no token can pad.
+    """
+    return Path(_converted(folder.absolute(), (folder / "modules.json").stat().st_mtime_ns).name)
+
+
+def empty(num_embeddings: int, embedding_dim: int) -> StaticModel:
+    """A static model without numbers, on the meta device."""
+    with torch.device("meta"):
+        return StaticModel(StaticConfig(num_embeddings, embedding_dim, architectures=[StaticModel.__name__]))
+
+
+def write_companions(
+    tokenizer: Tokenizer, embedding_dim: int, folder: Path, later: Sequence[dict[str, Any]] = ()
+) -> None:
+    """What sentence-transformers wants beside a static model: tokenizer, mean pooling, and the modules that follow.
+
+    Raises:
+        ValueError: If no token of the tokenizer can pad.
+    """
+    plain_tokenizer(tokenizer).save_pretrained(folder)
+    # Names and keys that sentence-transformers 5 and 6 both know.
+    modules = [("", "sentence_transformers.models.Transformer"), (POOLING, "sentence_transformers.models.Pooling")]
+    modules += [(module.get("path", ""), module["type"]) for module in later]
+    listed = [{"idx": i, "name": str(i), "path": path, "type": kind} for i, (path, kind) in enumerate(modules)]
+    (folder / "modules.json").write_text(json.dumps(listed, indent=2), encoding="utf-8")
+    (folder / POOLING).mkdir()
+    pooling = {"word_embedding_dimension": embedding_dim, "pooling_mode_mean_tokens": True}
+    (folder / POOLING / "config.json").write_text(json.dumps(pooling, indent=2), encoding="utf-8")
+
+
+def plain_tokenizer(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    """A tokenizer for transformers that gives the tokens of `StaticEmbedding`: no special ones added.
+
+    Raises:
+        ValueError: If there is no special or unknown token to pad with.
+    """
+    stored = json.loads(tokenizer.to_str())
+    model, special = stored["model"], [token["content"] for token in stored["added_tokens"] if token["special"]]
+    unknown = model.get("unk_token")
+    if unknown is None and model.get("unk_id") is not None:  # Unigram
+        unknown = model["vocab"][model["unk_id"]][0]
+    asked = (stored["padding"] or {}).get("pad_token")
+    names = [asked, *(token for token in special if "pad" in token.lower()), *special, unknown]
+    pads = [name for name in names if name is not None and tokenizer.token_to_id(name) is not None]
+    if not pads:
+        raise ValueError("the tokenizer has neither a special nor an unknown token, so that nothing can pad a batch")
+    limit = (stored["truncation"] or {}).get("max_length", UNLIMITED)
+    bare = Tokenizer.from_str(json.dumps(stored | {"post_processor": None, "padding": None, "truncation": None}))
+    return PreTrainedTokenizerFast(tokenizer_object=bare, pad_token=pads[0], model_max_length=limit)
