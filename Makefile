@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 # minutes. Waiting asleep costs a quarter on a machine that does nothing else.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help demo test test-slow bench lint lock clean
+.PHONY: help demo browser test test-slow bench lint lock clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -16,6 +16,11 @@ help:  ## List the targets
 
 demo: $(READY)  ## Press the table of a real model 25 times by four methods, and show what it cost (minutes)
 	$(BIN)/python examples/demo.py --output demo-output
+
+browser: $(READY)  ## Search by meaning in a browser, with a pressed model (needs npm): http://localhost:8000
+	test -d examples/browser/model || $(BIN)/python examples/browser/make_model.py
+	npm ci --prefix examples/browser
+	$(BIN)/python -m http.server --directory examples/browser --bind 127.0.0.1 8000
 
 test: $(READY) lint  ## Lint, types, and the tests that need neither network nor GPU
 	$(BIN)/python -m pytest

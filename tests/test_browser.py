@@ -76,7 +76,7 @@ def site(request, packages, tmp_path_factory) -> SimpleNamespace:
     spec.loader.exec_module(maker)
     method, ratio = MODELS[request.param]
     maker.make(place / "browser" / "model", place / "pressed", method, ratio)
-    return SimpleNamespace(folder=place / "browser", pressed=place / "pressed", ratio=ratio)
+    return SimpleNamespace(folder=place / "browser", pressed=place / "pressed", ratio=ratio, method=request.param)
 
 
 @pytest.fixture
@@ -185,6 +185,8 @@ def test_its_vectors_are_those_of_torch(site, serve, page):
     model = SentenceTransformer(str(site.pressed), device="cpu")
     expected = model.encode(TEXTS, normalize_embeddings=True)
     np.testing.assert_allclose(np.array(found), expected, rtol=0, atol=1e-5)
+    own = b"GatherBlockQuantized" in (site.folder / "model" / "onnx" / "model.onnx").read_bytes()
+    assert own == (site.method == "uniform")  # so both ways of reading a table have run here
 
 
 @pytest.mark.parametrize(
