@@ -3,12 +3,14 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TESTED := $(VENV)/.tested
+TEST_ONLY := $(shell sed -n 's/==.*//p' requirements-test.lock)
 
 # Threads that wait by spinning fight over the cores as soon as another process has work: a fit of 20 seconds then took
 # minutes. Waiting asleep costs a quarter on a machine that does nothing else.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help demo test test-slow bench lint lock clean
+.PHONY: help demo browser test test-slow bench lint lock clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -17,10 +19,15 @@ help:  ## List the targets
 demo: $(READY)  ## Press the table of a real model 25 times by four methods, and show what it cost (minutes)
 	$(BIN)/python examples/demo.py --output demo-output
 
-test: $(READY) lint  ## Lint, types, and the tests that need neither network nor GPU
+browser: $(READY)  ## Search by meaning in a browser, with a pressed model (needs npm): http://localhost:8000
+	test -d examples/browser/model || $(BIN)/python examples/browser/make_model.py
+	npm ci --prefix examples/browser
+	$(BIN)/python -m http.server --directory examples/browser --bind 127.0.0.1 8000
+
+test: $(TESTED) lint  ## Lint, types, and the tests that need neither network nor GPU
 	$(BIN)/python -m pytest
 
-test-slow: $(READY)  ## Also the tests that take minutes
+test-slow: $(TESTED)  ## Also the tests that take minutes
 	$(BIN)/python -m pytest -m "slow or not slow"
 
 bench: $(READY)  ## Write benchmarks/results and the tables made of them (reads ../shared/data; hours; goes on where it stopped)
@@ -43,7 +50,7 @@ bench: $(READY)  ## Write benchmarks/results and the tables made of them (reads 
 	$(BIN)/python benchmarks/kroneckerbert.py --preset kronecker-20x --ablations
 	$(BIN)/python benchmarks/render.py
 
-lint: $(READY)  ## ruff and pyright
+lint: $(TESTED)  ## ruff and pyright
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
@@ -51,9 +58,9 @@ lint: $(READY)  ## ruff and pyright
 lock: $(READY)  ## Write requirements.lock from what is installed
 	( echo "# Exact versions of everything that \`make\` installs: the library, its development tools and the sample model."; \
 	  echo "# Made by \`make lock\` from a virtual environment in which the tests pass."; \
-	  $(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' ) > requirements.lock.new
+	  $(BIN)/pip freeze --exclude-editable $(addprefix --exclude ,$(TEST_ONLY)) | sed 's/+cpu$$//' ) > requirements.lock.new
 	mv requirements.lock.new requirements.lock
-	touch $(READY)
+	touch $(READY) $(TESTED)
 
 clean:  ## Remove the virtual environment and what the demo wrote
 	rm -rf $(VENV) demo-output
@@ -62,4 +69,8 @@ $(READY): requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	touch $@
+
+$(TESTED): requirements-test.lock $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-test.lock
 	touch $@

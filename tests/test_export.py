@@ -10,9 +10,10 @@ from transformers import AutoModel, AutoTokenizer
 import tiny
 from command import run
 from vocabpress import TCQ, Budget, FastScan, GroupReduce, LightToken, Method, Product, Uniform, compress
-from vocabpress.embeddings import Trellis
+from vocabpress.embeddings import Scalar, Trellis
 from vocabpress.export import export
-from vocabpress.export.onnx import run_onnx
+from vocabpress.export.gathered import GatheredScalar, gather_uniform
+from vocabpress.export.onnx import run_onnx, to_onnx
 
 METHODS: dict[str, Method] = {"tcq": TCQ(8), "fastscan": FastScan()}
 SLOWER: dict[str, Method] = {
@@ -83,11 +84,81 @@ def test_the_folder_runs_at_other_shapes_and_names_no_files_of_ours(tmp_path):
     assert (tmp_path / "out" / "tokenizer.json").is_file()
 
 
+class Rows(torch.nn.Module):
+    """Rows of a table, by ids of two axes."""
+
+    def __init__(self, table):
+        super().__init__()
+        self.table = table
+
+    def forward(self, *inputs):
+        return self.table.lookup(inputs[0])
+
+
+def uniform_codes(bits, axis, group, width):
+    """A form with every code, the smallest and the largest included."""
+    codes = torch.arange(40 * width).reshape(40, width) % 2**bits
+    count = {"row": (40, 1), "column": (1, width), "none": ()}.get(axis, (40, -(-width // (group or 1))))
+    return Scalar.of(codes, torch.rand(count) + 0.5, bits, axis, group_size=group)
+
+
+def operators(file):
+    graph = onnx.load(file).graph
+    return [node.op_type for node in graph.node if node.domain == "com.microsoft"]
+
+
+@pytest.mark.parametrize(
+    ("bits", "axis", "group", "width"),
+    [(8, "row", None, 33), (4, "row", None, 10), (4, "group", 16, 40), (8, "group", 32, 48)],
+)
+def test_uniform_codes_are_read_by_the_runtimes_own_operator(bits, axis, group, width, tmp_path):
+    form = uniform_codes(bits, axis, group, width)
+    model, ids, file = Rows(form).requires_grad_(False), torch.randint(0, 40, (3, 5)), tmp_path / "rows.onnx"
+    gather_uniform(model)
+    assert to_onnx(model, {"ids": ids}, "rows", {"ids": ("batch", "sequence")}, file) == 1
+    assert operators(file) == ["GatherBlockQuantized"]
+    (found,) = run_onnx(file, [{"ids": ids[:2]}])
+    for rows, wanted in ((found, ids[:2]), (model(ids), ids)):
+        torch.testing.assert_close(rows, form.lookup(wanted).detach(), rtol=0, atol=1e-6)
+    hidden = torch.randn(2, width)
+    torch.testing.assert_close(model.table.logits(hidden), form.logits(hidden))
+    torch.testing.assert_close(model.table.dense(), form.dense())
+
+
+@pytest.mark.parametrize(
+    ("bits", "axis", "group", "width"),
+    [(3, "row", None, 16), (8, "column", None, 16), (8, "group", 24, 48), (8, "group", 8, 16), (4, "row", None, 9),
+     (8, "none", None, 16)],
+)  # fmt: skip
+def test_other_uniform_codes_are_left_to_standard_operators(bits, axis, group, width):
+    model = Rows(uniform_codes(bits, axis, group, width))
+    form = model.table
+    gather_uniform(model)
+    assert model.table is form
+    with pytest.raises(ValueError, match="onnxruntime has no operator that gathers"):
+        GatheredScalar(form)
+
+
+def test_a_tied_table_of_uniform_codes_is_in_the_file_once(tmp_path):
+    source = small("bert", tmp_path, Uniform(bits=4, group_size=16))
+    own = export(source, tmp_path / "own", text=[tmp_path / "text.txt"])
+    standard = export(source, tmp_path / "standard", text=[tmp_path / "text.txt"], operators="standard")
+    assert (own.runtime_nodes, standard.runtime_nodes) == (1, 0)
+    assert operators(tmp_path / "own" / "onnx" / "model.onnx") == ["GatherBlockQuantized"]
+    graph = onnx.load(tmp_path / "own" / "onnx" / "model.onnx").graph
+    codes = [list(each.dims) for each in graph.initializer if each.data_type == onnx.TensorProto.UINT8]
+    assert codes == [[tiny.VOCAB, 16]]
+    assert {each.domain for each in onnx.load(tmp_path / "standard" / "onnx" / "model.onnx").opset_import} == {""}
+    for report in (own, standard):
+        assert report.largest_difference < 1e-4 * report.largest_value
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
         ("bert", ["--to", "tflite"], "can't export to 'tflite'; choose from onnx"),
         ("t5", [], "is an encoder with a decoder, which can't be exported yet"),
+        ("bert", ["--operators", "tensorrt"], "unknown operators 'tensorrt'; choose from onnxruntime, standard"),
         ("bert", ["--text", "none.txt"], "no such text file: none.txt"),
     ],
 )

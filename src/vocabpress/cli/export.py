@@ -18,6 +18,10 @@ def export(
     text: Annotated[
         list[Path] | None, typer.Option("--text", help="UTF-8 text file to check the result on; may be repeated.")
     ] = None,
+    operators: Annotated[
+        str,
+        typer.Option(help="onnxruntime: its own operator reads tables of uniform codes; standard: for other runtimes."),
+    ] = "onnxruntime",
     as_json: JsonOption = False,
 ) -> None:
     """Write a model for other runtimes, its table as small as in the checkpoint.
@@ -25,7 +29,7 @@ def export(
     The ONNX file is run on text and compared with torch before it appears. Config and tokenizer lie beside it, as
     transformers.js reads them.
     """
-    report = export_checkpoint(model, output, to=to, text=text or (), progress=True)
+    report = export_checkpoint(model, output, to=to, text=text or (), operators=operators, progress=True)
     print_export(report)
     if as_json:
         print_json(asdict(report))

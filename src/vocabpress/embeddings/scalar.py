@@ -32,6 +32,7 @@ class Scalar(CompressedEmbedding):
     """
 
     codes: Tensor
+    scale_axis: ScaleAxis
 
     def __init__(
         self,

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 OPSET = 18  # BitwiseAnd and BitwiseOr came with it
 UINT64 = 13  # ONNX's number for the type
+RUNTIME_DOMAIN = "com.microsoft"
 
 
 def to_onnx(
     module: nn.Module, inputs: dict[str, Tensor], output: str, dynamic: dict[str, Sequence[str]], path: Path
-) -> None:
+) -> int:
     """Write a module's graph to a file.
 
     Args:
@@ -28,6 +29,9 @@ def to_onnx(
         output: Name of the result.
         dynamic: Name of an input -> names of its axes, of which the first ones are free.
         path: Of the file.
+
+    Returns:
+        How many of its nodes are not ONNX's but onnxruntime's own.
 
     Raises:
         ValueError: If the packages are missing, or an operator has no ONNX counterpart.
@@ -73,6 +77,7 @@ def to_onnx(
     graph = program.model_proto
     _forget_origins(graph)
     onnx.save(graph, path)
+    return sum(node.domain == RUNTIME_DOMAIN for node in graph.graph.node)
 
 
 def _forget_origins(model: Any) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from vocabpress.export.gathered import gather_uniform
 from vocabpress.export.onnx import run_onnx, to_onnx
 from vocabpress.hf.checkpoint import (
     check_output,
@@ -28,6 +29,7 @@ from vocabpress.hf.inner import is_quantised
 from vocabpress.weights import read_lines
 
 FORMATS = ("onnx",)
+OPERATORS = ("onnxruntime", "standard")
 PLACE = "onnx/model.onnx"  # where transformers.js and sentence-transformers look
 LINES = 32  # of text, on which the file is checked
 TOLERANCE = 1e-3  # of the largest value
@@ -51,6 +53,7 @@ class ExportReport:
         checkpoint_bytes: Of the files of weights that it was made from.
         largest_difference: Between what onnxruntime and torch say of the text.
         largest_value: Of what torch says.
+        runtime_nodes: Nodes of the graph that are onnxruntime's own; without any, it is standard ONNX.
         sequences: On which the two were compared.
         seconds: Of it all.
     """
@@ -63,6 +66,7 @@ class ExportReport:
     checkpoint_bytes: int
     largest_difference: float
     largest_value: float
+    runtime_nodes: int
     sequences: int
     seconds: float
 
@@ -90,6 +94,7 @@ def export(
     *,
     to: str = "onnx",
     text: Sequence[str | Path] = (),
+    operators: str = "onnxruntime",
     progress: bool = False,
 ) -> ExportReport:
     """Write a checkpoint, compressed or not, as an ONNX graph with its tokenizer beside it.
@@ -104,6 +109,8 @@ def export(
             transformers.js reads them.
         to: ``"onnx"``.
         text: UTF-8 text files to check it on; a few sentences without.
+        operators: ``"onnxruntime"``: tables of uniform codes are read by the runtime's own ``GatherBlockQuantized``
+            where it fits; ``"standard"``: operators of ONNX alone, for other runtimes.
         progress: Whether to draw progress bars on stderr.
 
     Raises:
@@ -112,6 +119,8 @@ def export(
     start = time.perf_counter()
     if to not in FORMATS:
         raise ValueError(f"can't export to {to!r}; choose from {', '.join(FORMATS)}")
+    if operators not in OPERATORS:
+        raise ValueError(f"unknown operators {operators!r}; choose from {', '.join(OPERATORS)}")
     target, folder = check_output(output), find_folder(model)
     loaded, tokenizer = open_model(folder, named_class(folder)), open_tokenizer(folder)
     if any(is_quantised(parameter) for parameter in loaded.parameters()):
@@ -129,10 +138,12 @@ def export(
         result = "logits" if "logits" in said else "last_hidden_state"
         graph = _Graph(loaded.requires_grad_(False), list(feeds[0]), result).eval()
         expected = [graph(*feed.values()) for feed in feeds]
+    if operators == "onnxruntime" and hasattr(torch.onnx, "ops"):  # torch 2.8; before, it can't name such operators
+        gather_uniform(loaded)
     with written_at_once(target) as temporary, tqdm(total=2, desc="export", unit="step", disable=not progress) as bar:
         file = temporary / PLACE
         file.parent.mkdir()
-        to_onnx(graph, feeds[0], result, dict.fromkeys(feeds[0], ("batch", "sequence")), file)
+        nodes = to_onnx(graph, feeds[0], result, dict.fromkeys(feeds[0], ("batch", "sequence")), file)
         bar.update()
         off, largest = _compare(run_onnx(file, feeds), expected)
         bar.update()
@@ -152,6 +163,7 @@ def export(
         checkpoint_bytes=weight_bytes(folder),
         largest_difference=off,
         largest_value=largest,
+        runtime_nodes=nodes,
         sequences=len(lines) + 1,
         seconds=time.perf_counter() - start,
     )

@@ -127,6 +127,7 @@ def print_export(report: ExportReport) -> None:
         ("bytes of the ONNX file", size(report.onnx_bytes)),
         (f"largest difference to torch, of {report.largest_value:.3g}", f"{report.largest_difference:.2g}"),
         ("sequences compared", report.sequences),
+        ("operators that are onnxruntime's own", report.runtime_nodes),
         ("seconds", f"{report.seconds:.0f}"),
     ]
     print_table([f"{report.architecture}, {report.result}", ""], rows, f"Written to {report.output}.")
