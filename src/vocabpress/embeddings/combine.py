@@ -1,12 +1,13 @@
 """The combinators: `Sum` of residual stages, `Columns` side by side, `Rows` made of blocks of tokens."""
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from vocabpress.embeddings.base import Build, CompressedEmbedding
+from vocabpress.embeddings.base import ROWS_PER_CHUNK, Build, CompressedEmbedding
+from vocabpress.embeddings.fields import BOOLEAN, COLUMNS, FORMS
 from vocabpress.packing import pack, packed_bytes, unpack
 
 
@@ -21,6 +22,7 @@ class Sum(CompressedEmbedding):
     """
 
     stored_dtype = torch.float32  # it has no tensor of its own
+    fields: ClassVar = {"parts": FORMS}
 
     def __init__(self, parts: Sequence[CompressedEmbedding]) -> None:
         super().__init__()
@@ -56,6 +58,7 @@ class Columns(CompressedEmbedding):
     """
 
     stored_dtype = torch.float32  # it has no tensor of its own
+    fields: ClassVar = {"parts": FORMS, "embedding_dim": COLUMNS}
 
     def __init__(self, parts: Sequence[CompressedEmbedding], embedding_dim: int | None = None) -> None:
         super().__init__()
@@ -102,6 +105,7 @@ class Rows(CompressedEmbedding):
 
     stored_dtype = torch.float32
     block_of: Tensor | None
+    fields: ClassVar = {"blocks": FORMS, "mapped": BOOLEAN}
 
     def __init__(self, blocks: Sequence[CompressedEmbedding], mapped: bool = False) -> None:
         super().__init__()
@@ -133,6 +137,25 @@ class Rows(CompressedEmbedding):
         if form.block_of is not None:
             form.block_of.copy_(pack(block_of, form.map_bits))
         return form
+
+    def check_own_numbers(self, name: str) -> None:
+        """See that the map gives each block as many tokens as it has rows: ranks are then rows.
+
+        Raises:
+            ValueError: If not.
+        """
+        if self.block_of is None or self.block_of.is_meta:
+            return
+        sizes = [block.num_embeddings for block in _forms(self.blocks)]
+        counts = torch.zeros(1 << self.map_bits, dtype=torch.int64, device=self.block_of.device)
+        left = self.num_embeddings
+        for piece in self.block_of.split(ROWS_PER_CHUNK * self.map_bits):  # no code lies in two pieces
+            count = min(left, 8 * ROWS_PER_CHUNK)
+            counts += torch.bincount(unpack(piece, self.map_bits, count), minlength=len(counts))
+            left -= count
+        if counts.tolist() != sizes + [0] * (len(counts) - len(sizes)):
+            place = f"{name}.block_of".lstrip(".")
+            raise ValueError(f"{place} does not give the blocks their {sizes} tokens; the file is broken")
 
     def _starts(self) -> Tensor:
         """The first row of each block, the blocks laid end to end; shape (blocks)."""

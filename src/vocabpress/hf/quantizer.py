@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.core_model_loading import WeightConverter, WeightRenaming, WeightTransform
+from transformers.quantizers import auto
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING, register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
 
@@ -25,6 +26,7 @@ from vocabpress.hf.config import QUANT_METHOD, VocabpressConfig
 from vocabpress.hf.linears import compress_linears
 from vocabpress.hf.modules import owned_tables
 from vocabpress.hf.resize import resize_token_embeddings
+from vocabpress.hf.stored import check_digests, check_places, check_size, check_table, digests, read_headers
 from vocabpress.hf.swap import install, install_linear, uninstall
 from vocabpress.hf.tables import base_prefix, has_input_table, input_table, settle_ties, tied_head
 from vocabpress.methods import TCQ, FastScan, Method, method_name, method_settings
@@ -147,6 +149,9 @@ class VocabpressQuantizer(HfQuantizer):
             return
         self._dtype = torch.get_default_dtype()  # transformers builds the model under its own dtype
         config = self.quantization_config
+        files = kwargs.get("checkpoint_files") or []  # none where the tensors are given
+        check_places(files, model)
+        entries, metadata = read_headers(files)
         separate = [f"{prefix}{name}" for name in config.separate for prefix in {"", base_prefix(model)}]
         for put, stored in ((partial(install, separate=separate), config.tables), (install_linear, config.linears)):
             for name, form in stored.items():
@@ -157,6 +162,12 @@ class VocabpressQuantizer(HfQuantizer):
                 key = anchor(table)
                 if key is not None:
                     self._renamings[f"{name}.weight"] = f"{name}.table.{key}"
+                if files:
+                    check_table(name, key, table, entries)
+        if files:
+            check_size(model, files)
+            if config.verify:
+                check_digests(entries, metadata, config.to_dict())
 
     def update_weight_conversions(
         self, weight_conversions: list[WeightTransform], model: PreTrainedModel | None = None
@@ -175,6 +186,7 @@ class VocabpressQuantizer(HfQuantizer):
             for table in owned_tables(model).values():
                 for parameter in table.parameters():  # some versions leave renamed tensors in the dtype of the file
                     parameter.data = parameter.data.to(self._dtype)
+                table.check_numbers()
         vars(model)[resize_token_embeddings.__name__] = MethodType(resize_token_embeddings, model)
         return model
 
@@ -188,7 +200,9 @@ class VocabpressQuantizer(HfQuantizer):
             for part, tensor in table.stored_tensors().items():
                 del state[f"{name}.table.{part}"]
                 state[f"{name}.weight" if part == key else f"{name}.table.{part}"] = tensor
-        return state, {"vocabpress_format_version": str(self.quantization_config.format_version)}
+        config = self.quantization_config
+        version = {"vocabpress_format_version": str(config.format_version)}
+        return state, version | digests(model, state, config.to_dict())
 
     def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | str | None = None) -> PreTrainedModel:
         # A save leaves config.dtype as text, which transformers passes on here.
@@ -218,3 +232,5 @@ class VocabpressQuantizer(HfQuantizer):
 if QUANT_METHOD not in AUTO_QUANTIZER_MAPPING:  # a second import of the module must not register twice
     register_quantization_config(QUANT_METHOD)(VocabpressConfig)
     register_quantizer(QUANT_METHOD)(VocabpressQuantizer)
+    # Of a config given at load, only those of these types have a say beside the one in the checkpoint.
+    auto.LOADING_ATTRIBUTES_CONFIG_TYPES = (*auto.LOADING_ATTRIBUTES_CONFIG_TYPES, VocabpressConfig)
