@@ -21,6 +21,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from vocabpress.embeddings import CompressedEmbedding
 
 DIGESTS = "vocabpress_sha256"
+OLD_METADATA = {"format", "vocabpress_format_version"}  # all that files without digests have
 NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "uint8": "U8"}  # of dtypes, in safetensors
 GROWTH = 16  # bytes of a model in memory over those of its files: float32 of 2 bits
 FREE = 2**26  # bytes that are no matter
@@ -136,11 +137,10 @@ def digests(model: PreTrainedModel, state: dict[str, Tensor], config: Mapping[st
         config: The ``quantization_config`` that is saved.
     """
     state = {name: tensor for name, tensor in state.items() if name not in (model._keys_to_ignore_on_save or ())}
-    if any(tensor.is_meta for tensor in state.values()):  # offloaded: they are read when they are written
-        return {}
     layouts = [_layout(state)]
     # Where transformers names or cuts tensors otherwise in files, both ways to save them are told.
-    stored = revert_weight_conversion(model, dict(state))
+    offloaded = any(tensor.is_meta for tensor in state.values())  # such are read when they are written
+    stored = state if offloaded else revert_weight_conversion(model, dict(state))
     if stored.keys() != state.keys():
         layouts.insert(0, _layout(stored))
     return {
@@ -167,6 +167,9 @@ def check_digests(entries: Mapping[str, Entry], metadata: Mapping[str, str], con
         ValueError: If not; the first tensor that differs is named.
     """
     if DIGESTS not in metadata:
+        strange = metadata.keys() - OLD_METADATA
+        if strange:  # such as the name of the digests with a flipped bit
+            raise ValueError(f"the files have no digests, but {min(strange)!r} in their metadata; {DAMAGED}")
         return
     try:
         told = json.loads(metadata[DIGESTS])
