@@ -139,22 +139,27 @@ class Rows(CompressedEmbedding):
         return form
 
     def check_own_numbers(self, name: str) -> None:
-        """See that the map gives each block as many tokens as it has rows: ranks are then rows.
+        if self.block_of is not None and not self.block_of.is_meta:
+            self.check_map(self.block_of, f"{name}.block_of".lstrip("."))
+
+    def check_map(self, block_of: Tensor, place: str) -> None:
+        """See that a map gives each block as many tokens as it has rows: ranks are then rows.
+
+        Args:
+            block_of: Packed, as stored.
+            place: Where it is, for the message.
 
         Raises:
             ValueError: If not.
         """
-        if self.block_of is None or self.block_of.is_meta:
-            return
         sizes = [block.num_embeddings for block in _forms(self.blocks)]
-        counts = torch.zeros(1 << self.map_bits, dtype=torch.int64, device=self.block_of.device)
+        counts = torch.zeros(1 << self.map_bits, dtype=torch.int64, device=block_of.device)
         left = self.num_embeddings
-        for piece in self.block_of.split(ROWS_PER_CHUNK * self.map_bits):  # no code lies in two pieces
+        for piece in block_of.split(ROWS_PER_CHUNK * self.map_bits):  # no code lies in two pieces
             count = min(left, 8 * ROWS_PER_CHUNK)
             counts += torch.bincount(unpack(piece, self.map_bits, count), minlength=len(counts))
             left -= count
         if counts.tolist() != sizes + [0] * (len(counts) - len(sizes)):
-            place = f"{name}.block_of".lstrip(".")
             raise ValueError(f"{place} does not give the blocks their {sizes} tokens; the file is broken")
 
     def _starts(self) -> Tensor:

@@ -26,7 +26,7 @@ from vocabpress.hf.config import QUANT_METHOD, VocabpressConfig
 from vocabpress.hf.linears import compress_linears
 from vocabpress.hf.modules import owned_tables
 from vocabpress.hf.resize import resize_token_embeddings
-from vocabpress.hf.stored import check_digests, check_places, check_size, check_table, digests, read_headers
+from vocabpress.hf.stored import check_digests, check_maps, check_places, check_size, check_table, digests, read_headers
 from vocabpress.hf.swap import install, install_linear, uninstall
 from vocabpress.hf.tables import base_prefix, has_input_table, input_table, settle_ties, tied_head
 from vocabpress.methods import TCQ, FastScan, Method, method_name, method_settings
@@ -164,6 +164,7 @@ class VocabpressQuantizer(HfQuantizer):
                     self._renamings[f"{name}.weight"] = f"{name}.table.{key}"
                 if files:
                     check_table(name, key, table, entries)
+                    check_maps(name, key, table, entries)
         if files:
             check_size(model, files)
             if config.verify:

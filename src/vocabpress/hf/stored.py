@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from vocabpress.embeddings import CompressedEmbedding
+from vocabpress.embeddings import CompressedEmbedding, Rows
 
 DIGESTS = "vocabpress_sha256"
 OLD_METADATA = {"format", "vocabpress_format_version"}  # all that files without digests have
@@ -91,6 +91,28 @@ def check_size(model: nn.Module, files: Iterable[str]) -> None:
         )
 
 
+def check_maps(name: str, key: str | None, table: CompressedEmbedding, entries: Mapping[str, Entry]) -> None:
+    """See that maps point at rows that there are; transformers reads weights before a load is done.
+
+    Args:
+        name: As `check_table`, which comes first.
+        key: The same.
+        table: The same.
+        entries: The same.
+
+    Raises:
+        ValueError: If not.
+    """
+    for place, form in table.named_modules():
+        if isinstance(form, Rows) and form.block_of is not None:
+            part = f"{place}.block_of".lstrip(".")
+            wanted = f"{name}.weight" if part == key else f"{name}.table.{part}"
+            for full, entry in entries.items():
+                if f".{full}".endswith(f".{wanted}") and entry.shape == tuple(form.block_of.shape):
+                    with safe_open(entry.file, "pt") as opened:
+                        form.check_map(opened.get_tensor(full), wanted)
+
+
 def check_table(name: str, key: str | None, table: CompressedEmbedding, entries: Mapping[str, Entry]) -> None:
     """See that the files hold the tensors of a table, in the shapes and dtypes that its config says.
 
@@ -105,7 +127,7 @@ def check_table(name: str, key: str | None, table: CompressedEmbedding, entries:
     """
     for item in table.storage():
         wanted = f"{name}.weight" if item.name == key else f"{name}.table.{item.name}"
-        found = {entries[full][1:] for full in entries if full == wanted or full.endswith(f".{wanted}")}
+        found = {entries[full][1:] for full in entries if f".{full}".endswith(f".{wanted}")}
         claimed = (item.shape, NAMES[item.dtype])
         if claimed not in found:
             told = "no such tensor" if not found else " and ".join(f"{dtype} of shape {list(s)}" for s, dtype in found)
