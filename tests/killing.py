@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import time
-from pathlib import Path
+from contextlib import suppress
 
 import torch
 from safetensors.torch import load_file
@@ -16,8 +16,8 @@ from sweeping import InProcess
 from vocabpress.export import export
 from vocabpress.hf.checkpoint import open_model
 from vocabpress.recover import Recovery, recover
-from vocabpress.sweep.plan import read_plan
 from vocabpress.sweep import run as run_module
+from vocabpress.sweep.plan import read_plan
 from vocabpress.sweep.run import run_sweep
 
 PLAN = """
@@ -95,10 +95,8 @@ class Nursery:
         child = self.start(job)
         time.sleep(seconds)
         done, _ = os.waitpid(child, os.WNOHANG)
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(child, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         if not done:
             os.waitpid(child, 0)
         return not done

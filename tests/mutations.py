@@ -9,12 +9,15 @@ import numpy as np
 
 WEIGHTS, CONFIG, INDEX = "model.safetensors", "config.json", "model.safetensors.index.json"
 VALUES = (
-    None, True, False, -1, 0, 1, 2, 3, 7, 8, 9, 16, 17, 52, 54, 2**31, 2**40, 2**63, 2**70, 10**30, 1.5, float("nan"), "",
-    "x", "none", "row", "group", "tanh", "elu", "float32", "bfloat16", "../../etc/passwd", [], {}, [[]], [1, 2, 3],
-    [[1, 1, 1]], [[12, 8, 12]], [[2**24, 0, 1]], [[12, 1, 2**20]], {"form": "dense"}, {"form": ["dense"]}, {"form": "exec"},
+    None, True, False, -1, 0, 1, 2, 3, 7, 8, 9, 16, 17, 52, 54, 2**31, 2**40, 2**63, 2**70, 10**30, 1.5, float("nan"),
+    "", "x", "none", "row", "group", "tanh", "elu", "float32", "bfloat16", "../../etc/passwd", [], {}, [[]], [1, 2, 3],
+    [[1, 1, 1]], [[12, 8, 12]], [[2**24, 0, 1]], [[12, 1, 2**20]], {"form": "dense"}, {"form": ["dense"]},
+    {"form": "exec"},
 )  # fmt: skip
-NAMES = ("", ".", "..", "../../x", "/etc/passwd", "bert", "cls", "embeddings", "embeddings.LayerNorm", "a b", "x" * 5000,
-         "embeddings.position_embeddings", "(a+)+$", "__class__", "encoder.layer.0.attention.self.query", "é", "a\n")  # fmt: skip
+NAMES = (
+    "", ".", "..", "../../x", "/etc/passwd", "bert", "cls", "embeddings", "embeddings.LayerNorm", "a b", "x" * 5000,
+    "é", "embeddings.position_embeddings", "(a+)+$", "__class__", "encoder.layer.0.attention.self.query", "a\n",
+)  # fmt: skip
 DTYPES = ("F32", "F16", "BF16", "U8", "I8", "I64", "BOOL", "F64", "F8_E4M3", "F4", "F99", 3, None)
 SIZES = ("vocab_size", "hidden_size", "intermediate_size", "max_position_embeddings", "type_vocab_size")
 
