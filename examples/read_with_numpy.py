@@ -99,7 +99,7 @@ def trellis(config: Config, tensors: Tensors) -> Array:
 def words(states: Array, width: int) -> Array:
     """What states stand for: the sum of the four bytes of a congruential generator's number, centred and scaled."""
     numbers = (states[:, None] * width + np.arange(width)) * 34038481 + 76625530 & 0xFFFFFFFF
-    total = sum(numbers >> shift & 255 for shift in (0, 8, 16, 24))
+    total = np.sum([numbers >> shift & 255 for shift in (0, 8, 16, 24)], axis=0)
     return (total - 510).astype(np.float32) / np.float32(147.8)
 
 
@@ -225,8 +225,8 @@ def read_folder(folder: Path) -> dict[str, Array]:
     tensors: Tensors = {}
     digests: dict[str, str] = {}
     for file in sorted(folder.glob("model*.safetensors")):
-        metadata, *found = read_safetensors(file)
-        tensors, digests = tensors | found[0], digests | found[1]
+        metadata, own, told = read_safetensors(file)
+        tensors, digests = tensors | own, digests | told
     if "vocabpress_sha256" in metadata:
         check(stored, json.loads(metadata["vocabpress_sha256"]), digests)
     modules = stored["tables"] | stored.get("linears", {})

@@ -141,7 +141,7 @@ def digest(tensor: Tensor) -> str | None:
     """SHA-256 of a tensor's bytes, as safetensors stores them; None where it has none that could be read here."""
     if type(tensor.detach()) is not Tensor or tensor.is_meta:
         return None
-    return hashlib.sha256(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()).hexdigest()
+    return hashlib.sha256(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data).hexdigest()
 
 
 def layout_digest(config: Mapping[str, Any]) -> str:
