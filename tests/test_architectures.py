@@ -25,8 +25,9 @@ from transformers.models.t5gemma2.modeling_t5gemma2 import T5Gemma2TextScaledWor
 import tiny
 from command import run
 from vocabpress import SVD, Budget, VocabpressConfig, compress, find_tables
+from vocabpress.hf.fit import compress_input_table
 from vocabpress.hf.modules import TokenEmbedding
-from vocabpress.hf.quantizer import attach, compress_input_table
+from vocabpress.hf.quantizer import attach
 from vocabpress.results import read_results
 
 ROOT = Path(__file__).parents[1]

@@ -22,8 +22,9 @@ from transformers import (
 import tiny
 from vocabpress import SVD, TCQ, Budget, FastScan, VocabpressConfig, compress
 from vocabpress.embeddings import Dense
+from vocabpress.hf.fit import compress_input_table
 from vocabpress.hf.modules import TiedHead, TokenEmbedding
-from vocabpress.hf.quantizer import attach, compress_input_table
+from vocabpress.hf.quantizer import attach
 
 METHODS = {
     "gpt2": FastScan(rounds=1, beam=2),

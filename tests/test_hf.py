@@ -23,8 +23,9 @@ from vocabpress import (
     find_tables,
 )
 from vocabpress.hf import checkpoint
+from vocabpress.hf.fit import compress_input_table
 from vocabpress.hf.modules import TiedHead, TokenEmbedding
-from vocabpress.hf.quantizer import attach, compress_input_table
+from vocabpress.hf.quantizer import attach
 
 METHODS = {
     "svd": SVD("int8"),

@@ -14,10 +14,11 @@ from vocabpress import SVD, Budget, LinearShapes, Uniform, VocabpressConfig, com
 from vocabpress.evaluate.run import provenance
 from vocabpress.export.run import export
 from vocabpress.hf.checkpoint import load_model
+from vocabpress.hf.fit import compress_input_table
 from vocabpress.hf.inner import body_config
 from vocabpress.hf.inspect import inspect
 from vocabpress.hf.modules import TokenEmbedding, owned_tables
-from vocabpress.hf.quantizer import VocabpressQuantizer, attach, compress_input_table
+from vocabpress.hf.quantizer import VocabpressQuantizer, attach
 from vocabpress.hf.tables import parameter_bytes
 from vocabpress.recover import Recovery, recover
 

@@ -20,9 +20,10 @@ from transformers import (
 import tiny
 from command import run
 from vocabpress import PRESETS, SVD, Budget, VocabpressConfig, compress, preset
+from vocabpress.hf.fit import compress_input_table
 from vocabpress.hf.linears import compress_linears, count_numbers, find_linears, plan_linears
 from vocabpress.hf.modules import CompressedLinear, owned_tables
-from vocabpress.hf.quantizer import attach, compress_input_table
+from vocabpress.hf.quantizer import attach
 from vocabpress.hf.shapes import LinearShapes, read_shape
 from vocabpress.hf.swap import install, install_linear
 from vocabpress.hf.tables import input_table

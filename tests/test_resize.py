@@ -6,7 +6,8 @@ from transformers import AutoConfig
 
 import tiny
 from vocabpress import SVD, Budget, VocabpressConfig
-from vocabpress.hf.quantizer import attach, compress_input_table
+from vocabpress.hf.fit import compress_input_table
+from vocabpress.hf.quantizer import attach
 
 ADDED = 5
 

@@ -27,8 +27,9 @@ from vocabpress import (
     Uniform,
     VocabpressConfig,
 )
+from vocabpress.hf.fit import compress_input_table
 from vocabpress.hf.modules import CompressedLinear, TokenEmbedding
-from vocabpress.hf.quantizer import attach, compress_input_table
+from vocabpress.hf.quantizer import attach
 from vocabpress.hf.tables import find_tables, has_input_table, input_table_name, tied_head
 
 LIMIT = 20_000_000

@@ -6,11 +6,16 @@ from vocabpress.embeddings.base import CompressedEmbedding, StorageItem
 from vocabpress.embeddings.codebooks import Codebooks
 from vocabpress.embeddings.combine import Columns, Sum
 from vocabpress.embeddings.dense import Dense
+from vocabpress.embeddings.fields import ADVICE, MAX_COLUMNS, MAX_ROWS, check_config
 from vocabpress.embeddings.kronecker import Kronecker
 from vocabpress.embeddings.projected import Projected
 from vocabpress.embeddings.rows import Rows
 from vocabpress.embeddings.scalar import Scalar
 from vocabpress.embeddings.trellis import Run, Trellis
+
+READ_WHOLE = {"words", "basis"}
+EXPANSION = 256  # of what is read whole: a trellis at 1/4 bit, read as float32, is 128 times its bytes
+MOST_WHOLE = 2**26  # bytes that are no matter
 
 EMBEDDINGS: dict[str, type[CompressedEmbedding]] = {
     "dense": Dense,
@@ -29,12 +34,30 @@ def build(config: dict[str, Any]) -> CompressedEmbedding:
     """The empty form that a config describes, on the current device (``torch.device("meta")`` takes no memory).
 
     Raises:
-        ValueError: If the config names a form that this version does not know.
+        ValueError: If the config names a form that this version does not know, a field is not what it must be, or the
+            forms do not fit together.
     """
-    form = config.get("form")
-    if form not in EMBEDDINGS:
-        raise ValueError(f"unknown form {form!r}; this version reads {list(EMBEDDINGS)}; try a newer vocabpress")
-    return EMBEDDINGS[form].from_config(config, build)
+    check_config(config, {name: form.fields for name, form in EMBEDDINGS.items()})
+    return _build(config)
+
+
+def _build(config: dict[str, Any]) -> CompressedEmbedding:
+    form = EMBEDDINGS[config["form"]].from_config(config, _build)
+    if form.num_embeddings > MAX_ROWS or form.embedding_dim > MAX_COLUMNS:
+        raise ValueError(
+            f"a form has at most {MAX_ROWS:,} rows and {MAX_COLUMNS:,} columns, got {form.num_embeddings:,} and "
+            f"{form.embedding_dim:,}; {ADVICE}"
+        )
+    for name in sorted(READ_WHOLE & set(dict(form.named_children()))):
+        _check_whole(getattr(form, name), name)
+    return form
+
+
+def _check_whole(part: CompressedEmbedding, name: str) -> None:
+    """Refuse what is read as a whole in each lookup and is out of proportion to its bytes, as products can be."""
+    size, stored = 4 * part.num_embeddings * part.embedding_dim, part.total_bits() // 8
+    if size > max(MOST_WHOLE, EXPANSION * stored):
+        raise ValueError(f"the {name} take {size:,} bytes to read and are stored in {stored:,}; {ADVICE}")
 
 
 __all__ = [

@@ -7,14 +7,15 @@ from what it returns. `fit` leaves values that the stored dtype holds exactly, s
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from vocabpress.budget import dtype_name
+from vocabpress.embeddings.fields import Field
 
 Build = Callable[[dict[str, Any]], "CompressedEmbedding"]
 
@@ -42,6 +43,8 @@ class CompressedEmbedding(nn.Module, ABC):
     num_embeddings: int
     embedding_dim: int
     stored_dtype: torch.dtype
+    fields: ClassVar[Mapping[str, Field]]
+    """What a stored config says besides the form's name."""
 
     @abstractmethod
     def lookup(self, ids: Tensor) -> Tensor:
@@ -105,6 +108,34 @@ class CompressedEmbedding(nn.Module, ABC):
         for name, parameter in self.named_parameters():
             parameter.data.copy_(stored[name])
         return self
+
+    def check_numbers(self) -> None:
+        """See that what was loaded can be read: numbers are finite, indices point at something.
+
+        Codes of n bits pick one of 2**n words, and no form is made that has not as many; so only maps need a look.
+
+        Raises:
+            ValueError: If not.
+        """
+        for name, module in self.named_modules():
+            if isinstance(module, CompressedEmbedding):
+                module.check_own_numbers(name)
+
+    def check_own_numbers(self, name: str) -> None:
+        """The part of :meth:`check_numbers` that is this form's, without those inside it.
+
+        Args:
+            name: Where the form stands, for messages.
+
+        Raises:
+            ValueError: If a number is not finite.
+        """
+        for part, parameter in self.named_parameters(recurse=False):
+            if not parameter.is_meta and not bool(parameter.isfinite().all()):
+                raise ValueError(
+                    f"{f'{name}.{part}'.lstrip('.')} holds numbers that are not finite; the file is broken, or its "
+                    "numbers are beyond the dtype it is loaded in"
+                )
 
     def storage(self) -> list[StorageItem]:
         """One line for each saved tensor."""

@@ -1,12 +1,13 @@
 """Codes into codebooks: product, additive, and anything between."""
 
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from vocabpress.embeddings.base import ROWS_PER_CHUNK, Build, CompressedEmbedding
-from vocabpress.packing import pack, packed_bytes, unpack
+from vocabpress.embeddings.fields import BOOLEAN, FORM, MAX_COLUMNS, ROWS, integer
+from vocabpress.packing import MAX_BITS, pack, packed_bytes, unpack
 
 
 class Codebooks(CompressedEmbedding):
@@ -30,6 +31,14 @@ class Codebooks(CompressedEmbedding):
 
     codes: Tensor
     stored_dtype = torch.float32  # it has no continuous tensor of its own
+    fields: ClassVar = {
+        "num_embeddings": ROWS,
+        "words": FORM,
+        "bits": integer(1, MAX_BITS),
+        "segments": integer(1, MAX_COLUMNS),
+        "stages": integer(1, MAX_COLUMNS),
+        "shared": BOOLEAN,
+    }
 
     def __init__(
         self,

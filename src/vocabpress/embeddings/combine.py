@@ -1,12 +1,13 @@
 """The combinators of whole rows: `Sum` of residual stages, `Columns` side by side."""
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from vocabpress.embeddings.base import Build, CompressedEmbedding
+from vocabpress.embeddings.fields import COLUMNS, FORMS
 
 
 class Sum(CompressedEmbedding):
@@ -20,6 +21,7 @@ class Sum(CompressedEmbedding):
     """
 
     stored_dtype = torch.float32  # it has no tensor of its own
+    fields: ClassVar = {"parts": FORMS}
 
     def __init__(self, parts: Sequence[CompressedEmbedding]) -> None:
         super().__init__()
@@ -55,6 +57,7 @@ class Columns(CompressedEmbedding):
     """
 
     stored_dtype = torch.float32  # it has no tensor of its own
+    fields: ClassVar = {"parts": FORMS, "embedding_dim": COLUMNS}
 
     def __init__(self, parts: Sequence[CompressedEmbedding], embedding_dim: int | None = None) -> None:
         super().__init__()

@@ -1,12 +1,13 @@
 """Float rows, as they are: the factor of a low-rank form, and the plain baseline."""
 
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from vocabpress.budget import DTYPES, dtype_name
 from vocabpress.embeddings.base import Build, CompressedEmbedding
+from vocabpress.embeddings.fields import COLUMNS, DTYPE, ROWS
 
 
 class Dense(CompressedEmbedding):
@@ -17,6 +18,8 @@ class Dense(CompressedEmbedding):
         embedding_dim: Width.
         dtype: On disk: float32, float16 or bfloat16.
     """
+
+    fields: ClassVar = {"num_embeddings": ROWS, "embedding_dim": COLUMNS, "dtype": DTYPE}
 
     def __init__(self, num_embeddings: int, embedding_dim: int, dtype: torch.dtype = torch.float16) -> None:
         super().__init__()

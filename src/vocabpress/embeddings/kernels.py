@@ -45,11 +45,16 @@ def read_trellis(
 
     Args:
         codes: (V, bytes of a row), uint8.
-        ids: (n), in range.
+        ids: (n).
         runs: Columns, bits and width of each.
         tables: For each run what its states stand for, (2**memory, width), times its scale; any where it has no bits.
         memory: Bits of a state.
+
+    Raises:
+        IndexError: If an id is out of range: the loop would read beyond the codes.
     """
+    if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < len(codes):
+        raise IndexError(f"ids lie in 0 … {len(codes) - 1}, got {int(ids.min())} … {int(ids.max())}")
     shapes = numpy.array(runs, dtype=numpy.int64)
     flat = torch.cat([table.detach().float().flatten() for table in tables]).numpy()
     starts = numpy.cumsum([0, *(table.numel() for table in tables[:-1])])

@@ -1,10 +1,11 @@
 """The Kronecker product of two small tables."""
 
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
 from vocabpress.embeddings.base import Build, CompressedEmbedding
+from vocabpress.embeddings.fields import FORM, ROWS
 
 
 class Kronecker(CompressedEmbedding):
@@ -20,14 +21,18 @@ class Kronecker(CompressedEmbedding):
         num_embeddings: V, where it is not m1 * m2: the rows past it do not exist.
 
     Raises:
-        ValueError: If the factors have too few rows, or a row more than needed.
+        ValueError: If the factors have no or too few rows, or a row more than needed.
     """
+
+    fields: ClassVar = {"left": FORM, "right": FORM, "num_embeddings": ROWS}
 
     def __init__(
         self, left: CompressedEmbedding, right: CompressedEmbedding, num_embeddings: int | None = None
     ) -> None:
         super().__init__()
         rows = left.num_embeddings * right.num_embeddings
+        if not rows:
+            raise ValueError(f"factors have rows, got {left.num_embeddings} and {right.num_embeddings}")
         self.num_embeddings = rows if num_embeddings is None else num_embeddings
         if not rows - right.num_embeddings < self.num_embeddings <= rows:
             raise ValueError(

@@ -1,12 +1,13 @@
 """Rows of a small table through a linear map: low rank, a decoder, one layer of an MLP."""
 
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from vocabpress.budget import DTYPES, dtype_name
 from vocabpress.embeddings.base import Build, CompressedEmbedding
+from vocabpress.embeddings.fields import BOOLEAN, DTYPE, FORM, one_of
 
 ACTIVATIONS = {"elu": nn.functional.elu, "tanh": torch.tanh, "relu": torch.relu}
 Activation = Literal["elu", "tanh", "relu"]
@@ -29,6 +30,14 @@ class Projected(CompressedEmbedding):
     Raises:
         ValueError: If the shapes do not chain or the activation is unknown.
     """
+
+    fields: ClassVar = {
+        "inner": FORM,
+        "basis": FORM,
+        "bias": BOOLEAN,
+        "activation": one_of(*ACTIVATIONS, None),
+        "dtype": DTYPE,
+    }
 
     def __init__(
         self,

@@ -1,13 +1,14 @@
 """`Rows`, the combinator of blocks of tokens: each block has a form of its own."""
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from vocabpress.embeddings.base import Build, CompressedEmbedding
+from vocabpress.embeddings.base import ROWS_PER_CHUNK, Build, CompressedEmbedding
 from vocabpress.embeddings.combine import forms
+from vocabpress.embeddings.fields import BOOLEAN, FORMS
 from vocabpress.packing import pack, packed_bytes, unpack
 
 CHUNK = 128  # tokens that a map is read from, to find one: a multiple of 8, so that chunks begin with a byte
@@ -29,6 +30,7 @@ class Rows(CompressedEmbedding):
 
     stored_dtype = torch.float32
     block_of: Tensor | None
+    fields: ClassVar = {"blocks": FORMS, "mapped": BOOLEAN}
 
     def __init__(self, blocks: Sequence[CompressedEmbedding], mapped: bool = False) -> None:
         super().__init__()
@@ -61,6 +63,30 @@ class Rows(CompressedEmbedding):
         if form.block_of is not None:
             form.block_of.copy_(pack(block_of, form.map_bits))
         return form
+
+    def check_own_numbers(self, name: str) -> None:
+        if self.block_of is not None and not self.block_of.is_meta:
+            self.check_map(self.block_of, f"{name}.block_of".lstrip("."))
+
+    def check_map(self, block_of: Tensor, place: str) -> None:
+        """See that a map gives each block as many tokens as it has rows: ranks are then rows.
+
+        Args:
+            block_of: Packed, as stored.
+            place: Where it is, for the message.
+
+        Raises:
+            ValueError: If not.
+        """
+        sizes = [block.num_embeddings for block in forms(self.blocks)]
+        counts = torch.zeros(1 << self.map_bits, dtype=torch.int64, device=block_of.device)
+        left = self.num_embeddings
+        for piece in block_of.split(ROWS_PER_CHUNK * self.map_bits):  # no code lies in two pieces
+            count = min(left, 8 * ROWS_PER_CHUNK)
+            counts += torch.bincount(unpack(piece, self.map_bits, count), minlength=len(counts))
+            left -= count
+        if counts.tolist() != sizes + [0] * (len(counts) - len(sizes)):
+            raise ValueError(f"{place} does not give the blocks their {sizes} tokens; the file is broken")
 
     def _starts(self) -> Tensor:
         """The first row of each block, the blocks laid end to end; shape (blocks)."""

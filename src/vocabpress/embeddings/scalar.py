@@ -1,13 +1,14 @@
 """n-bit integers with scales; at one bit, the hash code of a binary autoencoder."""
 
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from vocabpress.budget import DTYPES, dtype_name
 from vocabpress.embeddings.base import Build, CompressedEmbedding
-from vocabpress.packing import pack, packed_bytes, unpack
+from vocabpress.embeddings.fields import COLUMNS, DTYPE, MAX_COLUMNS, NULL, ROWS, either, integer, one_of
+from vocabpress.packing import MAX_BITS, pack, packed_bytes, unpack
 
 ScaleAxis = Literal["none", "row", "column", "group"]
 
@@ -33,6 +34,14 @@ class Scalar(CompressedEmbedding):
 
     codes: Tensor
     scale_axis: ScaleAxis
+    fields: ClassVar = {
+        "num_embeddings": ROWS,
+        "embedding_dim": COLUMNS,
+        "bits": integer(1, MAX_BITS),
+        "scale_axis": one_of("none", "row", "column", "group"),
+        "group_size": either(integer(1, MAX_COLUMNS), NULL),
+        "dtype": DTYPE,
+    }
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ stream itself, and words that are computed instead of stored are those of QTIP (
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from vocabpress.budget import DTYPES, dtype_name
 from vocabpress.embeddings import kernels
 from vocabpress.embeddings.base import Build, CompressedEmbedding
-from vocabpress.packing import pack, packed_bytes
+from vocabpress.embeddings.fields import DTYPE, MAX_COLUMNS, ROWS, integer, rows_of_integers
+from vocabpress.packing import MAX_BITS, pack, packed_bytes
 
-MAX_MEMORY = 16  # a window then lies in three bytes
+MIN_MEMORY, MAX_MEMORY = 8, 16  # a window lies in three bytes
+MAX_WIDTH = 16  # of the words, of which lookups hold a table
 MULTIPLIER, INCREMENT = 34038481, 76625530  # of the linear congruential generator, mod 2**32
 
 
@@ -75,6 +77,12 @@ class Trellis(CompressedEmbedding):
     """
 
     codes: Tensor
+    fields: ClassVar = {
+        "num_embeddings": ROWS,
+        "runs": rows_of_integers((1, MAX_COLUMNS), (0, MAX_BITS), (1, MAX_WIDTH)),
+        "memory": integer(MIN_MEMORY, MAX_MEMORY),
+        "dtype": DTYPE,
+    }
 
     def __init__(
         self, num_embeddings: int, runs: Sequence[Run], memory: int = 12, dtype: torch.dtype = torch.float16
@@ -82,12 +90,16 @@ class Trellis(CompressedEmbedding):
         super().__init__()
         self.runs, self.memory, self.stored_dtype = [Run(*run) for run in runs], memory, dtype
         for run in self.runs:
-            if not 0 <= run.bits <= 8 or min(run.columns, run.width) < 1 or run.columns % run.width:
-                raise ValueError(f"a run has 0 to 8 bits, and columns in multiples of its width; got {tuple(run)}")
+            fits = 0 <= run.bits <= MAX_BITS and 1 <= run.width <= MAX_WIDTH and run.columns >= 1
+            if not fits or run.columns % run.width:
+                raise ValueError(
+                    f"a run has 0 to {MAX_BITS} bits, and columns in multiples of its width, 1 to {MAX_WIDTH}; got "
+                    f"{tuple(run)}"
+                )
         row_bits = sum(run.columns // run.width * run.bits for run in self.runs)
-        if not 8 <= memory <= MAX_MEMORY or row_bits < memory:
+        if not MIN_MEMORY <= memory <= MAX_MEMORY or row_bits < memory:
             raise ValueError(
-                f"the memory is 8 to {MAX_MEMORY} bits, and at most the {row_bits} bits of a row; got {memory}"
+                f"the memory is {MIN_MEMORY} to {MAX_MEMORY} bits, at most the {row_bits} of a row; got {memory}"
             )
         self.num_embeddings, self.embedding_dim = num_embeddings, sum(run.columns for run in self.runs)
         self.row_bits = row_bits

@@ -67,7 +67,8 @@ class BinaryAutoencoder(nn.Module):
         # A rotation of the first axes, or, where there are more bits than axes, a tight frame on all of them.
         frame = torch.linalg.qr(torch.randn(bits, used, generator=generator, device=rows.device)).Q
         directions = axes[:used].to(rows.dtype).T @ frame.T
-        directions = directions / (rows @ directions).std(0).clamp(min=1e-8)
+        spread = (rows @ directions).std(0) if len(rows) > 1 else torch.ones(bits, device=rows.device)
+        directions = directions / spread.clamp(min=1e-8)
         # Stored times sqrt(width): entries of both maps are then of one order, and one learning rate suits both.
         self.encoder = nn.Parameter(directions * math.sqrt(width))
         self.threshold = nn.Parameter(torch.zeros(bits, device=rows.device))
@@ -147,6 +148,8 @@ class _Stage:
         self.network = BinaryAutoencoder(self.rows, bits, weights, options.temperature[0], generator)
         order = torch.randperm(len(table), generator=generator, device=table.device)
         self.held_out, self.seen = order.tensor_split([max(1, int(HELD_OUT * len(table)))])
+        if not len(self.seen):  # a table of one row
+            self.seen = self.held_out
         self.best, self.flat_for = math.inf, 0
 
     def temperature(self, done: float) -> float:

@@ -16,11 +16,16 @@ class LowRank(NamedTuple):
     mean: Tensor  # (d)
 
 
+def _total(weights: Tensor) -> Tensor:
+    """Their sum; where some rows of a table have no weight at all, what is divided by it is zero, and stays so."""
+    return weights.double().sum().clamp(min=torch.finfo(torch.float64).tiny)
+
+
 def weighted_mean(table: Tensor, weights: Tensor) -> Tensor:
     """Mean row, shape (d), of a (V, d) table under weights of shape (V)."""
     parts = zip(table.split(ROWS_PER_CHUNK), weights.split(ROWS_PER_CHUNK), strict=True)
     summed = torch.stack([shares.double() @ rows.double() for rows, shares in parts]).sum(0)
-    return (summed / weights.double().sum()).to(table.dtype)
+    return (summed / _total(weights)).to(table.dtype)
 
 
 def principal_axes(table: Tensor, weights: Tensor, mean: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -37,7 +42,7 @@ def principal_axes(table: Tensor, weights: Tensor, mean: Tensor | None = None) -
     for part, shares in zip(table.split(ROWS_PER_CHUNK), weights.split(ROWS_PER_CHUNK), strict=True):
         rows = (part if mean is None else part - mean).double()
         gram += (rows * shares.double()[:, None]).T @ rows
-    values, vectors = torch.linalg.eigh(gram / weights.double().sum())
+    values, vectors = torch.linalg.eigh(gram / _total(weights))
     return vectors.flip(1).T.contiguous(), values.flip(0).clamp(min=0)
 
 

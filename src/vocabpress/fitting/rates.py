@@ -62,7 +62,9 @@ class Axes:
     def __init__(self, table: Tensor, weights: Tensor, group: int) -> None:
         self.mean = weighted_mean(table, weights)
         axes, values = principal_axes(table, weights, self.mean)
-        deviations = values.sqrt().clamp(min=1e-12 * float(values[0].sqrt()) + 1e-30).to(table.dtype)
+        # Where no row of any weight is away from the mean, every divisor does: 1 keeps the others as they are.
+        least = 1e-12 * float(values[0].sqrt()) + 1e-30 if values[0] > 0 else 1.0
+        deviations = values.sqrt().clamp(min=least).to(table.dtype)
         lacking = -table.shape[1] % group
         self.deviations = pad(deviations, (0, lacking), value=float(deviations[-1]))
         self._turn = pad(axes.to(table.dtype).T / deviations, (0, lacking))

@@ -64,9 +64,13 @@ def _listed(folder: Path) -> set[str]:
     if not index.is_file() or (folder / "model.safetensors").is_file():
         return set()
     try:
-        return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, AttributeError):
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, AttributeError, TypeError):
         raise ValueError(f"{index} is not the index of a checkpoint; download it again") from None
+    outside = [name for name in names if not isinstance(name, str) or Path(name).name != name]
+    if outside:
+        raise ValueError(f"{index} names {outside[0]!r}, which is not a file beside it; it is not to be trusted")
+    return names
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -93,13 +97,16 @@ def load_model(
 
     Args:
         folder: Of the checkpoint.
-        trust_remote_code: Whether code that lies in the folder may run, where the model is not one of transformers.
+        trust_remote_code: Whether code that lies in the folder may run, where the model is not one of transformers;
+            pickled weights (.bin) are code, too.
         quantised: Whether another library may have quantised the body.
         body: What to quantise the body with.
 
     Raises:
         ValueError: If transformers can't read the folder, it is compressed already, or it has no token table.
     """
+    if not trust_remote_code:
+        _check_unpickled(folder)
     with _told_in_a_line(folder):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     already = getattr(config, "quantization_config", None)
@@ -125,6 +132,15 @@ def load_model(
     if table in info["missing_keys"]:  # transformers would go on with random numbers
         raise ValueError(f"the weights in {folder} hold no {table}; is config.json that of another model?")
     return model
+
+
+def _check_unpickled(folder: Path) -> None:
+    files = weight_files(folder)
+    if files and files[0].suffix != ".safetensors":
+        raise ValueError(
+            f"{folder} has its weights as a pickle, {files[0].name}, which can hold code; save it as safetensors first "
+            "(from_pretrained, then save_pretrained), or allow it (trust_remote_code=True, or --trust-remote-code)"
+        )
 
 
 def _class_of(config: Any) -> Any:
@@ -158,8 +174,10 @@ def open_model(folder: Path, loader: Any = AutoModel, whole: bool = True) -> Pre
         whole: Whether every weight must be in the checkpoint; False where a fresh head is to be trained.
 
     Raises:
-        ValueError: If transformers can't read the folder, or a weight is missing that would be random.
+        ValueError: If transformers can't read the folder, its weights are pickled, or one is missing that would be
+            random.
     """
+    _check_unpickled(folder)
     with _told_in_a_line(folder):
         model, info = loader.from_pretrained(
             folder, dtype="float32", local_files_only=True, output_loading_info=True, trust_remote_code=False
@@ -255,6 +273,9 @@ def copy_companions(source: Path, target: Path, without: Collection[str] = ()) -
         source: Folder of the model.
         target: Folder to copy to; what is there already stays.
         without: Names of files to leave out.
+
+    Raises:
+        ValueError: If modules.json is broken, or names a folder outside the model's.
     """
     for file in source.iterdir():
         unwanted = file.name.endswith(WEIGHT_SUFFIXES) or file.name in NOT_COPIED or file.name in without
@@ -262,7 +283,18 @@ def copy_companions(source: Path, target: Path, without: Collection[str] = ()) -
             shutil.copyfile(file, target / file.name)
     modules = source / "modules.json"
     if modules.is_file():
-        for module in json.loads(modules.read_text(encoding="utf-8")):
-            path = module.get("path")
-            if path and (source / path).is_dir():
+        for path in _module_folders(modules):
+            if (source / path).is_dir():
                 shutil.copytree(source / path, target / path)
+
+
+def _module_folders(modules: Path) -> list[str]:
+    """The folders that modules.json of sentence-transformers names, but for the model's own."""
+    try:
+        paths = [module.get("path") for module in json.loads(modules.read_text(encoding="utf-8"))]
+    except (ValueError, AttributeError, TypeError):
+        raise ValueError(f"{modules} is not a list of modules; repair it, or remove it") from None
+    for path in paths:
+        if path and (not isinstance(path, str) or Path(path).is_absolute() or ".." in Path(path).parts):
+            raise ValueError(f"{modules} names {path!r}, which is not a folder beside it; it is not to be trusted")
+    return [path for path in paths if path]

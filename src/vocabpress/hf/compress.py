@@ -23,11 +23,12 @@ from vocabpress.hf.checkpoint import (
     written_at_once,
 )
 from vocabpress.hf.config import VocabpressConfig
+from vocabpress.hf.fit import compress_input_table
 from vocabpress.hf.importance import Counts, Importance, Sensitivity, Weights, find_importance
 from vocabpress.hf.inner import body_config, method_of
 from vocabpress.hf.linears import compress_linears
 from vocabpress.hf.outcome import Report
-from vocabpress.hf.quantizer import attach, compress_input_table
+from vocabpress.hf.quantizer import attach
 from vocabpress.hf.shapes import LinearShapes
 from vocabpress.hf.tables import find_tables, input_table
 from vocabpress.methods import Method

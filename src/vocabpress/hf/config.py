@@ -1,6 +1,8 @@
 """`quantization_config` in config.json: the layout of a compressed checkpoint, or what to do to a plain one at load."""
 
 import copy
+import re
+import reprlib
 from typing import Any
 
 from transformers.utils.quantization_config import QuantizationConfigMixin
@@ -12,6 +14,8 @@ from vocabpress.methods import Method, make_method
 
 QUANT_METHOD = "vocabpress"
 FORMAT_VERSION = 1
+STORED = {"quant_method", "format_version", "tables", "linears", "separate", "inner", "fitted_by"}
+"""All that a file may say."""
 
 
 class VocabpressConfig(QuantizationConfigMixin):
@@ -30,6 +34,8 @@ class VocabpressConfig(QuantizationConfigMixin):
             of a plain checkpoint the body is quantised so, too.
         fitted_by: Where the numbers come from; never needed to load.
         format_version: Of the layout on disk.
+        verify: Whether tensors are compared with the digests that were saved with them, at load of a compressed
+            checkpoint. A file can't say that; ``from_pretrained`` takes it in its ``quantization_config``.
         kwargs: ``quant_method``, as transformers passes it.
 
     Raises:
@@ -52,12 +58,13 @@ class VocabpressConfig(QuantizationConfigMixin):
         inner: QuantizationConfigMixin | dict[str, Any] | None = None,
         fitted_by: dict[str, Any] | None = None,
         format_version: int = FORMAT_VERSION,
+        verify: bool = True,
         **kwargs: Any,
     ) -> None:
         unknown = set(kwargs) - {"quant_method"}
         if unknown:
             raise ValueError(f"unknown fields {sorted(unknown)} in quantization_config; try a newer vocabpress")
-        if format_version != FORMAT_VERSION:
+        if isinstance(format_version, bool) or format_version != FORMAT_VERSION:
             raise ValueError(
                 f"this checkpoint has format version {format_version}, this vocabpress reads {FORMAT_VERSION}; "
                 "try a newer vocabpress"
@@ -77,6 +84,21 @@ class VocabpressConfig(QuantizationConfigMixin):
         self.inner = inner.to_dict() if isinstance(inner, QuantizationConfigMixin) else inner
         self.fitted_by = fitted_by
         self.format_version = format_version
+        self.verify = verify
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
+        """Read what a config.json says; the forms themselves are checked where they are built.
+
+        Raises:
+            ValueError: If a field is unknown, or is not what it must be.
+        """
+        check_stored(config_dict)
+        return super().from_dict(config_dict, return_unused_kwargs, **kwargs)
+
+    def get_loading_attributes(self) -> dict[str, Any]:
+        """What of a config given to ``from_pretrained`` holds beside the one in the checkpoint."""
+        return {"verify": self.verify}
 
     def to_dict(self) -> dict[str, Any]:
         """What config.json gets: the layout and its provenance."""
@@ -104,3 +126,22 @@ class VocabpressConfig(QuantizationConfigMixin):
             raise AttributeError("the body is not quantised")
         body: Any = make_config(self.inner)
         return body.get_apply_tensor_subclass
+
+
+def check_stored(config: dict[str, Any]) -> None:
+    """See that the ``quantization_config`` of a file has known fields, of the right types, and names modules.
+
+    Raises:
+        ValueError: If not.
+    """
+    unknown = config.keys() - STORED
+    if unknown:
+        raise ValueError(f"unknown fields {sorted(unknown)} in quantization_config; try a newer vocabpress")
+    for field, kind in (("tables", dict), ("linears", dict), ("separate", list), ("inner", dict), ("fitted_by", dict)):
+        value = config.get(field)
+        if value is not None and not isinstance(value, kind):
+            raise ValueError(f"{field} in quantization_config is a {kind.__name__}, got {reprlib.repr(value)}")
+    for field in ("tables", "linears", "separate"):
+        for name in config.get(field) or ():
+            if not isinstance(name, str) or not re.fullmatch(r"\w+(\.\w+)*", name):
+                raise ValueError(f"{field} in quantization_config name modules, got {reprlib.repr(name)}")

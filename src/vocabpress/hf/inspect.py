@@ -168,7 +168,7 @@ def inspect_compressed(model: str | Path) -> CompressedInspection | None:
     stored = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("quantization_config") or {}
     if stored.get("quant_method") != QUANT_METHOD:
         return None
-    config = VocabpressConfig(**stored)
+    config = VocabpressConfig.from_dict(stored)
     tables = []
     for name, form in config.tables.items():
         with torch.device("meta"):

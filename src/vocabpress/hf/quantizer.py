@@ -6,16 +6,15 @@ vocabpress skips the unknown quantization_config with a warning, and would then 
 shape that does not fit, and refuses.
 """
 
-from collections.abc import Iterable
 from functools import partial
-from importlib.metadata import version
 from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.core_model_loading import WeightConverter, WeightRenaming, WeightTransform
+from transformers.core_model_loading import WeightRenaming, WeightTransform
+from transformers.quantizers import auto
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING, register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
 
@@ -23,112 +22,15 @@ from vocabpress.budget import DTYPES
 from vocabpress.embeddings import CompressedEmbedding, build
 from vocabpress.hf.config import QUANT_METHOD, VocabpressConfig
 from vocabpress.hf.devices import keep_in_memory
+from vocabpress.hf.fit import compress_input_table
 from vocabpress.hf.inner import HOOKS, Unquantised, holds, make_quantizer, without_deserialisers
+from vocabpress.hf.keys import anchor, resolve, without_converters
 from vocabpress.hf.linears import compress_linears
 from vocabpress.hf.modules import check_readers, owned_tables
 from vocabpress.hf.resize import resize_token_embeddings
+from vocabpress.hf.stored import check_digests, check_maps, check_places, check_size, check_table, digests, read_headers
 from vocabpress.hf.swap import install, install_linear, uninstall
-from vocabpress.hf.tables import base_prefix, has_input_table, input_table, settle_ties, text_config, tied_head
-from vocabpress.methods import TCQ, FastScan, Method, method_name, method_settings
-
-
-def resolve(model: PreTrainedModel, name: str) -> str | None:
-    """The full name in this model of a module named relative to the base model; None in a model without token table.
-
-    In the text part of a model of several, loaded from a checkpoint of the whole, names are shorter by a prefix.
-
-    Raises:
-        ValueError: If the model has a token table, but no such module.
-    """
-    names = {module for module, _ in model.named_modules()}
-    # Some heads name another prefix than the one under which their base model stands; the base model knows it.
-    for candidate in (base_prefix(model) + name, name, name.removeprefix(f"{model.base_model_prefix}.")):
-        if candidate in names:
-            return candidate
-    if has_input_table(model):
-        parts = name.split(".")
-        shorter = [".".join(parts[dropped:]) for dropped in range(1, len(parts))]
-        for candidate in shorter:
-            if candidate in names:
-                return candidate
-        raise ValueError(f"the checkpoint's compressed {name!r} is not a module of {type(model).__name__}")
-    return None  # such as the vision part of CLIP, loaded from a checkpoint of the whole
-
-
-def anchor(table: CompressedEmbedding) -> str | None:
-    """The stored tensor that takes the original key: the largest whose shape is not the table's.
-
-    None for a lone `Dense` form: plain transformers reads that rightly.
-    """
-    shape = (table.num_embeddings, table.embedding_dim)
-    misfits = [item for item in table.storage() if item.shape != shape]
-    return max(misfits, key=lambda item: item.bits).name if misfits else None
-
-
-def without_converters(conversions: list[WeightTransform], tables: Iterable[str]) -> list[WeightTransform]:
-    """Conversions of checkpoints, but for those that put the weight of a table together from several tensors (Molmo 2).
-
-    A compressed table is stored as it is.
-    """
-    keys = [f"{name}.weight" for name in tables]
-    return [
-        conversion
-        for conversion in conversions
-        if not isinstance(conversion, WeightConverter)
-        or not any(key.endswith(target) for key in keys for target in conversion.target_patterns)
-    ]
-
-
-def default_method(model: PreTrainedModel) -> Method:
-    """Where an output head shares the table, `FastScan`, whose logits need no row decoded; `TCQ` elsewhere."""
-    return TCQ() if tied_head(model) is None else FastScan()
-
-
-def compress_input_table(
-    model: PreTrainedModel,
-    config: VocabpressConfig,
-    device: str | None = None,
-    weighted_by: str = "uniform",
-    **fit: Any,
-) -> CompressedEmbedding:
-    """Fit the input table of a loaded model, install the result, and note it in ``config``.
-
-    Args:
-        model: Changed in place.
-        config: Says method, budget and seed; gets the table's config and where its numbers come from.
-        device: Where to fit; None is where the table is.
-        weighted_by: A word for where the token weights come from.
-        fit: ``token_weights``, ``metric`` and ``progress`` of the fit.
-
-    Returns:
-        The installed table.
-
-    Raises:
-        ValueError: If the table is compressed already, or can't be fitted.
-    """
-    name, weight = input_table(model)
-    place = torch.device(device) if device is not None else weight.device
-    generator = torch.Generator(place).manual_seed(config.seed)
-    method = config.method or default_method(model)
-    table = method.fit(weight.detach().to(place), budget=config.budget, generator=generator, **fit)
-    conversions: Any = getattr(model, "_weight_conversions", None)
-    if conversions:  # what a save would undo
-        setattr(model, "_weight_conversions", without_converters(conversions, [name]))  # noqa: B010
-    separate = settle_ties(model)
-    install(model, name, table.to(weight.device, weight.dtype), separate)
-    config.separate = [module.removeprefix(base_prefix(model)) for module in separate]
-    config.tables[name.removeprefix(base_prefix(model))] = table.config()
-    config.fitted_by = {
-        "method": method_name(method),
-        "settings": method_settings(method),
-        "budget": str(config.budget),
-        "seed": config.seed,
-        "token_weights": weighted_by,
-        "vocabpress": version("vocabpress"),
-        "torch": str(torch.__version__),
-        **(config.fitted_by or {}),
-    }
-    return table
+from vocabpress.hf.tables import base_prefix, text_config
 
 
 def attach(model: PreTrainedModel, config: VocabpressConfig) -> None:
@@ -179,13 +81,18 @@ class VocabpressQuantizer(HfQuantizer):
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
         if self.pre_quantized:
-            self._place(model)
+            files = kwargs.get("checkpoint_files") or []  # none where the tensors are given
+            check_places(files, model)
+            placed = self._place(model)
+            if files:
+                self._check_files(model, files, placed)
         # After the tables are in: what stands there now is no `nn.Linear` or `nn.Embedding`, so nothing quantises it.
         self.inner.preprocess_model(model, **kwargs)
 
-    def _place(self, model: PreTrainedModel) -> None:
+    def _place(self, model: PreTrainedModel) -> list[tuple[str, str | None, CompressedEmbedding]]:
+        """Put the config's tables in, without numbers; each with what its keys in the files end in, and its anchor."""
         self._dtype = torch.get_default_dtype()  # transformers builds the model under its own dtype
-        config = self.quantization_config
+        config, placed = self.quantization_config, []
         separate = [f"{prefix}{name}" for name in config.separate for prefix in {"", base_prefix(model)}]
         for put, stored in ((partial(install, separate=separate), config.tables), (install_linear, config.linears)):
             for name, form in stored.items():
@@ -193,10 +100,27 @@ class VocabpressQuantizer(HfQuantizer):
                 if place is None:
                     continue
                 put(model, place, table)
-                key = anchor(table)
+                known, key = name if place.endswith(name) else place, anchor(table)
                 if key is not None:
-                    known = name if place.endswith(name) else place  # which checkpoint keys end in
                     self._renamings[f"{known}.weight"] = f"{known}.table.{key}"
+                placed.append((known, key, table))
+        return placed
+
+    def _check_files(
+        self, model: PreTrainedModel, files: list[str], placed: list[tuple[str, str | None, CompressedEmbedding]]
+    ) -> None:
+        """See that files hold what the config says, before memory is taken for it.
+
+        Raises:
+            ValueError: If not.
+        """
+        config, (entries, metadata) = self.quantization_config, read_headers(files)
+        for known, key, table in placed:
+            check_table(known, key, table, entries)
+            check_maps(known, key, table, entries)
+        check_size(model, files)
+        if config.verify:
+            check_digests(entries, metadata, config.to_dict())
 
     def update_weight_conversions(
         self, weight_conversions: list[WeightTransform], model: PreTrainedModel | None = None
@@ -226,6 +150,7 @@ class VocabpressQuantizer(HfQuantizer):
                 keep_in_memory(table)
                 for parameter in table.parameters():  # some versions leave renamed tensors in the dtype of the file
                     parameter.data = parameter.data.to(self._dtype)
+                table.check_numbers()
         self.settle(model)
         return model
 
@@ -260,7 +185,9 @@ class VocabpressQuantizer(HfQuantizer):
             for part, tensor in table.stored_tensors().items():
                 del state[f"{name}.table.{part}"]
                 state[f"{name}.weight" if part == key else f"{name}.table.{part}"] = tensor
-        return state, {**metadata, "vocabpress_format_version": str(self.quantization_config.format_version)}
+        config = self.quantization_config
+        version = {"vocabpress_format_version": str(config.format_version)}
+        return state, metadata | version | digests(model, state, config.to_dict())
 
     def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | str | None = None) -> PreTrainedModel:
         # A save leaves config.dtype as text, which transformers passes on here.
@@ -306,3 +233,5 @@ def _check_read(name: str, table: CompressedEmbedding, model: PreTrainedModel) -
 if QUANT_METHOD not in AUTO_QUANTIZER_MAPPING:  # a second import of the module must not register twice
     register_quantization_config(QUANT_METHOD)(VocabpressConfig)
     register_quantizer(QUANT_METHOD)(VocabpressQuantizer)
+    # Of a config given at load, only those of these types have a say beside the one in the checkpoint.
+    auto.LOADING_ATTRIBUTES_CONFIG_TYPES = (*auto.LOADING_ATTRIBUTES_CONFIG_TYPES, VocabpressConfig)

@@ -28,7 +28,7 @@ def install(model: PreTrainedModel, name: str, table: CompressedEmbedding, separ
         ValueError: If a module is neither an embedding nor a linear head, or the shapes differ.
     """
     owner = model.get_submodule(name)
-    shape = (owner.num_embeddings, owner.embedding_dim)
+    shape = (getattr(owner, "num_embeddings", None), getattr(owner, "embedding_dim", None))
     if shape != (table.num_embeddings, table.embedding_dim):
         raise ValueError(f"{name} is a table {shape}, got one of {table.num_embeddings, table.embedding_dim}")
     tied = [other for other in tied_modules(model, name) if other not in separate]

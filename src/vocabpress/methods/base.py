@@ -13,6 +13,7 @@ from vocabpress.embeddings import CompressedEmbedding
 from vocabpress.fitting.fold import can_fold, fold
 from vocabpress.metric import check_metric, power
 
+LARGEST = 1e12  # entry of a table: a billion of such squares add up in float32
 Plan = dict[str, Any]
 """Sizes by name: integers, or tuples of them."""
 
@@ -198,10 +199,10 @@ def rounded(embedding: CompressedEmbedding, table: Tensor) -> CompressedEmbeddin
 
 
 def check_table(table: Tensor) -> None:
-    """Refuse what is not a finite float matrix.
+    """Refuse what is not a finite float matrix, or out of all proportion.
 
     Raises:
-        ValueError: With the first bad row, if an entry is NaN or infinite.
+        ValueError: With the first bad row, if an entry is NaN or infinite; if one is too large.
     """
     if table.ndim != 2 or not table.is_floating_point() or min(table.shape) < 1:
         raise ValueError(f"a table is a float matrix (V, d), got {table.dtype} of shape {tuple(table.shape)}")
@@ -210,6 +211,11 @@ def check_table(table: Tensor) -> None:
         raise ValueError(
             f"{int(bad.sum())} of {table.shape[0]} rows hold NaN or infinite values, the first is row "
             f"{int(bad.nonzero()[0])}; repair the checkpoint first"
+        )
+    if float(table.abs().max()) > LARGEST:
+        raise ValueError(
+            f"the table reaches {float(table.abs().max()):.3g}, whose squares don't add up in float32; entries are at "
+            f"most {LARGEST:g}, so scale it down first"
         )
 
 

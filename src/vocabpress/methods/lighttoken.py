@@ -118,8 +118,8 @@ class LightToken(Method):
         if len(plans) == 1:
             return plans[0]
         order = torch.randperm(len(table), generator=generator, device=table.device)[:SAMPLE_ROWS]
-        cut = 3 * len(order) // 4
-        seen, held_out = order[:cut], order[cut:]
+        cut = max(1, 3 * len(order) // 4)
+        seen, held_out = order[:cut], order[cut:] if len(order) > 1 else order
         errors: dict[tuple[int, ...], float] = {}
         short = LightToken(loss=self.loss, cosine_weight=self.cosine_weight, epochs=SAMPLE_EPOCHS, factors=self.factors)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -220,11 +221,20 @@ class Run:
         return sorted(self.work.glob("step-*[0-9]"), key=lambda folder: int(folder.name.removeprefix("step-")))
 
     def _save(self, step: int) -> None:
-        """Write a checkpoint whole, give it its name, then drop the older ones."""
+        """Write a checkpoint whole, give it its name, then drop the older ones.
+
+        Raises:
+            ValueError: If the disk is full, for example.
+        """
         place = self.work / f"step-{step}"
         fresh = place.with_suffix(".new")
         codes = any(is_quantised(parameter) for parameter in self.student.parameters())
-        self.accelerator.save_state(str(fresh), safe_serialization=not codes)  # tensors of several parts are pickled
+        try:
+            self.accelerator.save_state(str(fresh), safe_serialization=not codes)  # others are pickled
+        except (OSError, RuntimeError, SafetensorError) as error:  # each library's own, for a full disk
+            shutil.rmtree(fresh, ignore_errors=True)
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"can't write {place}: {reason}; free some space or give another output") from None
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             fresh.rename(place)

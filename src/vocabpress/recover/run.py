@@ -185,7 +185,9 @@ def _work_folder(target: Path, identity: dict) -> Path:
             raise ValueError(
                 f"{work} holds an interrupted run of other settings, text or models; remove it to start afresh"
             )
-        note.write_text(json.dumps(identity), encoding="utf-8")
+        fresh = note.with_suffix(".new")
+        fresh.write_text(json.dumps(identity), encoding="utf-8")
+        fresh.replace(note)  # whole or not at all
     except OSError as error:
         raise ValueError(f"can't write {work}: {error.strerror or error}; give another output") from None
     return work

@@ -1,0 +1,106 @@
+"""What a stored config may say, field by field. Files come from anywhere: all is checked before anything is built."""
+
+import reprlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vocabpress.budget import DTYPES
+
+MAX_ROWS, MAX_COLUMNS = 2**32, 2**24  # of a form; more overflows what sizes are counted in
+MAX_DEPTH = 16  # forms inside forms; the deepest that a method stores has 6
+ADVICE = "the file is broken, or made by a newer vocabpress"
+
+
+@dataclass(frozen=True)
+class Field:
+    """One entry of a form's config.
+
+    Attributes:
+        says: What it is, for messages: "a number from 1 to 8".
+        allows: Whether a value of JSON is one.
+        forms: The configs of forms inside a value.
+    """
+
+    says: str
+    allows: Callable[[Any], bool]
+    forms: Callable[[Any], Iterable[Any]] = lambda value: ()
+
+
+def integer(low: int, high: int) -> Field:
+    """A whole number in a range, both ends in it; ``true`` is none."""
+    return Field(f"a whole number from {low} to {high:,}", lambda value: _is_integer(value, low, high))
+
+
+def one_of(*values: str | None) -> Field:
+    """One of a few words, or null."""
+    words = ", ".join("null" if value is None else value for value in values)
+    return Field(f"one of {words}", lambda value: (value is None or isinstance(value, str)) and value in values)
+
+
+def either(*fields: Field) -> Field:
+    """What any of the fields allows."""
+    said = " or ".join(field.says for field in fields)
+    return Field(said, lambda value: any(field.allows(value) for field in fields))
+
+
+def rows_of_integers(*ranges: tuple[int, int]) -> Field:
+    """A list of at least one list of whole numbers, each place with its range."""
+
+    def allows(value: Any) -> bool:
+        return _is_list(value) and all(
+            _is_list(row)
+            and len(row) == len(ranges)
+            and all(_is_integer(entry, *bounds) for entry, bounds in zip(row, ranges, strict=True))
+            for row in value
+        )
+
+    return Field(f"a list of lists of {len(ranges)} whole numbers in {list(ranges)}", allows)
+
+
+NULL = one_of(None)
+BOOLEAN = Field("true or false", lambda value: isinstance(value, bool))
+DTYPE = one_of(*DTYPES)
+ROWS, COLUMNS = integer(0, MAX_ROWS), integer(0, MAX_COLUMNS)
+FORM = Field("the config of a form", lambda value: isinstance(value, dict), lambda value: (value,))
+FORMS = Field("a list of configs of forms", lambda value: _is_list(value), lambda value: value)
+
+
+def check_config(config: Any, known: Mapping[str, Mapping[str, Field]], place: str = "form", depth: int = 1) -> None:
+    """See that a config describes a form, and those inside it.
+
+    Args:
+        config: As it was read from JSON.
+        known: Form -> its fields.
+        place: Where it stands, for messages.
+        depth: How deep.
+
+    Raises:
+        ValueError: If a form or a field is unknown, a field is missing or is not what it must be, or forms are nested
+            too deep.
+    """
+    if depth > MAX_DEPTH:
+        raise ValueError(f"forms are nested more than {MAX_DEPTH} deep; {ADVICE}")
+    form = config.get("form") if isinstance(config, dict) else config
+    if not isinstance(config, dict) or not isinstance(form, str) or form not in known:
+        raise ValueError(
+            f"{place}: unknown form {reprlib.repr(form)}; this version reads {list(known)}; try a newer vocabpress"
+        )
+    fields = known[form]
+    for word, names in (("unknown", config.keys() - fields.keys() - {"form"}), ("no", fields.keys() - config.keys())):
+        if names:
+            raise ValueError(f"{place}: {word} field {reprlib.repr(min(names, key=str))} in {form!r}; {ADVICE}")
+    for name, field in fields.items():
+        value = config[name]
+        if not field.allows(value):
+            raise ValueError(f"{place}.{name} is {field.says}, got {reprlib.repr(value)}; {ADVICE}")
+        for part in field.forms(value):
+            check_config(part, known, f"{place}.{name}", depth + 1)
+
+
+def _is_integer(value: Any, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) > 0
