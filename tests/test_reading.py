@@ -1,10 +1,19 @@
-"""Shorter ways to the same rows: the block of a few tokens, compiled loops."""
+"""Shorter ways to the same rows: the block of a few tokens, compiled loops, distinct rows, rows that are kept."""
+
+import copy
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from transformers import AutoModel
 
+import tiny
+from vocabpress import SVD, Budget, FastScan, Uniform, VocabpressConfig, read_with
 from vocabpress.embeddings import Dense, Rows, Run, Trellis, kernels
+from vocabpress.embeddings.reading import Distinct, HotRows, Resident
 from vocabpress.embeddings.trellis import all_words
+from vocabpress.hf.fit import compress_input_table
+from vocabpress.hf.quantizer import attach
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -77,3 +86,123 @@ def test_kept_words_do_not_depend_on_the_dtype_of_the_moment():
         torch.set_default_dtype(torch.float32)
     assert torch.equal(kept, all_words(11, 3, torch.zeros(1)))
     assert kept.unique().numel() > 500
+
+
+class Counting(torch.nn.Module):
+    """Counts the rows that a table decodes."""
+
+    def __init__(self, table):
+        super().__init__()
+        self.rows, read = 0, table.lookup
+
+        def lookup(ids):
+            self.rows += ids.numel()
+            return read(ids)
+
+        table.lookup = lookup
+
+
+def fitted(method=None, rows=300):
+    table = torch.randn(rows, 16, generator=torch.Generator().manual_seed(3))
+    return (method or Uniform()).fit(table, budget=Budget.ratio(4))
+
+
+READERS = {"distinct": Distinct, "hot": lambda: HotRows(2000), "no room": lambda: HotRows(10), "resident": Resident}
+IDS = torch.tensor([[3, 3, 7, 299], [0, 7, 7, 3]])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("reader", READERS)
+def test_every_reader_gives_the_rows_and_logits_of_the_table(reader, dtype):
+    table, reads = fitted().to(dtype), READERS[reader]()
+    hidden = torch.randn(2, 16).to(dtype)
+    for ids in (IDS, IDS + 0, IDS[:, :1], torch.arange(300), IDS[:0], torch.tensor(5)):
+        with torch.no_grad():
+            rows = reads.lookup(table, ids)
+        assert torch.equal(rows, table.lookup(ids))
+        assert rows.dtype == dtype
+    torch.testing.assert_close(reads.logits(table, hidden), table.logits(hidden), rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_gradients_pass_through_every_reader(reader):
+    table, reads = fitted(), READERS[reader]()
+    with torch.no_grad():
+        reads.lookup(table, IDS)
+    reads.lookup(table, IDS).square().sum().backward()
+    found = table.scales.grad.clone()
+    table.zero_grad()
+    table.lookup(IDS).square().sum().backward()
+    torch.testing.assert_close(found, table.scales.grad)
+
+
+def test_what_is_decoded():
+    with torch.no_grad():
+        for reader, expected in (("distinct", [4, 4, 1]), ("hot", [4, 0, 1]), ("no room", [4, 4, 1])):
+            table, reads = fitted(), READERS[reader]()
+            reads.lookup(table, IDS[:, :0])  # what it keeps is made at the first call
+            counter = Counting(table)
+            seen = []
+            for ids in (IDS, IDS, torch.tensor([1, 3, 7] if reader == "hot" else [1])):
+                counter.rows = 0
+                reads.lookup(table, ids)
+                seen.append(counter.rows)
+            assert seen == expected, reader
+
+
+def test_hot_rows_stay_inside_their_limit():
+    table, reads = fitted(), HotRows(1500)
+    with torch.no_grad():
+        reads.lookup(table, torch.arange(300))
+    assert reads._used == len(reads._rows) == (1500 - 4 * 300) // (4 * 16)
+    assert sum(kept.numel() * kept.itemsize for kept in (reads._rows, reads._slots)) <= 1500
+
+
+@pytest.mark.parametrize("reader", ["hot", "resident"])
+def test_what_is_kept_follows_the_table(reader):
+    table, reads = fitted(), READERS[reader]()
+    with torch.no_grad():
+        before = reads.lookup(table, IDS)
+        table.scales.mul_(2)
+        assert torch.equal(reads.lookup(table, IDS), 2 * before)
+        other = fitted(SVD(), rows=400)
+        assert torch.equal(reads.lookup(other, IDS + 99), other.lookup(IDS + 99))
+
+
+@pytest.mark.parametrize("choice", [{"hot_rows": "20kB"}, {"resident": "dense"}, {}])
+def test_a_model_reads_as_it_is_told_and_saves_as_before(choice, tmp_path):
+    model, config = tiny.make("gpt2"), VocabpressConfig(FastScan(), Budget.ratio(6))
+    compress_input_table(model, config)
+    attach(model, config)
+    model.save_pretrained(tmp_path / "a")
+    expected = tiny.logits(model, tiny.batch())
+    read_with(model, **choice)
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    assert embedding.reader is head.reader
+    assert type(embedding.reader) is {"hot_rows": HotRows, "resident": Resident}.get(next(iter(choice), ""), Distinct)
+    for _ in range(2):
+        torch.testing.assert_close(tiny.logits(model, tiny.batch()), expected)
+    twin = copy.deepcopy(model)
+    torch.testing.assert_close(tiny.logits(twin, tiny.batch()), expected)
+    model.save_pretrained(tmp_path / "b")
+    assert (tmp_path / "a" / "config.json").read_bytes() == (tmp_path / "b" / "config.json").read_bytes()
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    loaded = AutoModel.from_pretrained(tmp_path / "b", quantization_config=VocabpressConfig(**choice))
+    assert type(loaded.get_input_embeddings().reader) is type(embedding.reader)
+
+
+@pytest.mark.parametrize(
+    ("choice", "words"),
+    [
+        ({"resident": "int8"}, "resident is 'dense' or nothing, got 'int8'"),
+        ({"hot_rows": "lots"}, "'lots' is not a size; write it like 800kB"),
+        ({"hot_rows": "-1"}, "'-1' is not a size"),
+        ({"hot_rows": "1MB", "resident": "dense"}, "resident keeps all rows decoded, hot_rows some; give one of them"),
+    ],
+)
+def test_bad_choices_are_refused(choice, words):
+    for use in (lambda: VocabpressConfig(**choice), lambda: read_with(tiny.make("gpt2"), **choice)):
+        with pytest.raises(ValueError, match=words):
+            use()

@@ -11,6 +11,7 @@ from vocabpress.hf.extract import static_embedding
 from vocabpress.hf.importance import Sensitivity
 from vocabpress.hf.outcome import Report
 from vocabpress.hf.presets import PRESETS, preset
+from vocabpress.hf.reading import read_with
 from vocabpress.hf.shapes import LinearShapes
 from vocabpress.hf.tables import TableInfo, find_tables
 from vocabpress.methods import (
@@ -66,5 +67,6 @@ __all__ = [
     "find_tables",
     "make_method",
     "preset",
+    "read_with",
     "static_embedding",
 ]

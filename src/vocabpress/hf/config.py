@@ -3,12 +3,13 @@
 import copy
 import re
 import reprlib
-from typing import Any
+from typing import Any, Literal
 
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from vocabpress.budget import Budget
 from vocabpress.hf.inner import make_config, method_of
+from vocabpress.hf.reading import check_reading
 from vocabpress.hf.shapes import LinearShapes
 from vocabpress.methods import Method, make_method
 
@@ -36,6 +37,8 @@ class VocabpressConfig(QuantizationConfigMixin):
         format_version: Of the layout on disk.
         verify: Whether tensors are compared with the digests that were saved with them, at load of a compressed
             checkpoint. A file can't say that; ``from_pretrained`` takes it in its ``quantization_config``.
+        hot_rows: As `vocabpress.read_with` takes it, for a model as it is loaded; a file can't say that either.
+        resident: The same.
         kwargs: ``quant_method``, as transformers passes it.
 
     Raises:
@@ -59,6 +62,8 @@ class VocabpressConfig(QuantizationConfigMixin):
         fitted_by: dict[str, Any] | None = None,
         format_version: int = FORMAT_VERSION,
         verify: bool = True,
+        hot_rows: str | int | None = None,
+        resident: Literal["dense"] | None = None,
         **kwargs: Any,
     ) -> None:
         unknown = set(kwargs) - {"quant_method"}
@@ -84,7 +89,9 @@ class VocabpressConfig(QuantizationConfigMixin):
         self.inner = inner.to_dict() if isinstance(inner, QuantizationConfigMixin) else inner
         self.fitted_by = fitted_by
         self.format_version = format_version
-        self.verify = verify
+        check_reading(hot_rows, resident)
+        self.verify, self.hot_rows = verify, hot_rows
+        self.resident: Literal["dense"] | None = resident
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
@@ -98,7 +105,7 @@ class VocabpressConfig(QuantizationConfigMixin):
 
     def get_loading_attributes(self) -> dict[str, Any]:
         """What of a config given to ``from_pretrained`` holds beside the one in the checkpoint."""
-        return {"verify": self.verify}
+        return {"verify": self.verify, "hot_rows": self.hot_rows, "resident": self.resident}
 
     def to_dict(self) -> dict[str, Any]:
         """What config.json gets: the layout and its provenance."""

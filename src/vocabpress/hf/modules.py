@@ -1,12 +1,14 @@
 """The modules that stand in a model where an embedding, its tied head and linear maps stood."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vocabpress.embeddings import CompressedEmbedding
+from vocabpress.embeddings.reading import Distinct, Reader
 from vocabpress.hf.devices import dense, read_where_it_lies
 
 ADDITIONS = ("embed_norm", "additional_embedding", "eoi_embedding")
@@ -52,6 +54,7 @@ class TokenEmbedding(nn.Module):
     def __init__(self, table: CompressedEmbedding, original: nn.Module, owner: bool = True) -> None:
         super().__init__()
         check_embedding(original)
+        self.reader: Reader = Distinct()
         self.num_embeddings, self.embedding_dim = table.num_embeddings, table.embedding_dim
         self.padding_idx: int | None = getattr(original, "padding_idx", None)
         scale: Any = getattr(original, "scalar_embed_scale", getattr(original, "embed_scale", None))
@@ -92,9 +95,9 @@ class TokenEmbedding(nn.Module):
         """Rows in the table's own dtype, under autocast, too: a lookup in a dense table is not rounded there either."""
         kind = self.table.device.type
         if kind == "meta" or not torch.is_autocast_enabled(kind):  # there is no autocast on the meta device
-            return read_where_it_lies(self.table, self.table.lookup, ids)
+            return read_where_it_lies(self.table, partial(self.reader.lookup, self.table), ids)
         with torch.autocast(kind, enabled=False):
-            return read_where_it_lies(self.table, self.table.lookup, ids)
+            return read_where_it_lies(self.table, partial(self.reader.lookup, self.table), ids)
 
     @property
     def weight(self) -> Tensor:
@@ -146,6 +149,7 @@ class CompressedLinear(nn.Module):
     def __init__(self, table: CompressedEmbedding, bias: nn.Parameter | None = None, owner: bool = True) -> None:
         super().__init__()
         self.in_features, self.out_features = table.embedding_dim, table.num_embeddings
+        self.reader: Reader = Distinct()
         self.bias = bias
         if owner:
             self.table = table
@@ -159,7 +163,7 @@ class CompressedLinear(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """``hidden @ weight.T + bias``, shape (*hidden.shape[:-1], out_features); the weight is never built."""
-        outputs = read_where_it_lies(self.table, self.table.logits, hidden)
+        outputs = read_where_it_lies(self.table, partial(self.reader.logits, self.table), hidden)
         return (
             outputs if self.bias is None else outputs + self.bias.to(outputs.dtype)
         )  # which autocast may have lowered

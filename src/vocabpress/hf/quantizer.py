@@ -27,6 +27,7 @@ from vocabpress.hf.inner import HOOKS, Unquantised, holds, make_quantizer, witho
 from vocabpress.hf.keys import anchor, resolve, without_converters
 from vocabpress.hf.linears import compress_linears
 from vocabpress.hf.modules import check_readers, owned_tables
+from vocabpress.hf.reading import read_with
 from vocabpress.hf.resize import resize_token_embeddings
 from vocabpress.hf.stored import check_digests, check_maps, check_places, check_size, check_table, digests, read_headers
 from vocabpress.hf.swap import install, install_linear, uninstall
@@ -164,6 +165,7 @@ class VocabpressQuantizer(HfQuantizer):
             part.quantization_config = self.quantization_config
         without_deserialisers(model)
         vars(model)[resize_token_embeddings.__name__] = MethodType(resize_token_embeddings, model)
+        read_with(model, hot_rows=self.quantization_config.hot_rows, resident=self.quantization_config.resident)
 
     def get_state_dict_and_metadata(  # pyright: ignore[reportIncompatibleMethodOverride]: the base returns None
         self, model: PreTrainedModel
