@@ -2,24 +2,18 @@
 
 import statistics
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
+import timings
 from conformance import page
+from mdtable import RESULTS, table
 from vocabpress.report.collect import group
 from vocabpress.report.console import size
 from vocabpress.results import Result, read_results
 
-RESULTS = Path(__file__).parent / "results"
 BEST = (
     *("svd", "autoencoder", "lighttoken", "product", "residual", "fastscan"),
     *("tcq", "tcq, by vocabulary order", "tcq, by frequency"),
 )
-
-
-def table(headers: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table, the first column to the left."""
-    rule = ["---", *["---:"] * (len(headers) - 1)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [headers, rule, *rows]) + "\n"
 
 
 def sts_row(result: Result) -> list[str]:
@@ -240,37 +234,6 @@ def variants(benchmark: str, ratio: float, columns: dict[str, tuple[str, int]]) 
     return table(["", *columns], figures)
 
 
-def heads() -> str:
-    """Logits by each method, over the time that the dense table takes."""
-    rows = read_results(RESULTS / "heads.json")
-    counts = (1, 8, 64)
-    body = [
-        [
-            row.variant,
-            f"{row.settings['ratio']:g}x",
-            *(f"{row.metrics[f'logits_{count}']:.2f}" for count in counts),
-            f"{row.metrics['lookup_ms']:.1f}",
-        ]
-        for row in rows
-    ]
-    return table(["", "ratio", *(f"{count} vectors" for count in counts), "512 rows, ms"], body)
-
-
-def scaling() -> str:
-    """Seconds of a fit, and its memory as a multiple of the float32 table, as rows grow."""
-    rows = read_results(RESULTS / "scaling.json")
-    counts = sorted({row.settings["rows"] for row in rows})
-    found = {(row.variant, row.settings["ratio"], row.settings["rows"]): row.metrics for row in rows}
-
-    def figure(name: str, ratio: float, count: int) -> str:
-        metrics = found.get((name, ratio, count))
-        return f"{metrics['seconds']:.0f} s, {metrics['memory_over_table']:.1f}" if metrics else "-"
-
-    cases = dict.fromkeys((name, ratio) for name, ratio, _ in found)
-    body = [[f"{name}, {ratio:g}x", *(figure(name, ratio, count) for count in counts)] for name, ratio in cases]
-    return table(["", *(f"{count:,} rows" for count in counts)], body)
-
-
 def combination() -> str:
     """Tables pressed, bodies in int8, and both: bytes of the weight files, STS-B dev."""
     rows = read_results(RESULTS / "combination.json")
@@ -286,18 +249,6 @@ def combination() -> str:
         for row in rows
     ]
     return table(["", "table", "whole model", "times smaller", "sentence cosine", "STS-B dev"], body)
-
-
-def runtimes() -> str:
-    """ONNX files: bytes, difference to torch, milliseconds beside the uncompressed one in the same run."""
-    rows = read_results(RESULTS / "runtimes.json")
-    shapes = ("1x16", "8x128")
-    body = [["original", size(rows[0].bytes["onnx_original"]), "-", "-", *["1.00"] * len(shapes)]]
-    for row in rows:
-        times = [f"{row.metrics[f'ms_{shape}'] / row.metrics[f'ms_{shape}_original']:.2f}" for shape in shapes]
-        sizes = [size(row.bytes[key]) for key in ("onnx", "checkpoint")]
-        body.append([row.variant, *sizes, f"{row.metrics['largest_difference']:.1e}", *times])
-    return table(["", "ONNX file", "checkpoint", "difference", *(f"time, {shape}" for shape in shapes)], body)
 
 
 def noise() -> str:
@@ -384,10 +335,11 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "weights-sts": lambda: grid("weights", "sts", "stsb_dev"),
     **{f"tcq-{ratio}": lambda ratio=ratio: variants("tcq", ratio, TRELLIS) for ratio in (25, 50, 103, 206)},
     **{f"domains-{ratio}": lambda ratio=ratio: variants("domains", ratio, DOMAINS) for ratio in (50, 103)},
-    "heads": heads,
+    "heads": timings.heads,
     "noise": noise,
-    "scaling": scaling,
-    "runtimes": runtimes,
+    "scaling": timings.scaling,
+    "runtimes": timings.runtimes,
+    "reading": timings.reading,
     "combination": combination,
     "kronecker": kronecker,
     "recovery": recovery,

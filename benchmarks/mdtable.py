@@ -1,0 +1,11 @@
+"""Tables of the docs, and where their figures are."""
+
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def table(headers: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table, the first column to the left."""
+    rule = ["---", *["---:"] * (len(headers) - 1)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [headers, rule, *rows]) + "\n"

@@ -1,0 +1,76 @@
+"""What reading a compressed table takes inside an encoder: writes results/reading.json.
+
+python benchmarks/reading.py --data DIR
+
+Forward passes of all-MiniLM-L6-v2 in torch, as it is and with its table compressed 25 times by the default method, on
+sentences of Wikipedia one after another, so that tokens repeat as they do in text. Each way of reading is timed in turn
+with the dense model, on the same batches; what a way keeps decoded, it has kept from earlier batches.
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModel
+
+from bench import SENTENCES
+from common import RESULTS, SAMPLE, parse
+from vocabpress import compress, read_with
+from vocabpress.evaluate.speed import interleaved_milliseconds
+from vocabpress.hf.checkpoint import open_tokenizer
+from vocabpress.results import Result, write_results
+
+SHAPES = ((1, 16), (1, 128), (8, 128))
+WAYS: dict[str, dict[str, Any]] = {
+    "as stored": {},
+    "hot rows, 1 MB": {"hot_rows": "1MB"},
+    "resident": {"resident": "dense"},
+}
+BATCHES, REPEATS = 24, 60
+
+
+def batches(data: Path, shape: tuple[int, int]) -> list[Tensor]:
+    """Ids of running text, cut into batches."""
+    lines = (data / SENTENCES).read_text(encoding="utf-8").splitlines()
+    text = " ".join(line.split("\t", 1)[-1] for line in lines[:4000])
+    ids = open_tokenizer(SAMPLE)(text, add_special_tokens=False, verbose=False)["input_ids"]
+    size = shape[0] * shape[1]
+    return [torch.tensor(ids[place : place + size]).view(shape) for place in range(0, BATCHES * size, size)]
+
+
+def walk(model: Any, ids: list[Tensor]) -> Callable[[], object]:
+    """A call that runs the next batch."""
+    following = cycle(ids)
+    return lambda: model(input_ids=next(following))
+
+
+def main() -> int:
+    """All ways, at all shapes."""
+    arguments, results = parse(__doc__), list[Result]()
+    with tempfile.TemporaryDirectory() as name, torch.no_grad():
+        report = compress(SAMPLE, Path(name) / "small", progress=True)
+        models: list[Any] = [AutoModel.from_pretrained(folder).eval() for folder in (SAMPLE, Path(name) / "small")]
+        for way, choice in WAYS.items():
+            start, metrics = time.perf_counter(), dict[str, float]()
+            read_with(models[1], **choice)
+            for shape in SHAPES:
+                ids = batches(arguments.data, shape)
+                dense, stored = interleaved_milliseconds([walk(model, ids) for model in models], REPEATS)
+                key = f"{shape[0]}x{shape[1]}"
+                metrics |= {f"ms_{key}": stored, f"ms_{key}_original": dense}
+            settings = {"model": "all-MiniLM-L6-v2", "method": report.method, "ratio": 25, "seed": arguments.seed}
+            sizes = {"table": report.table_bytes_after, "table_before": report.table_bytes_before}
+            print(f"{way}: " + ", ".join(f"{key} {value:.4g}" for key, value in metrics.items()), flush=True)
+            results.append(Result("reading", way, settings, sizes, metrics, time.perf_counter() - start))
+            write_results(RESULTS / "reading.json", results)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""Tables of what fits and readings take, each from results/*.json, for `figures.py`."""
+
+from mdtable import RESULTS, table
+from vocabpress.report.console import size
+from vocabpress.results import read_results
+
+
+def heads() -> str:
+    """Logits by each method, over the time that the dense table takes."""
+    rows = read_results(RESULTS / "heads.json")
+    counts = (1, 8, 64)
+    body = [
+        [
+            row.variant,
+            f"{row.settings['ratio']:g}x",
+            *(f"{row.metrics[f'logits_{count}']:.2f}" for count in counts),
+            f"{row.metrics['lookup_ms']:.1f}",
+        ]
+        for row in rows
+    ]
+    return table(["", "ratio", *(f"{count} vectors" for count in counts), "512 rows, ms"], body)
+
+
+def scaling() -> str:
+    """Seconds of a fit, and its memory as a multiple of the float32 table, as rows grow."""
+    rows = read_results(RESULTS / "scaling.json")
+    counts = sorted({row.settings["rows"] for row in rows})
+    found = {(row.variant, row.settings["ratio"], row.settings["rows"]): row.metrics for row in rows}
+
+    def figure(name: str, ratio: float, count: int) -> str:
+        metrics = found.get((name, ratio, count))
+        return f"{metrics['seconds']:.0f} s, {metrics['memory_over_table']:.1f}" if metrics else "-"
+
+    cases = dict.fromkeys((name, ratio) for name, ratio, _ in found)
+    body = [[f"{name}, {ratio:g}x", *(figure(name, ratio, count) for count in counts)] for name, ratio in cases]
+    return table(["", *(f"{count:,} rows" for count in counts)], body)
+
+
+def runtimes() -> str:
+    """ONNX files: bytes, difference to torch, milliseconds beside the uncompressed one in the same run."""
+    rows = read_results(RESULTS / "runtimes.json")
+    shapes = ("1x16", "8x128")
+    body = [["original", size(rows[0].bytes["onnx_original"]), "-", "-", *["1.00"] * len(shapes)]]
+    for row in rows:
+        times = [f"{row.metrics[f'ms_{shape}'] / row.metrics[f'ms_{shape}_original']:.2f}" for shape in shapes]
+        sizes = [size(row.bytes[key]) for key in ("onnx", "checkpoint")]
+        body.append([row.variant, *sizes, f"{row.metrics['largest_difference']:.1e}", *times])
+    return table(["", "ONNX file", "checkpoint", "difference", *(f"time, {shape}" for shape in shapes)], body)
+
+
+def reading() -> str:
+    """Forward passes by each way of reading, over those of the dense model in the same run."""
+    shapes = ("1x16", "1x128", "8x128")
+    body = [
+        [
+            row.variant,
+            *(f"{row.metrics[f'ms_{shape}'] / row.metrics[f'ms_{shape}_original']:.3f}" for shape in shapes),
+        ]
+        for row in read_results(RESULTS / "reading.json")
+    ]
+    return table(["", *(f"time, {shape}" for shape in shapes)], body)
