@@ -28,7 +28,7 @@ from vocabpress.hf.keys import anchor, resolve, without_converters
 from vocabpress.hf.linears import compress_linears
 from vocabpress.hf.modules import check_readers, owned_tables
 from vocabpress.hf.resize import resize_token_embeddings
-from vocabpress.hf.stored import check_digests, check_maps, check_places, check_size, check_table, digests, read_headers
+from vocabpress.hf.stored import check_digests, check_places, check_size, check_table, digests, read_headers
 from vocabpress.hf.swap import install, install_linear, uninstall
 from vocabpress.hf.tables import base_prefix, text_config
 
