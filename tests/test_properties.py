@@ -61,7 +61,7 @@ KINDS = {
         torch.randn(rows, generator=draw) * 10.0 ** torch.arange(rows[0])[:, None].clamp(max=36)
     ),
 }
-SETTINGS = settings(max_examples=40, deadline=None, derandomize=True, database=None)
+SETTINGS = settings(max_examples=15, deadline=None, derandomize=True, database=None)
 MANY = settings(max_examples=400, deadline=None, derandomize=True, database=None)
 budgets = strategies.one_of(
     strategies.sampled_from([1.0, 1.5, 4.0, 25.0, 1000.0]).map(Budget.ratio),
