@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 ROWS_PER_CHUNK = 16384  # that are held in float64 at a time
-NOTHING = 1e-12  # of the largest deviation: the square roots of what rounding leaves of a zero are above it or nothing
+NOTHING = 1e-6  # of the largest deviation: what rounding leaves of a zero; rows of no weight have any length there
 
 
 class LowRank(NamedTuple):
