@@ -61,8 +61,8 @@ KINDS = {
         torch.randn(rows, generator=draw) * 10.0 ** torch.arange(rows[0])[:, None].clamp(max=36)
     ),
 }
-SETTINGS = settings(max_examples=6, deadline=None, derandomize=True, database=None)
-MANY = settings(max_examples=250, deadline=None, derandomize=True, database=None)
+SETTINGS = settings(max_examples=15, deadline=None, derandomize=True, database=None)
+MANY = settings(max_examples=400, deadline=None, derandomize=True, database=None)
 budgets = strategies.one_of(
     strategies.sampled_from([1.0, 1.5, 4.0, 25.0, 1000.0]).map(Budget.ratio),
     strategies.sampled_from([0.01, 0.5, 1.0, 8.0, 32.0, 1e6]).map(Budget.bits_per_weight),
@@ -98,7 +98,7 @@ def holds(method, shape, kind, dtype, budget, seed, weighted):
             warnings.simplefilter("error", RuntimeWarning)
             form = fit()
     except ValueError:
-        return
+        return False
     form.check_numbers()
     assert form.dense().shape == shape
     assert form.total_bits() <= budget.max_bits(*shape)
@@ -112,17 +112,24 @@ def holds(method, shape, kind, dtype, budget, seed, weighted):
     assert torch.equal(again.lookup(ids), form.lookup(ids))
     twin = fit().stored_tensors()
     assert all(torch.equal(twin[key], tensor) for key, tensor in stored.items())
+    return True
+
+
+def try_many(method, how_many):
+    kept = []
+    how_many(given(**cases)(lambda **case: kept.append(holds(method, **case))))()
+    assert any(kept)  # most of the rest leave too few bytes
 
 
 @pytest.mark.parametrize("name", FIT)
 def test_any_table_is_refused_or_kept(name):
-    SETTINGS(given(**cases)(lambda **case: holds(FIT[name], **case)))()
+    try_many(FIT[name], SETTINGS)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FIT)
 def test_any_table_is_refused_or_kept_many(name):
-    MANY(given(**cases)(lambda **case: holds(FIT[name], **case)))()
+    try_many(FIT[name], MANY)
 
 
 @SETTINGS

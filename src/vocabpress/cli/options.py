@@ -26,7 +26,10 @@ SettingsOption = Annotated[
     list[str] | None, typer.Option("--set", help="field=value of the method or task; may be repeated.")
 ]
 TrustOption = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run code that lies beside the weights, if the model needs it.")
+    bool,
+    typer.Option(
+        "--trust-remote-code", help="Run code beside the weights if the model needs it; read pickled weights."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 

@@ -16,6 +16,7 @@ from vocabpress.fitting.lowrank import principal_axes, ridge
 RowLoss = Callable[[Tensor, Tensor], Tensor]
 """(reconstruction, original), both (batch, d) -> a value per row."""
 
+NOTHING = 1e-12  # root mean square of what is left to code, below which there is nothing to learn
 HELD_OUT = 0.03  # share of the rows that training does not see, to tell when it has become flat
 SATURATED = 4.0  # |logit / temperature| beyond which a tempered sigmoid passes hardly any gradient
 BITS_PER_BLOCK, ROWS_PER_CHUNK = 32, 4096  # of the coordinate descent: sized for the processor's cache
@@ -117,6 +118,8 @@ def train_codes(
         title: Of the progress bar.
         progress: Whether to draw it.
     """
+    if float((table - base).square().mean().sqrt()) <= NOTHING:
+        return table.new_ones(len(table), bits)
     stage = _Stage(table, base, weights, loss, options, bits, generator)
     schedule = Schedule(options.epochs, options.batch_size, options.learning_rate, _cosine_decay)
     parameters = list(stage.network.parameters())
@@ -143,7 +146,7 @@ class _Stage:
     ) -> None:
         self.table, self.base, self.weights, self.loss, self.options = table, base, weights, loss, options
         residual = table - base
-        self.scale = residual.square().mean().sqrt().clamp(min=1e-12)
+        self.scale = residual.square().mean().sqrt().clamp(min=NOTHING)
         self.rows = residual / self.scale
         self.network = BinaryAutoencoder(self.rows, bits, weights, options.temperature[0], generator)
         order = torch.randperm(len(table), generator=generator, device=table.device)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 ROWS_PER_CHUNK = 16384  # that are held in float64 at a time
+NOTHING = 1e-6  # of the largest deviation: what rounding leaves of a zero; rows of no weight have any length there
 
 
 class LowRank(NamedTuple):
@@ -60,8 +61,8 @@ def weighted_svd(table: Tensor, rank: int, weights: Tensor) -> LowRank:
     centred = table - mean
     axes, values = principal_axes(centred, weights)
     axes, deviations = axes[:rank].to(table.dtype), values[:rank].sqrt().to(table.dtype)
-    # A column of zeros has no deviation: any divisor will do, and 1 keeps it zero.
-    scale = torch.where(deviations > 0, deviations, torch.ones_like(deviations))
+    # A column of next to nothing has no deviation: any divisor will do, and 1 keeps it so.
+    scale = torch.where(deviations > NOTHING * deviations[:1], deviations, torch.ones_like(deviations))
     return LowRank(centred @ axes.T / scale, axes * scale[:, None], mean)
 
 

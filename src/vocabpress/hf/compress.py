@@ -78,7 +78,8 @@ def compress(
         seed: Of all randomness.
         device: Where to fit, e.g. ``"cuda"``; None stays on the CPU.
         progress: Whether to draw progress bars on stderr.
-        trust_remote_code: Whether code beside the weights may run, where transformers does not know the model.
+        trust_remote_code: Whether code beside the weights may run, where transformers does not know the model, and
+            weights that are pickles (.bin alone) be read.
 
     Returns:
         What was done and what it cost.

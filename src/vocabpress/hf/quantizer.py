@@ -29,7 +29,7 @@ from vocabpress.hf.linears import compress_linears
 from vocabpress.hf.modules import check_readers, owned_tables
 from vocabpress.hf.reading import read_with
 from vocabpress.hf.resize import resize_token_embeddings
-from vocabpress.hf.stored import check_digests, check_maps, check_places, check_size, check_table, digests, read_headers
+from vocabpress.hf.stored import check_digests, check_places, check_size, check_table, digests, read_headers
 from vocabpress.hf.swap import install, install_linear, uninstall
 from vocabpress.hf.tables import base_prefix, text_config
 
@@ -118,7 +118,6 @@ class VocabpressQuantizer(HfQuantizer):
         config, (entries, metadata) = self.quantization_config, read_headers(files)
         for known, key, table in placed:
             check_table(known, key, table, entries)
-            check_maps(known, key, table, entries)
         check_size(model, files)
         if config.verify:
             check_digests(entries, metadata, config.to_dict())

@@ -91,30 +91,25 @@ def check_size(model: nn.Module, files: Iterable[str]) -> None:
         )
 
 
-def check_maps(name: str, key: str | None, table: CompressedEmbedding, entries: Mapping[str, Entry]) -> None:
-    """See that maps point at rows that there are; transformers reads weights before a load is done.
+def stored_as(name: str, key: str | None, part: str, entries: Mapping[str, Entry]) -> list[str]:
+    """The names under which the files may hold a tensor of a table.
 
     Args:
-        name: As `check_table`, which comes first.
-        key: The same.
-        table: The same.
-        entries: The same.
-
-    Raises:
-        ValueError: If not.
+        name: Of the module, relative to the base model.
+        key: The tensor of the table that is stored as ``<name>.weight``.
+        part: The tensor's name in the table.
+        entries: Of the files.
     """
-    for place, form in table.named_modules():
-        if isinstance(form, Rows) and form.block_of is not None:
-            part = f"{place}.block_of".lstrip(".")
-            wanted = f"{name}.weight" if part == key else f"{name}.table.{part}"
-            for full, entry in entries.items():
-                if f".{full}".endswith(f".{wanted}") and entry.shape == tuple(form.block_of.shape):
-                    with safe_open(entry.file, "pt") as opened:
-                        form.check_map(opened.get_tensor(full), wanted)
+    end = ".weight" if part == key else f".table.{part}"
+    exact = [full for full in entries if f".{full}".endswith(f".{name}{end}")]
+    # Some models have other names for their modules in files; transformers knows which.
+    return exact or [full for full in entries if full.endswith(end)]
 
 
 def check_table(name: str, key: str | None, table: CompressedEmbedding, entries: Mapping[str, Entry]) -> None:
     """See that the files hold the tensors of a table, in the shapes and dtypes that its config says.
+
+    Maps are read, because transformers looks at weights before a load is done.
 
     Args:
         name: Of the module, relative to the base model.
@@ -123,18 +118,22 @@ def check_table(name: str, key: str | None, table: CompressedEmbedding, entries:
         entries: Of the files.
 
     Raises:
-        ValueError: If not.
+        ValueError: If not, or if a map names rows that there are not.
     """
     for item in table.storage():
-        wanted = f"{name}.weight" if item.name == key else f"{name}.table.{item.name}"
-        found = {entries[full][1:] for full in entries if f".{full}".endswith(f".{wanted}")}
+        found = {full: entries[full][1:] for full in stored_as(name, key, item.name, entries)}
         claimed = (item.shape, NAMES[item.dtype])
-        if claimed not in found:
-            told = "no such tensor" if not found else " and ".join(f"{dtype} of shape {list(s)}" for s, dtype in found)
+        if claimed not in found.values():
+            told = " and ".join(f"{dtype} of shape {list(shape)}" for shape, dtype in found.values())
             raise ValueError(
-                f"config.json says that {wanted} is {claimed[1]} of shape {list(item.shape)}, the files hold {told}; "
-                f"{DAMAGED}"
+                f"by config.json {item.name} of {name} is {claimed[1]} of shape {list(item.shape)}, the files hold "
+                f"{told[:200] or 'no such tensor'}; {DAMAGED}"
             )
+        form = table.get_submodule(item.name.rpartition(".")[0])
+        if isinstance(form, Rows):
+            for full in (full for full, held in found.items() if held == claimed):
+                with safe_open(entries[full].file, "pt") as opened:
+                    form.check_map(opened.get_tensor(full), full)
 
 
 def digest(tensor: Tensor) -> str | None:

@@ -14,6 +14,7 @@ from vocabpress.fitting.fold import can_fold, fold
 from vocabpress.metric import check_metric, power
 
 LARGEST = 1e12  # entry of a table: a billion of such squares add up in float32
+SMALLEST = 1e-15  # of the largest entry: a product of two float16 numbers is not less, and squares of less are nothing
 Plan = dict[str, Any]
 """Sizes by name: integers, or tuples of them."""
 
@@ -136,7 +137,8 @@ class Method(ABC):
         the decoders of the result, so that it costs no byte.
 
         Args:
-            table: (V, d), any float dtype; the fit runs in float32 on its device.
+            table: (V, d), any float dtype; the fit runs in float32 on its device. Entries are at most 1e12; a table
+                without one of 1e-15 is taken for zeros.
             budget: The most that may be stored.
             token_weights: (V), how much each row's error counts; None counts all alike.
             metric: (d, d), symmetric and not negative, for methods whose rows are read through a basis; None is the
@@ -154,6 +156,8 @@ class Method(ABC):
         weights = check_weights(token_weights, table)
         plans = self.plans(table.shape[0], table.shape[1], budget, weights)
         rows = table.detach().to(torch.float32)
+        if float(rows.abs().max()) < SMALLEST:
+            rows = torch.zeros_like(rows)
         if generator is None:
             generator = torch.Generator(table.device).manual_seed(0)
         if metric is None:
