@@ -38,8 +38,8 @@ FIT = {
     "groupreduce": GroupReduce(rounds=1),
     "discblock": DiscBlock(),
     "uniform": Uniform(),
-    "product": Product(rounds=1),
-    "residual": Residual(rounds=1, beam=1),
+    "product": Product(bits=4, rounds=1),
+    "residual": Residual(bits=4, rounds=1, beam=1),
     "compositional": Compositional(epochs=1),
     "binary": Binary(epochs=1),
     "tcq": TCQ(8),
@@ -65,7 +65,7 @@ SETTINGS = settings(max_examples=15, deadline=None, derandomize=True, database=N
 MANY = settings(max_examples=400, deadline=None, derandomize=True, database=None)
 budgets = strategies.one_of(
     strategies.sampled_from([1.0, 1.5, 4.0, 25.0, 1000.0]).map(Budget.ratio),
-    strategies.sampled_from([0.01, 0.5, 1.0, 8.0, 32.0, 1e6]).map(Budget.bits_per_weight),
+    strategies.sampled_from([0.5, 8.0, 100.0, 1e4, 1e6]).map(Budget.bits_per_weight),
     strategies.integers(1, 2000).map(Budget.bytes),
 )
 sizes = strategies.tuples(
