@@ -35,7 +35,7 @@ def resolve(model: PreTrainedModel, name: str) -> str | None:
 def anchor(table: CompressedEmbedding) -> str | None:
     """The stored tensor that takes the original key: the largest whose shape is not the table's.
 
-    None for a lone `Dense` form: plain transformers reads that rightly.
+    None for a lone `Dense` form, which no method stores.
     """
     shape = (table.num_embeddings, table.embedding_dim)
     misfits = [item for item in table.storage() if item.shape != shape]
