@@ -22,6 +22,8 @@ STORED = {"quant_method", "format_version", "tables", "linears", "separate", "in
 class VocabpressConfig(QuantizationConfigMixin):
     """What config.json says of a compressed checkpoint, or what is to be done to a plain one at load.
 
+    Compressing at load counts every token alike, since a model does not know its tokenizer; `compress` does better.
+
     Args:
         method: Name of a method, or a `Method`, for compressing at load; None leaves it to the model, see
             `default_method`.
