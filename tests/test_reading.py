@@ -9,7 +9,7 @@ from transformers import AutoModel
 
 import tiny
 from vocabpress import SVD, Budget, FastScan, Uniform, VocabpressConfig, read_with
-from vocabpress.embeddings import Dense, Rows, Run, Trellis, kernels
+from vocabpress.embeddings import Codebooks, Dense, Rows, Run, Trellis, kernels
 from vocabpress.embeddings.reading import Distinct, HotRows, Resident
 from vocabpress.embeddings.trellis import all_words
 from vocabpress.hf.fit import compress_input_table
@@ -76,6 +76,28 @@ def test_the_compiled_loop_reads_what_torch_reads(runs, memory, dtype, monkeypat
     assert len(calls) == 1
     assert torch.equal(compiled, plain)
     assert compiled.dtype == plain.dtype
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("vectors", [1, 3, 5])
+@pytest.mark.parametrize("bits", [4, 8, 3])
+@pytest.mark.parametrize("rows", [203, 204])
+def test_logits_by_the_compiled_loop_are_those_of_torch(rows, bits, vectors, dtype, monkeypatch):
+    pytest.importorskip("numba", reason="numba is in the `fast` extra")
+    generator = torch.Generator().manual_seed(bits)
+    codes = torch.randint(1 << bits, (rows, 2, 5), generator=generator)
+    words = Dense.of(torch.randn(10 << bits, 3, generator=generator))
+    form = Codebooks.of(codes, words, bits).to(dtype)
+    hidden = torch.randn(vectors, 15, generator=generator).to(dtype)
+    calls, read = [], kernels.sum_tables
+    monkeypatch.setattr(kernels, "sum_tables", lambda *given: calls.append(1) or read(*given))
+    with torch.no_grad():
+        compiled = form.logits(hidden)
+    assert len(calls) == (vectors <= 4)
+    plain = form.logits(hidden)  # asks for a gradient
+    assert len(calls) == (vectors <= 4)
+    torch.testing.assert_close(compiled, plain, rtol=1e-5 if dtype == torch.float32 else 1e-2, atol=1e-5)
+    assert compiled.dtype == dtype
 
 
 def test_kept_words_do_not_depend_on_the_dtype_of_the_moment():

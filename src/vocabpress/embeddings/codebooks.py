@@ -5,9 +5,12 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from vocabpress.embeddings import kernels
 from vocabpress.embeddings.base import ROWS_PER_CHUNK, Build, CompressedEmbedding
 from vocabpress.embeddings.fields import BOOLEAN, FORM, MAX_COLUMNS, ROWS, integer
 from vocabpress.packing import MAX_BITS, pack, packed_bytes, unpack
+
+FEW = 4  # vectors; of more, torch reads numbers side by side
 
 
 class Codebooks(CompressedEmbedding):
@@ -88,11 +91,10 @@ class Codebooks(CompressedEmbedding):
         tables = torch.einsum("sjkw,njw->sjkn", books, pieces).flatten(0, 1)
         per_byte = 8 // self.bits if 8 % self.bits == 0 else 1
         tables = byte_tables(tables, per_byte)
-        starts = torch.arange(len(tables), device=tables.device) * tables.shape[1]
-        sums = []
-        for packed in self.codes.split(ROWS_PER_CHUNK):
-            codes = packed if 8 % self.bits == 0 else unpack(packed, self.bits, self.stages * self.segments)
-            sums.append(nn.functional.embedding_bag(codes + starts, tables.flatten(0, 1), mode="sum"))
+        sums = [
+            _sums(packed if 8 % self.bits == 0 else unpack(packed, self.bits, self.stages * self.segments), tables)
+            for packed in self.codes.split(ROWS_PER_CHUNK)
+        ]
         return torch.cat(sums).T.to(hidden.dtype).reshape(*hidden.shape[:-1], self.num_embeddings)
 
     def config(self) -> dict[str, Any]:
@@ -113,6 +115,14 @@ class Codebooks(CompressedEmbedding):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, bits={self.bits}, segments={self.segments}, stages={self.stages}"
+
+
+def _sums(codes: Tensor, tables: Tensor) -> Tensor:
+    """What codes, (V, places), pick from tables, (places, K, n), added up, (V, n)."""
+    if tables.shape[2] <= FEW and tables.dtype == torch.float32 and kernels.serves(codes, tables):
+        return kernels.sum_tables(codes, tables.permute(2, 0, 1)).T
+    starts = torch.arange(len(tables), device=tables.device) * tables.shape[1]
+    return nn.functional.embedding_bag(codes + starts, tables.flatten(0, 1), mode="sum")
 
 
 def byte_tables(tables: Tensor, count: int) -> Tensor:
