@@ -9,7 +9,7 @@ from transformers import AutoModel
 
 import tiny
 from vocabpress import SVD, Budget, FastScan, Uniform, VocabpressConfig, read_with
-from vocabpress.embeddings import Codebooks, Dense, Rows, Run, Trellis, kernels
+from vocabpress.embeddings import Codebooks, Dense, Rows, Run, Scalar, Trellis, kernels
 from vocabpress.embeddings.reading import Distinct, HotRows, Resident
 from vocabpress.embeddings.trellis import all_words
 from vocabpress.hf.fit import compress_input_table
@@ -76,6 +76,36 @@ def test_the_compiled_loop_reads_what_torch_reads(runs, memory, dtype, monkeypat
     assert len(calls) == 1
     assert torch.equal(compiled, plain)
     assert compiled.dtype == plain.dtype
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("axis", ["row", "column", "group"])
+def test_integers_are_read_by_the_compiled_loop_as_by_torch(axis, bits, monkeypatch):
+    pytest.importorskip("numba", reason="numba is in the `fast` extra")
+    generator = torch.Generator().manual_seed(bits)
+    form = Scalar(40, 21, bits, axis, group_size=8 if axis == "group" else None)
+    form.codes.random_(generator=generator)
+    form.scales.data.normal_(generator=generator)
+    calls, read = [], kernels.read_scalar
+    monkeypatch.setattr(kernels, "read_scalar", lambda *given: calls.append(1) or read(*given))
+    ids = torch.randint(40, (3, 30), generator=generator)
+    with torch.no_grad():
+        compiled = form.lookup(ids)
+    plain = form.lookup(ids)  # asks for a gradient
+    assert len(calls) == 1
+    assert torch.equal(compiled, plain)
+    with torch.no_grad():
+        form.to(torch.bfloat16).lookup(ids)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("form", ["trellis", "scalar"])
+def test_the_loops_read_nothing_beyond_the_table(form):
+    pytest.importorskip("numba", reason="numba is in the `fast` extra")
+    table = Scalar(40, 21, 4) if form == "scalar" else Trellis(40, [Run(21, 1)], 9)
+    for wrong in (40, -1, 1 << 40):
+        with torch.no_grad(), pytest.raises(IndexError, match="ids lie in 0 … 39"):
+            table.lookup(torch.tensor([3, wrong]))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

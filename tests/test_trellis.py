@@ -125,7 +125,7 @@ def test_rare_rows_get_the_bits_that_they_must_have_at_least():
         ([(5, 1, 2)], 8, "multiples of its width"),
         ([(5, 9, 1)], 8, "0 to 8 bits"),
         ([(20, 1, 1)], 7, "8 to 16"),
-        ([(5, 1, 1)], 8, "at most the 5 bits"),
+        ([(5, 1, 1)], 8, "at most the 5 of a row"),
     ],
 )
 def test_bad_forms_are_refused(runs, memory, words_of_it):

@@ -5,7 +5,8 @@ serve tensors on the CPU that ask for no gradient; graphs that are compiled or e
 """
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy
@@ -39,7 +40,7 @@ def serves(*tensors: Tensor) -> bool:
 
 
 def read_trellis(
-    codes: Tensor, ids: Tensor, runs: list[tuple[int, int, int]], tables: list[Tensor], memory: int
+    codes: Tensor, ids: Tensor, runs: Sequence[tuple[int, int, int]], tables: Sequence[Tensor], scales: Tensor
 ) -> Tensor:
     """Rows of trellis codes, float32, shape (n, columns).
 
@@ -47,26 +48,74 @@ def read_trellis(
         codes: (V, bytes of a row), uint8.
         ids: (n).
         runs: Columns, bits and width of each.
-        tables: For each run what its states stand for, (2**memory, width), times its scale; any where it has no bits.
-        memory: Bits of a state.
+        tables: For each width, from 1 on, what a state stands for, (states, width); empty where no run has that width.
+        scales: Of the runs, (runs).
 
     Raises:
         IndexError: If an id is out of range: the loop would read beyond the codes.
     """
-    if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < len(codes):
-        raise IndexError(f"ids lie in 0 … {len(codes) - 1}, got {int(ids.min())} … {int(ids.max())}")
+    _check_ids(ids, len(codes))
     shapes = numpy.array(runs, dtype=numpy.int64)
-    flat = torch.cat([table.detach().float().flatten() for table in tables]).numpy()
-    starts = numpy.cumsum([0, *(table.numel() for table in tables[:-1])])
+    memory = max(len(table) for table in tables).bit_length() - 1
+    starts = numpy.cumsum([0, *(table.numel() for table in tables)])
+    flat = _joined(tuple(tables))
     out = torch.empty(len(ids), int(shapes[:, 0].sum()))
     row_bits = int((shapes[:, 0] // shapes[:, 2] * shapes[:, 1]).sum())
-    _read_trellis(codes.numpy(), ids.numpy(), shapes, flat, starts, memory, row_bits, out.numpy())
+    scaled = scales.detach().float().numpy()
+    _read_trellis(codes.numpy(), ids.numpy(), shapes, flat, starts, scaled, memory, row_bits, out.numpy())
+    return out
+
+
+@lru_cache(maxsize=32)
+def _joined(tables: tuple[Tensor, ...]) -> Any:
+    """Tables one after another, float32; those of a trellis are kept, so that the same ones come again."""
+    return torch.cat([table.float().flatten() for table in tables]).numpy()
+
+
+def read_scalar(codes: Tensor, ids: Tensor, bits: int, columns: int, scales: Tensor, group: int) -> Tensor:
+    """Rows of integers of ``bits`` bits as levels from -1 to 1, times scales; float32, shape (n, columns).
+
+    Args:
+        codes: (V, bytes of a row), uint8.
+        ids: (n).
+        bits: Of a code.
+        columns: Codes in a row.
+        scales: (V or 1, groups): those of the row, or of all rows.
+        group: Neighbours that share a scale.
+
+    Raises:
+        IndexError: If an id is out of range.
+    """
+    _check_ids(ids, len(codes))
+    out = torch.empty(len(ids), columns)
+    step = numpy.float32(2 / (2**bits - 1))
+    _read_scalar(codes.numpy(), ids.numpy(), bits, step, scales.detach().float().numpy(), group, out.numpy())
     return out
 
 
 @_compiled
+def _read_scalar(codes: Any, ids: Any, bits: int, step: Any, scales: Any, group: int, out: Any) -> None:
+    length, mask, one = codes.shape[1], (1 << bits) - 1, numpy.float32(1)
+    for row in range(len(ids)):
+        token = ids[row]
+        stream, own = codes[token], scales[token if len(scales) > 1 else 0]
+        for column in range(out.shape[1]):
+            start = column * bits
+            window = numpy.int64(stream[start >> 3])
+            if (start >> 3) + 1 < length:
+                window |= numpy.int64(stream[(start >> 3) + 1]) << 8
+            level = numpy.float32(window >> (start & 7) & mask) * step - one
+            out[row, column] = level * own[column // group]
+
+
+def _check_ids(ids: Tensor, rows: int) -> None:
+    if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < rows:
+        raise IndexError(f"ids lie in 0 … {rows - 1}, got {int(ids.min())} … {int(ids.max())}")
+
+
+@_compiled
 def _read_trellis(
-    codes: Any, ids: Any, runs: Any, tables: Any, starts: Any, memory: int, row_bits: int, out: Any
+    codes: Any, ids: Any, runs: Any, tables: Any, starts: Any, scales: Any, memory: int, row_bits: int, out: Any
 ) -> None:
     length, mask = codes.shape[1], (1 << memory) - 1
     for row in range(len(ids)):
@@ -88,9 +137,9 @@ def _read_trellis(
                 fresh = window >> (end & 7) & ((1 << bits) - 1)
                 state = (state >> bits | fresh << (memory - bits)) & mask
                 end += bits
-                first = starts[run] + state * width
+                first = starts[width - 1] + state * width
                 for word in range(width):
-                    out[row, column + word] = tables[first + word]
+                    out[row, column + word] = tables[first + word] * scales[run]
                 column += width
 
 

@@ -58,6 +58,9 @@ def _all_words(memory: int, width: int, dtype: torch.dtype, device: torch.device
         return words(torch.arange(2**memory, device=device), width, exact).to(dtype)
 
 
+_NO_WORDS = torch.empty(0)
+
+
 class Trellis(CompressedEmbedding):
     """Entry (i, j) is a word of the state at column j, times the scale of its run.
 
@@ -126,11 +129,12 @@ class Trellis(CompressedEmbedding):
 
     def lookup(self, ids: Tensor) -> Tensor:
         if kernels.serves(self.codes, self.scales, ids):
+            widths = {run.width for run in self.runs if run.bits}
             tables = [
-                all_words(self.memory, run.width, scale) * scale if run.bits else scale.view(1, 1)
-                for run, scale in zip(self.runs, self.scales, strict=True)
+                all_words(self.memory, width, self.scales) if width in widths else _NO_WORDS
+                for width in range(1, max(widths, default=0) + 1)
             ]
-            rows = kernels.read_trellis(self.codes, ids.flatten(), list(self.runs), tables, self.memory)
+            rows = kernels.read_trellis(self.codes, ids.flatten(), self.runs, tables, self.scales)
             return rows.to(self.scales.dtype).view(*ids.shape, self.embedding_dim)
         states, pieces, step = self.states(ids), [], 0
         for run, scale in zip(self.runs, self.scales, strict=True):
