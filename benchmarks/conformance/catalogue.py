@@ -50,8 +50,8 @@ class Architecture:
 
 
 def model_types() -> list[str]:
-    """All that the installed transformers knows, in order of the alphabet."""
-    return sorted(CONFIG_MAPPING, key=str.lower)
+    """All that the installed transformers knows, in order of the alphabet; not what vocabpress registers with it."""
+    return sorted((name for name in CONFIG_MAPPING if not name.startswith("vocabpress")), key=str.lower)
 
 
 def architecture(model_type: str) -> Architecture:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
@@ -183,6 +183,12 @@ def set_best(pair: Pair, best: dict[str, Tensor]) -> None:
     for table in owned_tables(pair.student).values():
         freeze(table)
         table.round_to_stored()
+
+
+def can_be_stored(model: nn.Module) -> bool:
+    """Whether what training left of the tables is within what their stored dtypes hold; nobody could load the rest."""
+    stored = (tensor for table in owned_tables(model).values() for tensor in table.stored_tensors().values())
+    return all(bool(tensor.isfinite().all()) for tensor in stored if tensor.is_floating_point())
 
 
 def write_student(pair: Pair, target: Path, provenance: dict[str, Any] | None) -> PreTrainedModel:

@@ -11,7 +11,7 @@ from vocabpress.hf.checkpoint import check_output, find_folder, weight_files, wr
 from vocabpress.hf.compress import check_device
 from vocabpress.recover.lesson import Lesson, Source, read_lesson
 from vocabpress.recover.loop import Progress, Run, held_out_terms, make_accelerator, share, weighted
-from vocabpress.recover.pair import Pair, open_pair, set_best, write_student
+from vocabpress.recover.pair import Pair, can_be_stored, open_pair, set_best, write_student
 from vocabpress.recover.settings import Recovery, RecoveryReport
 
 
@@ -94,10 +94,10 @@ def _write(
     with written_at_once(target) as temporary:
         provenance = {**settings.told(), "seed": seed, "steps_taken": done.step, "held_out_before": first}
         provenance |= {} if source.task is None else {"task": source.task, "teacher": pair.original.name}
-        fresh = write_student(pair, temporary, provenance)
-        after = held_out_terms(fresh, pair.teacher, sequences, settings, pair.device)
-        kept = not done.best or not weighted(after, settings) < first
-        if kept:
+        fresh = write_student(pair, temporary, provenance) if done.best and can_be_stored(pair.student) else None
+        after = fresh and held_out_terms(fresh, pair.teacher, sequences, settings, pair.device)
+        kept = after is None or not weighted(after, settings) < first
+        if after is None or kept:
             shutil.rmtree(temporary)
             _write_input(pair, temporary, source)
             after = start.terms
@@ -117,7 +117,7 @@ def _write(
             held_out_sequences=len(sequences.held_out),
             table_bytes=pair.table.total_bits() // 8,
             metrics_before=start.metrics,
-            metrics_after=start.metrics if kept else lesson.judge(fresh),
+            metrics_after=start.metrics if fresh is None or kept else lesson.judge(fresh),
             seconds=done.seconds,
         )
         if not kept:
