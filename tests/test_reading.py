@@ -188,6 +188,19 @@ def test_gradients_pass_through_every_reader(reader):
     torch.testing.assert_close(found, table.scales.grad)
 
 
+@pytest.mark.parametrize("reader", READERS)
+def test_what_was_kept_in_inference_mode_serves_outside_of_it(reader):
+    table, reads = fitted(), READERS[reader]()
+    with torch.inference_mode():
+        reads.lookup(table, IDS)
+        reads.logits(table, torch.randn(2, 16))
+    with torch.no_grad():
+        assert torch.equal(reads.lookup(table, IDS // 2), table.lookup(IDS // 2))
+    hidden = torch.randn(2, 16, requires_grad=True)
+    reads.logits(table.requires_grad_(False), hidden).sum().backward()
+    torch.testing.assert_close(hidden.grad, table.dense().sum(0).expand(2, -1), rtol=1e-4, atol=1e-4)
+
+
 def test_what_is_decoded():
     with torch.no_grad():
         for reader, expected in (("distinct", [4, 4, 1]), ("hot", [4, 0, 1]), ("no room", [4, 4, 1])):

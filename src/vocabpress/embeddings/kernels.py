@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Loop = Callable[..., Any]
 
@@ -30,11 +30,14 @@ else:
 
 
 def serves(*tensors: Tensor) -> bool:
-    """Whether the loops can be used here: numba is there, all is on the processor, and nobody asks for a gradient."""
+    """Whether the loops can be used here: numba is there, all is on the processor, and nobody asks for a gradient.
+
+    Tensors of other types may have no numbers, as those of a fake mode.
+    """
     return (
         HAVE_NUMBA
         and not torch.compiler.is_compiling()
-        and all(tensor.device.type == "cpu" for tensor in tensors)
+        and all(tensor.device.type == "cpu" and type(tensor) in (Tensor, nn.Parameter) for tensor in tensors)
         and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
     )
 

@@ -79,8 +79,9 @@ class HotRows(Distinct):
             dtype = table.lookup(torch.zeros(1, dtype=torch.int64, device=table.device)).dtype
             room = max(0, self.limit - 4 * table.num_embeddings) // (table.embedding_dim * dtype.itemsize)
             shape = min(room, table.num_embeddings), table.embedding_dim
-            self._rows = torch.empty(shape, dtype=dtype, device=table.device)
-            self._slots = torch.full((table.num_embeddings,), -1, dtype=torch.int32, device=table.device)
+            with torch.inference_mode(False):  # what is made in inference mode can't be written to outside of it
+                self._rows = torch.empty(shape, dtype=dtype, device=table.device)
+                self._slots = torch.full((table.num_embeddings,), -1, dtype=torch.int32, device=table.device)
             self._made_of, self._used = state, 0
 
 
@@ -104,7 +105,8 @@ class Resident(Distinct):
             return self._dense if self._made_of is not None else table.dense().detach()
         state = _state(table)
         if state != self._made_of:
-            self._dense, self._made_of = table.dense().detach(), state
+            with torch.inference_mode(False), torch.no_grad():  # nor be used where gradients pass
+                self._dense, self._made_of = table.dense(), state
         return self._dense
 
 
@@ -118,6 +120,6 @@ def _trains(table: CompressedEmbedding) -> bool:
 
 
 def _state(table: CompressedEmbedding) -> object:
-    """What changes with the numbers of a table, their dtype or their place."""
+    """What changes with the numbers of a table, their dtype or place; writes through `.data` are not seen."""
     tensors = (*table.parameters(), *table.buffers())
     return [(tensor.data_ptr(), tensor.dtype, None if tensor.is_inference() else tensor._version) for tensor in tensors]

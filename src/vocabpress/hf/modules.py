@@ -164,9 +164,8 @@ class CompressedLinear(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """``hidden @ weight.T + bias``, shape (*hidden.shape[:-1], out_features); the weight is never built."""
         outputs = read_where_it_lies(self.table, partial(self.reader.logits, self.table), hidden)
-        return (
-            outputs if self.bias is None else outputs + self.bias.to(outputs.dtype)
-        )  # which autocast may have lowered
+        # Autocast may have lowered the dtype.
+        return outputs if self.bias is None else outputs + self.bias.to(outputs.dtype)
 
     @property
     def weight(self) -> Tensor:

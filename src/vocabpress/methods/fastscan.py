@@ -87,12 +87,10 @@ class FastScan(TransformMethod):
         weights = importance.unflatten(0, (-1, PIECE)).mean(1).expand(len(rows), -1).flatten()
         points = pieces.flatten(0, 1)
         some = torch.randperm(len(points), generator=generator, device=rows.device)[:SAMPLE]
-        mean = weights[some].mean()
+        sample, shares = points[some], weights[some]
+        mean = shares.mean()
         # Where no row differs from another, nothing has a weight: any will do.
-        sample, shares = (
-            points[some],
-            weights[some] / mean if mean > torch.finfo(mean.dtype).tiny else torch.ones_like(weights[some]),
-        )
+        shares = shares / mean if mean > torch.finfo(mean.dtype).tiny else torch.ones_like(shares)
         books = residual_kmeans(sample[None], shares, stages, 1 << BITS, KMEANS_ROUNDS, generator)[0]
         for _ in range(self.rounds):
             books = refit(sample, beam_search(sample, books, self.beam), books, shares)
