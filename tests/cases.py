@@ -197,3 +197,16 @@ def low_rank_table(num_embeddings: int = 400, embedding_dim: int = 24, seed: int
 
 RATIOS = (4.0, 8.0, 12.0)
 BUDGETS = tuple(Budget.ratio(ratio) for ratio in RATIOS)
+
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def near(found: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
+    """Loops compute in float32, and round once at the end."""
+    tolerance = {torch.float32: 2e-6, torch.bfloat16: 2e-2, torch.float16: 3e-3}[dtype]
+    if not expected.numel():
+        return
+    torch.testing.assert_close(
+        found, expected, rtol=tolerance, atol=tolerance * max(1, float(expected.detach().abs().max()))
+    )

@@ -1,6 +1,7 @@
-"""Shorter ways to the same rows: the block of a few tokens, compiled loops, distinct rows, rows that are kept."""
+"""Ways of reading: the block of a few tokens, distinct rows, rows that are kept, all rows."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -8,14 +9,14 @@ from safetensors.torch import load_file
 from transformers import AutoModel
 
 import tiny
+from cases import DTYPES, near
 from vocabpress import SVD, Budget, FastScan, Uniform, VocabpressConfig, read_with
-from vocabpress.embeddings import Codebooks, Dense, Rows, Run, Scalar, Trellis, kernels
-from vocabpress.embeddings.reading import Distinct, HotRows, Resident
-from vocabpress.embeddings.trellis import all_words
+from vocabpress.embeddings import Dense, Rows, readers
+from vocabpress.embeddings.readers import Distinct, HotRows, Resident
+from vocabpress.embeddings.reading import lookup
 from vocabpress.hf.fit import compress_input_table
+from vocabpress.hf.modules import TiedHead
 from vocabpress.hf.quantizer import attach
-
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
 def blocks_of(block_of, count):
@@ -49,111 +50,6 @@ def test_places_follow_another_map():
     assert not torch.equal(form.lookup(ids), before)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("memory", [8, 9, 12, 16])
-@pytest.mark.parametrize(
-    "runs",
-    [
-        [Run(4, 3), Run(4, 1), Run(2, 0), Run(4, 1, 2), Run(8, 1, 4)],
-        [Run(8, 8), Run(16, 5), Run(64, 2), Run(64, 1), Run(8, 0)],
-        [Run(3, 0), Run(40, 7)],
-    ],
-)
-def test_the_compiled_loop_reads_what_torch_reads(runs, memory, dtype, monkeypatch):
-    pytest.importorskip("numba", reason="numba is in the `fast` extra")
-    generator = torch.Generator().manual_seed(memory)
-    length = sum(run.columns // run.width * run.bits for run in runs)
-    streams = torch.randint(0, 2, (50, length), generator=generator, dtype=torch.uint8)
-    form = Trellis.of(streams, torch.rand(len(runs), generator=generator), runs, memory).to(dtype)
-    ids = torch.randint(50, (4, 30), generator=generator)
-    calls = []
-    read = kernels.read_trellis
-    monkeypatch.setattr(kernels, "read_trellis", lambda *given: calls.append(1) or read(*given))
-    with torch.no_grad():
-        compiled = form.lookup(ids)
-    assert len(calls) == 1
-    plain = form.lookup(ids)  # asks for a gradient
-    assert len(calls) == 1
-    assert torch.equal(compiled, plain)
-    assert compiled.dtype == plain.dtype
-
-
-@pytest.mark.parametrize("bits", range(1, 9))
-@pytest.mark.parametrize("axis", ["row", "column", "group"])
-def test_integers_are_read_by_the_compiled_loop_as_by_torch(axis, bits, monkeypatch):
-    pytest.importorskip("numba", reason="numba is in the `fast` extra")
-    generator = torch.Generator().manual_seed(bits)
-    form = Scalar(40, 21, bits, axis, group_size=8 if axis == "group" else None)
-    form.codes.random_(generator=generator)
-    form.scales.data.normal_(generator=generator)
-    calls, read = [], kernels.read_scalar
-    monkeypatch.setattr(kernels, "read_scalar", lambda *given: calls.append(1) or read(*given))
-    ids = torch.randint(40, (3, 30), generator=generator)
-    with torch.no_grad():
-        compiled = form.lookup(ids)
-    plain = form.lookup(ids)  # asks for a gradient
-    assert len(calls) == 1
-    assert torch.equal(compiled, plain)
-    with torch.no_grad():
-        form.to(torch.bfloat16).lookup(ids)
-    assert len(calls) == 1
-
-
-@pytest.mark.parametrize("form", ["trellis", "scalar"])
-def test_the_loops_read_nothing_beyond_the_table(form):
-    pytest.importorskip("numba", reason="numba is in the `fast` extra")
-    table = Scalar(40, 21, 4) if form == "scalar" else Trellis(40, [Run(21, 1)], 9)
-    for wrong in (40, -1, 1 << 40):
-        with torch.no_grad(), pytest.raises(IndexError, match="ids lie in 0 … 39"):
-            table.lookup(torch.tensor([3, wrong]))
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("vectors", [1, 3, 5])
-@pytest.mark.parametrize("bits", [4, 8, 3])
-@pytest.mark.parametrize("rows", [203, 204])
-def test_logits_by_the_compiled_loop_are_those_of_torch(rows, bits, vectors, dtype, monkeypatch):
-    pytest.importorskip("numba", reason="numba is in the `fast` extra")
-    generator = torch.Generator().manual_seed(bits)
-    codes = torch.randint(1 << bits, (rows, 2, 5), generator=generator)
-    words = Dense.of(torch.randn(10 << bits, 3, generator=generator))
-    form = Codebooks.of(codes, words, bits).to(dtype)
-    hidden = torch.randn(vectors, 15, generator=generator).to(dtype)
-    calls, read = [], kernels.sum_tables
-    monkeypatch.setattr(kernels, "sum_tables", lambda *given: calls.append(1) or read(*given))
-    with torch.no_grad():
-        compiled = form.logits(hidden)
-    assert len(calls) == (vectors <= 4)
-    plain = form.logits(hidden)  # asks for a gradient
-    assert len(calls) == (vectors <= 4)
-    torch.testing.assert_close(compiled, plain, rtol=1e-5 if dtype == torch.float32 else 1e-2, atol=1e-5)
-    assert compiled.dtype == dtype
-
-
-def test_kept_words_do_not_depend_on_the_dtype_of_the_moment():
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        kept = all_words(11, 3, torch.zeros(1, dtype=torch.float32))
-    finally:
-        torch.set_default_dtype(torch.float32)
-    assert torch.equal(kept, all_words(11, 3, torch.zeros(1)))
-    assert kept.unique().numel() > 500
-
-
-class Counting(torch.nn.Module):
-    """Counts the rows that a table decodes."""
-
-    def __init__(self, table):
-        super().__init__()
-        self.rows, read = 0, table.lookup
-
-        def lookup(ids):
-            self.rows += ids.numel()
-            return read(ids)
-
-        table.lookup = lookup
-
-
 def fitted(method=None, rows=300):
     table = torch.randn(rows, 16, generator=torch.Generator().manual_seed(3))
     return (method or Uniform()).fit(table, budget=Budget.ratio(4))
@@ -171,7 +67,8 @@ def test_every_reader_gives_the_rows_and_logits_of_the_table(reader, dtype):
     for ids in (IDS, IDS + 0, IDS[:, :1], torch.arange(300), IDS[:0], torch.tensor(5)):
         with torch.no_grad():
             rows = reads.lookup(table, ids)
-        assert torch.equal(rows, table.lookup(ids))
+            assert torch.equal(rows, lookup(table, ids))
+        near(rows, table.lookup(ids), dtype)
         assert rows.dtype == dtype
     torch.testing.assert_close(reads.logits(table, hidden), table.logits(hidden), rtol=2e-2, atol=2e-2)
 
@@ -201,17 +98,18 @@ def test_what_was_kept_in_inference_mode_serves_outside_of_it(reader):
     torch.testing.assert_close(hidden.grad, table.dense().sum(0).expand(2, -1), rtol=1e-4, atol=1e-4)
 
 
-def test_what_is_decoded():
+def test_what_is_decoded(monkeypatch):
+    read = []
+    monkeypatch.setattr(readers, "lookup", lambda table, ids: read.append(ids.numel()) or lookup(table, ids))
+    monkeypatch.setattr(readers, "MANY", 2)
     with torch.no_grad():
         for reader, expected in (("distinct", [4, 4, 1]), ("hot", [4, 0, 1]), ("no room", [4, 4, 1])):
             table, reads = fitted(), READERS[reader]()
-            reads.lookup(table, IDS[:, :0])  # what it keeps is made at the first call
-            counter = Counting(table)
             seen = []
             for ids in (IDS, IDS, torch.tensor([1, 3, 7] if reader == "hot" else [1])):
-                counter.rows = 0
+                read.clear()
                 reads.lookup(table, ids)
-                seen.append(counter.rows)
+                seen.append(sum(read))
             assert seen == expected, reader
 
 
@@ -232,6 +130,17 @@ def test_what_is_kept_follows_the_table(reader):
         assert torch.equal(reads.lookup(table, IDS), 2 * before)
         other = fitted(SVD(), rows=400)
         assert torch.equal(reads.lookup(other, IDS + 99), other.lookup(IDS + 99))
+
+
+@torch.no_grad()
+def test_heads_have_top_logits_too():
+    table, bias = fitted(), torch.nn.Parameter(torch.randn(300))
+    hidden = torch.randn(2, 3, 16)
+    for head in (TiedHead(table), TiedHead(table, bias), TiedHead(table, additional_fc=torch.nn.Linear(16, 4))):
+        best = head(hidden).topk(7)
+        values, tokens = head.topk(hidden, 7)
+        torch.testing.assert_close(values, best.values)
+        assert torch.equal(tokens, best.indices)
 
 
 @pytest.mark.parametrize("choice", [{"hot_rows": "20kB"}, {"resident": "dense"}, {}])
@@ -271,3 +180,13 @@ def test_bad_choices_are_refused(choice, words):
     for use in (lambda: VocabpressConfig(**choice), lambda: read_with(tiny.make("gpt2"), **choice)):
         with pytest.raises(ValueError, match=words):
             use()
+
+
+@pytest.mark.parametrize("reader", ["hot", "resident"])
+def test_copies_and_pickles_go_without_what_is_kept(reader):
+    table, reads = fitted(), READERS[reader]()
+    with torch.no_grad():
+        reads.lookup(table, IDS)
+        for twin in (copy.deepcopy(reads), pickle.loads(pickle.dumps(reads))):
+            assert vars(twin) == {name: value for name, value in vars(reads).items() if name == "limit"}
+            assert torch.equal(twin.lookup(table, IDS), reads.lookup(table, IDS))

@@ -9,6 +9,7 @@ from what it returns. `fit` leaves values that the stored dtype holds exactly, s
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, ClassVar, Self
 
 import torch
@@ -89,7 +90,7 @@ class CompressedEmbedding(nn.Module, ABC):
     @property
     def device(self) -> torch.device:
         """Where the numbers are."""
-        return next(tensor.device for tensor in (*self.parameters(), *self.buffers()))
+        return next(chain(self.parameters(), self.buffers())).device
 
     def stored_tensors(self) -> dict[str, Tensor]:
         """What a checkpoint holds: ``state_dict()``, each continuous tensor in its form's ``stored_dtype``."""

@@ -1,125 +1,131 @@
-"""Ways of reading a table faster than row by row: each distinct row once, rows kept decoded, or the whole table.
+"""The fastest way to read a table here: compiled loops where they serve, else the forms' own plain torch.
 
-What is kept is derived: no checkpoint holds it, and it is made anew when the table's numbers, dtype or place change.
-Rows that are trained are read the plain way, and so are those of a graph that is compiled or exported.
+Loops serve tensors on the processor that ask for no gradient, where numba is installed; graphs that are compiled,
+traced or exported are made of the plain torch.
 """
 
-from typing import Protocol
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
-from torch.nn.functional import embedding, linear
+from torch import Tensor, nn
 
 from vocabpress.embeddings.base import CompressedEmbedding
+from vocabpress.embeddings.kernels.decoders import Decode, NoKernelError, decoder
+from vocabpress.embeddings.kernels.loops import HAVE_NUMBA, inside
+from vocabpress.embeddings.kernels.scorers import FEW, Score, scorer
+from vocabpress.embeddings.kernels.watch import kept
+from vocabpress.embeddings.projected import Projected
+
+TOP_TILE = 8192  # rows whose inner products are held at a time
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # loops work in float32
 
 
-class Reader(Protocol):
-    """A way of reading; it belongs to one table, which is given at every call."""
+class Loops(NamedTuple):
+    """How a table is read by loops; the dtype is that of rows."""
 
-    def lookup(self, table: CompressedEmbedding, ids: Tensor) -> Tensor:
-        """As the table's own."""
-        ...
-
-    def logits(self, table: CompressedEmbedding, hidden: Tensor) -> Tensor:
-        """As the table's own."""
-        ...
+    decode: Decode
+    score: Score
+    dtype: torch.dtype
 
 
-class Distinct:
-    """Text repeats itself: each distinct row is decoded once."""
+def lookup(table: CompressedEmbedding, ids: Tensor) -> Tensor:
+    """Rows, as the table's own `lookup` gives them, up to rounding.
 
-    def lookup(self, table: CompressedEmbedding, ids: Tensor) -> Tensor:
-        """As the table's own."""
-        if _in_graph(ids) or ids.numel() < 2:
-            return table.lookup(ids)
-        distinct, place = ids.unique(return_inverse=True)
-        return table.lookup(ids) if len(distinct) == ids.numel() else embedding(place, table.lookup(distinct))
+    Raises:
+        IndexError: If an id is out of range.
+    """
+    loops = loops_for(table, ids)
+    if loops is None:
+        return table.lookup(ids)
+    flat = ids.reshape(-1).to(torch.int64).numpy()
+    if not inside(flat, table.num_embeddings):
+        raise IndexError(f"ids lie in 0 … {table.num_embeddings - 1}, got {int(ids.min())} … {int(ids.max())}")
+    return torch.from_numpy(loops.decode(flat)).to(loops.dtype).view(*ids.shape, table.embedding_dim)
 
-    def logits(self, table: CompressedEmbedding, hidden: Tensor) -> Tensor:
-        """As the table's own."""
+
+def logits(table: CompressedEmbedding, hidden: Tensor) -> Tensor:
+    """Inner products with every row, as the table's own `logits` gives them, up to rounding and the order of sums."""
+    loops = loops_for(table, hidden)
+    if loops is None or hidden.dtype not in DTYPES or torch.is_autocast_enabled("cpu"):
         return table.logits(hidden)
+    scores = torch.from_numpy(loops.score(_vectors(hidden)))
+    return scores.to(hidden.dtype).view(*hidden.shape[:-1], table.num_embeddings)
 
 
-class HotRows(Distinct):
-    """Keeps rows decoded until a limit of bytes is full: those that are read first, as frequent tokens are.
+def top_logits(table: CompressedEmbedding, hidden: Tensor, count: int, bias: Tensor | None = None) -> tuple[Any, Any]:
+    """The largest inner products with rows, without those of all rows at once.
 
     Args:
-        limit: Bytes of the rows, and of the list of where they are, 4 bytes for each token of the vocabulary.
+        table: (V, d).
+        hidden: (*n, d).
+        count: How many for each vector.
+        bias: Added to the inner products, (V); none without.
+
+    Returns:
+        The inner products, falling, and the tokens that they belong to, both (*n, count).
+
+    Raises:
+        ValueError: If the table has not as many rows.
     """
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self._made_of: object = None
-        self._slots, self._rows, self._used = torch.empty(0, dtype=torch.int32), torch.empty(0), 0
-
-    def lookup(self, table: CompressedEmbedding, ids: Tensor) -> Tensor:
-        """As the table's own."""
-        if _in_graph(ids) or _trains(table):
-            return super().lookup(table, ids)
-        self._follow(table)
-        distinct, place = ids.unique(return_inverse=True)
-        slots = self._slots[distinct]
-        new = slots < 0
-        if not bool(new.any()):
-            return embedding(slots[place], self._rows)
-        decoded = table.lookup(distinct[new]).detach()
-        kept = decoded[: len(self._rows) - self._used]
-        rows = decoded.new_empty(len(distinct), table.embedding_dim)
-        rows[new], rows[~new] = decoded, self._rows[slots[~new]]
-        places = torch.arange(self._used, self._used + len(kept), dtype=torch.int32, device=ids.device)
-        self._slots[distinct[new][: len(kept)]] = places
-        self._rows[self._used : self._used + len(kept)] = kept
-        self._used += len(kept)
-        return embedding(place, rows)
-
-    def _follow(self, table: CompressedEmbedding) -> None:
-        """Forget what was kept of other numbers."""
-        state = _state(table)
-        if state != self._made_of:
-            dtype = table.lookup(torch.zeros(1, dtype=torch.int64, device=table.device)).dtype
-            room = max(0, self.limit - 4 * table.num_embeddings) // (table.embedding_dim * dtype.itemsize)
-            shape = min(room, table.num_embeddings), table.embedding_dim
-            with torch.inference_mode(False):  # what is made in inference mode can't be written to outside of it
-                self._rows = torch.empty(shape, dtype=dtype, device=table.device)
-                self._slots = torch.full((table.num_embeddings,), -1, dtype=torch.int32, device=table.device)
-            self._made_of, self._used = state, 0
+    if not 1 <= count <= table.num_embeddings:
+        raise ValueError(f"count is 1 to {table.num_embeddings}, the rows of the table; got {count}")
+    if hidden.numel() <= FEW * table.embedding_dim:
+        scores = logits(table, hidden)
+        best = (scores if bias is None else scores + bias.to(scores.dtype)).topk(count)
+        return best.values, best.indices
+    rows, vectors, offset = _innermost(table, hidden)
+    values, tokens = [], []
+    for ids in torch.arange(table.num_embeddings, device=hidden.device).split(TOP_TILE):
+        scores = vectors @ lookup(rows, ids).to(vectors.dtype).T + offset
+        best = (scores if bias is None else scores + bias[ids].to(scores.dtype)).topk(min(count, len(ids)))
+        values, tokens = [*values, best.values], [*tokens, ids[best.indices]]
+        best = torch.cat(values, -1).topk(min(count, sum(part.shape[-1] for part in values)))
+        values, tokens = [best.values], [torch.cat(tokens, -1).gather(-1, best.indices)]
+    return values[0], tokens[0]
 
 
-class Resident(Distinct):
-    """Keeps the whole table decoded: a small file, and the speed and memory of a dense table."""
-
-    def __init__(self) -> None:
-        self._made_of: object = None
-        self._dense = torch.empty(0)
-
-    def lookup(self, table: CompressedEmbedding, ids: Tensor) -> Tensor:
-        """As the table's own."""
-        return super().lookup(table, ids) if _trains(table) else embedding(ids, self._table(table))
-
-    def logits(self, table: CompressedEmbedding, hidden: Tensor) -> Tensor:
-        """As the table's own."""
-        return table.logits(hidden) if _trains(table) else linear(hidden, self._table(table).to(hidden.dtype))
-
-    def _table(self, table: CompressedEmbedding) -> Tensor:
-        if torch.compiler.is_compiling():  # a graph holds what was there when it was made
-            return self._dense if self._made_of is not None else table.dense().detach()
-        state = _state(table)
-        if state != self._made_of:
-            with torch.inference_mode(False), torch.no_grad():  # nor be used where gradients pass
-                self._dense, self._made_of = table.dense(), state
-        return self._dense
+def _innermost(table: CompressedEmbedding, hidden: Tensor) -> tuple[CompressedEmbedding, Tensor, Tensor]:
+    """Rows and vectors of fewer columns whose inner products, plus an offset a vector, are those of the table."""
+    offset = hidden.new_zeros(*hidden.shape[:-1], 1)
+    while isinstance(table, Projected) and table.activation is None:
+        if table.bias is not None:
+            offset = offset + (hidden @ table.bias.to(hidden.dtype))[..., None]
+        table, hidden = table.inner, table.basis.logits(hidden)
+    return table, hidden, offset
 
 
-def _in_graph(ids: Tensor) -> bool:
+def in_graph(values: Tensor) -> bool:
     """Whether shapes must not depend on data; tensors without numbers have types of their own."""
-    return torch.compiler.is_compiling() or ids.is_meta or type(ids) is not Tensor
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+        or values.is_meta
+        or type(values) not in (Tensor, nn.Parameter)
+    )
 
 
-def _trains(table: CompressedEmbedding) -> bool:
-    return torch.is_grad_enabled() and any(parameter.requires_grad for parameter in table.parameters())
+def trains(table: CompressedEmbedding, *values: Tensor) -> bool:
+    """Whether somebody may ask for a gradient."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*values, *table.parameters()))
 
 
-def _state(table: CompressedEmbedding) -> object:
-    """What changes with the numbers of a table, their dtype or place; writes through `.data` are not seen."""
+def loops_for(table: CompressedEmbedding, values: Tensor) -> Loops | None:
+    """Where loops serve: how they read the table."""
+    if not HAVE_NUMBA or in_graph(values) or values.device.type != "cpu" or trains(table, values):
+        return None
+    return kept(table, "loops", lambda: _make(table))
+
+
+def _make(table: CompressedEmbedding) -> Loops | None:
     tensors = (*table.parameters(), *table.buffers())
-    return [(tensor.data_ptr(), tensor.dtype, None if tensor.is_inference() else tensor._version) for tensor in tensors]
+    if any(tensor.device.type != "cpu" or type(tensor) not in (Tensor, nn.Parameter) for tensor in tensors):
+        return None
+    dtype = table.lookup(torch.zeros(1, dtype=torch.int64)).dtype
+    try:
+        return Loops(decoder(table), scorer(table), dtype) if dtype in DTYPES else None
+    except NoKernelError:
+        return None
+
+
+def _vectors(hidden: Tensor) -> Any:
+    return hidden.detach().reshape(-1, hidden.shape[-1]).float().contiguous().numpy()

@@ -44,7 +44,7 @@ class Rows(CompressedEmbedding):
         self.map_bits = max(1, (len(blocks) - 1).bit_length())
         length = packed_bytes(self.num_embeddings, self.map_bits)
         self.register_buffer("block_of", torch.zeros(length, dtype=torch.uint8) if mapped else None)
-        self._counts: tuple[object, Tensor] | None = None  # of `_counted`, and what they were made of
+        self._counts: tuple[object, Tensor] | None = None  # of `counted`, and what they were made of
 
     @classmethod
     def of(cls, blocks: Sequence[CompressedEmbedding], block_of: Tensor) -> Self:
@@ -100,7 +100,7 @@ class Rows(CompressedEmbedding):
         counts = members.cumsum(1, dtype=torch.int32).gather(0, block[None])[0]
         return block, self._starts()[block] + counts - 1
 
-    def _counted(self, block_of: Tensor) -> Tensor:
+    def counted(self, block_of: Tensor) -> Tensor:
         """How many tokens of each block come before every `CHUNK`-th token, (chunks, blocks); kept while it holds."""
         known = (block_of.data_ptr(), None if block_of.is_inference() else block_of._version, block_of.device)
         if self._counts is None or self._counts[0] != known:
@@ -119,7 +119,7 @@ class Rows(CompressedEmbedding):
         block = window.gather(1, inside[:, None])
         earlier = (window == block) & (torch.arange(CHUNK, device=ids.device) < inside[:, None])
         block = block[:, 0].to(torch.int64)
-        return block, self._starts()[block] + self._counted(block_of)[chunk, block] + earlier.sum(1)
+        return block, self._starts()[block] + self.counted(block_of)[chunk, block] + earlier.sum(1)
 
     def _find(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """The block of each token, and its row in the block; the shape of ``ids``."""

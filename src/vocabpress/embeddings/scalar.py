@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from vocabpress.budget import DTYPES, dtype_name
-from vocabpress.embeddings import kernels
 from vocabpress.embeddings.base import Build, CompressedEmbedding
 from vocabpress.embeddings.fields import COLUMNS, DTYPE, MAX_COLUMNS, NULL, ROWS, either, integer, one_of
 from vocabpress.packing import MAX_BITS, pack, packed_bytes, unpack
@@ -80,11 +79,6 @@ class Scalar(CompressedEmbedding):
         return form
 
     def lookup(self, ids: Tensor) -> Tensor:
-        exact = self.scales is not None and self.scales.dtype == torch.float32  # others are rounded at each step
-        if self.scales is not None and exact and kernels.serves(self.codes, self.scales, ids):
-            group = {"row": self.embedding_dim, "column": 1}.get(self.scale_axis, self.group_size or 1)
-            rows = kernels.read_scalar(self.codes, ids.flatten(), self.bits, self.embedding_dim, self.scales, group)
-            return rows.to(self.scales.dtype).view(*ids.shape, self.embedding_dim)
         codes = unpack(self.codes[ids], self.bits, self.embedding_dim)
         dtype = torch.get_default_dtype() if self.scales is None else self.scales.dtype
         levels = codes.to(dtype) * (2 / (2**self.bits - 1)) - 1

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from vocabpress.budget import DTYPES, dtype_name
-from vocabpress.embeddings import kernels
 from vocabpress.embeddings.base import Build, CompressedEmbedding
 from vocabpress.embeddings.fields import DTYPE, MAX_COLUMNS, ROWS, integer, rows_of_integers
 from vocabpress.packing import MAX_BITS, pack, packed_bytes
@@ -56,9 +55,6 @@ def _all_words(memory: int, width: int, dtype: torch.dtype, device: torch.device
     with torch.inference_mode(False):  # an inference tensor would be of no use to training
         exact = torch.promote_types(dtype, torch.float32)
         return words(torch.arange(2**memory, device=device), width, exact).to(dtype)
-
-
-_NO_WORDS = torch.empty(0)
 
 
 class Trellis(CompressedEmbedding):
@@ -128,14 +124,6 @@ class Trellis(CompressedEmbedding):
         return (before >> inside) | ((own & ((1 << inside) - 1)) << (self.memory - inside))
 
     def lookup(self, ids: Tensor) -> Tensor:
-        if kernels.serves(self.codes, self.scales, ids):
-            widths = {run.width for run in self.runs if run.bits}
-            tables = [
-                all_words(self.memory, width, self.scales) if width in widths else _NO_WORDS
-                for width in range(1, max(widths, default=0) + 1)
-            ]
-            rows = kernels.read_trellis(self.codes, ids.flatten(), self.runs, tables, self.scales)
-            return rows.to(self.scales.dtype).view(*ids.shape, self.embedding_dim)
         states, pieces, step = self.states(ids), [], 0
         for run, scale in zip(self.runs, self.scales, strict=True):
             if not run.bits:

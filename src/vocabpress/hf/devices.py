@@ -9,9 +9,8 @@ from torch import Tensor
 from vocabpress.embeddings import CompressedEmbedding
 
 
-def read_where_it_lies(table: CompressedEmbedding, read: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
-    """What ``read`` makes of values, on their own device; a table on another device stays there."""
-    place = table.device
+def read_where_it_lies(place: torch.device, read: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
+    """What ``read`` makes of values, on their own device; a table that lies in another place stays there."""
     return read(values) if values.device == place else read(values.to(place)).to(values.device)
 
 

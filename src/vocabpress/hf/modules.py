@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from vocabpress.embeddings import CompressedEmbedding
-from vocabpress.embeddings.reading import Distinct, Reader
+from vocabpress.embeddings.readers import Distinct, Reader
+from vocabpress.embeddings.reading import top_logits
 from vocabpress.hf.devices import dense, read_where_it_lies
 
 ADDITIONS = ("embed_norm", "additional_embedding", "eoi_embedding")
@@ -93,11 +94,11 @@ class TokenEmbedding(nn.Module):
 
     def _rows(self, ids: Tensor) -> Tensor:
         """Rows in the table's own dtype, under autocast, too: a lookup in a dense table is not rounded there either."""
-        kind = self.table.device.type
-        if kind == "meta" or not torch.is_autocast_enabled(kind):  # there is no autocast on the meta device
-            return read_where_it_lies(self.table, partial(self.reader.lookup, self.table), ids)
-        with torch.autocast(kind, enabled=False):
-            return read_where_it_lies(self.table, partial(self.reader.lookup, self.table), ids)
+        read, place = partial(self.reader.lookup, self.table), self.table.device
+        if place.type == "meta" or not torch.is_autocast_enabled(place.type):  # there is no autocast on the meta device
+            return read_where_it_lies(place, read, ids)
+        with torch.autocast(place.type, enabled=False):
+            return read_where_it_lies(place, read, ids)
 
     @property
     def weight(self) -> Tensor:
@@ -163,9 +164,20 @@ class CompressedLinear(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """``hidden @ weight.T + bias``, shape (*hidden.shape[:-1], out_features); the weight is never built."""
-        outputs = read_where_it_lies(self.table, partial(self.reader.logits, self.table), hidden)
+        outputs = read_where_it_lies(self.table.device, partial(self.reader.logits, self.table), hidden)
         # Autocast may have lowered the dtype.
         return outputs if self.bias is None else outputs + self.bias.to(outputs.dtype)
+
+    def topk(self, hidden: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The ``count`` largest outputs and their places, falling, both (*hidden.shape[:-1], count).
+
+        As ``self(hidden).topk(count)``, but the outputs of many vectors are never there at once.
+
+        Raises:
+            ValueError: If there are not as many outputs.
+        """
+        values, places = top_logits(self.table, hidden.to(self.table.device), count, self.bias)
+        return values.to(hidden.device), places.to(hidden.device)
 
     @property
     def weight(self) -> Tensor:
@@ -199,6 +211,13 @@ class TiedHead(CompressedLinear):
         """Logits of the table's tokens, and of the additional ones; shape (*hidden.shape[:-1], tokens)."""
         outputs = super().forward(hidden)
         return outputs if self.additional_fc is None else torch.cat((outputs, self.additional_fc(hidden)), dim=-1)
+
+    def topk(self, hidden: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The largest outputs, those of the additional tokens among them."""
+        if self.additional_fc is None:
+            return super().topk(hidden, count)
+        best = self(hidden).topk(count)
+        return best.values, best.indices
 
 
 def owned_tables(model: nn.Module) -> dict[str, CompressedEmbedding]:

@@ -6,7 +6,7 @@ from torch import nn
 
 from vocabpress.budget import Budget
 from vocabpress.embeddings import CompressedEmbedding
-from vocabpress.embeddings.reading import Distinct, HotRows, Reader, Resident
+from vocabpress.embeddings.readers import Distinct, HotRows, Reader, Resident
 from vocabpress.hf.modules import CompressedLinear, TokenEmbedding
 
 
