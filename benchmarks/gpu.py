@@ -1,0 +1,134 @@
+"""What reading a compressed table takes on a GPU: writes results/gpu.json. 4,096 rows, and the logits of one vector.
+
+python benchmarks/gpu.py
+
+Beside a dense bfloat16 table of the same shape: its gather, its product with a vector, the calls taken in turn. Each is
+timed as it is called, and in a CUDA graph, where Python and launches cost nothing. Codes are random, in the forms and
+sizes that a method chooses for a table with a spectrum: times do not depend on what they say.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from common import RESULTS
+from vocabpress import TCQ, Budget, FastScan
+from vocabpress.embeddings import Codebooks, CompressedEmbedding, Dense, Projected, Rows
+from vocabpress.embeddings.kernels_cuda import lookup, serves
+from vocabpress.evaluate.speed import interleaved_milliseconds
+from vocabpress.methods.transformed import TransformMethod
+from vocabpress.packing import pack
+from vocabpress.results import Result, environment, write_results
+
+SHAPES = ((151936, 896), (30522, 768))
+TOKENS, RATIO, CALLS = 4096, 25.0, 20
+
+Call = Callable[[], Tensor]
+
+
+def chosen(method: TransformMethod, rows: int, columns: int, generator: torch.Generator) -> CompressedEmbedding:
+    """What the method stores for a table whose axes' deviations fall as k**-0.35, by Zipf's law; without numbers."""
+    table = torch.randn(rows, columns, generator=generator) * torch.arange(1, columns + 1) ** -0.35
+    weights = 1 / torch.arange(1.0, rows + 1)
+    plans = method.plans(rows, columns, Budget.ratio(RATIO), weights)
+    plan = method.choose(table, plans, weights, generator, False)
+    form = method.empty(rows, columns, plan)
+    if isinstance(form, Projected) and isinstance(form.inner, Rows) and form.inner.block_of is not None:
+        form.inner.block_of.copy_(pack(method.cut(table, weights, plan["cut"]), form.inner.map_bits))
+    return form
+
+
+def forms(rows: int, columns: int, generator: torch.Generator) -> dict[str, CompressedEmbedding]:
+    """The tables to read, with random numbers."""
+    found = {
+        "tcq": chosen(TCQ(), rows, columns, generator),
+        "fastscan": chosen(FastScan(), rows, columns, generator),
+        "product codes of 4 bits": Codebooks(rows, Dense(columns // 4 * 16, 4), 4, columns // 4),
+        "low rank, an eighth": Projected(Dense(rows, columns // 8), Dense(columns // 8, columns)),
+    }
+    for form in found.values():
+        for name, tensor in form.state_dict().items():
+            if tensor.is_floating_point():
+                tensor.normal_(generator=generator)
+            elif not name.endswith("block_of"):  # a map says how many rows a block has
+                tensor.random_(generator=generator)
+    return found
+
+
+def captured(call: Call) -> Call:
+    """The same, replayed from a CUDA graph."""
+    call()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = call()
+
+    def replay() -> Tensor:
+        graph.replay()
+        return result
+
+    return replay
+
+
+def milliseconds(calls: list[Call]) -> list[float]:
+    """Median time of one call of each, in turn; several are queued, as layers are."""
+
+    def several(call: Call) -> Callable[[], None]:
+        def run() -> None:
+            for _ in range(CALLS):
+                call()
+            torch.cuda.synchronize()
+
+        return run
+
+    return [total / CALLS for total in interleaved_milliseconds([several(call) for call in calls], repeats=30)]
+
+
+def measure(form: CompressedEmbedding, dense: Tensor, generator: torch.Generator) -> dict[str, float]:
+    """Times of both readings, and of the dense table's."""
+    ids = torch.randint(len(dense), (TOKENS,), generator=generator).to(dense.device)
+    hidden = torch.randn(1, dense.shape[1], generator=generator).to(dense)
+    if not serves(form, ids):
+        sys.exit("no kernels here: Triton is not installed; it comes with torch for CUDA")
+    pairs: dict[str, tuple[Call, Call]] = {
+        "lookup": (lambda: torch.nn.functional.embedding(ids, dense), lambda: lookup(form, ids)),
+        "logits": (lambda: hidden @ dense.T, lambda: form.logits(hidden)),
+    }
+    metrics = {}
+    for name, calls in pairs.items():
+        plain, stored = milliseconds(list(calls))
+        metrics |= {f"{name}_ms": stored, f"{name}_ms_dense": plain}
+    plain, stored = milliseconds([captured(call) for call in pairs["lookup"]])
+    return metrics | {"lookup_graph_ms": stored, "lookup_graph_ms_dense": plain}
+
+
+def main() -> int:
+    """All forms, at both shapes."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seed", type=int, default=0)
+    seed = parser.parse_args().seed
+    if not torch.cuda.is_available():
+        sys.exit("no CUDA device: this benchmark times nothing else")
+    results = list[Result]()
+    for rows, columns in SHAPES:
+        generator = torch.Generator().manual_seed(seed)
+        dense = torch.randn(rows, columns, generator=generator).to("cuda", torch.bfloat16)
+        for name, form in forms(rows, columns, generator).items():
+            start = time.perf_counter()
+            stored = form.total_bits() // 8
+            with torch.inference_mode():
+                metrics = measure(form.to("cuda", torch.bfloat16), dense, generator)
+            settings = {"rows": rows, "columns": columns, "tokens": TOKENS, "dtype": "bfloat16", "seed": seed}
+            sizes = {"table": stored, "table_float32": 4 * rows * columns}
+            print(f"{name}, {rows:,}: " + ", ".join(f"{k} {v:.4g}" for k, v in metrics.items()), flush=True)
+            seconds = time.perf_counter() - start
+            results.append(Result("gpu", name, settings, sizes, metrics, seconds, environment=environment("cuda")))
+            write_results(RESULTS / "gpu.json", results)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
