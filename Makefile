@@ -45,6 +45,7 @@ bench: $(READY)  ## Write benchmarks/results and the tables made of them (reads 
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/reading.py
 	$(BIN)/python benchmarks/runtimes.py
+	-$(BIN)/python benchmarks/gpu.py  # where there is one
 	$(BIN)/python benchmarks/combination.py
 	$(BIN)/python benchmarks/architectures.py
 	$(BIN)/python benchmarks/kroneckerbert.py --preset kronecker-8x --ablations
