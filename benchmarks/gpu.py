@@ -18,7 +18,7 @@ from torch import Tensor
 from common import RESULTS
 from vocabpress import TCQ, Budget, FastScan
 from vocabpress.embeddings import Codebooks, CompressedEmbedding, Dense, Projected, Rows
-from vocabpress.embeddings.kernels_cuda import lookup, serves
+from vocabpress.embeddings.kernels.gpu import lookup, serves
 from vocabpress.evaluate.speed import interleaved_milliseconds
 from vocabpress.methods.transformed import TransformMethod
 from vocabpress.packing import pack

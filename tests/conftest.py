@@ -9,7 +9,7 @@ import torch
 # Without a GPU its kernels run in Triton's interpreter, which must be known when they are defined.
 if importlib.util.find_spec("triton") is not None and not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
-    importlib.import_module("vocabpress.embeddings.kernels_cuda")
+    importlib.import_module("vocabpress.embeddings.kernels.gpu")
     del os.environ["TRITON_INTERPRET"]  # commands under test need not load it
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "datasets"

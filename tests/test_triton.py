@@ -12,8 +12,9 @@ import torch
 
 from cases import FORMS, METHOD_CASES, fill, low_rank_table
 from vocabpress import Budget
-from vocabpress.embeddings import Codebooks, Columns, Dense, Projected, Rows, Run, Scalar, Sum, Trellis, kernels_cuda
-from vocabpress.embeddings.kernels_cuda import INTERPRETED, lookup, serves
+from vocabpress.embeddings import Codebooks, Columns, Dense, Projected, Rows, Run, Scalar, Sum, Trellis, reading
+from vocabpress.embeddings.kernels import gpu
+from vocabpress.embeddings.kernels.gpu import INTERPRETED, lookup, reader, serves
 
 pytest.importorskip("triton", reason="triton, which comes with torch for CUDA, is not here")
 pytestmark = [] if INTERPRETED else [pytest.mark.cuda]
@@ -56,7 +57,7 @@ def test_every_form_is_read_as_by_torch(name):
 def test_what_methods_store_is_read_as_by_torch(name):
     form = METHOD_CASES[name].method.fit(low_rank_table(), budget=Budget.ratio(4)).to(DEVICE)
     check(form, ids_of(form))
-    assert kernels_cuda._readers[form][1] is not None
+    assert reader(form) is not None
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -196,8 +197,8 @@ class Counted:
 )
 def test_one_launch_finds_and_decodes_all_rows(make, monkeypatch):
     form = make().to(DEVICE)
-    kernel = Counted(kernels_cuda.kernels.read_pieces)
-    monkeypatch.setattr(kernels_cuda.kernels, "read_pieces", kernel)
+    kernel = Counted(gpu.kernels.read_pieces)
+    monkeypatch.setattr(gpu.kernels, "read_pieces", kernel)
     check(form, ids_of(form))
     assert kernel.launches == 1
 
@@ -229,14 +230,22 @@ def test_inference_mode_leaves_nothing_that_others_cannot_use():
     assert torch.equal(check(form, ids)[0], inside)
 
 
-def test_the_kernels_are_for_a_gpu_without_gradients():
+def test_the_kernels_are_for_a_gpu_without_gradients(monkeypatch):
     form = FORMS["scalar 3 bit, row"]().to(DEVICE)
-    ids = torch.tensor([0, 1], device=DEVICE)
+    ids = torch.tensor([[0, 1]], device=DEVICE)
+    assert serves(form, ids) == (DEVICE == "cuda")
+    assert not serves(form, ids.cpu())
+    calls = []
+    monkeypatch.setattr(gpu, "serves", lambda *given: True)
+    monkeypatch.setattr(gpu, "lookup", lambda table, given: calls.append(1) or lookup(table, given))
+    monkeypatch.setattr(reading, "HAVE_NUMBA", False)
+    expected = reading.lookup(form, ids)
+    assert not calls  # may be trained
     with torch.no_grad():
-        assert serves(form, ids) == (DEVICE == "cuda")
-        assert not serves(form, ids.cpu())
-    assert not serves(form, ids)
-    assert serves(form.requires_grad_(False), ids) == (DEVICE == "cuda")
+        assert torch.equal(reading.lookup(form, ids), expected)
+    assert len(calls) == 1
+    assert torch.equal(reading.lookup(form.requires_grad_(False), ids), expected)
+    assert len(calls) == 2
 
 
 @pytest.mark.cuda
@@ -258,7 +267,7 @@ COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from vocabpress.embeddings import kernels_triton as kernels
+from vocabpress.embeddings.kernels import triton as kernels
 
 places = {"places": "*u8", "length": "i32", "counts": "*i32", "starts": "*i64", "blocks": "i32"}
 constants = {"MAP_BITS": 3, "BLOCKS": 8}

@@ -1,7 +1,7 @@
-"""The fastest way to read a table here: compiled loops where they serve, else the forms' own plain torch.
+"""The fastest way to read a table here: compiled loops or a GPU's kernels, or else the forms' own plain torch.
 
-Loops serve tensors on the processor that ask for no gradient, where numba is installed; graphs that are compiled,
-traced or exported are made of the plain torch.
+Loops serve tensors on the processor, where numba is installed, kernels those on a GPU, where Triton is. What may be
+trained is read by plain torch, and graphs that are compiled, traced or exported are made of it.
 """
 
 from typing import Any, NamedTuple
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vocabpress.embeddings.base import CompressedEmbedding
+from vocabpress.embeddings.kernels import gpu
 from vocabpress.embeddings.kernels.decoders import Decode, NoKernelError, decoder
 from vocabpress.embeddings.kernels.loops import HAVE_NUMBA, inside
 from vocabpress.embeddings.kernels.scorers import FEW, Score, scorer
@@ -36,11 +37,17 @@ def lookup(table: CompressedEmbedding, ids: Tensor) -> Tensor:
     """
     loops = loops_for(table, ids)
     if loops is None:
-        return table.lookup(ids)
+        return _without_loops(table, ids)
     flat = ids.reshape(-1).to(torch.int64).numpy()
     if not inside(flat, table.num_embeddings):
         raise IndexError(f"ids lie in 0 … {table.num_embeddings - 1}, got {int(ids.min())} … {int(ids.max())}")
     return torch.from_numpy(loops.decode(flat)).to(loops.dtype).view(*ids.shape, table.embedding_dim)
+
+
+def _without_loops(table: CompressedEmbedding, ids: Tensor) -> Tensor:
+    if in_graph(ids) or trains(table) or not gpu.serves(table, ids):
+        return table.lookup(ids)
+    return gpu.lookup(table, ids.reshape(-1)).view(*ids.shape, table.embedding_dim)
 
 
 def logits(table: CompressedEmbedding, hidden: Tensor) -> Tensor:

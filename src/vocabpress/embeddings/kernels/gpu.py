@@ -11,14 +11,14 @@ import importlib.util
 import os
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from vocabpress.embeddings.base import CompressedEmbedding
 from vocabpress.embeddings.combine import Columns, Sum, forms
-from vocabpress.embeddings.kernels_pieces import Cut, cut
+from vocabpress.embeddings.kernels.pieces import Cut, cut
+from vocabpress.embeddings.kernels.watch import kept
 from vocabpress.embeddings.projected import ACTIVATIONS, Projected
 from vocabpress.embeddings.rows import Rows
 
@@ -29,20 +29,15 @@ HAVE_TRITON = importlib.util.find_spec("triton") is not None and (
     INTERPRETED or torch.version.cuda is not None or torch.version.hip is not None
 )
 # Half a second, which nobody should wait for who has no use for them.
-kernels: Any = importlib.import_module("vocabpress.embeddings.kernels_triton") if HAVE_TRITON else None
+kernels: Any = importlib.import_module("vocabpress.embeddings.kernels.triton") if HAVE_TRITON else None
 
 MOST_COLUMNS = 1024  # that a program reads at a time
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def serves(table: CompressedEmbedding, ids: Tensor) -> bool:
-    """Whether the kernels can be used here: all is on one GPU, and nobody asks for a gradient or traces a graph."""
-    if not HAVE_TRITON or not ids.is_cuda or type(ids) is not Tensor or torch.compiler.is_compiling():
-        return False
-    tensors = _tensors(table)
-    return all(tensor.device == ids.device and type(tensor) in (Tensor, nn.Parameter) for tensor in tensors) and not (
-        torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    )
+    """Whether the kernels can be used here: Triton is there, and all is on one GPU."""
+    return HAVE_TRITON and ids.is_cuda and table.device == ids.device
 
 
 def lookup(table: CompressedEmbedding, ids: Tensor) -> Tensor:
@@ -54,37 +49,17 @@ def lookup(table: CompressedEmbedding, ids: Tensor) -> Tensor:
         table: Any; what no kernel reads, its own `lookup` does.
         ids: Integers, shape (n).
     """
-    state, known = _state(table), _readers.get(table)
-    if known is None or known[0] != state:
-        # What is kept serves outside of inference mode, too, and is not rounded to the moment's autocast.
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(ids.device.type, enabled=False):
-            known = _readers[table] = state, _reader(table)
-    read = known[1]
+    read = kept(table, "gpu", lambda: reader(table))
     return table.lookup(ids) if read is None else read(ids.contiguous())
 
 
-_readers: WeakKeyDictionary[CompressedEmbedding, tuple[object, Read | None]] = WeakKeyDictionary()
-
-
-def _modules(table: nn.Module) -> list[nn.Module]:
-    modules = [table]
-    for module in modules:  # which grows
-        modules += [child for child in module._modules.values() if child is not None]
-    return modules
-
-
-def _tensors(table: nn.Module) -> list[Tensor]:
-    tensors = [t for module in _modules(table) for held in (module._parameters, module._buffers) for t in held.values()]
-    return [tensor for tensor in tensors if tensor is not None]
-
-
-def _state(table: nn.Module) -> object:
-    """What changes with the forms of a table, their numbers, dtype or place; writes through `.data` are not seen."""
-    versions = [
-        (id(tensor), tensor.data_ptr(), tensor.dtype, None if tensor.is_inference() else tensor._version)
-        for tensor in _tensors(table)
-    ]
-    return versions, [id(module) for module in _modules(table)]
+def reader(table: CompressedEmbedding) -> Read | None:
+    """How a table is read, or None where no kernel does, or its tensors are not all here."""
+    tensors = (*table.parameters(), *table.buffers())
+    if any(tensor.device != table.device or type(tensor) not in (Tensor, nn.Parameter) for tensor in tensors):
+        return None
+    with torch.autocast(table.device.type, enabled=False):  # which would round what is kept
+        return _reader(table)
 
 
 def _reader(form: CompressedEmbedding) -> Read | None:
@@ -135,7 +110,7 @@ def _places(form: CompressedEmbedding) -> tuple[tuple[Tensor | int, ...], dict[s
     constants = {"MAP_BITS": 0, "BLOCKS": 1 << (len(blocks) - 1).bit_length()}
     if not isinstance(form, Rows) or form.block_of is None:
         return (starts, 0, starts, starts, len(blocks)), constants
-    counted = form._counted(form.block_of)
+    counted = form.counted(form.block_of)
     places = (form.block_of, len(form.block_of), counted, starts, len(blocks))
     return places, {**constants, "MAP_BITS": form.map_bits}
 

@@ -1,6 +1,6 @@
 """The kernels themselves, in Triton: a program for each token finds its block and row, and reads the row's pieces.
 
-Everything a program must know it loads from the records of `kernels_pieces.py`; nothing of a table but the dtype is
+Everything a program must know it loads from the records of `pieces.py`; nothing of a table but the dtype is
 compiled in. Sums and products are made in float32, and rounded where plain torch rounds.
 """
 
@@ -10,7 +10,7 @@ compiled in. Sums and products are made in float32, and rounded where plain torc
 import triton  # pyright: ignore[reportMissingImports]
 import triton.language as tl  # pyright: ignore[reportMissingImports]
 
-from vocabpress.embeddings.kernels_pieces import Kind, Piece
+from vocabpress.embeddings.kernels.pieces import Kind, Piece
 from vocabpress.embeddings.rows import CHUNK
 from vocabpress.embeddings.trellis import INCREMENT, MULTIPLIER
 
