@@ -16,47 +16,15 @@ import torch
 from torch import Tensor
 
 from common import RESULTS
-from vocabpress import TCQ, Budget, FastScan
-from vocabpress.embeddings import Codebooks, CompressedEmbedding, Dense, Projected, Rows
+from randomtables import SHAPES, forms
+from vocabpress.embeddings import CompressedEmbedding
 from vocabpress.embeddings.kernels.gpu import lookup, serves
 from vocabpress.evaluate.speed import interleaved_milliseconds
-from vocabpress.methods.transformed import TransformMethod
-from vocabpress.packing import pack
 from vocabpress.results import Result, environment, write_results
 
-SHAPES = ((151936, 896), (30522, 768))
-TOKENS, RATIO, CALLS = 4096, 25.0, 20
+TOKENS, CALLS = 4096, 20
 
 Call = Callable[[], Tensor]
-
-
-def chosen(method: TransformMethod, rows: int, columns: int, generator: torch.Generator) -> CompressedEmbedding:
-    """What the method stores for a table whose axes' deviations fall as k**-0.35, by Zipf's law; without numbers."""
-    table = torch.randn(rows, columns, generator=generator) * torch.arange(1, columns + 1) ** -0.35
-    weights = 1 / torch.arange(1.0, rows + 1)
-    plans = method.plans(rows, columns, Budget.ratio(RATIO), weights)
-    plan = method.choose(table, plans, weights, generator, False)
-    form = method.empty(rows, columns, plan)
-    if isinstance(form, Projected) and isinstance(form.inner, Rows) and form.inner.block_of is not None:
-        form.inner.block_of.copy_(pack(method.cut(table, weights, plan["cut"]), form.inner.map_bits))
-    return form
-
-
-def forms(rows: int, columns: int, generator: torch.Generator) -> dict[str, CompressedEmbedding]:
-    """The tables to read, with random numbers."""
-    found = {
-        "tcq": chosen(TCQ(), rows, columns, generator),
-        "fastscan": chosen(FastScan(), rows, columns, generator),
-        "product codes of 4 bits": Codebooks(rows, Dense(columns // 4 * 16, 4), 4, columns // 4),
-        "low rank, an eighth": Projected(Dense(rows, columns // 8), Dense(columns // 8, columns)),
-    }
-    for form in found.values():
-        for name, tensor in form.state_dict().items():
-            if tensor.is_floating_point():
-                tensor.normal_(generator=generator)
-            elif not name.endswith("block_of"):  # a map says how many rows a block has
-                tensor.random_(generator=generator)
-    return found
 
 
 def captured(call: Call) -> Call:

@@ -1,59 +1,84 @@
-"""What a tied head takes to read: writes results/heads.json. Logits of a few vectors and of many, and rows by id.
+"""Inner products with all rows of a table: writes results/heads.json. Of 1, 8 and 64 vectors, and the 50 largest.
 
 python benchmarks/heads.py
 
-The table of all-MiniLM-L6-v2 at two ratios, as the methods store it; times are medians, the calls taken in turn, and
-over those of the dense float32 table. Every method is read by its own form's `logits` and `lookup`.
+Tables of the shapes of two heads, in bfloat16, codes and numbers random. Each is timed in turn with the dense bfloat16
+table, whose product is what a model without compression computes, and with a read of as many bytes as the form stores:
+the floor, since a head that reads all its codes can't be faster than memory is.
 """
 
 import sys
 import time
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
-from common import RESULTS, SAMPLE, parse
-from vocabpress import TCQ, Budget, FastScan, Method
+from common import RESULTS, parse
+from randomtables import SHAPES, forms
+from vocabpress.embeddings import CompressedEmbedding
+from vocabpress.embeddings.kernels import scorers
+from vocabpress.embeddings.reading import logits, top_logits
 from vocabpress.evaluate.speed import interleaved_milliseconds
-from vocabpress.hf.checkpoint import load_model
-from vocabpress.hf.tables import input_table
 from vocabpress.results import Result, write_results
 
-RATIOS = (25, 103)
-METHODS: dict[str, Method] = {"fastscan": FastScan(), "tcq": TCQ(memory=10)}
 VECTORS = (1, 8, 64)
-IDS = 512
+TOP = 50
+CROSSING = (1, 2, 4, 8, 16, 32)  # vectors at which tables of inner products are compared with decoded tiles
 
 
-def compare(name: str, method: Method, ratio: float, table: torch.Tensor, seed: int) -> Result:
-    """Times of one method at one ratio, as shares of the dense table's."""
-    start = time.perf_counter()
-    form = method.fit(table, budget=Budget.ratio(ratio), progress=True)
-    seconds = time.perf_counter() - start
-    for parameter in form.parameters():
-        parameter.requires_grad_(False)
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(len(table), (IDS,), generator=generator)
-    metrics = {}
+def reading_of(count: int) -> Callable[[], object]:
+    """A call that reads so many bytes once, and does next to nothing with them."""
+    numbers = torch.ones(max(1, count // 8), dtype=torch.int64)
+    return numbers.sum
+
+
+def both_ways(form: CompressedEmbedding, generator: torch.Generator) -> dict[str, float]:
+    """Milliseconds by tables of inner products, and by rows decoded in tiles, at growing numbers of vectors."""
+    metrics, few, tiles = dict[str, float](), scorers.scorer(form), scorers.tiles(form)
+    for count in CROSSING:
+        hidden = torch.randn(count, form.embedding_dim, generator=generator).numpy()
+        scorers.FEW = count
+        both = interleaved_milliseconds([lambda h=hidden: few(h), lambda h=hidden: tiles(h)], 5)
+        metrics |= dict(zip((f"tables_{count}_ms", f"tiles_{count}_ms"), both, strict=True))
+    return metrics
+
+
+def measure(form: CompressedEmbedding, dense: Tensor, generator: torch.Generator) -> dict[str, float]:
+    """Times of the form, of the dense table, and of a read of the form's bytes."""
+    metrics = dict[str, float]()
     for count in VECTORS:
-        hidden = torch.randn(count, table.shape[1], generator=generator)
-        dense, stored = interleaved_milliseconds([lambda h=hidden: h @ table.T, lambda h=hidden: form.logits(h)])
-        metrics |= {f"logits_{count}": stored / dense, f"logits_{count}_dense_ms": dense}
-    dense, stored = interleaved_milliseconds([lambda: table[ids], lambda: form.lookup(ids)])
-    metrics |= {"lookup_ms": stored, "lookup_dense_ms": dense}
-    settings = {"model": "all-MiniLM-L6-v2", "method": name, "ratio": ratio, "seed": seed}
-    sizes = {"table": form.total_bits() // 8, "table_float32": table.numel() * 4}
-    print(f"{name}, {ratio}x: " + ", ".join(f"{key} {value:.3g}" for key, value in metrics.items()), flush=True)
-    return Result("heads", name, settings, sizes, metrics, seconds)
+        hidden = torch.randn(count, dense.shape[1], generator=generator).bfloat16()
+        calls = [lambda h=hidden: logits(form, h), lambda h=hidden: h @ dense.T]
+        if count == 1:
+            calls += [reading_of(form.total_bits() // 8), lambda h=hidden: top_logits(form, h, TOP)]
+            calls += [lambda h=hidden: (h @ dense.T).topk(TOP)]
+        times = interleaved_milliseconds(calls, 21 if count == 1 else 5)
+        metrics |= dict(zip((f"logits_{count}_ms", f"logits_{count}_dense_ms"), times, strict=False))
+        if count == 1:
+            metrics |= dict(zip(("floor_ms", "top_ms", "top_dense_ms"), times[2:], strict=True))
+    return metrics
 
 
 def main() -> int:
-    """All methods at all ratios."""
-    arguments = parse(__doc__)
-    table = input_table(load_model(SAMPLE))[1].detach()
-    results = [
-        compare(name, method, ratio, table, arguments.seed) for ratio in RATIOS for name, method in METHODS.items()
-    ]
-    write_results(RESULTS / "heads.json", results)
+    """All forms at all shapes."""
+    arguments, results = parse(__doc__), list[Result]()
+    limit = scorers.FEW
+    for rows, columns in SHAPES:
+        generator = torch.Generator().manual_seed(arguments.seed)
+        dense = torch.randn(rows, columns, generator=generator).bfloat16()
+        for name, form in forms(rows, columns, generator).items():
+            start, stored = time.perf_counter(), form.total_bits() // 8
+            with torch.inference_mode():
+                metrics = measure(form.bfloat16(), dense, generator)
+                if name in ("product, 16 words of 4", "fastscan", "int8"):
+                    metrics |= both_ways(form, generator)
+                    scorers.FEW = limit
+            settings = {"rows": rows, "columns": columns, "dtype": "bfloat16", "few": limit, "seed": arguments.seed}
+            sizes = {"table": stored, "table_float32": 4 * rows * columns}
+            print(f"{name}, {rows:,}: " + ", ".join(f"{key} {value:.3g}" for key, value in metrics.items()), flush=True)
+            results.append(Result("heads", name, settings, sizes, metrics, time.perf_counter() - start))
+            write_results(RESULTS / "heads.json", results)
     return 0
 
 

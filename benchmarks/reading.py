@@ -2,11 +2,13 @@
 
 python benchmarks/reading.py --data DIR
 
-Forward passes of all-MiniLM-L6-v2 in torch, as it is and with its table compressed 25 times by the default method, on
-sentences of Wikipedia one after another, so that tokens repeat as they do in text. Each way of reading is timed in turn
-with the dense model, on the same batches; what a way keeps decoded, it has kept from earlier batches.
+Forward passes in torch of a model as it is and with its table compressed 25 times by the default method, on sentences
+of Wikipedia one after another, so that tokens repeat as they do in text. Each way of reading is timed in turn with the
+dense model, on the same batches; what a way keeps decoded, it has kept from earlier batches. One model is
+all-MiniLM-L6-v2, the other is of the size of BERT-base with random weights, which take as long as any.
 """
 
+import argparse
 import sys
 import tempfile
 import time
@@ -17,7 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModel
+from transformers import AutoModel, BertConfig, BertModel
 
 from bench import SENTENCES
 from common import RESULTS, SAMPLE, parse
@@ -50,25 +52,40 @@ def walk(model: Any, ids: list[Tensor]) -> Callable[[], object]:
     return lambda: model(input_ids=next(following))
 
 
+def bert_base(folder: Path) -> Path:
+    """A checkpoint of that size, with the tokenizer of the sample model, which has as many tokens."""
+    BertModel(BertConfig()).save_pretrained(folder)
+    open_tokenizer(SAMPLE).save_pretrained(folder)
+    return folder
+
+
+def measure(name: str, original: Path, small: Path, arguments: argparse.Namespace) -> list[Result]:
+    """All ways of reading one model, at all shapes."""
+    results, report = list[Result](), compress(original, small, progress=True)
+    models: list[Any] = [AutoModel.from_pretrained(folder).eval() for folder in (original, small)]
+    for way, choice in WAYS.items():
+        start, metrics = time.perf_counter(), dict[str, float]()
+        read_with(models[1], **choice)
+        for shape in SHAPES:
+            ids = batches(arguments.data, shape)
+            dense, stored = interleaved_milliseconds([walk(model, ids) for model in models], REPEATS)
+            key = f"{shape[0]}x{shape[1]}"
+            metrics |= {f"ms_{key}": stored, f"ms_{key}_original": dense}
+        settings = {"model": name, "method": report.method, "ratio": 25, "seed": arguments.seed}
+        sizes = {"table": report.table_bytes_after, "table_before": report.table_bytes_before}
+        print(f"{name}, {way}: " + ", ".join(f"{key} {value:.4g}" for key, value in metrics.items()), flush=True)
+        results.append(Result("reading", way, settings, sizes, metrics, time.perf_counter() - start))
+    return results
+
+
 def main() -> int:
-    """All ways, at all shapes."""
-    arguments, results = parse(__doc__), list[Result]()
-    with tempfile.TemporaryDirectory() as name, torch.no_grad():
-        report = compress(SAMPLE, Path(name) / "small", progress=True)
-        models: list[Any] = [AutoModel.from_pretrained(folder).eval() for folder in (SAMPLE, Path(name) / "small")]
-        for way, choice in WAYS.items():
-            start, metrics = time.perf_counter(), dict[str, float]()
-            read_with(models[1], **choice)
-            for shape in SHAPES:
-                ids = batches(arguments.data, shape)
-                dense, stored = interleaved_milliseconds([walk(model, ids) for model in models], REPEATS)
-                key = f"{shape[0]}x{shape[1]}"
-                metrics |= {f"ms_{key}": stored, f"ms_{key}_original": dense}
-            settings = {"model": "all-MiniLM-L6-v2", "method": report.method, "ratio": 25, "seed": arguments.seed}
-            sizes = {"table": report.table_bytes_after, "table_before": report.table_bytes_before}
-            print(f"{way}: " + ", ".join(f"{key} {value:.4g}" for key, value in metrics.items()), flush=True)
-            results.append(Result("reading", way, settings, sizes, metrics, time.perf_counter() - start))
-            write_results(RESULTS / "reading.json", results)
+    """All models."""
+    arguments = parse(__doc__)
+    with tempfile.TemporaryDirectory() as name, torch.inference_mode():
+        folder = Path(name)
+        results = measure("all-MiniLM-L6-v2", SAMPLE, folder / "minilm", arguments)
+        results += measure("BERT-base in size", bert_base(folder / "bert"), folder / "bert-small", arguments)
+        write_results(RESULTS / "reading.json", results)
     return 0
 
 
