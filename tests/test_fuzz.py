@@ -15,9 +15,10 @@ from mutations import MUTATIONS
 from vocabpress import Budget, Uniform, VocabpressConfig, build, compress
 from vocabpress.embeddings.fields import MAX_DEPTH
 from vocabpress.hf import stored
-from vocabpress.hf.checkpoint import copy_companions, find_folder, load_model
+from vocabpress.hf.checkpoint import find_folder, load_model
 from vocabpress.hf.fit import compress_input_table
 from vocabpress.hf.quantizer import attach
+from vocabpress.hf.writing import copy_companions
 
 DENSE = {"form": "dense", "num_embeddings": 4, "embedding_dim": 2, "dtype": "float16"}
 SOME = ("scalar 3 bit, column", "rows, mapped", "trellis, rates of all kinds", "codebooks, rotated", "columns")

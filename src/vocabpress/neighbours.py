@@ -7,7 +7,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
-ROWS_PER_CHUNK = 256  # rows whose cosines with all others are held at a time
+from vocabpress.chunks import chunks
+
+QUERIES_AT_ONCE = 1024  # rows whose cosines with a chunk of the others are held
 WORK = 4e11  # multiplications for one table; some ten seconds of one core
 
 
@@ -47,11 +49,12 @@ def choose_queries(num_embeddings: int, limit: int, counts: Tensor | None, seed:
     return Queries(torch.cat([order[:sure], drawn]), stands_for)
 
 
+@torch.no_grad()
 def nearest(table: Tensor, ids: Tensor, k: int, excluded: Tensor | None = None) -> Tensor:
     """The ``k`` rows with the highest cosine to each of some rows, the row itself excluded.
 
     Args:
-        table: (V, d), rows of length 1 or 0.
+        table: (V, d), any float dtype; read by chunks of rows.
         ids: (n).
         k: Less than the rows that are left to choose from.
         excluded: Rows that are nobody's neighbours.
@@ -59,11 +62,24 @@ def nearest(table: Tensor, ids: Tensor, k: int, excluded: Tensor | None = None) 
     Returns:
         Row numbers, shape (n, k), the nearest first.
     """
-    cosines = table[ids] @ table.T
-    cosines[torch.arange(len(ids), device=ids.device), ids] = -torch.inf
-    if excluded is not None:
-        cosines[:, excluded] = -torch.inf
-    return cosines.topk(k, dim=1).indices
+    asked = normalize(table[ids].float(), dim=1)
+    closest: Tensor = asked.new_empty(len(ids), 0)
+    rows: Tensor = ids.new_empty(len(ids), 0)
+    for part in chunks(*table.shape, itemsize=4):
+        cosines = asked @ normalize(table[part].float(), dim=1).T
+        own = _within(ids, part)
+        cosines[own.nonzero()[:, 0], ids[own] - part.start] = -torch.inf
+        if excluded is not None:
+            cosines[:, excluded[_within(excluded, part)] - part.start] = -torch.inf
+        best, places = cosines.topk(min(k, cosines.shape[1]), dim=1)
+        closest, rows = torch.cat((closest, best), 1), torch.cat((rows, places + part.start), 1)
+        closest, places = closest.topk(min(k, closest.shape[1]), dim=1)
+        rows = rows.gather(1, places)
+    return rows
+
+
+def _within(rows: Tensor, part: slice) -> Tensor:
+    return (rows >= part.start) & (rows < part.stop)
 
 
 @torch.no_grad()
@@ -71,7 +87,7 @@ def neighbours_kept(table: Tensor, other: Tensor, ids: Tensor, k: int = 10, prog
     """Share of the ``k`` nearest neighbours of a row in one table that are among those in another.
 
     Args:
-        table: (V, d).
+        table: (V, d), any float dtype.
         other: Of the same shape, on the same device.
         ids: (n), rows to ask for.
         k: Fewer are taken where the table is small.
@@ -80,12 +96,11 @@ def neighbours_kept(table: Tensor, other: Tensor, ids: Tensor, k: int = 10, prog
     Returns:
         From 0 to 1, shape (n), float64 on the CPU.
     """
-    first, second = (normalize(rows.float(), dim=1) for rows in (table, other))
     k = min(k, len(table) - 1)
     kept = []
     with tqdm(total=len(ids), desc="neighbours", unit="row", disable=not progress) as bar:
-        for chunk in ids.to(table.device).split(ROWS_PER_CHUNK):
-            before, after = nearest(first, chunk, k), nearest(second, chunk, k)
+        for chunk in ids.to(table.device).split(QUERIES_AT_ONCE):
+            before, after = nearest(table, chunk, k), nearest(other, chunk, k)
             kept.append((before[:, :, None] == after[:, None, :]).any(2).double().mean(1).cpu())
             bar.update(len(chunk))
     return torch.cat(kept)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vocabpress.chunks import chunks
 from vocabpress.embeddings import CompressedEmbedding
 
-ROWS_PER_CHUNK = 16384
 DECILES = 10
 
 
@@ -51,14 +51,25 @@ class RowErrors:
         relative = error / deviation if deviation else float("inf") if error else 0.0
         return Reconstruction(relative, float(weights @ self.cosine) / float(weights.sum()))
 
+    def against(self, table: Tensor, counts: Tensor | None = None) -> Reconstruction:
+        """The same of all rows of the original.
+
+        Args:
+            table: The original, (V, d).
+            counts: (V), how often each token occurs; None counts all rows alike.
+        """
+        weights = torch.ones(len(table), dtype=torch.float64) if counts is None else counts.double().cpu()
+        return self.over(deviations(table, weights), weights)
+
 
 @torch.no_grad()
 def row_errors(table: Tensor, embedding: CompressedEmbedding) -> RowErrors:
-    """Compare each row of a compressed table with the original's, (V, d)."""
+    """Compare each row of a compressed table with the original's, (V, d), by chunks of rows."""
     device = embedding.device
     parts: list[tuple[Tensor, ...]] = []
-    for ids in torch.arange(len(table)).split(ROWS_PER_CHUNK):
-        rows, decoded = table[ids.to(table.device)].to(device).double(), embedding.lookup(ids.to(device)).double()
+    for part in chunks(*table.shape):
+        ids = torch.arange(part.start, part.stop, device=device)
+        rows, decoded = table[part].to(device).double(), embedding.lookup(ids).double()
         error, cosine = (decoded - rows).square().sum(-1), torch.nn.functional.cosine_similarity(decoded, rows, dim=-1)
         cosine = torch.where(error == 0, 1.0, cosine)  # padding tokens often have rows of zeros
         parts.append((error, cosine, decoded.norm(dim=-1) / rows.norm(dim=-1)))
@@ -69,11 +80,10 @@ def row_errors(table: Tensor, embedding: CompressedEmbedding) -> RowErrors:
 @torch.no_grad()
 def deviations(table: Tensor, weights: Tensor) -> Tensor:
     """Squared distance of each row from the weighted mean row; shape (V), float64, on the CPU."""
-    chunks = list(torch.arange(len(table)).split(ROWS_PER_CHUNK))
     shares = (weights.double() / weights.double().sum()).to(table.device)
-    sums = [shares[ids.to(table.device)] @ table[ids.to(table.device)].double() for ids in chunks]
-    mean = torch.stack(sums).sum(0)
-    return torch.cat([(table[ids.to(table.device)].double() - mean).square().sum(-1).cpu() for ids in chunks])
+    parts = list(chunks(*table.shape))
+    mean = torch.stack([shares[part] @ table[part].double() for part in parts]).sum(0)
+    return torch.cat([(table[part].double() - mean).square().sum(-1).cpu() for part in parts])
 
 
 def reconstruction(table: Tensor, embedding: CompressedEmbedding, counts: Tensor | None = None) -> Reconstruction:
@@ -84,8 +94,7 @@ def reconstruction(table: Tensor, embedding: CompressedEmbedding, counts: Tensor
         embedding: Of the same shape.
         counts: (V), how often each token occurs; None counts all rows alike.
     """
-    weights = torch.ones(len(table), dtype=torch.float64) if counts is None else counts.double().cpu()
-    return row_errors(table, embedding).over(deviations(table, weights), weights)
+    return row_errors(table, embedding).against(table, counts)
 
 
 def frequency_deciles(counts: Tensor) -> list[Tensor]:

@@ -5,16 +5,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vocabpress.fitting.lowrank import principal_axes, weighted_mean
+from vocabpress.chunks import chunks
 
 NOISE = 1e-13  # of the largest variance: below that float64 computes nothing but rounding errors
 
 
 def singular_values(table: Tensor) -> Tensor:
-    """Of the centred table, falling; shape (min(V, d))."""
-    ones = torch.ones(len(table), device=table.device)
-    _, variances = principal_axes(table - weighted_mean(table, ones), ones)
-    return (variances * len(table)).sqrt()[: min(table.shape)]
+    """Of the centred table, (V, d) of any float dtype, falling; shape (min(V, d)), float64.
+
+    By the Gram matrix, (d, d), which is summed up over chunks of rows.
+    """
+    parts = list(chunks(*table.shape))
+    mean = torch.stack([table[part].double().sum(0) for part in parts]).sum(0) / len(table)
+    gram = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=table.device)
+    for part in parts:
+        centred = table[part].double() - mean
+        gram.addmm_(centred.T, centred)
+    return torch.linalg.eigvalsh(gram).flip(0).clamp(min=0).sqrt()[: min(table.shape)]
 
 
 def gaussian_bound(values: Tensor, width: int, bits_per_weight: Sequence[float]) -> list[float]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from vocabpress.chunks import chunks
 from vocabpress.tensorfile import load_tensor, save_tensor
 
 LINES_PER_BATCH = 512
@@ -253,7 +254,7 @@ def over_length(weights: Tensor | None, table: Tensor, strength: float) -> Tenso
         raise ValueError(f"the strength of the direction is 0 to 1, got {strength:g}; 1 counts errors as cosine does")
     if strength == 0:
         return weights
-    squares = table.float().square().sum(1)
+    squares = torch.cat([table[part].float().square().sum(1) for part in chunks(*table.shape)])
     shorter = squares.clamp(min=0.04 * float(squares.mean())) ** -strength
     shorter = shorter if weights is None else weights.to(shorter.device) * shorter
     return shorter / shorter.mean()

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 from transformers import AutoConfig, AutoModel
 
 from vocabpress.embeddings import CompressedEmbedding, Dense
@@ -103,7 +102,7 @@ class TableErrors(Task):
         if not rows or k < 1:
             return []
         ids = torch.tensor(list(rows.values()), device=original.device)
-        found = [nearest(normalize(table, dim=1), ids, k, excluded).tolist() for table in (original, compressed)]
+        found = [nearest(table, ids, k, excluded).tolist() for table in (original, compressed)]
         return [
             {"word": word, "original": _spelt(tokenizer, before), "compressed": _spelt(tokenizer, after)}
             for word, before, after in zip(rows, *found, strict=True)

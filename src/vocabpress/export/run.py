@@ -15,17 +15,9 @@ from tqdm import tqdm
 
 from vocabpress.export.gathered import gather_uniform
 from vocabpress.export.onnx import run_onnx, to_onnx
-from vocabpress.hf.checkpoint import (
-    check_output,
-    copy_companions,
-    find_folder,
-    named_class,
-    open_model,
-    open_tokenizer,
-    weight_bytes,
-    written_at_once,
-)
+from vocabpress.hf.checkpoint import find_folder, named_class, open_model, open_tokenizer, weight_bytes
 from vocabpress.hf.inner import is_quantised
+from vocabpress.hf.writing import check_output, copy_companions, written_at_once
 from vocabpress.weights import read_lines
 
 FORMATS = ("onnx",)

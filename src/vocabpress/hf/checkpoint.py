@@ -1,10 +1,7 @@
-"""Folders of models: find one, load it whole, write one in a single step."""
+"""Folders of models: find one, and load it whole."""
 
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,9 +16,6 @@ from vocabpress.hf.config import QUANT_METHOD
 from vocabpress.hf.inner import check_quantised, method_of
 from vocabpress.hf.static import as_checkpoint, is_static
 from vocabpress.hf.tables import input_table_name
-
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".ot", ".gguf", ".tflite")
-NOT_COPIED = {"config.json", "README.md", ".gitattributes", "model.safetensors.index.json"}
 
 
 def find_folder(model: str | Path) -> Path:
@@ -216,85 +210,3 @@ def _told_in_a_line(folder: Path) -> Iterator[None]:
             ) from None
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"transformers can't load {folder}: {reason}") from None
-
-
-def check_output(out: str | Path) -> Path:
-    """The output folder, if it can be written without harm.
-
-    Raises:
-        ValueError: If it exists and is not an empty folder.
-    """
-    target = Path(out)
-    if target.is_dir() and any(target.iterdir()):
-        raise ValueError(f"the output folder {out} exists and is not empty; remove it or give another name")
-    if target.exists() and not target.is_dir():
-        raise ValueError(f"the output {out} exists and is a file; give the name of a new folder")
-    return target
-
-
-@contextmanager
-def written_at_once(target: Path) -> Iterator[Path]:
-    """A temporary folder beside ``target`` that becomes it at the end; on any error nothing is left behind.
-
-    Raises:
-        ValueError: If the disk is full or the place can't be written.
-    """
-    made = [parent for parent in target.absolute().parents if not parent.exists()]
-    temporary: Path | None = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        yield temporary
-        temporary.chmod(0o777 & ~_umask())
-        temporary.replace(target)
-        temporary, made = None, []
-    except OSError as error:
-        raise ValueError(
-            f"can't write {target}: {error.strerror or error}; free some space or give another place"
-        ) from None
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-        for parent in made:
-            if parent.exists() and not any(parent.iterdir()):
-                parent.rmdir()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def copy_companions(source: Path, target: Path, without: Collection[str] = ()) -> None:
-    """Copy what belongs to a model beside its weights: tokenizer, processor, sentence-transformers modules.
-
-    Args:
-        source: Folder of the model.
-        target: Folder to copy to; what is there already stays.
-        without: Names of files to leave out.
-
-    Raises:
-        ValueError: If modules.json is broken, or names a folder outside the model's.
-    """
-    for file in source.iterdir():
-        unwanted = file.name.endswith(WEIGHT_SUFFIXES) or file.name in NOT_COPIED or file.name in without
-        if file.is_file() and not unwanted and not (target / file.name).exists():
-            shutil.copyfile(file, target / file.name)
-    modules = source / "modules.json"
-    if modules.is_file():
-        for path in _module_folders(modules):
-            if (source / path).is_dir():
-                shutil.copytree(source / path, target / path)
-
-
-def _module_folders(modules: Path) -> list[str]:
-    """The folders that modules.json of sentence-transformers names, but for the model's own."""
-    try:
-        paths = [module.get("path") for module in json.loads(modules.read_text(encoding="utf-8"))]
-    except (ValueError, AttributeError, TypeError):
-        raise ValueError(f"{modules} is not a list of modules; repair it, or remove it") from None
-    for path in paths:
-        if path and (not isinstance(path, str) or Path(path).is_absolute() or ".." in Path(path).parts):
-            raise ValueError(f"{modules} names {path!r}, which is not a folder beside it; it is not to be trusted")
-    return [path for path in paths if path]

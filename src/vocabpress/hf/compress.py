@@ -7,21 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from vocabpress.budget import Budget
 from vocabpress.hf.card import card
-from vocabpress.hf.checkpoint import (
-    check_output,
-    copy_companions,
-    find_folder,
-    load_model,
-    weight_bytes,
-    written_at_once,
-)
+from vocabpress.hf.checkpoint import find_folder, load_model, weight_bytes
 from vocabpress.hf.config import VocabpressConfig
 from vocabpress.hf.fit import compress_input_table
 from vocabpress.hf.importance import Counts, Importance, Sensitivity, Weights, find_importance
@@ -31,8 +23,9 @@ from vocabpress.hf.outcome import Report
 from vocabpress.hf.quantizer import attach
 from vocabpress.hf.shapes import LinearShapes
 from vocabpress.hf.tables import find_tables, input_table
+from vocabpress.hf.writing import check_output, copy_companions, save, written_at_once
 from vocabpress.methods import Method
-from vocabpress.reconstruction import reconstruction
+from vocabpress.reconstruction import row_errors
 from vocabpress.weights import over_length
 
 
@@ -146,8 +139,9 @@ def fit_and_measure(
     table = compress_input_table(model, config, device, importance.source, **fit)
     seconds = time.perf_counter() - start
     attach(model, config)
-    plain = reconstruction(original, table)
-    weighted = None if importance.counts is None else reconstruction(original, table, importance.counts)
+    errors = row_errors(original, table)
+    plain = errors.against(original)
+    weighted = None if importance.counts is None else errors.against(original, importance.counts)
     return {
         "table": info.name,
         "num_embeddings": info.shape[0],
@@ -166,18 +160,6 @@ def fit_and_measure(
         "weighted_relative_error": None if weighted is None else weighted.relative_error,
         "weighted_mean_cosine": None if weighted is None else weighted.mean_cosine,
     }
-
-
-def save(model: PreTrainedModel, folder: Path) -> None:
-    """`save_pretrained`, its storage errors told as OSError.
-
-    Raises:
-        OSError: If the disk is full, for example.
-    """
-    try:
-        model.save_pretrained(folder)
-    except SafetensorError as error:  # safetensors wraps the operating system's error in its own
-        raise OSError(str(error)) from error
 
 
 def check_device(device: str | None) -> None:

@@ -6,14 +6,14 @@ from typing import Any
 from tokenizers import Tokenizer
 from torch import nn
 
-from vocabpress.hf.checkpoint import check_output, find_folder, open_model, written_at_once
-from vocabpress.hf.compress import save
+from vocabpress.hf.checkpoint import find_folder, open_model
 from vocabpress.hf.config import VocabpressConfig
 from vocabpress.hf.modules import TokenEmbedding
 from vocabpress.hf.quantizer import attach
 from vocabpress.hf.static import empty, write_companions
 from vocabpress.hf.swap import install
 from vocabpress.hf.tables import input_table_name
+from vocabpress.hf.writing import check_output, save, written_at_once
 
 
 def static_embedding(model: str | Path, output: str | Path) -> None:

@@ -138,7 +138,7 @@ def inspect(
     folder = find_folder(model)
     loaded = load_model(folder, trust_remote_code, quantised=True)
     tables = find_tables(loaded)
-    table = input_table(loaded)[1].detach().float()
+    table = input_table(loaded)[1].detach()
     values = singular_values(table)
     shares = values.square().cumsum(0) / values.square().sum().clamp(min=1e-30)
     counts, _ = find_counts(folder, len(table), text, None if text else UNIFORM, progress)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
+from vocabpress.chunks import chunks
 from vocabpress.embeddings import CompressedEmbedding, Rows
 
 DIGESTS = "vocabpress_sha256"
@@ -137,10 +138,18 @@ def check_table(name: str, key: str | None, table: CompressedEmbedding, entries:
 
 
 def digest(tensor: Tensor) -> str | None:
-    """SHA-256 of a tensor's bytes, as safetensors stores them; None where it has none that could be read here."""
-    if type(tensor.detach()) is not Tensor or tensor.is_meta:
+    """SHA-256 of a tensor's bytes, as safetensors stores them; None where it has none that could be read here.
+
+    By chunks of rows, so that one on another device, or one that is not contiguous, is never copied whole.
+    """
+    rows = tensor.detach()
+    if type(rows) is not Tensor or rows.is_meta:
         return None
-    return hashlib.sha256(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data).hexdigest()
+    found = hashlib.sha256()
+    rows = rows[None] if rows.ndim == 0 else rows
+    for part in chunks(len(rows), max(1, rows[:1].numel()), rows.itemsize):
+        found.update(rows[part].cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def layout_digest(config: Mapping[str, Any]) -> str:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vocabpress.hf.checkpoint import check_output, find_folder, weight_files, written_at_once
+from vocabpress.hf.checkpoint import find_folder, weight_files
 from vocabpress.hf.compress import check_device
+from vocabpress.hf.writing import check_output, written_at_once
 from vocabpress.recover.lesson import Lesson, Source, read_lesson
 from vocabpress.recover.loop import Progress, Run, held_out_terms, make_accelerator, share, weighted
 from vocabpress.recover.pair import Pair, can_be_stored, open_pair, set_best, write_student

@@ -11,17 +11,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from vocabpress.hf.checkpoint import (
-    check_output,
-    copy_companions,
-    find_folder,
-    load_model,
-    open_tokenizer,
-    weight_bytes,
-    written_at_once,
-)
-from vocabpress.hf.compress import save
+from vocabpress.hf.checkpoint import find_folder, load_model, open_tokenizer, weight_bytes
 from vocabpress.hf.tables import find_tables, input_table
+from vocabpress.hf.writing import check_output, copy_companions, save, written_at_once
 from vocabpress.trim.pick import of_scripts, used
 from vocabpress.trim.tokens import closure, pieces, renumbered
 from vocabpress.weights import read_lines

@@ -33,9 +33,8 @@ from vocabpress.evaluate.finetuned.resume import fingerprint, last_checkpoint, m
 from vocabpress.evaluate.finetuned.rows import Collate, Rows
 from vocabpress.evaluate.language import longest_input
 from vocabpress.evaluate.task import Subject
-from vocabpress.hf.checkpoint import check_output, written_at_once
-from vocabpress.hf.compress import save
 from vocabpress.hf.modules import owned_tables
+from vocabpress.hf.writing import check_output, save, written_at_once
 
 WARMUP = 0.1  # of all steps, as BERT was fine-tuned
 EVALUATION_BATCHES = 2  # an evaluation batch holds so many training batches: it keeps no activations

@@ -1,0 +1,28 @@
+"""Rows of a table by the chunk, so that what is computed of them takes the same memory however long the table is."""
+
+from collections.abc import Iterator
+
+BYTES = 2**24  # of a chunk's rows in the type that is computed in
+
+
+def rows_at_once(width: int, itemsize: int = 8) -> int:
+    """Rows of a chunk, at least 1.
+
+    Args:
+        width: Columns of a row.
+        itemsize: Bytes of an entry, as it is computed with; 8 for float64.
+    """
+    return max(1, BYTES // (itemsize * width))
+
+
+def chunks(rows: int, width: int, itemsize: int = 8) -> Iterator[slice]:
+    """The rows of a table in order; sliced so, a table that is mapped from a file is read, not held.
+
+    Args:
+        rows: Of the table.
+        width: Columns of a row.
+        itemsize: As `rows_at_once` takes it.
+    """
+    step = rows_at_once(width, itemsize)
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))
