@@ -1,8 +1,12 @@
-"""Rows of a table by the chunk, so that what is computed of them takes the same memory however long the table is."""
+"""Rows of a table by the chunk, so that what is computed of them takes the same memory however long the table is.
+
+What is kept of each chunk goes into a tensor that was made before the first: small tensors that stay, between large
+ones that go, keep the allocator from giving memory back, and it grows by gigabytes.
+"""
 
 from collections.abc import Iterator
 
-BYTES = 2**24  # of a chunk's rows in the type that is computed in
+BYTES = 2**23  # of a chunk's rows in the type that is computed in
 
 
 def rows_at_once(width: int, itemsize: int = 8) -> int:

@@ -66,24 +66,28 @@ class RowErrors:
 def row_errors(table: Tensor, embedding: CompressedEmbedding) -> RowErrors:
     """Compare each row of a compressed table with the original's, (V, d), by chunks of rows."""
     device = embedding.device
-    parts: list[tuple[Tensor, ...]] = []
+    found = torch.empty(3, len(table), dtype=torch.float64)
     for part in chunks(*table.shape):
         ids = torch.arange(part.start, part.stop, device=device)
         rows, decoded = table[part].to(device).double(), embedding.lookup(ids).double()
         error, cosine = (decoded - rows).square().sum(-1), torch.nn.functional.cosine_similarity(decoded, rows, dim=-1)
         cosine = torch.where(error == 0, 1.0, cosine)  # padding tokens often have rows of zeros
-        parts.append((error, cosine, decoded.norm(dim=-1) / rows.norm(dim=-1)))
-    error, cosine, ratio = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
-    return RowErrors(error, cosine, torch.where(ratio.isinf(), torch.nan, ratio))
+        ratio = decoded.norm(dim=-1) / rows.norm(dim=-1)
+        found[:, part] = torch.stack((error, cosine, torch.where(ratio.isinf(), torch.nan, ratio)))
+    return RowErrors(*found)
 
 
 @torch.no_grad()
 def deviations(table: Tensor, weights: Tensor) -> Tensor:
     """Squared distance of each row from the weighted mean row; shape (V), float64, on the CPU."""
     shares = (weights.double() / weights.double().sum()).to(table.device)
-    parts = list(chunks(*table.shape))
-    mean = torch.stack([shares[part] @ table[part].double() for part in parts]).sum(0)
-    return torch.cat([(table[part].double() - mean).square().sum(-1).cpu() for part in parts])
+    mean = torch.zeros(table.shape[1], dtype=torch.float64, device=table.device)
+    for part in chunks(*table.shape):
+        mean += shares[part] @ table[part].double()
+    squares = torch.empty(len(table), dtype=torch.float64)
+    for part in chunks(*table.shape):
+        squares[part] = (table[part].double() - mean).square().sum(-1)
+    return squares
 
 
 def reconstruction(table: Tensor, embedding: CompressedEmbedding, counts: Tensor | None = None) -> Reconstruction:

@@ -15,13 +15,15 @@ def singular_values(table: Tensor) -> Tensor:
 
     By the Gram matrix, (d, d), which is summed up over chunks of rows.
     """
-    parts = list(chunks(*table.shape))
-    mean = torch.stack([table[part].double().sum(0) for part in parts]).sum(0) / len(table)
-    gram = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=table.device)
-    for part in parts:
+    rows, width = table.shape
+    mean = torch.zeros(width, dtype=torch.float64, device=table.device)
+    for part in chunks(rows, width):
+        mean += table[part].double().sum(0) / rows
+    gram = mean.new_zeros(width, width)
+    for part in chunks(rows, width):
         centred = table[part].double() - mean
         gram.addmm_(centred.T, centred)
-    return torch.linalg.eigvalsh(gram).flip(0).clamp(min=0).sqrt()[: min(table.shape)]
+    return torch.linalg.eigvalsh(gram).flip(0).clamp(min=0).sqrt()[: min(rows, width)]
 
 
 def gaussian_bound(values: Tensor, width: int, bits_per_weight: Sequence[float]) -> list[float]:

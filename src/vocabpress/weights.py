@@ -254,7 +254,9 @@ def over_length(weights: Tensor | None, table: Tensor, strength: float) -> Tenso
         raise ValueError(f"the strength of the direction is 0 to 1, got {strength:g}; 1 counts errors as cosine does")
     if strength == 0:
         return weights
-    squares = torch.cat([table[part].float().square().sum(1) for part in chunks(*table.shape)])
+    squares = torch.empty(len(table), device=table.device)
+    for part in chunks(*table.shape):
+        squares[part] = table[part].float().square().sum(1)
     shorter = squares.clamp(min=0.04 * float(squares.mean())) ** -strength
     shorter = shorter if weights is None else weights.to(shorter.device) * shorter
     return shorter / shorter.mean()
