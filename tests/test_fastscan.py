@@ -10,6 +10,7 @@ from vocabpress import TCQ, Budget, FastScan
 from vocabpress.embeddings import Codebooks, Columns, Dense, Run
 from vocabpress.embeddings.codebooks import byte_tables
 from vocabpress.fitting.rates import Ladder
+from vocabpress.fitting.table import Table
 from vocabpress.methods.fastscan import BITS, LOSSES, PIECE, STAGES
 
 
@@ -50,7 +51,7 @@ def test_pieces_are_coded_no_worse_than_by_faiss(stages):
     pieces = torch.randn(6000, PIECE, generator=torch.Generator().manual_seed(0))
     method, rows = FastScan(), pieces.view(-1, 2 * PIECE)
     runs = [Run(2 * PIECE, BITS * stages, PIECE)]
-    coded = method.code(rows, runs, torch.ones(2 * PIECE), torch.Generator().manual_seed(0), "")
+    coded = method.code(Table.of(rows), runs, torch.ones(2 * PIECE), torch.Generator().manual_seed(0), "")
     peer = faiss.ResidualQuantizer(PIECE, stages, BITS)
     peer.max_beam_size = method.beam
     peer.train(pieces.numpy())

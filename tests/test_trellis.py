@@ -9,7 +9,9 @@ from cases import low_rank_table
 from vocabpress import TCQ, Budget
 from vocabpress.embeddings.trellis import Run, Trellis, words
 from vocabpress.fitting.rates import cut
+from vocabpress.fitting.table import Table
 from vocabpress.fitting.trellis import _path, encode, make_steps
+from vocabpress.packing import unpack
 
 
 def decode(bits, runs, scales, memory):
@@ -53,6 +55,12 @@ def errors_of(streams, rows, runs, scales, importance, memory):
     return ((rows - found) ** 2 * importance).sum(-1)
 
 
+def encoded(rows, runs, scales, importance, memory):
+    form = Trellis(len(rows), runs, memory)
+    encode(Table.of(rows), form.codes, runs, scales, importance, memory)
+    return unpack(form.codes, 1, form.row_bits)
+
+
 def test_with_the_seam_given_the_path_is_the_best_of_all_rings():
     memory, runs = 8, [Run(6, 1), Run(2, 2), Run(2, 1, 2)]
     scales, importance = torch.tensor([1.0, 1.0, 0.6]), torch.tensor([3.0] * 6 + [1.0] * 4)
@@ -73,7 +81,7 @@ def test_the_seam_that_is_found_costs_little():
     memory, runs = 8, [Run(24, 2), Run(40, 1), Run(40, 1, 2)]
     scales, importance = torch.tensor([1.0, 0.85, 0.7]), torch.ones(104)
     rows = torch.randn(8, 104, generator=torch.Generator().manual_seed(4))
-    error = errors_of(encode(rows, runs, scales, importance, memory), rows, runs, scales, importance, memory)
+    error = errors_of(encoded(rows, runs, scales, importance, memory), rows, runs, scales, importance, memory)
     steps, ring = make_steps(runs, scales, memory), torch.arange(2**memory)
     for row, mine in zip(rows, error, strict=True):
         streams, _ = _path(row.expand(len(ring), -1), steps, importance, memory, ring)
@@ -85,7 +93,7 @@ def test_one_bit_comes_near_to_the_bound_and_memory_brings_it_nearer():
     rows = torch.randn(200, 128, generator=torch.Generator().manual_seed(3))
     runs, scale, importance = [Run(128, 1)], torch.tensor([3**0.5 / 2]), torch.ones(128)
     found = [
-        float(errors_of(encode(rows, runs, scale, importance, memory), rows, runs, scale, importance, memory).mean())
+        float(errors_of(encoded(rows, runs, scale, importance, memory), rows, runs, scale, importance, memory).mean())
         for memory in (8, 10, 12)
     ]
     assert found == sorted(found, reverse=True)

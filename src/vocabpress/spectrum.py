@@ -5,25 +5,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vocabpress.chunks import chunks
+from vocabpress.fitting.lowrank import principal_axes, weighted_mean
+from vocabpress.fitting.table import Table
 
 NOISE = 1e-13  # of the largest variance: below that float64 computes nothing but rounding errors
 
 
 def singular_values(table: Tensor) -> Tensor:
-    """Of the centred table, (V, d) of any float dtype, falling; shape (min(V, d)), float64.
-
-    By the Gram matrix, (d, d), which is summed up over chunks of rows.
-    """
-    rows, width = table.shape
-    mean = torch.zeros(width, dtype=torch.float64, device=table.device)
-    for part in chunks(rows, width):
-        mean += table[part].double().sum(0) / rows
-    gram = mean.new_zeros(width, width)
-    for part in chunks(rows, width):
-        centred = table[part].double() - mean
-        gram.addmm_(centred.T, centred)
-    return torch.linalg.eigvalsh(gram).flip(0).clamp(min=0).sqrt()[: min(rows, width)]
+    """Of the centred table, falling; shape (min(V, d))."""
+    ones, rows = torch.ones(len(table), device=table.device), Table.of(table)
+    _, variances = principal_axes(rows.minus(weighted_mean(rows, ones)), ones)
+    return (variances * len(table)).sqrt()[: min(table.shape)]
 
 
 def gaussian_bound(values: Tensor, width: int, bits_per_weight: Sequence[float]) -> list[float]:

@@ -1,22 +1,27 @@
 """Binary codes for rows: a binary autoencoder that finds them, and coordinate descent that improves them.
 
-Codes are float tensors of -1 and +1 here, shape (V, bits); a row is decoded as ``offset + code @ decoder``.
+Codes are numbers -1 and +1 here, shape (V, bits); a row is decoded as ``offset + code @ decoder``. Those of a whole
+table are held as bits (`Signs`).
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from vocabpress.fitting.loop import Minimiser, Schedule
+from vocabpress.fitting.loop import Batch, Minimiser, Schedule
 from vocabpress.fitting.lowrank import principal_axes, ridge
+from vocabpress.fitting.table import Places, Readable, Table
+from vocabpress.packing import pack, packed_bytes, unpack
 
 RowLoss = Callable[[Tensor, Tensor], Tensor]
 """(reconstruction, original), both (batch, d) -> a value per row."""
 
 NOTHING = 1e-12  # root mean square of what is left to code, below which there is nothing to learn
+REFIT_ROWS = 6000  # at least, on which the decoder of held-out codes is fitted
 HELD_OUT = 0.03  # share of the rows that training does not see, to tell when it has become flat
 SATURATED = 4.0  # |logit / temperature| beyond which a tempered sigmoid passes hardly any gradient
 BITS_PER_BLOCK, ROWS_PER_CHUNK = 32, 4096  # of the coordinate descent: sized for the processor's cache
@@ -43,6 +48,29 @@ class StageOptions:
     patience: int = 3
 
 
+class Signs:
+    """Codes of -1 and +1, held as bits and read as floats, (V, bits).
+
+    Args:
+        packed: uint8, (V, ceil(bits / 8)), as `Scalar` stores them.
+        bits: Of a row.
+    """
+
+    def __init__(self, packed: Tensor, bits: int) -> None:
+        self.packed, self.shape = packed, (len(packed), bits)
+
+    @classmethod
+    def empty(cls, rows: int, bits: int, device: torch.device) -> Self:
+        """All -1."""
+        return cls(torch.zeros(rows, packed_bytes(bits, 1), dtype=torch.uint8, device=device), bits)
+
+    def __getitem__(self, places: Places) -> Tensor:
+        return unpack(self.packed[places], 1, self.shape[1]).float() * 2 - 1
+
+    def __setitem__(self, places: Places, codes: Tensor) -> None:
+        self.packed[places] = pack((codes > 0).byte(), 1)
+
+
 class BinaryAutoencoder(nn.Module):
     """Linear encoder, tempered sigmoid, linear decoder, for rows of unit mean square.
 
@@ -58,9 +86,7 @@ class BinaryAutoencoder(nn.Module):
         generator: Of the rotation.
     """
 
-    def __init__(
-        self, rows: Tensor, bits: int, weights: Tensor, temperature: float, generator: torch.Generator
-    ) -> None:
+    def __init__(self, rows: Table, bits: int, weights: Tensor, temperature: float, generator: torch.Generator) -> None:
         super().__init__()
         width = rows.shape[1]
         axes, _ = principal_axes(rows, weights)
@@ -68,13 +94,12 @@ class BinaryAutoencoder(nn.Module):
         # A rotation of the first axes, or, where there are more bits than axes, a tight frame on all of them.
         frame = torch.linalg.qr(torch.randn(bits, used, generator=generator, device=rows.device)).Q
         directions = axes[:used].to(rows.dtype).T @ frame.T
-        spread = (rows @ directions).std(0) if len(rows) > 1 else torch.ones(bits, device=rows.device)
-        directions = directions / spread.clamp(min=1e-8)
+        directions = directions / _spread(rows.times(directions)).clamp(min=1e-8)
         # Stored times sqrt(width): entries of both maps are then of one order, and one learning rate suits both.
         self.encoder = nn.Parameter(directions * math.sqrt(width))
         self.threshold = nn.Parameter(torch.zeros(bits, device=rows.device))
-        codes = torch.tanh(self.scores(rows).detach() / temperature)
-        fitted = ridge(torch.cat([torch.ones_like(codes[:, :1]), codes], 1), rows, weights, penalty=1e-3)
+        codes = rows.map(lambda _, some: torch.tanh(self.scores(some).detach() / temperature), bits)
+        fitted = ridge(codes, rows, weights, penalty=1e-3, offset=True)
         self.offset, self.decoder = nn.Parameter(fitted[0].clone()), nn.Parameter(fitted[1:].clone())
 
     def scores(self, rows: Tensor) -> Tensor:
@@ -91,9 +116,18 @@ class BinaryAutoencoder(nn.Module):
         return torch.where(self.scores(rows) > 0, 1.0, -1.0)
 
 
+def _spread(table: Table) -> Tensor:
+    """Standard deviation of each column, (width); of one row it is taken to be 1."""
+    if len(table) == 1:
+        return torch.ones(table.shape[1], device=table.device)
+    sums, squares = table.sum(lambda _, rows: (rows.double().sum(0), rows.double().square().sum(0)))
+    variances = (squares - sums.square() / len(table)) / (len(table) - 1)
+    return variances.clamp(min=0).sqrt().to(table.dtype)
+
+
 def train_codes(
-    table: Tensor,
-    base: Tensor,
+    table: Table | Tensor,
+    base: Readable,
     bits: int,
     weights: Tensor,
     loss: RowLoss,
@@ -101,7 +135,7 @@ def train_codes(
     generator: torch.Generator,
     title: str = "",
     progress: bool = False,
-) -> Tensor:
+) -> Signs:
     """Train a binary autoencoder on ``table - base``, and return its hard codes, shape (V, bits).
 
     Training stops when the codes saturate, when the held-out loss of the *hard* codes is flat, or after the last
@@ -109,7 +143,7 @@ def train_codes(
 
     Args:
         table: (V, d).
-        base: (V, d), what earlier stages reconstruct.
+        base: (V, d), what earlier stages reconstruct; read some rows at a time.
         bits: Of the code.
         weights: (V).
         loss: Of a batch of whole rows.
@@ -118,13 +152,19 @@ def train_codes(
         title: Of the progress bar.
         progress: Whether to draw it.
     """
-    if float((table - base).square().mean().sqrt()) <= NOTHING:
-        return table.new_ones(len(table), bits)
-    stage = _Stage(table, base, weights, loss, options, bits, generator)
+    table = Table.of(table)
+    rest, codes = table.minus(base), Signs.empty(len(table), bits, table.device)
+    (squares,) = rest.sum(lambda _, rows: (rows.square().sum().double(),))
+    scale = (squares / (len(table) * table.shape[1])).sqrt().to(table.dtype)
+    if float(scale) <= NOTHING:
+        codes.packed.fill_(255)
+        return codes
+    stage = _Stage(table, rest, scale, weights, loss, options, bits, generator)
     schedule = Schedule(options.epochs, options.batch_size, options.learning_rate, _cosine_decay)
     parameters = list(stage.network.parameters())
-    Minimiser(parameters, stage.batch_loss, schedule, generator, title, progress).run(len(stage.seen), stage.finished)
-    return stage.network.codes(stage.rows)
+    Minimiser(parameters, stage.losses, schedule, generator, title, progress).run(table, stage.finished, stage.seen)
+    stage.rows.fill([codes.packed], lambda _, rows: [pack((stage.network.codes(rows) > 0).byte(), 1)])
+    return codes
 
 
 def _cosine_decay(done: float) -> float:
@@ -136,23 +176,25 @@ class _Stage:
 
     def __init__(
         self,
-        table: Tensor,
-        base: Tensor,
+        table: Table,
+        rest: Table,
+        scale: Tensor,
         weights: Tensor,
         loss: RowLoss,
         options: StageOptions,
         bits: int,
         generator: torch.Generator,
     ) -> None:
-        self.table, self.base, self.weights, self.loss, self.options = table, base, weights, loss, options
-        residual = table - base
-        self.scale = residual.square().mean().sqrt().clamp(min=NOTHING)
-        self.rows = residual / self.scale
+        self.table, self.scale, self.weights, self.loss, self.options = table, scale, weights, loss, options
+        self.rows = rest.map(lambda _, rows: rows / scale).kept()
         self.network = BinaryAutoencoder(self.rows, bits, weights, options.temperature[0], generator)
         order = torch.randperm(len(table), generator=generator, device=table.device)
-        self.held_out, self.seen = order.tensor_split([max(1, int(HELD_OUT * len(table)))])
+        held_out, self.seen = order.tensor_split([max(1, int(HELD_OUT * len(table)))])
         if not len(self.seen):  # a table of one row
-            self.seen = self.held_out
+            self.seen = held_out
+        self.held_out = held_out.sort().values
+        some = self.seen[: max(REFIT_ROWS, 8 * bits)]
+        self.sample, self.shares = rest.gather(some) / scale, weights[some]
         self.best, self.flat_for = math.inf, 0
 
     def temperature(self, done: float) -> float:
@@ -160,37 +202,48 @@ class _Stage:
         start, end = self.options.temperature
         return start * (end / start) ** done
 
-    def batch_loss(self, ids: Tensor, done: float) -> Tensor:
-        """Weighted mean loss of whole rows, from soft codes."""
-        ids = self.seen[ids]
-        reconstructed = self.base[ids] + self.scale * self.network(self.rows[ids], self.temperature(done))
-        return (self.weights[ids] * self.loss(reconstructed, self.table[ids])).mean() / self.scale.square()
+    def losses(self, batch: Batch) -> Tensor:
+        """Weighted losses of whole rows, from soft codes."""
+        original, rows = self.table[batch.ids], self.rows[batch.ids]
+        reconstructed = original + self.scale * (self.network(rows, self.temperature(batch.done)) - rows)
+        return self.weights[batch.ids] * self.loss(reconstructed, original) / self.scale.square()
 
     @torch.no_grad()
     def finished(self, epoch: int) -> bool:
         """Whether most codes are saturated, or the held-out loss has been flat for too long."""
         limit = SATURATED * self.temperature((epoch + 1) / self.options.epochs)
-        saturated = (self.network.scores(self.rows[self.held_out]).abs() > limit).float().mean()
-        value = self._held_out_loss()
+        saturated, value = self._held_out(limit)
         self.flat_for = 0 if value < self.best * (1 - 1e-3) else self.flat_for + 1
         self.best = min(self.best, value)
-        return float(saturated) > self.options.saturation or self.flat_for >= self.options.patience
+        return saturated > self.options.saturation or self.flat_for >= self.options.patience
 
-    def _held_out_loss(self) -> float:
-        """Loss of the held-out rows from *hard* codes, under a decoder refitted on some of the others."""
-        codes, ids = self.network.codes, self.held_out
-        some = self.seen[: max(6000, 8 * len(self.network.threshold))]
-        decode = affine(codes(self.rows[some]), self.rows[some], self.weights[some], penalty=1e-2)
-        hard = self.base[ids] + self.scale * (codes(self.rows[ids]) @ decode[1:] + decode[0])
-        return float((self.weights[ids] * self.loss(hard, self.table[ids])).mean())
+    def _held_out(self, limit: float) -> tuple[float, float]:
+        """Of the held-out rows the share of scores beyond the limit, and the mean loss from *hard* codes.
+
+        These are read under a decoder refitted on some of the other rows.
+        """
+        network, ids = self.network, self.held_out
+        decode = affine(network.codes(self.sample), self.sample, self.shares, penalty=1e-2)
+        whole = self.table.some(ids)
+
+        def values(places: slice, rows: Tensor) -> tuple[Tensor, Tensor]:
+            scores, original = network.scores(rows), whole[places]
+            hard = torch.where(scores > 0, 1.0, -1.0) @ decode[1:] + decode[0]
+            loss = self.loss(original + self.scale * (hard - rows), original)
+            return (scores.abs() > limit).sum().double(), (self.weights[ids[places]] * loss).sum().double()
+
+        beyond, summed = self.rows.some(ids).sum(values)
+        return float(beyond) / (len(ids) * len(network.threshold)), float(summed) / len(ids)
 
 
-def affine(features: Tensor, targets: Tensor, weights: Tensor, penalty: float) -> Tensor:
+def affine(features: Readable, targets: Table | Tensor, weights: Tensor, penalty: float) -> Tensor:
     """Ridge least squares with an offset: row 0 of the result is the offset, the others the map."""
-    return ridge(torch.cat([torch.ones_like(features[:, :1]), features], 1), targets, weights, penalty)
+    return ridge(features, targets, weights, penalty, offset=True)
 
 
-def flip_bits(targets: Tensor, codes: Tensor, decoder: Tensor, temperature: float, generator: torch.Generator) -> None:
+def flip_bits(
+    targets: Table | Tensor, codes: Tensor | Signs, decoder: Tensor, temperature: float, generator: torch.Generator
+) -> None:
     """One sweep of coordinate descent over all bits, in place: a bit flips where that brings its row nearer.
 
     With residual r and decoder rows w_j, flipping bit j changes ||r||^2 by 4 (b_j <r, w_j> + ||w_j||^2). Above zero
@@ -200,27 +253,38 @@ def flip_bits(targets: Tensor, codes: Tensor, decoder: Tensor, temperature: floa
 
     Args:
         targets: (V, d), what ``codes @ decoder`` should come near to.
-        codes: (V, bits), -1 and +1; changed in place.
+        codes: (V, bits), -1 and +1; changed in place, the rows of this process.
         decoder: (bits, d).
         temperature: Standard deviation of the noise in units of the mean of ||w_j||^2.
         generator: Of the noise.
     """
     gram = decoder @ decoder.T
-    norms = gram.diagonal()
-    noise = temperature * float(norms.mean())
-    for start in range(0, len(targets), ROWS_PER_CHUNK):
-        chunk = slice(start, start + ROWS_PER_CHUNK)
-        bits = codes[chunk].T.contiguous()  # bits first: a bit of all rows is one contiguous line
-        correlations = decoder @ targets[chunk].T
-        correlations.addmm_(gram, bits, alpha=-1)
-        for first in range(0, len(decoder), BITS_PER_BLOCK):
-            block = slice(first, min(first + BITS_PER_BLOCK, len(decoder)))
-            limits = -norms[block, None].expand(-1, bits.shape[1])
-            if noise > 0:
-                limits = limits + noise * torch.randn(limits.shape, generator=generator, device=limits.device)
-            change = _flip_block(bits[block], correlations[block].clone(), gram[block, block], limits)
-            correlations.addmm_(gram[:, block], change, alpha=-1)
-        codes[chunk] = bits.T
+    noise = temperature * float(gram.diagonal().mean())
+    # Noise of a row's own, whoever has it: each process need not draw that of all rows.
+    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device)) if noise > 0 else 0
+    for places, rows in Table.of(targets).chunks():
+        for start in range(places.start, places.stop, ROWS_PER_CHUNK):
+            some = slice(start, min(start + ROWS_PER_CHUNK, places.stop))
+            drawn = torch.Generator(rows.device).manual_seed(seed + start) if noise > 0 else None
+            own = rows[some.start - places.start : some.stop - places.start]
+            bits = codes[some].T.contiguous()  # bits first: a bit of all rows is one contiguous line
+            _sweep(bits, own, decoder, gram, noise, drawn)
+            codes[some] = bits.T
+
+
+def _sweep(
+    bits: Tensor, rows: Tensor, decoder: Tensor, gram: Tensor, noise: float, generator: torch.Generator | None
+) -> None:
+    """A sweep over the codes of some rows, (bits, n), in place."""
+    correlations, norms = decoder @ rows.T, gram.diagonal()
+    correlations.addmm_(gram, bits, alpha=-1)
+    for first in range(0, len(decoder), BITS_PER_BLOCK):
+        block = slice(first, min(first + BITS_PER_BLOCK, len(decoder)))
+        limits = -norms[block, None].expand(-1, bits.shape[1])
+        if generator is not None:
+            limits = limits + noise * torch.randn(limits.shape, generator=generator, device=limits.device)
+        change = _flip_block(bits[block], correlations[block].clone(), gram[block, block], limits)
+        correlations.addmm_(gram[:, block], change, alpha=-1)
 
 
 def _flip_block(bits: Tensor, correlations: Tensor, gram: Tensor, limits: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vocabpress.embeddings import CompressedEmbedding, Projected, Rows
 from vocabpress.fitting.quantise import Factors, empty_factor, empty_low_rank, store_factor, store_low_rank
+from vocabpress.fitting.table import Table
 
 
 class ProportionalRanks(Sequence[tuple[int, ...]]):
@@ -77,7 +78,9 @@ def empty_blocks(sizes: Sequence[int], width: int, ranks: Sequence[int], factors
     return Rows(blocks, mapped)
 
 
-def store_blocks(table: Tensor, block_of: Tensor, ranks: Sequence[int], weights: Tensor, factors: Factors) -> Rows:
+def store_blocks(
+    table: Table | Tensor, block_of: Tensor, ranks: Sequence[int], weights: Tensor, factors: Factors
+) -> Rows:
     """The weighted SVD of each block, in the form of :func:`empty_blocks`.
 
     Args:
@@ -87,11 +90,10 @@ def store_blocks(table: Tensor, block_of: Tensor, ranks: Sequence[int], weights:
         weights: (V); a block whose rows all weigh nothing is fitted as if they weighed the same.
         factors: Number format.
     """
-    block_of, kept = by_first_row(block_of)
-    forms = []
+    table, (block_of, kept), forms = Table.of(table), by_first_row(block_of), []
     for block, old in enumerate(kept):
         ids = (block_of == block).nonzero()[:, 0]
-        rows = table[ids]
+        rows = table.some(ids)
         rank = min(ranks[old], *rows.shape)
         with torch.device("meta"):
             form = empty_block(rows.shape[0], rows.shape[1], rank, factors)

@@ -6,12 +6,20 @@ codes by beam search, books by least squares. The start is residual k-means (Che
 Targets are (n, width), books (stages, K, width), codes int64 (n, stages).
 """
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from vocabpress.fitting.kmeans import kmeans, nearest, pick
+from vocabpress.fitting.points import Points
+from vocabpress.fitting.table import Places, Table
 
 FLOATS_PER_CHUNK = 2**20
+
+Encoder = Callable[[Tensor], Tensor]
+"""Targets (n, width) -> codes (n, stages)."""
 
 
 def decode(codes: Tensor, books: Tensor) -> Tensor:
@@ -21,13 +29,13 @@ def decode(codes: Tensor, books: Tensor) -> Tensor:
 
 
 def residual_kmeans(
-    points: Tensor, weights: Tensor, stages: int, count: int, rounds: int, generator: torch.Generator
+    points: Points | Tensor, weights: Tensor, stages: int, count: int, rounds: int, generator: torch.Generator
 ) -> Tensor:
     """Books stage by stage, each by k-means on what the ones before left over.
 
     Args:
         points: (segments, n, width).
-        weights: (n).
+        weights: Of the points' rows, (V); that is (n) but for books that segments share.
         stages: Books for each segment.
         count: K, words in a book.
         rounds: Of each k-means.
@@ -36,12 +44,21 @@ def residual_kmeans(
     Returns:
         (segments, stages, K, width).
     """
-    books = []
+    points, books = Points.of(points), []
     for _ in range(stages):
-        words = kmeans(points, weights, count, rounds, generator)
-        points = points - pick(words, nearest(points, words))
-        books.append(words)
+        books.append(kmeans(points, weights, count, rounds, generator))
+        points = _left_over(points, books[-1])
     return torch.stack(books, 1)
+
+
+def _left_over(points: Points, words: Tensor) -> Points:
+    """Each point less its nearest word; many of them are coded anew when they are read."""
+
+    def less(_: Places, rows: Tensor) -> Tensor:
+        own = points.cut(rows, rows[:, 0])[0]
+        return points.joined(own - pick(words, nearest(own, words)))
+
+    return replace(points, table=points.table.map(less).kept())
 
 
 def beam_search(targets: Tensor, books: Tensor, width: int) -> Tensor:
@@ -76,29 +93,41 @@ def _beam_search(targets: Tensor, books: Tensor, width: int) -> Tensor:
     return codes[:, 0]
 
 
-def refit(targets: Tensor, codes: Tensor, books: Tensor, weights: Tensor, penalty: float = 1e-4) -> Tensor:
+def refit(
+    targets: Points | Table | Tensor,
+    codes: Tensor | Encoder,
+    books: Tensor,
+    weights: Tensor,
+    penalty: float = 1e-4,
+) -> Tensor:
     """The books with the least ``sum_i w_i ||x_i - decode(codes_i)||^2`` for these codes, all stages together.
 
     Solved for the *change* of the books with a slight ridge: words that no code names stay where they are, and the
     directions in which books can trade a vector without changing any sum do no harm.
 
     Args:
-        targets: (n, width).
-        codes: (n, stages).
+        targets: (n, width), or points of one book.
+        codes: (n, stages); or what makes them of some of the targets.
         books: (stages, K, width), as they are.
-        weights: (n).
+        weights: (n); of the points' rows where there are several points in a row.
         penalty: Of the ridge, relative to the mean of the words' weights.
     """
     stages, count, width = books.shape
-    places = codes + torch.arange(stages, device=codes.device) * count
-    gram = _pair_weights(places, weights, stages * count)
+    points = targets if isinstance(targets, Points) else Points(Table.of(targets), 1)
+    firsts = torch.arange(stages, device=books.device) * count
+
+    def sums(places: slice, own: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+        chosen = codes[places].long() if isinstance(codes, Tensor) else codes(own[0])
+        left = (own[0] - decode(chosen, books)) * shares[:, None]
+        moments = torch.zeros(stages * count, width, device=own.device)
+        for stage in range(stages):
+            moments.index_add_(0, (chosen + firsts)[:, stage], left)
+        return _pair_weights(chosen + firsts, shares, stages * count), moments.double()
+
+    gram, moments = points.sum(weights, sums)
     gram.diagonal().add_(penalty * gram.diagonal().mean())
-    left = (targets - decode(codes, books)) * weights[:, None]
-    sums = torch.zeros(stages * count, width, device=targets.device)
-    for stage in range(stages):
-        sums.index_add_(0, places[:, stage], left)
-    change = torch.cholesky_solve(sums.double(), torch.linalg.cholesky(gram))
-    return books + change.to(books.dtype).view_as(books)
+    change = torch.cholesky_solve(moments, torch.linalg.cholesky(gram))
+    return points.table.shards.agree(books + change.to(books.dtype).view_as(books))
 
 
 def _pair_weights(places: Tensor, weights: Tensor, words: int) -> Tensor:

@@ -1,12 +1,15 @@
 """Weighted k-means for many segments at once, started by k-means++ (Arthur and Vassilvitskii, 2007).
 
 Points are (segments, n, width), words (segments, K, width), codes (segments, n); a point's weight is the same in every
-segment. Lloyd's rounds; a word that loses its last point moves to a point that is served badly.
+segment. Lloyd's rounds; a word that loses its last point moves to a point that is served badly. The points of a round
+are read some at a time, and none of what is held grows with their number.
 """
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
+
+from vocabpress.fitting.points import Points
 
 SCORES_PER_CHUNK = 2**18  # floats: scores are read again at once, from the processor's cache
 SEEDING_POINTS = 16  # points for each word from which k-means++ draws, and at least 1024
@@ -38,7 +41,7 @@ def pick(words: Tensor, codes: Tensor) -> Tensor:
 
 
 def kmeans(
-    points: Tensor,
+    points: Points | Tensor,
     weights: Tensor,
     count: int,
     rounds: int,
@@ -51,7 +54,7 @@ def kmeans(
 
     Args:
         points: (segments, n, width).
-        weights: (n), not negative, not all zero.
+        weights: Of the points' rows, (V), not negative, not all zero; that is (n) but for books that segments share.
         count: K; may exceed n, the words past it are then copies.
         rounds: Of Lloyd's algorithm.
         generator: Of the first words.
@@ -62,45 +65,77 @@ def kmeans(
     Returns:
         (segments, K, width).
     """
+    points = Points.of(points)
     words = seed_words(points, weights, count, generator) if start is None else start
     for _ in tqdm(range(rounds), desc=title, unit="round", disable=not progress):
-        words = means(points, weights, nearest(points, words), words)
+        words = means(points, weights, words)
     return words
 
 
-def seed_words(points: Tensor, weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
+def seed_words(points: Points, weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """k-means++: each word is a point drawn with a chance in proportion to its weighted squared distance from the rest.
 
     Drawn from a sample of the points, which spoils nothing that Lloyd's rounds would not mend.
     """
-    order = torch.randperm(points.shape[1], generator=generator, device=points.device)
-    sample = order[: max(1024, SEEDING_POINTS * count)]
-    points, weights = points[:, sample], weights[sample]
-    distances = torch.ones(points.shape[:2], device=points.device)
-    words = points.new_empty(points.shape[0], count, points.shape[2])
+    sample, weights = points.sample(max(1024, SEEDING_POINTS * count), weights, generator)
+    distances = torch.ones(sample.shape[:2], device=sample.device)
+    words = sample.new_empty(sample.shape[0], count, sample.shape[2])
     for place in range(count):
         # The small constant decides where all points are words already: then any will do.
         chances = distances * weights + torch.finfo(torch.float32).tiny
         drawn = torch.multinomial(chances, 1, generator=generator)
-        words[:, place] = pick(points, drawn)[:, 0]
-        away = (points - words[:, place, None]).square().sum(-1)
+        words[:, place] = pick(sample, drawn)[:, 0]
+        away = (sample - words[:, place, None]).square().sum(-1)
         distances = away if place == 0 else torch.minimum(distances, away)
-    return words
+    return points.table.shards.agree(words)
 
 
-def means(points: Tensor, weights: Tensor, codes: Tensor, words: Tensor) -> Tensor:
-    """The weighted mean of each word's points; words without any move to the points of the largest weighted error."""
+def means(points: Points, weights: Tensor, words: Tensor, codes: Tensor | None = None) -> Tensor:
+    """The weighted mean of the points nearest to each word; words without any move to the points of the largest error.
+
+    Args:
+        points: (segments, n, width).
+        weights: Of the points' rows, (V).
+        words: (segments, K, width).
+        codes: Where the codes of this process' rows go, (V, pieces of a row), if they are wanted.
+    """
     segments, count, width = words.shape
-    places = (codes + torch.arange(segments, device=codes.device)[:, None] * count).flatten()
-    mass = torch.zeros(segments * count, device=points.device).index_add_(0, places, weights.repeat(segments))
-    sums = torch.zeros(segments * count, width, device=points.device)
-    sums.index_add_(0, places, (points * weights[:, None]).flatten(0, 1))
-    found = (sums / mass.clamp(min=torch.finfo(torch.float32).tiny)[:, None]).view_as(words)
+    firsts = torch.arange(segments, device=words.device)[:, None] * count
+
+    def sums(places: slice, own: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+        found = nearest(own, words)
+        if codes is not None:
+            codes[places] = found.view(codes.shape[1], -1).T.to(codes.dtype)
+        named = (found + firsts).flatten()
+        mass = torch.zeros(segments * count, device=own.device).index_add_(0, named, shares.repeat(segments))
+        moments = torch.zeros(segments * count, width, device=own.device)
+        moments.index_add_(0, named, (own * shares[:, None]).flatten(0, 1))
+        return mass.double(), moments.double()
+
+    mass, moments = points.sum(weights, sums)
+    found = (moments / mass.clamp(min=torch.finfo(torch.float32).tiny)[:, None]).to(words.dtype).view_as(words)
     empty = (mass == 0).view(segments, count)
     found = torch.where(empty[..., None], words, found)
+    return _moved(points, weights, words, found, empty) if bool(empty.any()) else found
+
+
+def _moved(points: Points, weights: Tensor, words: Tensor, found: Tensor, empty: Tensor) -> Tensor:
+    """The new words, those without points moved to the points of the largest weighted error under their old codes."""
+    lost = min(int(empty.sum(1).max()), points.shape[1])
+
+    def worst_of(errors: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+        top = errors.topk(min(lost, errors.shape[1]), 1)
+        return top.values, pick(candidates, top.indices)
+
+    def worst(_: slice, own: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+        return worst_of(shares * (own - pick(found, nearest(own, words))).square().sum(-1), own)
+
+    errors, candidates = points.fold(
+        weights, worst, lambda a, b: worst_of(torch.cat([a[0], b[0]], 1), torch.cat([a[1], b[1]], 1))
+    )
+    moved = found.clone()
     for segment in empty.any(1).nonzero()[:, 0].tolist():
-        lost = empty[segment].nonzero()[:, 0][: points.shape[1]]
-        errors = weights * (points[segment] - found[segment, codes[segment]]).square().sum(-1)
-        worst = errors.topk(len(lost))
-        found[segment, lost[worst.values > 0]] = points[segment, worst.indices[worst.values > 0]]
-    return found
+        free = empty[segment].nonzero()[:, 0][: errors.shape[1]]
+        serves = errors[segment, : len(free)] > 0
+        moved[segment, free[serves]] = candidates[segment, : len(free)][serves]
+    return moved

@@ -9,28 +9,33 @@ that SVD on, and the error never rises.
 """
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from vocabpress.embeddings import CompressedEmbedding, Kronecker, Sum
 from vocabpress.fitting.lowrank import principal_axes
 from vocabpress.fitting.quantise import Factors, empty_factor, store_factor
+from vocabpress.fitting.table import Decoded, Places, Readable, Table
 
 LEAST_WEIGHT = 1e-6  # of the mean: a row that does not count is still fitted, where nothing else is at stake
 SWEEPS, FLAT = 25, 1e-5  # of the alternating least squares: at most, and the relative gain at which they end
 
 
 class Blocks(NamedTuple):
-    """A matrix cut into blocks, and what each row of each block weighs."""
+    """A matrix cut into blocks, (m1, n1, m2, n2), and what each row of each block weighs."""
 
-    entries: Tensor  # (m1, n1, m2, n2)
+    matrix: Table  # (m1, m2 * d): the rows of blocks side by side are one row here
+    rows: int  # m2
+    width: int  # n2
     weights: Tensor  # (m1, m2), not negative; 0 for rows past the end
-    weighted: Tensor  # the entries times their weights
 
     @classmethod
-    def of(cls, matrix: Tensor, rows: int, width: int, weights: Tensor | None = None) -> "Blocks":
+    def of(cls, matrix: Table | Tensor, rows: int, width: int, weights: Tensor | None = None) -> "Blocks":
         """Blocks of ``rows`` x ``width``.
 
         Args:
@@ -39,33 +44,67 @@ class Blocks(NamedTuple):
             width: Of a block, n2; divides d.
             weights: (V), not negative; None counts all rows alike.
         """
-        past = -len(matrix) % rows
-        entries = nn.functional.pad(matrix, (0, 0, 0, past)).unflatten(1, (-1, width)).unflatten(0, (-1, rows))
-        entries = entries.transpose(1, 2).contiguous()
-        weights = torch.ones_like(matrix[:, 0]) if weights is None else weights / weights.mean()
-        inside = nn.functional.pad(weights.clamp(min=LEAST_WEIGHT), (0, past)).unflatten(0, (-1, rows))
-        return cls(entries, inside, entries * inside[:, None, :, None])
+        matrix = Table.of(matrix)
+        weights = torch.ones(len(matrix), device=matrix.device) if weights is None else weights / weights.mean()
+        inside = pad(weights.clamp(min=LEAST_WEIGHT), (0, -len(matrix) % rows)).unflatten(0, (-1, rows))
+        return cls(matrix.grouped(rows), rows, width, inside.to(matrix.dtype))
 
     @property
     def level(self) -> bool:
         """Whether all rows of a block weigh the same, in each block."""
         return torch.equal(self.weights, self.weights[:, :1].expand_as(self.weights))
 
+    def entries(self, rows: Tensor) -> Tensor:
+        """Rows of the matrix as blocks, (some of m1, n1, m2, n2)."""
+        return rows.unflatten(1, (self.rows, -1, self.width)).transpose(1, 2)
+
+    def weighted(self, places: slice, rows: Tensor) -> Tensor:
+        """The same times their weights."""
+        return self.entries(rows) * self.weights[places][:, None, :, None]
+
     def solve_left(self, right: Tensor) -> Tensor:
         """The left factors that suit these right ones best, (terms, m1, n1)."""
-        inside = torch.einsum("tpq,spq->pts", right, right)
-        if self.level:  # a weight that all of a block shares moves no answer: one system serves all blocks
-            return _solve(inside.sum(0, keepdim=True), torch.einsum("ijpq,tpq->tij", self.entries, right))
-        return _solve(torch.einsum("ip,pts->its", self.weights, inside), self.seen_by(right))
+        inside, level = torch.einsum("tpq,spq->pts", right, right), self.level
 
-    def solve_right(self, left: Tensor) -> Tensor:
-        """The right factors that suit these left ones best, (terms, m2, n2)."""
-        gram = torch.einsum("ip,its->pts", self.weights, torch.einsum("tij,sij->its", left, left))
-        return _solve(gram, torch.einsum("ijpq,tij->tpq", self.weighted, left))
+        def solved(places: slice, rows: Tensor) -> list[Tensor]:
+            if level:  # a weight that all of a block shares moves no answer: one system serves all blocks
+                gram, entries = inside.sum(0, keepdim=True), self.entries(rows)
+            else:
+                gram, entries = torch.einsum("ip,pts->its", self.weights[places], inside), self.weighted(places, rows)
+            return [_solve(gram, torch.einsum("ijpq,tpq->tij", entries, right)).transpose(0, 1)]
 
-    def seen_by(self, right: Tensor) -> Tensor:
-        """Weighted inner products of the blocks with the right factors, (terms, m1, n1)."""
-        return torch.einsum("ijpq,tpq->tij", self.weighted, right)
+        left = right.new_empty(len(self.matrix), len(right), self.matrix.shape[1] // (self.rows * self.width))
+        self.matrix.fill([left], solved)
+        return left.transpose(0, 1)
+
+    def solve_right(self, left: Readable) -> Tensor:
+        """The right factors that suit these left ones best, (terms, m2, n2); left factors as (m1, terms, n1)."""
+
+        def sums(places: slice, rows: Tensor) -> tuple[Tensor, Tensor]:
+            some = left[places]
+            gram = torch.einsum("ip,its->pts", self.weights[places], torch.einsum("itj,isj->its", some, some))
+            return gram.double(), torch.einsum("ijpq,itj->tpq", self.weighted(places, rows), some).double()
+
+        gram, aims = self.matrix.sum(sums)
+        return self.matrix.shards.agree(_solve(gram, aims).to(self.matrix.dtype))
+
+    def held(self, left: Tensor, right: Tensor) -> float:
+        """The weighted square that the products account for, left factors (terms, m1, n1)."""
+
+        def inner(places: slice, rows: Tensor) -> tuple[Tensor]:
+            seen = torch.einsum("ijpq,tpq->tij", self.weighted(places, rows), right)
+            return ((left[:, places] * seen).sum().double(),)
+
+        return float(self.matrix.sum(inner)[0])
+
+    def rearranged(self) -> Table:
+        """Blocks as rows, (m1 n1, m2 n2), each times the root of its mean weight."""
+        pieces = self.matrix.shape[1] // (self.rows * self.width)
+
+        def scaled(places: Places, rows: Tensor) -> Tensor:
+            return (self.entries(rows) * self.weights[places].mean(1).sqrt()[:, None, None, None]).flatten(1)
+
+        return self.matrix.map(scaled).pieces(pieces)
 
 
 def _solve(gram: Tensor, aims: Tensor) -> Tensor:
@@ -79,12 +118,15 @@ def _solve(gram: Tensor, aims: Tensor) -> Tensor:
     return torch.linalg.solve(gram, wanted.transpose(0, 1)).transpose(0, 1).to(aims.dtype)
 
 
-def _leading_axes(rows: Tensor, count: int) -> Tensor:
+def _leading_axes(rows: Table, count: int) -> Tensor:
     """The first right singular vectors of ``rows``, (count, width), by the smaller of the two Gram matrices."""
-    if rows.shape[1] <= rows.shape[0]:
-        return principal_axes(rows, torch.ones_like(rows[:, 0]))[0][:count].to(rows.dtype)
-    left = principal_axes(rows.T, torch.ones_like(rows[0]))[0][:count].to(rows.dtype)
-    return nn.functional.normalize((left @ rows).double(), dim=1).to(rows.dtype)  # squares may leave float32
+    number, width = rows.shape
+    alike = torch.ones(1, device=rows.device)
+    if width <= number:
+        return principal_axes(rows, alike.expand(number))[0][:count].to(rows.dtype)
+    wide = rows.dense()  # few rows, each as wide as right factors that are larger than the left ones
+    left = principal_axes(wide.T, alike.expand(width))[0][:count].to(rows.dtype)
+    return nn.functional.normalize((left @ wide).double(), dim=1).to(rows.dtype)  # squares may leave float32
 
 
 def nearest(blocks: Blocks, terms: int) -> tuple[Tensor, Tensor]:
@@ -93,23 +135,22 @@ def nearest(blocks: Blocks, terms: int) -> tuple[Tensor, Tensor]:
     Returns:
         Left factors (terms, m1, n1) of mean square 1, and right factors (terms, m2, n2) that carry the scale.
     """
-    entries, weights, _ = blocks
-    rearranged = (entries * weights.mean(1).sqrt()[:, None, None, None]).flatten(2).flatten(0, 1)
-    right = _leading_axes(rearranged, terms).unflatten(1, entries.shape[2:])
+    right = _leading_axes(blocks.rearranged(), terms).unflatten(1, (blocks.rows, blocks.width))
     left = blocks.solve_left(right)
     if not blocks.level:
         left, right = _take_turns(blocks, left, right)
-    scales = left.double().square().mean((1, 2), keepdim=True).sqrt().to(left.dtype)
-    scales = torch.where(scales > 0, scales, torch.ones_like(scales))  # a factor of zeros stays one
-    return left / scales, right * scales
+    scales = torch.stack([of.norm(dtype=torch.float64) for of in left]) / (left[0].numel() ** 0.5)
+    scales = torch.where(scales > 0, scales, torch.ones_like(scales)).to(left.dtype)  # a factor of zeros stays one
+    left /= scales[:, None, None]
+    return left, right * scales[:, None, None]
 
 
 def _take_turns(blocks: Blocks, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     held = -math.inf  # weighted square that the products account for
     for _ in range(SWEEPS):
-        right = blocks.solve_right(left)
+        right = blocks.solve_right(left.transpose(0, 1))
         left = blocks.solve_left(right)
-        before, held = held, float((left * blocks.seen_by(right)).sum())
+        before, held = held, blocks.held(left, right)
         if held <= before * (1 + FLAT):
             break
     return left, right
@@ -140,8 +181,18 @@ def empty_kronecker(
     return parts[0] if terms == 1 else Sum(parts)
 
 
+@dataclass(frozen=True)
+class _Lefts:
+    """Left factors as they are stored, read as (some of m1, terms, n1)."""
+
+    forms: Sequence[CompressedEmbedding]
+
+    def __getitem__(self, places: Places) -> Tensor:
+        return torch.stack([Decoded(form)[places] for form in self.forms], 1)
+
+
 def fit_kronecker(
-    matrix: Tensor, rows: int, width: int, terms: int, factors: Factors, weights: Tensor | None = None
+    matrix: Table | Tensor, rows: int, width: int, terms: int, factors: Factors, weights: Tensor | None = None
 ) -> CompressedEmbedding:
     """The form of :func:`empty_kronecker` nearest to a matrix.
 
@@ -157,7 +208,7 @@ def fit_kronecker(
     """
     blocks = Blocks.of(matrix, rows, width, weights)
     lefts = [store_factor(left, factors, "column") for left in nearest(blocks, terms)[0]]
-    rights = blocks.solve_right(torch.stack([left.dense().detach() for left in lefts]))
+    rights = blocks.solve_right(_Lefts(lefts))
     parts = [
         Kronecker(left, store_factor(right, factors, "row"), len(matrix))
         for left, right in zip(lefts, rights, strict=True)

@@ -1,15 +1,40 @@
-"""The one training loop: Adam over random batches of rows."""
+"""The one training loop: Adam over random batches of rows.
+
+Where several processes have a table's rows, each draws the same batches, sees those rows of a batch that are its own,
+and gradients are added up: the same training but for the order of sums.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-RowBatchLoss = Callable[[Tensor, float], Tensor]
-"""(row ids of the batch, how far training has come from 0 to 1) -> a scalar loss."""
+from vocabpress.fitting.shards import Shards
+from vocabpress.fitting.table import Table
+
+
+class Batch(NamedTuple):
+    """Rows of a step.
+
+    Attributes:
+        ids: Of this process' own rows of the batch.
+        among: Which rows of the batch these are, for what is drawn for all of it; all of them where one process is.
+        size: Rows of the batch, whosever they are.
+        done: How far training has come, 0 to 1.
+    """
+
+    ids: Tensor
+    among: Tensor | slice
+    size: int
+    done: float
+
+
+RowLosses = Callable[[Batch], Tensor]
+"""A batch -> the loss of each of its own rows; what is minimised is their mean over the batch."""
 
 SMALL_BATCH = 128
 
@@ -37,7 +62,7 @@ class Minimiser:
 
     Attributes:
         parameters: Leaf tensors; changed in place.
-        loss: Of a batch.
+        loss: Of the rows of a batch.
         schedule: How long and how fast.
         generator: Draws the batches; its device is where the ids are.
         title: What the progress bar says.
@@ -45,16 +70,23 @@ class Minimiser:
     """
 
     parameters: Sequence[Tensor]
-    loss: RowBatchLoss
+    loss: RowLosses
     schedule: Schedule
     generator: torch.Generator
     title: str = ""
     progress: bool = False
 
-    def run(self, num_rows: int, after_epoch: Callable[[int], bool]) -> None:
-        """Train; stop early when ``after_epoch(epoch)``, the epoch counted from 0, says so."""
+    def run(self, table: Table, after_epoch: Callable[[int], bool], among: Tensor | None = None) -> None:
+        """Train; stop early when ``after_epoch(epoch)``, the epoch counted from 0, says so.
+
+        Args:
+            table: Whose rows batches are drawn from.
+            after_epoch: Asked after each epoch.
+            among: The rows that are drawn from; None draws from all.
+        """
         schedule, device = self.schedule, self.generator.device
         optimiser = torch.optim.Adam(self.parameters, lr=schedule.learning_rate, fused=True)
+        num_rows = len(table) if among is None else len(among)
         steps_per_epoch = -(-num_rows // schedule.batch_size)
         total = schedule.epochs * steps_per_epoch
         bar = tqdm(total=total, desc=self.title, unit="step", disable=not self.progress, mininterval=0.5)
@@ -62,17 +94,36 @@ class Minimiser:
             for epoch in range(schedule.epochs):
                 summed = torch.zeros((), device=device)
                 order = torch.randperm(num_rows, generator=self.generator, device=device)
+                order = order if among is None else among[order]
                 for step, ids in enumerate(order.split(schedule.batch_size), start=epoch * steps_per_epoch):
                     optimiser.param_groups[0]["lr"] = schedule.learning_rate * schedule.decay(step / total)
                     optimiser.zero_grad()
-                    value = self.loss(ids, step / total)
+                    batch = _batch(ids, table, step / total)
+                    value = self.loss(batch).sum() / batch.size
                     value.backward()
+                    self._add_gradients(table.shards)
                     optimiser.step()
                     summed += value.detach()
                     bar.update()
                 bar.set_postfix(loss=f"{float(summed) / steps_per_epoch:.4g}", epoch=f"{epoch + 1}/{schedule.epochs}")
                 if after_epoch(epoch):
                     break
+
+    def _add_gradients(self, shards: Shards) -> None:
+        """The gradients of the whole batch, from those of each process' rows; one message for all parameters."""
+        if shards.world > 1:
+            gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+            joined = shards.add(torch.cat([gradient.flatten() for gradient in gradients]))
+            for gradient, part in zip(gradients, joined.split([each.numel() for each in gradients]), strict=True):
+                gradient.copy_(part.view_as(gradient))
+
+
+def _batch(ids: Tensor, table: Table, done: float) -> Batch:
+    if table.shards.world == 1:
+        return Batch(ids, slice(None), len(ids), done)
+    first, end = table.own
+    own = ((ids >= first) & (ids < end)).nonzero()[:, 0]
+    return Batch(ids[own], own, len(ids), done)
 
 
 @contextmanager

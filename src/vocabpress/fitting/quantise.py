@@ -1,5 +1,6 @@
 """Rounding a float matrix to n-bit integers with the scale that loses least, and factors in such forms."""
 
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -8,6 +9,8 @@ from torch import Tensor
 from vocabpress.embeddings import CompressedEmbedding, Dense, Projected, Scalar
 from vocabpress.embeddings.scalar import ScaleAxis
 from vocabpress.fitting.lowrank import ridge, weighted_svd
+from vocabpress.fitting.table import Decoded, Table
+from vocabpress.packing import pack
 
 Factors = Literal["float16", "int8", "int4"]
 FACTOR_BITS: dict[str, int | None] = {"float16": None, "int8": 8, "int4": 4}
@@ -22,26 +25,52 @@ def scalar_codes(values: Tensor, scales: Tensor, bits: int) -> Tensor:
     return ((values / safe + 1) * (top / 2)).round().clamp(0, top).to(torch.uint8)
 
 
-def _best_scales(
-    values: Tensor, bits: int, dim: int, dtype: torch.dtype, search: bool, weights: Tensor | None
-) -> Tensor:
-    """One scale for each slice along ``dim``: full reach, or the least weighted squared error over clipping points."""
-    reach = values.abs().amax(dim, keepdim=True)
-    # Full reach first; at few bits the best scale clips, at one bit it is the mean magnitude, about 0.3 of the reach.
+def _candidates(reach: Tensor, bits: int, dtype: torch.dtype) -> list[Tensor]:
+    """Scales to try: full reach first; at few bits the best one clips, at one bit it is about 0.3 of the reach."""
     fractions = torch.linspace(1.0, 0.2, CLIPS + 1).tolist() if bits < 8 else [1.0, 0.95, 0.9]
-    best, best_error = reach, torch.full_like(reach, torch.inf)
-    for fraction in fractions if search else []:
-        scales = (reach * fraction).to(dtype).to(values.dtype)
-        levels = scalar_codes(values, scales, bits).to(values.dtype) * (2 / (2**bits - 1)) - 1
-        errors = (levels * scales - values).square()
-        error = (errors if weights is None else errors * weights).sum(dim, keepdim=True)
+    return [(reach * fraction).to(dtype).to(reach.dtype) for fraction in fractions]
+
+
+def _errors(values: Tensor, scales: Tensor, bits: int) -> Tensor:
+    """Squared errors of the entries under broadcastable scales."""
+    levels = scalar_codes(values, scales, bits).to(values.dtype) * (2 / (2**bits - 1)) - 1
+    return (levels * scales - values).square()
+
+
+def _least(scales: list[Tensor], errors: Iterable[Tensor], otherwise: Tensor) -> Tensor:
+    """The scales of least error, each of the shape of ``otherwise``, which stays where none is finite."""
+    best, best_error = otherwise, torch.full_like(otherwise, torch.inf)
+    for candidate, error in zip(scales, errors, strict=True):
         better = error < best_error
-        best, best_error = torch.where(better, scales, best), torch.where(better, error, best_error)
+        best, best_error = torch.where(better, candidate, best), torch.where(better, error.to(best.dtype), best_error)
+    return best
+
+
+def _group_scales(groups: Tensor, bits: int, dtype: torch.dtype, search: bool) -> Tensor:
+    """A scale for each group, (n, groups, 1) of (n, groups, size)."""
+    reach = groups.abs().amax(2, keepdim=True)
+    scales = _candidates(reach, bits, dtype) if search else []
+    best = _least(scales, (_errors(groups, tried, bits).sum(2, keepdim=True) for tried in scales), reach)
+    return best.to(dtype).to(groups.dtype)
+
+
+def _column_scales(values: Table, bits: int, dtype: torch.dtype, search: bool, weights: Tensor | None) -> Tensor:
+    """A scale for each column, (1, width): one pass over the rows for their reach, one for the errors."""
+    (reach,) = values.fold(
+        lambda _, rows: (rows.abs().amax(0, keepdim=True),), lambda a, b: (torch.maximum(a[0], b[0]),)
+    )
+    scales = _candidates(reach, bits, dtype) if search else []
+
+    def errors(places: slice, rows: Tensor) -> tuple[Tensor]:
+        shares = torch.ones_like(rows[:, 0]) if weights is None else weights[places]
+        return (torch.stack([shares @ _errors(rows, tried, bits) for tried in scales]).double(),)
+
+    best = _least(scales, values.sum(errors)[0][:, None] if scales else [], reach)
     return best.to(dtype).to(values.dtype)
 
 
 def quantise(
-    values: Tensor,
+    values: Table | Tensor,
     bits: int,
     scale_axis: ScaleAxis,
     group_size: int | None = None,
@@ -60,19 +89,29 @@ def quantise(
         search: Whether scales may clip; without it each reaches the largest entry.
         weights: (rows), how much a row's error counts; only scales of columns are more than one row's.
     """
+    values = Table.of(values)
+    form = Scalar(len(values), values.shape[1], bits, scale_axis, group_size, dtype).to(values.device)
+    assert form.scales is not None
     if scale_axis == "column":
-        scales = _best_scales(values, bits, 0, dtype, search, None if weights is None else weights[:, None])
-        return Scalar.of(scalar_codes(values, scales, bits), scales, bits, scale_axis, dtype=dtype)
+        values = values.kept()
+        scales = _column_scales(values, bits, dtype, search, weights)
+        form.scales.data.copy_(scales)
+        values.fill([form.codes], lambda _, rows: [pack(scalar_codes(rows, scales, bits), bits)])
+        return form
     size = group_size or values.shape[1]
     whole = values.shape[1] // size * size
-    codes, scales = [], []
-    for part, width in ((values[:, :whole], size), (values[:, whole:], values.shape[1] - whole)):
-        if part.shape[1]:
-            groups = part.unflatten(1, (-1, width))
-            scales.append(_best_scales(groups, bits, 2, dtype, search, None))
-            codes.append(scalar_codes(groups, scales[-1], bits).flatten(1))
-    every_scale = torch.cat([part[..., 0] for part in scales], 1)
-    return Scalar.of(torch.cat(codes, 1), every_scale, bits, scale_axis, group_size=group_size, dtype=dtype)
+
+    def rounded(_: slice, rows: Tensor) -> list[Tensor]:
+        codes, scales = [], []
+        for part, width in ((rows[:, :whole], size), (rows[:, whole:], values.shape[1] - whole)):
+            if part.shape[1]:
+                groups = part.unflatten(1, (-1, width))
+                scales.append(_group_scales(groups, bits, dtype, search))
+                codes.append(scalar_codes(groups, scales[-1], bits).flatten(1))
+        return [pack(torch.cat(codes, 1), bits), torch.cat(scales, 1)[..., 0]]
+
+    values.fill([form.codes, form.scales.data], rounded)
+    return form
 
 
 def empty_factor(rows: int, width: int, factors: Factors, scale_axis: ScaleAxis) -> CompressedEmbedding:
@@ -81,10 +120,14 @@ def empty_factor(rows: int, width: int, factors: Factors, scale_axis: ScaleAxis)
     return Dense(rows, width) if bits is None else Scalar(rows, width, bits, scale_axis)
 
 
-def store_factor(values: Tensor, factors: Factors, scale_axis: ScaleAxis) -> CompressedEmbedding:
+def store_factor(values: Table | Tensor, factors: Factors, scale_axis: ScaleAxis) -> CompressedEmbedding:
     """The form of :func:`empty_factor` that holds ``values``, shape (rows, width), as well as it can."""
-    bits = FACTOR_BITS[factors]
-    return Dense.of(values) if bits is None else quantise(values, bits, scale_axis)
+    values, bits = Table.of(values), FACTOR_BITS[factors]
+    if bits is not None:
+        return quantise(values, bits, scale_axis)
+    form = Dense(*values.shape).to(values.device)
+    values.fill([form.rows.data], lambda _, rows: [rows])
+    return form
 
 
 def empty_low_rank(rows: int, width: int, rank: int, factors: Factors) -> Projected:
@@ -92,14 +135,14 @@ def empty_low_rank(rows: int, width: int, rank: int, factors: Factors) -> Projec
     return Projected(empty_factor(rows, rank, factors, "column"), empty_factor(rank, width, factors, "row"))
 
 
-def store_low_rank(table: Tensor, rank: int, weights: Tensor, factors: Factors) -> Projected:
+def store_low_rank(table: Table, rank: int, weights: Tensor, factors: Factors) -> Projected:
     """The weighted SVD of a table, (rows, width), in the form of :func:`empty_low_rank`.
 
     The rounded left factor is given the right factor that suits it best, before that one is rounded too.
     """
     low = weighted_svd(table, rank, weights)
     left = store_factor(low.left, factors, "column")
-    right = ridge(left.dense().detach(), table - low.mean, weights, penalty=1e-9)
+    right = ridge(Decoded(left), table.minus(low.mean), weights, penalty=1e-9)
     return Projected.of(left, store_factor(right, factors, "row"), low.mean)
 
 

@@ -15,7 +15,8 @@ from torch.nn.functional import pad
 
 from vocabpress.embeddings import Run
 from vocabpress.fitting.allocation import allocate
-from vocabpress.fitting.lowrank import ROWS_PER_CHUNK, principal_axes, weighted_mean
+from vocabpress.fitting.lowrank import principal_axes, weighted_mean
+from vocabpress.fitting.table import Table
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,9 @@ class Axes:
         deviations: Of the table along each axis, those of zeros included.
     """
 
-    def __init__(self, table: Tensor, weights: Tensor, group: int) -> None:
+    def __init__(self, table: Table, weights: Tensor, group: int) -> None:
         self.mean = weighted_mean(table, weights)
-        axes, values = principal_axes(table, weights, self.mean)
+        axes, values = principal_axes(table.minus(self.mean), weights)
         # Where no row of any weight is away from the mean, every divisor does: 1 keeps the others as they are.
         least = 1e-12 * float(values[0].sqrt()) + 1e-30 if values[0] > 0 else 1.0
         deviations = values.sqrt().clamp(min=least).to(table.dtype)
@@ -69,9 +70,9 @@ class Axes:
         self.deviations = pad(deviations, (0, lacking), value=float(deviations[-1]))
         self._turn = pad(axes.to(table.dtype).T / deviations, (0, lacking))
 
-    def coordinates(self, rows: Tensor) -> Tensor:
-        """Rows, (n, d), on the axes, each divided by its deviation; (n, d and the zeros)."""
-        return (rows - self.mean) @ self._turn
+    def coordinates(self, table: Table, width: int | None = None) -> Table:
+        """A table on the axes, each divided by its deviation, (V, d and the zeros); or on the first ``width`` axes."""
+        return table.minus(self.mean).times(self._turn[:, :width])
 
 
 class Blocks:
@@ -79,7 +80,7 @@ class Blocks:
 
     Args:
         axes: Of the table.
-        table: (V, d).
+        coordinates: The table on these axes.
         weights: (V).
         block_of: (V).
         ladder: The rates that there are.
@@ -90,7 +91,7 @@ class Blocks:
     def __init__(
         self,
         axes: Axes,
-        table: Tensor,
+        coordinates: Table,
         weights: Tensor,
         block_of: Tensor,
         ladder: Ladder,
@@ -98,9 +99,13 @@ class Blocks:
         floor: int = 0,
     ) -> None:
         self.counts = torch.bincount(block_of)  # (blocks)
-        energy = torch.zeros(len(self.counts), len(axes.deviations), device=table.device, dtype=torch.float64)
-        for rows, shares, blocks in zip(*(of.split(ROWS_PER_CHUNK) for of in (table, weights, block_of)), strict=True):
-            energy.index_add_(0, blocks, axes.coordinates(rows).double().square() * shares.double()[:, None])
+        device, none = coordinates.device, (len(self.counts), len(axes.deviations))
+
+        def squares(places: slice, rows: Tensor) -> tuple[Tensor]:
+            weighted = rows.double().square() * weights[places, None].double()
+            return (torch.zeros(none, device=device, dtype=torch.float64).index_add_(0, block_of[places], weighted),)
+
+        (energy,) = coordinates.sum(squares)
         energy *= axes.deviations.double().square()
         self.energy = energy.unflatten(1, (-1, ladder.group)).sum(2)  # (blocks, groups)
         self.ladder, self.first, self.floor = ladder, ladder.least(first), floor

@@ -1,4 +1,7 @@
-"""Rows moved to the block whose subspace holds them best, within a budget."""
+"""Rows moved to the block whose subspace holds them best, within a budget.
+
+What is held beside the table is a number for each row and block.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,7 +10,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-ROWS_PER_CHUNK = 16384
+from vocabpress.fitting.table import Table
+
 LEAST_GAIN = 1e-4  # of the error, relative, below which a round was the last
 PRICES = 24  # halvings of the interval in which the price of a bit is sought
 
@@ -45,7 +49,7 @@ class Storage:
 
 
 def reassign(
-    table: Tensor,
+    table: Table | Tensor,
     weights: Tensor,
     block_of: Tensor,
     ranks: Sequence[int],
@@ -74,6 +78,7 @@ def reassign(
     Returns:
         The new blocks, shape (V).
     """
+    table = Table.of(table)
     blocks = _Blocks(table, weights, block_of.clone(), ranks, storage.whole)
     row_bits = torch.tensor(storage.row_bits, dtype=table.dtype, device=table.device)
     best, best_error = block_of, blocks.error()
@@ -136,13 +141,19 @@ class _Blocks:
     """
 
     def __init__(
-        self, table: Tensor, weights: Tensor, block_of: Tensor, ranks: Sequence[int], whole: Sequence[bool]
+        self,
+        table: Table | Tensor,
+        weights: Tensor,
+        block_of: Tensor,
+        ranks: Sequence[int],
+        whole: Sequence[bool],
     ) -> None:
-        self.table, self.weights, self.block_of, self.ranks = table, weights, block_of, ranks
+        self.table, self.weights, self.block_of, self.ranks = Table.of(table), weights, block_of, ranks
         count, width = len(ranks), table.shape[1]
         self.moments = torch.zeros(count, width + 1, width + 1, dtype=torch.float64, device=table.device)
-        self.squares = table.square().sum(1)
-        self.errors = table.new_zeros(len(table), count)
+        self.squares = self.table.column(lambda _, rows: rows.square().sum(1))
+        # Block by block in memory: a block's errors are written together.
+        self.errors = torch.zeros(count, len(table), dtype=self.table.dtype, device=table.device).T
         for block in range(count):
             self._add(block, (block_of == block).nonzero()[:, 0], 1)
             self._refit(block)
@@ -166,23 +177,31 @@ class _Blocks:
 
     def _add(self, block: int, rows: Tensor, sign: int) -> None:
         """Add rows to the moments of a block, or take them away: sums of w (x, 1) (x, 1)^T."""
-        for ids in rows.split(ROWS_PER_CHUNK):
-            extended = torch.nn.functional.pad(self.table[ids].double(), (0, 1), value=1.0)
-            self.moments[block] += sign * (extended * self.weights[ids, None].double()).T @ extended
+        if not len(rows):
+            return
+        ids = rows.sort().values
+
+        def products(places: slice, some: Tensor) -> tuple[Tensor]:
+            extended = torch.nn.functional.pad(some.double(), (0, 1), value=1.0)
+            return ((extended * self.weights[ids[places], None].double()).T @ extended,)
+
+        self.moments[block] += sign * self.table.some(ids).sum(products)[0]
 
     def _refit(self, block: int) -> None:
         """The block's weighted mean and principal axes, and all rows' distances from them."""
         if self.ranks[block] >= self.table.shape[1]:
             return
         products, sums, mass = self.moments[block, :-1, :-1], self.moments[block, :-1, -1], self.moments[block, -1, -1]
-        mean = sums / mass.clamp(min=1e-300)
+        mean, dtype = sums / mass.clamp(min=1e-300), self.table.dtype
         axes = torch.linalg.eigh(products - torch.outer(sums, mean)).eigenvectors[:, -self.ranks[block] :]
+        axes = self.table.shards.agree(axes)
         # One product gives a row's coordinates and its inner product with the mean.
-        probe = torch.cat([axes, mean[:, None]], 1).to(self.table.dtype)
-        shift = (mean @ axes).to(self.table.dtype)
-        for start in range(0, len(self.table), ROWS_PER_CHUNK):
-            chunk = slice(start, start + ROWS_PER_CHUNK)
-            seen = self.table[chunk] @ probe
-            distance = self.squares[chunk] - 2 * seen[:, -1] + mean.square().sum().to(self.table.dtype)
-            distance = distance - (seen[:, :-1] - shift).square().sum(1)
-            self.errors[chunk, block] = self.weights[chunk] * distance.clamp(min=0)
+        probe = torch.cat([axes, mean[:, None]], 1).to(dtype)
+        shift, square = (mean @ axes).to(dtype), mean.square().sum().to(dtype)
+
+        def distances(places: slice, rows: Tensor) -> list[Tensor]:
+            seen = rows @ probe
+            distance = self.squares[places] - 2 * seen[:, -1] + square - (seen[:, :-1] - shift).square().sum(1)
+            return [self.weights[places] * distance.clamp(min=0)]
+
+        self.table.fill([self.errors.T[block]], distances)

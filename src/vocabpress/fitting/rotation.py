@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+from vocabpress.fitting.table import Readable, Table
+
 TINY = 1e-30  # stands for a variance of nothing, whose logarithm is asked for
 
 
@@ -41,7 +43,7 @@ def allocate(variances: Tensor, segments: int, width: int) -> Tensor:
     return torch.tensor(places, device=variances.device).flatten()
 
 
-def procrustes(rows: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+def procrustes(rows: Table | Tensor, targets: Readable, weights: Tensor) -> Tensor:
     """Orthonormal axes A, (r, d), with the least ``sum_i w_i ||x_i - y_i A||^2``.
 
     With the singular value decomposition ``sum_i w_i y_i x_i^T = U S V^T`` they are ``U V^T`` (Schoenemann, 1966); that
@@ -49,12 +51,13 @@ def procrustes(rows: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
 
     Args:
         rows: x, (n, d).
-        targets: y, (n, r), r at most d.
+        targets: y, (n, r), r at most d; read chunk by chunk.
         weights: (n).
     """
-    moments = ((targets * weights[:, None]).T @ rows).double()
+    rows = Table.of(rows)
+    (moments,) = rows.sum(lambda at, part: (((targets[at] * weights[at, None]).T @ part).double(),))
     left, _, right = torch.linalg.svd(moments, full_matrices=False)
-    return (left @ right).to(rows.dtype)
+    return rows.shards.agree(left @ right).to(rows.dtype)
 
 
 def block_variances(covariance: Tensor, segments: int) -> Tensor:

@@ -9,6 +9,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vocabpress.embeddings.trellis import Run, words
+from vocabpress.fitting.table import Table
+from vocabpress.packing import pack
 
 CHUNK_ENTRIES = 2**18  # states times rows that a step holds at a time: 1 MiB of costs stays in the cache
 CLOSING_BITS = 5  # times the memory: how far around the seam of the ring is looked at to find the state there
@@ -36,35 +38,45 @@ def make_steps(runs: Sequence[Run], scales: Tensor, memory: int) -> list[Step]:
 
 
 def encode(
-    rows: Tensor, runs: Sequence[Run], scales: Tensor, importance: Tensor, memory: int, title: str = ""
-) -> Tensor:
+    rows: Table,
+    codes: Tensor,
+    runs: Sequence[Run],
+    scales: Tensor,
+    importance: Tensor,
+    memory: int,
+    title: str = "",
+) -> None:
     """The streams whose decoded rows have the least ``sum_j importance_j (x_j - x^_j)**2``, but for the ring's seam.
 
     The state at the seam is found first, by a search over the steps on both sides of it; then the best path from that
-    state to itself. Time and memory are linear in the rows; memory is bounded by chunks.
+    state to itself. Time is linear in the rows; memory is bounded by chunks.
 
     Args:
         rows: (V, columns of the runs).
+        codes: Where the packed bits go, as the form has them, (V, bytes of a row).
         runs: As the form has them.
         scales: (runs).
         importance: (columns), above zero where a run has bits.
         memory: Bits of a state.
         title: Of the progress bar; none without.
-
-    Returns:
-        Bits, uint8, shape (V, bits of a row).
     """
     steps = make_steps(runs, scales, memory)
     size = max(1, CHUNK_ENTRIES >> memory)
+    bar = tqdm(desc=title, total=len(rows), unit="rows", unit_scale=True, disable=not title)
 
-    def encoded(chunk: Tensor) -> Tensor:
-        seam = _seam(chunk, steps, importance, memory)
-        return _path(chunk, steps, importance, memory, seam)[0]
+    def encoded(few: Tensor) -> Tensor:
+        return pack(_path(few, steps, importance, memory, _seam(few, steps, importance, memory))[0], 1)
 
-    chunks = rows.split(size)
-    with chunk_by_chunk(rows.device) as each:
-        bar = {"desc": title, "total": len(chunks), "unit": "rows", "unit_scale": size, "disable": not title}
-        return torch.cat(list(tqdm(each(encoded, chunks), **bar)))
+    with bar, chunk_by_chunk(rows.device) as each:
+
+        def all_encoded(_: slice, chunk: Tensor) -> list[Tensor]:
+            found = []
+            for packed in each(encoded, chunk.split(size)):
+                found.append(packed)
+                bar.update(len(packed))
+            return [torch.cat(found)]
+
+        rows.fill([codes], all_encoded)
 
 
 @contextmanager

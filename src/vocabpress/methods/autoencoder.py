@@ -26,10 +26,11 @@ import torch
 from torch import Tensor, nn
 
 from vocabpress.embeddings import CompressedEmbedding, Projected
-from vocabpress.fitting.loop import Minimiser, Schedule
+from vocabpress.fitting.loop import Batch, Minimiser, Schedule
 from vocabpress.fitting.losses import direction
 from vocabpress.fitting.lowrank import weighted_svd
 from vocabpress.fitting.quantise import Factors, check_factors, empty_factor, store_factor
+from vocabpress.fitting.table import Table
 from vocabpress.methods.base import Family, Method, Plan
 
 
@@ -75,24 +76,24 @@ class Autoencoder(Method):
         return Projected(latents, decoder, activation="elu" if self.nonlinear else None)
 
     def fit_plan(
-        self, table: Tensor, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
+        self, table: Table, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
     ) -> CompressedEmbedding:
         network = self._train(
             _Layers(table, plan["rank"], weights, self.nonlinear), table, weights, generator, progress
         )
-        latents = store_factor(network.encode(table), self.factors, "column")
+        encoded = table.map(lambda _, rows: network.encode(rows), plan["rank"])
+        latents = store_factor(encoded, self.factors, "column")
         basis = store_factor(network.decoder.weight.T, self.factors, "row")
         return Projected.of(latents, basis, network.decoder.bias, "elu" if self.nonlinear else None)
 
     def _train(
-        self, network: "_Layers", table: Tensor, weights: Tensor, generator: torch.Generator, progress: bool
+        self, network: "_Layers", table: Table, weights: Tensor, generator: torch.Generator, progress: bool
     ) -> "_Layers":
         best, best_cosine = copy.deepcopy(network), mean_cosine(network, table, weights)
 
-        def loss(ids: Tensor, done: float) -> Tensor:
-            alpha = 1 - 0.9 * min(int(done * 30) / 20, 1.0)
-            rows = direction(network(table[ids]), table[ids], alpha, self.cosine_weight, self.l1_weight)
-            return (weights[ids] * rows).mean()
+        def loss(batch: Batch) -> Tensor:
+            alpha, rows = 1 - 0.9 * min(int(batch.done * 30) / 20, 1.0), table[batch.ids]
+            return weights[batch.ids] * direction(network(rows), rows, alpha, self.cosine_weight, self.l1_weight)
 
         def keep_best(epoch: int) -> bool:
             nonlocal best, best_cosine
@@ -104,14 +105,14 @@ class Autoencoder(Method):
         # Both published schedules go by thirtieths of the training: the rate halves after every 4.
         schedule = Schedule(self.epochs, self.batch_size, self.learning_rate, lambda done: 0.5 ** (int(done * 30) // 4))
         minimiser = Minimiser(list(network.parameters()), loss, schedule, generator, "autoencoder", progress)
-        minimiser.run(len(table), keep_best)
+        minimiser.run(table, keep_best)
         return best.requires_grad_(False)
 
 
 class _Layers(nn.Module):
     """Encoder and decoder, at first the rank-``rank`` SVD of the centred table (up to the ELU)."""
 
-    def __init__(self, table: Tensor, rank: int, weights: Tensor, nonlinear: bool) -> None:
+    def __init__(self, table: Table, rank: int, weights: Tensor, nonlinear: bool) -> None:
         super().__init__()
         low = weighted_svd(table, rank, weights)
         axes = nn.functional.normalize(low.right, dim=1)
@@ -134,7 +135,11 @@ class _Layers(nn.Module):
 
 
 @torch.no_grad()
-def mean_cosine(network: nn.Module, table: Tensor, weights: Tensor) -> float:
+def mean_cosine(network: nn.Module, table: Table, weights: Tensor) -> float:
     """Weighted mean over rows of the cosine between a row and what the network makes of it."""
-    cosines = nn.functional.cosine_similarity(network(table), table, dim=-1)
-    return float((weights * cosines).sum() / weights.sum())
+
+    def weighted(places: slice, rows: Tensor) -> tuple[Tensor]:
+        cosines = nn.functional.cosine_similarity(network(rows), rows, dim=-1)
+        return ((weights[places] * cosines).sum().double(),)
+
+    return float(table.sum(weighted)[0]) / float(weights.sum())

@@ -11,6 +11,7 @@ from torch import Tensor
 from vocabpress.budget import Budget, largest
 from vocabpress.embeddings import CompressedEmbedding
 from vocabpress.fitting.fold import can_fold, fold
+from vocabpress.fitting.table import Table
 from vocabpress.metric import check_metric, power
 
 LARGEST = 1e12  # entry of a table: a billion of such squares add up in float32
@@ -62,12 +63,12 @@ class Method(ABC):
 
     @abstractmethod
     def fit_plan(
-        self, table: Tensor, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
+        self, table: Table, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
     ) -> CompressedEmbedding:
         """Fit a plan; the result has the config of `empty`.
 
         Args:
-            table: (V, d), float32.
+            table: (V, d), float32; read chunk by chunk, for it may be as large as the memory.
             plan: One of `plans`.
             weights: (V), not negative, mean 1.
             generator: All randomness, on the table's device.
@@ -75,7 +76,7 @@ class Method(ABC):
         """
 
     def choose(
-        self, table: Tensor, plans: list[Plan], weights: Tensor, generator: torch.Generator, progress: bool
+        self, table: Table, plans: list[Plan], weights: Tensor, generator: torch.Generator, progress: bool
     ) -> Plan:
         """The plan to fit, out of `plans`; the first, unless a method searches."""
         return plans[0]
@@ -136,6 +137,9 @@ class Method(ABC):
         With a metric M, an error e of a row counts e M e^T: the table times M^(1/2) is fitted, and M^(-1/2) folded into
         the decoders of the result, so that it costs no byte.
 
+        The table is read chunk by chunk, and may be mapped from a file. Beside it and the result a fit holds a few
+        hundred megabytes, and some numbers for each row.
+
         Args:
             table: (V, d), any float dtype; the fit runs in float32 on its device. Entries are at most 1e12; a table
                 without one of 1e-15 is taken for zeros.
@@ -152,12 +156,12 @@ class Method(ABC):
         Raises:
             ValueError: If the table, the weights or the metric can't be fitted, or no plan meets the budget.
         """
-        check_table(table)
+        check_shape(table)
+        rows = Table.of(table, dtype=torch.float32)
+        largest = check_table(rows)
         weights = check_weights(token_weights, table)
         plans = self.plans(table.shape[0], table.shape[1], budget, weights)
-        rows = table.detach().to(torch.float32)
-        if float(rows.abs().max()) < SMALLEST:
-            rows = torch.zeros_like(rows)
+        rows = rows.kept() if largest >= SMALLEST else rows.map(lambda _, part: torch.zeros_like(part))
         if generator is None:
             generator = torch.Generator(table.device).manual_seed(0)
         if metric is None:
@@ -165,7 +169,7 @@ class Method(ABC):
             return rounded(self.fit_plan(rows, plan, weights, generator, progress), rows)
         check_metric(metric, table.shape[1])
         root, inverse = (power(metric.to(table.device), half).float() for half in (0.5, -0.5))
-        turned = rows @ root
+        turned = rows.times(root).kept()
         plan = self.choose(turned, self._foldable(plans, *table.shape), weights, generator, progress)
         fitted = self.fit_plan(turned, plan, weights, generator, progress)
         fold(fitted, inverse)
@@ -187,7 +191,7 @@ class Method(ABC):
         return found
 
 
-def rounded(embedding: CompressedEmbedding, table: Tensor) -> CompressedEmbedding:
+def rounded(embedding: CompressedEmbedding, table: Table) -> CompressedEmbedding:
     """What was fitted to ``table``, rounded in place to what is stored.
 
     Raises:
@@ -197,30 +201,47 @@ def rounded(embedding: CompressedEmbedding, table: Tensor) -> CompressedEmbeddin
     if not all(bool(tensor.isfinite().all()) for tensor in embedding.parameters()):
         raise ValueError(
             "a fitted value is too large for its float16 storage; the table reaches "
-            f"{float(table.abs().max()):.3g}, scale it down first"
+            f"{largest_entry(table):.3g}, scale it down first"
         )
     return embedding
 
 
-def check_table(table: Tensor) -> None:
-    """Refuse what is not a finite float matrix, or out of all proportion.
+def largest_entry(table: Table) -> float:
+    """The largest magnitude."""
+    (found,) = table.fold(lambda _, rows: (rows.abs().max(),), lambda a, b: (torch.maximum(a[0], b[0]),))
+    return float(found)
+
+
+def check_shape(table: Tensor) -> None:
+    """Refuse what is not a float matrix.
+
+    Raises:
+        ValueError: If it is not, or is empty.
+    """
+    if table.ndim != 2 or not table.is_floating_point() or min(table.shape) < 1:
+        raise ValueError(f"a table is a float matrix (V, d), got {table.dtype} of shape {tuple(table.shape)}")
+
+
+def check_table(table: Table) -> float:
+    """Refuse what is not finite, or out of all proportion; returns the largest magnitude.
 
     Raises:
         ValueError: With the first bad row, if an entry is NaN or infinite; if one is too large.
     """
-    if table.ndim != 2 or not table.is_floating_point() or min(table.shape) < 1:
-        raise ValueError(f"a table is a float matrix (V, d), got {table.dtype} of shape {tuple(table.shape)}")
-    bad = ~table.isfinite().all(-1)
+    reach = table.column(lambda _, rows: rows.abs().amax(1))
+    bad = ~reach.isfinite()
     if bool(bad.any()):
         raise ValueError(
-            f"{int(bad.sum())} of {table.shape[0]} rows hold NaN or infinite values, the first is row "
+            f"{int(bad.sum())} of {len(table)} rows hold NaN or infinite values, the first is row "
             f"{int(bad.nonzero()[0])}; repair the checkpoint first"
         )
-    if float(table.abs().max()) > LARGEST:
+    largest = float(reach.max())
+    if largest > LARGEST:
         raise ValueError(
-            f"the table reaches {float(table.abs().max()):.3g}, whose squares don't add up in float32; entries are at "
+            f"the table reaches {largest:.3g}, whose squares don't add up in float32; entries are at "
             f"most {LARGEST:g}, so scale it down first"
         )
+    return largest
 
 
 def check_weights(token_weights: Tensor | None, table: Tensor) -> Tensor:

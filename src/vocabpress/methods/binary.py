@@ -29,9 +29,11 @@ import torch
 from torch import Tensor
 
 from vocabpress.embeddings import CompressedEmbedding, Dense, Projected, Scalar
-from vocabpress.fitting.loop import Minimiser, Schedule
+from vocabpress.fitting.loop import Batch, Minimiser, Schedule
 from vocabpress.fitting.lowrank import weighted_mean
-from vocabpress.methods.base import Family, Method, Plan
+from vocabpress.fitting.table import Table
+from vocabpress.methods.base import Family, Method, Plan, largest_entry
+from vocabpress.packing import pack
 
 OUT_OF_REACH = 0.01  # share of the squares that may lie beyond -1 and 1
 
@@ -77,37 +79,44 @@ class Binary(Method):
         return Projected(codes, Dense(plan["code_bits"], embedding_dim), activation="tanh")
 
     def fit_plan(
-        self, table: Tensor, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
+        self, table: Table, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
     ) -> CompressedEmbedding:
-        beyond = (table.abs() - 1).clamp(min=0).square().sum()
-        if float(beyond) > OUT_OF_REACH * float(table.square().sum()):
+        beyond, squares = table.sum(
+            lambda _, rows: ((rows.abs() - 1).clamp(min=0).square().sum().double(), rows.square().sum().double())
+        )
+        if float(beyond) > OUT_OF_REACH * float(squares):
             raise ValueError(
-                f"the table reaches {float(table.abs().max()):.3g}, too large for tanh and its range of -1 to 1; "
+                f"the table reaches {largest_entry(table):.3g}, too large for tanh and its range of -1 to 1; "
                 "scale the table down first, or try another method"
             )
         fit = _Tied(table, plan["code_bits"], weights, generator)
         fit.train(self, generator, progress)
         frame, offset = fit.frame.detach(), fit.offset.detach()
-        codes = Scalar.of(fit.step(table), None, 1, "none")
+        codes = Scalar(len(table), plan["code_bits"], 1, "none").to(table.device)
+        table.fill([codes.codes], lambda _, rows: [pack(fit.step(rows).byte(), 1)])
         return Projected.of(codes, Dense.of(frame / 2), offset + frame.sum(0) / 2, "tanh")
 
 
 class _Tied:
     """W (``frame``) and c (``offset``), at first a random tight frame and what makes its codes centred on the mean."""
 
-    def __init__(self, table: Tensor, bits: int, weights: Tensor, generator: torch.Generator) -> None:
+    def __init__(self, table: Table, bits: int, weights: Tensor, generator: torch.Generator) -> None:
         self.table, self.weights = table, weights
         width, self.mean = table.shape[1], weighted_mean(table, weights)
         noise = torch.randn(max(bits, width), min(bits, width), generator=generator, device=table.device)
         frame = torch.linalg.qr(noise).Q
         self.frame = frame if bits >= width else frame.T
         # The length for which the first codes, as -1 and +1, reconstruct the rows best.
-        decoded = (self.step(table) - 0.5) @ self.frame
-        fitted = (weights @ (decoded * (table - self.mean)).sum(-1)) / (weights @ decoded.square().sum(-1))
-        self.length = float(fitted.clamp(min=1e-6))
+        along, squares = table.sum(self._first_codes)
+        self.length = float((along / squares).clamp(min=1e-6))
         self.frame = (self.frame * self.length).requires_grad_()
         start = self.mean.clamp(-0.99, 0.99).atanh() - self.frame.detach().sum(0) / 2
         self.offset = start.requires_grad_()
+
+    def _first_codes(self, places: slice, rows: Tensor) -> tuple[Tensor, Tensor]:
+        decoded, weights = (self.step(rows) - 0.5) @ self.frame, self.weights[places]
+        along = weights @ (decoded * (rows - self.mean)).sum(-1)
+        return along.double(), (weights @ decoded.square().sum(-1)).double()
 
     @torch.no_grad()
     def step(self, rows: Tensor) -> Tensor:
@@ -116,19 +125,20 @@ class _Tied:
 
     def train(self, method: Binary, generator: torch.Generator, progress: bool) -> None:
         """Train W and c, in place."""
-        square = (self.table - self.mean).square().mean().clamp(min=1e-12)
+        (squares,) = self.table.minus(self.mean).sum(lambda _, rows: (rows.square().sum().double(),))
+        square = (squares / (len(self.table) * self.table.shape[1])).float().clamp(min=1e-12)
         one = torch.eye(min(self.frame.shape), device=self.table.device)
 
-        def loss(ids: Tensor, done: float) -> Tensor:
-            rows = self.table[ids]
+        def loss(batch: Batch) -> Tensor:
+            rows = self.table[batch.ids]
             left = torch.tanh(self.step(rows) @ self.frame + self.offset) - rows
             tall = self.frame if len(self.frame) >= rows.shape[1] else self.frame.T
             apart = tall.T @ tall / self.length**2 - one
-            fit = (self.weights[ids] * left.square().mean(-1)).mean() / square
+            fit = self.weights[batch.ids] * left.square().mean(-1) / square
             return fit + method.regulariser / 2 * apart.square().sum() / len(one)
 
         typical = float(self.frame.detach().square().mean().sqrt())
         rate = method.learning_rate * typical
         schedule = Schedule(method.epochs, method.batch_size, rate, lambda done: 0.5 * (1 + math.cos(math.pi * done)))
         minimiser = Minimiser([self.frame, self.offset], loss, schedule, generator, "binary", progress)
-        minimiser.run(len(self.table), lambda epoch: False)
+        minimiser.run(self.table, lambda epoch: False)

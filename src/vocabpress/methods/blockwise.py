@@ -27,6 +27,7 @@ from vocabpress.budget import Budget
 from vocabpress.embeddings import CompressedEmbedding, Rows
 from vocabpress.fitting.allocation import allocate
 from vocabpress.fitting.rates import cut
+from vocabpress.fitting.table import Table, draw
 from vocabpress.methods.base import Method, Plan, rounded
 
 SAMPLE_ROWS = 2048
@@ -94,7 +95,7 @@ class Blockwise(Method):
         return 8 * -(-sum(sizes) * max(1, (len(sizes) - 1).bit_length()) // 8)
 
     def choose(
-        self, table: Tensor, plans: list[Plan], weights: Tensor, generator: torch.Generator, progress: bool
+        self, table: Table, plans: list[Plan], weights: Tensor, generator: torch.Generator, progress: bool
     ) -> Plan:
         """The plan of each block at the bytes that one slope gives it."""
         (first, *_), width = plans, table.shape[1]
@@ -120,11 +121,11 @@ class Blockwise(Method):
         return first | {"blocks": made}
 
     def _points(
-        self, rows: Tensor, weights: Tensor, row_bits: float, generator: torch.Generator, bar: tqdm
+        self, rows: Table, weights: Tensor, row_bits: float, generator: torch.Generator, bar: tqdm
     ) -> tuple[Tensor, Tensor]:
         """Bits and distortions of a block at many sizes, each (sizes), from fits to a sample at a few."""
-        sample = torch.randperm(len(rows), generator=generator, device=rows.device)[:SAMPLE_ROWS]
-        some, weighs, scale = rows[sample], weights[sample], len(rows) / len(sample)
+        sample = draw(len(rows), SAMPLE_ROWS, generator)
+        some, weighs, scale = Table.of(rows.gather(sample)), weights[sample], len(rows) / len(sample)
         bits, logs = [], []
         for share in SHARES:
             bar.update()
@@ -136,7 +137,7 @@ class Blockwise(Method):
             except ValueError:
                 continue  # too small for this method
             fitted = rounded(self.inner.fit_plan(some, plan, weighs, generator, False), some).dense().detach()
-            distortion = scale * float(weighs @ (fitted - some).square().sum(1))
+            distortion = scale * float(weighs @ (fitted - some.dense()).square().sum(1))
             bits.append(float(self.inner.stored_bits(len(rows), rows.shape[1], plan)))
             logs.append(max(distortion, 1e-30))
         return _between(torch.tensor(bits, dtype=torch.float64), torch.tensor(logs, dtype=torch.float64).log())
@@ -149,7 +150,7 @@ class Blockwise(Method):
         return forms[0] if len(forms) == 1 else Rows(forms, mapped=True)
 
     def fit_plan(
-        self, table: Tensor, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
+        self, table: Table, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
     ) -> CompressedEmbedding:
         if len(plan["sizes"]) == 1:
             return self.inner.fit_plan(table, plan["blocks"][0], weights, generator, progress)
@@ -161,11 +162,11 @@ class Blockwise(Method):
         return Rows.of(forms, block_of)
 
 
-def _block(table: Tensor, weights: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
+def _block(table: Table, weights: Tensor, inside: Tensor) -> tuple[Table, Tensor]:
     """The rows of a block, and their weights, mean 1."""
     weighs = weights[inside]
     mean = weighs.mean()
-    return table[inside], weighs / mean if float(mean) > 0 else torch.ones_like(weighs)
+    return table.some(inside.nonzero()[:, 0]), weighs / mean if float(mean) > 0 else torch.ones_like(weighs)
 
 
 def _between(bits: Tensor, logs: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,9 +18,12 @@ from vocabpress.embeddings import Codebooks, CompressedEmbedding, Projected, Sca
 from vocabpress.embeddings.scalar import ScaleAxis
 from vocabpress.fitting.codes import decode
 from vocabpress.fitting.lowrank import principal_axes, ridge, weighted_mean
+from vocabpress.fitting.points import Points, cut
 from vocabpress.fitting.quantise import FACTOR_BITS, Factors, empty_factor, quantise, store_factor
 from vocabpress.fitting.rotation import TINY, allocate, block_variances, gaussian_distortion
+from vocabpress.fitting.table import Decoded, Table
 from vocabpress.methods.base import Method, Plan
+from vocabpress.packing import pack
 
 WORD_FACTORS: tuple[Factors, ...] = ("int8", "int4", "float16")
 ROUNDS_OF_SEARCH = ((4096, 6), (16384, 2))  # rows of a short fit, and how many plans go on from it
@@ -60,14 +63,14 @@ class CodebookMethod(Method):
 
     @abstractmethod
     def learn(
-        self, points: Tensor, plan: Plan, weights: Tensor, generator: torch.Generator, rounds: int, progress: bool
+        self, points: Points, plan: Plan, weights: Tensor, generator: torch.Generator, rounds: int, progress: bool
     ) -> Tensor:
         """Books for pieces of rows.
 
         Args:
             points: (books, n, width).
             plan: One of `plans`.
-            weights: (n).
+            weights: Of the rows that are cut, (V).
             generator: All randomness.
             rounds: Of k-means.
             progress: Whether to draw progress bars on stderr.
@@ -77,10 +80,10 @@ class CodebookMethod(Method):
         """
 
     @abstractmethod
-    def encode(self, points: Tensor, books: Tensor, progress: bool = False) -> Tensor:
+    def encode(self, points: Tensor, books: Tensor) -> Tensor:
         """Codes of pieces, (books, n, stages), for points (books, n, width)."""
 
-    def turn(self, centred: Tensor, axes: Tensor, plan: Plan, weights: Tensor, generator: torch.Generator) -> Tensor:
+    def turn(self, centred: Table, axes: Tensor, plan: Plan, weights: Tensor, generator: torch.Generator) -> Tensor:
         """Axes on which the rows are coded, (segments * axes, d); principal axes, balanced, unless a method learns."""
         return axes
 
@@ -123,37 +126,46 @@ class CodebookMethod(Method):
         return Projected(codes, Scalar(codes.embedding_dim, embedding_dim, 8)) if axes else codes
 
     def fit_plan(
-        self, table: Tensor, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
+        self, table: Table, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
     ) -> CompressedEmbedding:
         if not plan["axes"]:
             return self._fit_codes(table, plan, weights, generator, progress)
         mean = weighted_mean(table, weights)
-        centred = table - mean
+        centred = table.minus(mean)
         axes, variances = principal_axes(centred, weights)
         order = allocate(variances, plan["segments"], plan["axes"])
         axes = self.turn(centred, axes[order].to(table.dtype), plan, weights, generator)
-        codes = self._fit_codes(centred @ axes.T, plan, weights, generator, progress)
-        decoded = codes.dense().detach()
+        codes = self._fit_codes(centred.times(axes.T).kept(), plan, weights, generator, progress)
         # The axes that suit the codes best need not be at right angles, once the codes are there.
-        basis = quantise(ridge(decoded, centred, weights), 8, "row")
-        bias = mean + weighted_mean(centred - decoded @ basis.dense().detach(), weights)
-        return Projected.of(codes, basis, bias)
+        basis = quantise(ridge(Decoded(codes), centred, weights), 8, "row")
+        left = centred.map(lambda places, rows: rows - Decoded(codes)[places] @ basis.dense().detach())
+        return Projected.of(codes, basis, mean + weighted_mean(left, weights))
 
     def _fit_codes(
-        self, rows: Tensor, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
+        self, rows: Table, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
     ) -> Codebooks:
-        points, shares = cut(rows, plan["segments"], weights, plan["shared"])
-        books = self.learn(points, plan, shares, generator, self.rounds, progress)
+        segments, stages, bits, shared = (plan[size] for size in ("segments", "stages", "bits", "shared"))
+        points = Points(rows, segments, shared)
+        books = self.learn(points, plan, weights, generator, self.rounds, progress)
         words = self._store(books, plan)
-        codes = self.encode(points, read(words, books), progress)
-        by_row = codes.view(plan["segments"], len(rows), plan["stages"]).permute(1, 2, 0)
-        return Codebooks.of(by_row, words, plan["bits"], plan["shared"])
+        stored = read(words, books)
+        form = Codebooks(len(rows), words, bits, segments, stages, shared).to(rows.device)
+        name = type(self).__name__.lower()
+        with tqdm(total=len(rows), desc=f"{name}: codes", unit="rows", unit_scale=True, disable=not progress) as bar:
+
+            def packed(places: slice, part: Tensor) -> list[Tensor]:
+                codes = self.encode(points.cut(part, weights[places])[0], stored)
+                bar.update(len(part))
+                return [pack(codes.view(segments, len(part), stages).permute(1, 2, 0).flatten(1), bits)]
+
+            rows.fill([form.codes], packed)
+        return form
 
     def _store(self, books: Tensor, plan: Plan) -> CompressedEmbedding:
         return store_factor(books.transpose(0, 1).flatten(0, 2), plan["factors"], self.scale_axis)
 
     def choose(
-        self, table: Tensor, plans: list[Plan], weights: Tensor, generator: torch.Generator, progress: bool
+        self, table: Table, plans: list[Plan], weights: Tensor, generator: torch.Generator, progress: bool
     ) -> Plan:
         """The plan whose short fits err least.
 
@@ -188,7 +200,7 @@ class CodebookMethod(Method):
     def _short_error(self, view: "_View", plan: Plan, rows: int, generator: torch.Generator) -> float:
         """Estimate of the variance that a plan leaves, from a short fit of some rows and segments."""
         points, weights, bounds = view.sample(plan, rows)
-        books = self.learn(points, plan, weights, generator, self.short_rounds, False)
+        books = self.learn(Points.of(points), plan, weights, generator, self.short_rounds, False)
         books = read(self._store(books, plan), books)
         codes = self.encode(points, books)
         left = torch.stack([points[i] - decode(codes[i], books[i]) for i in range(len(points))])
@@ -196,7 +208,7 @@ class CodebookMethod(Method):
         # Words fit the rows that they were learnt from too well: by their number over that of the rows, as in any
         # regression, and half as much again (measured) because the rows also choose among them.
         words = OVERFIT * (plan["stages"] << plan["bits"])
-        all_points = len(view.table) * (plan["segments"] if plan["shared"] else 1)
+        all_points = view.count * (plan["segments"] if plan["shared"] else 1)
         too_well = max(1 - words / all_points, LEAST_FREEDOM) / max(1 - words / points.shape[1], LEAST_FREEDOM)
         return view.missed(plan) + float((distortions.double() / bounds).mean() * view.bounds(plan).sum()) * too_well
 
@@ -204,13 +216,14 @@ class CodebookMethod(Method):
 class _View:
     """A table as plans see it: its axes, and what each plan has to code of it."""
 
-    def __init__(self, table: Tensor, weights: Tensor, generator: torch.Generator) -> None:
-        self.table, self.weights = table, weights
+    def __init__(self, table: Table, weights: Tensor, generator: torch.Generator) -> None:
+        self.count, self.width = table.shape
         self.mean = weighted_mean(table, weights)
-        self.axes, self.variances = principal_axes(table - self.mean, weights)
+        self.axes, self.variances = principal_axes(table.minus(self.mean), weights)
         self.covariance = (self.axes.T * self.variances) @ self.axes
-        order = torch.randperm(len(table), generator=generator, device=table.device)
-        self.order = order[weights[order] > 0]
+        order = torch.randperm(self.count, generator=generator, device=table.device)
+        order = order[weights[order] > 0][: ROUNDS_OF_SEARCH[-1][0]]
+        self.rows, self.weights = table.gather(order), weights[order]
 
     def missed(self, plan: Plan) -> float:
         """Variance of the principal axes that the plan drops."""
@@ -228,32 +241,19 @@ class _View:
     def sample(self, plan: Plan, rows: int) -> tuple[Tensor, Tensor, Tensor]:
         """Points (books, n, width) of a few segments, their weights (n), and their Gaussian bounds (books)."""
         bounds, segments = self.bounds(plan), plan["segments"]
-        width = plan["axes"] or self.table.shape[1] // segments
+        width = plan["axes"] or self.width // segments
         step = 1 if plan["shared"] else max(1, min(segments, segments * width // ENTRIES))
         picked = torch.arange(step // 2, segments, step, device=bounds.device)
-        ids = self.order[: min(rows, MOST_PIECES // segments + 1) if plan["shared"] else rows]
-        points = self.table[ids]
+        some = min(rows, MOST_PIECES // segments + 1) if plan["shared"] else rows
+        points = self.rows[:some]
         if plan["axes"]:
             order = allocate(self.variances, segments, plan["axes"])
             axes = self.axes[order].unflatten(0, (segments, -1))[picked].flatten(0, 1)
             points = (points - self.mean) @ axes.T.to(points.dtype)
         else:
             points = points.unflatten(1, (segments, -1))[:, picked].flatten(1)
-        points, weights = cut(points, len(picked), self.weights[ids], plan["shared"])
+        points, weights = cut(points, len(picked), self.weights[:some], plan["shared"])
         return points, weights, bounds.mean()[None] if plan["shared"] else bounds[picked]
-
-
-def cut(rows: Tensor, segments: int, weights: Tensor, shared: bool) -> tuple[Tensor, Tensor]:
-    """Pieces of rows as points (books, n, width), and the weight of each, (n); a shared book sees all pieces.
-
-    Args:
-        rows: (V, segments * width).
-        segments: Into which rows are cut.
-        weights: (V).
-        shared: Whether there is one book for all segments.
-    """
-    points = rows.unflatten(1, (segments, -1)).transpose(0, 1)
-    return (points.flatten(0, 1)[None], weights.repeat(segments)) if shared else (points.contiguous(), weights)
 
 
 def read(words: CompressedEmbedding, books: Tensor) -> Tensor:

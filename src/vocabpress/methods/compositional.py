@@ -29,12 +29,14 @@ from torch import Tensor, nn
 
 from vocabpress.embeddings import Codebooks, CompressedEmbedding
 from vocabpress.fitting.codes import decode, refit
-from vocabpress.fitting.loop import Minimiser, Schedule
+from vocabpress.fitting.loop import Batch, Minimiser, Schedule
 from vocabpress.fitting.quantise import Factors, check_factors, empty_factor, store_factor
+from vocabpress.fitting.table import Table
 from vocabpress.methods.base import Family, Method, Plan
+from vocabpress.packing import pack
 
 MOST_WORDS = 8192  # in all books: they are fitted together
-JUDGED_ROWS = 640
+JUDGED_ROWS, ROWS_PER_CALL = 640, 4096
 
 
 @dataclass(frozen=True)
@@ -83,35 +85,44 @@ class Compositional(Method):
         return Codebooks(num_embeddings, words, self.bits, stages=plan["books"])
 
     def fit_plan(
-        self, table: Tensor, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
+        self, table: Table, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
     ) -> CompressedEmbedding:
-        scale = table.square().mean().sqrt().clamp(min=torch.finfo(table.dtype).tiny)
-        rows = table / scale
+        (squares,) = table.sum(lambda _, rows: (rows.square().sum().double(),))
+        scale = (squares / (len(table) * table.shape[1])).sqrt().to(table.dtype)
+        scale = scale.clamp(min=torch.finfo(table.dtype).tiny)
+        rows = table.map(lambda _, some: some / scale).kept()
         network = _Coder(rows, plan["books"], 1 << self.bits, generator)
         network = self._train(network, rows, weights, generator, progress)
-        codes = network.codes(rows)
+        codes = torch.empty(len(table), plan["books"], dtype=torch.uint8, device=table.device)
+        rows.fill([codes], lambda _, some: [network.codes(some)])
         books = refit(rows, codes, network.books.detach(), weights) * scale
         words = store_factor(books.flatten(0, 1), self.factors, "row")
-        return Codebooks.of(codes[..., None], words, self.bits)
+        form = Codebooks(len(table), words, self.bits, stages=plan["books"]).to(table.device)
+        for places, some in zip(form.codes.split(ROWS_PER_CALL), codes.split(ROWS_PER_CALL), strict=True):
+            places.copy_(pack(some, self.bits))
+        return form
 
     def _train(
-        self, network: "_Coder", rows: Tensor, weights: Tensor, generator: torch.Generator, progress: bool
+        self, network: "_Coder", rows: Table, weights: Tensor, generator: torch.Generator, progress: bool
     ) -> "_Coder":
-        judged = torch.randperm(len(rows), generator=generator, device=rows.device)[:JUDGED_ROWS]
+        some = torch.randperm(len(rows), generator=generator, device=rows.device)[:JUDGED_ROWS]
+        judged = rows.gather(some)
         best, best_error = copy.deepcopy(network), math.inf
 
-        def loss(ids: Tensor, done: float) -> Tensor:
-            logits = network(rows[ids])
-            noise = -torch.empty_like(logits).exponential_(generator=generator).log()
+        def loss(batch: Batch) -> Tensor:
+            original = rows[batch.ids]
+            logits = network(original)
+            noise = torch.empty(batch.size, *logits.shape[1:], device=logits.device)
+            noise = -noise.exponential_(generator=generator)[batch.among].log()
             chosen = torch.softmax((logits + noise) / self.temperature, -1)
-            left = chosen.flatten(1) @ network.books.flatten(0, 1) - rows[ids]
-            return (weights[ids] * left.square().sum(-1)).mean() / 2
+            left = chosen.flatten(1) @ network.books.flatten(0, 1) - original
+            return weights[batch.ids] * left.square().sum(-1) / 2
 
         @torch.no_grad()
         def keep_best(epoch: int) -> bool:
             nonlocal best, best_error
-            left = decode(network.codes(rows[judged]), network.books) - rows[judged]
-            error = float(weights[judged] @ left.square().sum(-1))
+            left = decode(network.codes(judged), network.books) - judged
+            error = float(weights[some] @ left.square().sum(-1))
             if error < best_error:
                 best, best_error = copy.deepcopy(network), error
             return False
@@ -120,14 +131,14 @@ class Compositional(Method):
             self.epochs, self.batch_size, self.learning_rate, lambda done: 0.5 * (1 + math.cos(math.pi * done))
         )
         parameters = list(network.parameters())
-        Minimiser(parameters, loss, schedule, generator, "compositional", progress).run(len(rows), keep_best)
+        Minimiser(parameters, loss, schedule, generator, "compositional", progress).run(rows, keep_best)
         return best.requires_grad_(False)
 
 
 class _Coder(nn.Module):
     """Encoder and books for rows of unit mean square."""
 
-    def __init__(self, rows: Tensor, books: int, count: int, generator: torch.Generator) -> None:
+    def __init__(self, rows: Table, books: int, count: int, generator: torch.Generator) -> None:
         super().__init__()
         width, hidden = rows.shape[1], max(1, books * count // 2)
         self.shape = (books, count)
@@ -147,4 +158,4 @@ class _Coder(nn.Module):
     @torch.no_grad()
     def codes(self, rows: Tensor) -> Tensor:
         """The words of largest logit, (n, books)."""
-        return torch.cat([self(chunk).argmax(-1) for chunk in rows.split(4096)])
+        return torch.cat([self(chunk).argmax(-1) for chunk in rows.split(ROWS_PER_CALL)])

@@ -25,11 +25,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vocabpress.embeddings import Codebooks, Columns, Run, Scalar
+from vocabpress.embeddings import Codebooks, Columns, CompressedEmbedding, Run, Scalar
 from vocabpress.fitting.codes import beam_search, refit, residual_kmeans
 from vocabpress.fitting.quantise import quantise
 from vocabpress.fitting.rates import Ladder
+from vocabpress.fitting.table import Table, draw
 from vocabpress.methods.transformed import TransformMethod
+from vocabpress.packing import pack
 
 BITS, PIECE = 4, 8  # of a code; columns of a piece
 STAGES = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
@@ -72,31 +74,47 @@ class FastScan(TransformMethod):
         return Columns(parts, sum(run.columns for run in runs))
 
     def code(
-        self, rows: Tensor, runs: Sequence[Run], importance: Tensor, generator: torch.Generator, title: str
+        self, rows: Table, runs: Sequence[Run], importance: Tensor, generator: torch.Generator, title: str
     ) -> Columns:
         parts, start = [], 0
-        for run in tqdm(coded(runs), desc=f"fastscan: {title}", unit="run", disable=not title):
+        for run in tqdm(coded(runs), desc=f"fastscan: {title}, books", unit="run", disable=not title):
             columns = slice(start, start + run.columns)
-            parts.append(self._code(rows[:, columns], importance[columns], run.bits // BITS, generator))
+            words = self._books(rows, columns, importance[columns], run.bits // BITS, generator)
+            pieces, stages = run.columns // PIECE, run.bits // BITS
+            parts.append(Codebooks(len(rows), words, BITS, pieces, stages, True).to(rows.device))
             start += run.columns
+        books = [part.words.dense().detach().unflatten(0, (part.stages, -1)) for part in parts]
+        with tqdm(total=len(rows), desc=f"fastscan: {title}, codes", unit="rows", disable=not title) as bar:
+
+            def packed(_: slice, some: Tensor) -> list[Tensor]:
+                bar.update(len(some))
+                pieces = some[:, :start].split([part.embedding_dim for part in parts], 1)
+                return [self._packed(*of) for of in zip(pieces, books, strict=True)]
+
+            rows.fill([part.codes for part in parts], packed)
         return Columns(parts, rows.shape[1])
 
-    def _code(self, rows: Tensor, importance: Tensor, stages: int, generator: torch.Generator) -> Codebooks:
-        """Codes of pieces that have equally many stages."""
-        pieces = rows.unflatten(1, (-1, PIECE))
-        weights = importance.unflatten(0, (-1, PIECE)).mean(1).expand(len(rows), -1).flatten()
-        points = pieces.flatten(0, 1)
-        some = torch.randperm(len(points), generator=generator, device=rows.device)[:SAMPLE]
-        sample, shares = points[some], weights[some]
+    def _books(
+        self, rows: Table, columns: slice, importance: Tensor, stages: int, generator: torch.Generator
+    ) -> CompressedEmbedding:
+        """Words for pieces that have equally many stages, learnt from some of them."""
+        width = columns.stop - columns.start
+        pieces = rows.map(lambda _, part: part[:, columns], width).pieces(width // PIECE)
+        some = draw(len(pieces), SAMPLE, generator)
+        sample, shares = pieces.gather(some), importance.unflatten(0, (-1, PIECE)).mean(1)[some % (width // PIECE)]
         mean = shares.mean()
         # Where no row differs from another, nothing has a weight: any will do.
         shares = shares / mean if mean > torch.finfo(mean.dtype).tiny else torch.ones_like(shares)
         books = residual_kmeans(sample[None], shares, stages, 1 << BITS, KMEANS_ROUNDS, generator)[0]
         for _ in range(self.rounds):
             books = refit(sample, beam_search(sample, books, self.beam), books, shares)
-        words = quantise(books.flatten(0, 1), 8, "row")
-        codes = beam_search(points, words.dense().detach().view_as(books), self.beam)
-        return Codebooks.of(codes.unflatten(0, pieces.shape[:2]).transpose(1, 2), words, BITS, shared=True)
+        return quantise(rows.shards.agree(books.flatten(0, 1)), 8, "row")
+
+    def _packed(self, rows: Tensor, books: Tensor) -> Tensor:
+        """Codes of rows of pieces, as they are stored."""
+        pieces = rows.unflatten(1, (-1, PIECE))
+        codes = beam_search(pieces.flatten(0, 1), books, self.beam)
+        return pack(codes.unflatten(0, pieces.shape[:2]).transpose(1, 2).flatten(1), BITS)
 
 
 def coded(runs: Sequence[Run]) -> list[Run]:

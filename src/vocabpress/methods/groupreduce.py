@@ -40,6 +40,7 @@ from vocabpress.fitting.blocks import (
 )
 from vocabpress.fitting.quantise import Factors, check_factors
 from vocabpress.fitting.reassign import Options, Storage, reassign
+from vocabpress.fitting.table import Table
 from vocabpress.methods.base import Family, Method, Plan
 
 MOST_BLOCKS = 256  # a block's number takes at most a byte
@@ -102,7 +103,7 @@ class GroupReduce(Method):
         return empty_blocks(plan["sizes"], embedding_dim, plan["ranks"], self.factors, plan["mapped"])
 
     def fit_plan(
-        self, table: Tensor, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
+        self, table: Table, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
     ) -> CompressedEmbedding:
         block_of, _ = self.cut(weights)
         if self.rounds and len(plan["sizes"]) > 1:

@@ -29,6 +29,7 @@ from tqdm import tqdm
 from vocabpress.embeddings import CompressedEmbedding
 from vocabpress.fitting.kronecker import check_divides, divisors, empty_kronecker, fit_kronecker, most_terms
 from vocabpress.fitting.quantise import Factors, check_factors
+from vocabpress.fitting.table import Decoded, Table
 from vocabpress.methods.base import Family, Method, Plan
 
 
@@ -78,17 +79,18 @@ class NearestKronecker(Method):
         return empty_kronecker(num_embeddings, embedding_dim, self.rows, plan["width"], plan["terms"], self.factors)
 
     def choose(
-        self, table: Tensor, plans: list[Plan], weights: Tensor, generator: torch.Generator, progress: bool
+        self, table: Table, plans: list[Plan], weights: Tensor, generator: torch.Generator, progress: bool
     ) -> Plan:
         """The plan that errs least; each is fitted."""
         bar = tqdm(plans, desc="kronecker: search", unit="plan", disable=not progress)
         return min(bar, key=lambda plan: self._error(table, plan, weights, generator))
 
-    def _error(self, table: Tensor, plan: Plan, weights: Tensor, generator: torch.Generator) -> float:
+    def _error(self, table: Table, plan: Plan, weights: Tensor, generator: torch.Generator) -> float:
         fitted = self.fit_plan(table, plan, weights, generator, progress=False).round_to_stored()
-        return float(weights @ (fitted.dense().detach() - table).square().sum(-1))
+        left = table.minus(Decoded(fitted))
+        return float(left.sum(lambda places, rows: ((weights[places] @ rows.square()).double().sum(),))[0])
 
     def fit_plan(
-        self, table: Tensor, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
+        self, table: Table, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
     ) -> CompressedEmbedding:
         return fit_kronecker(table, self.rows, plan["width"], plan["terms"], self.factors, weights)

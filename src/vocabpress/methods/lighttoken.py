@@ -25,8 +25,10 @@ Also ours, and beyond the paper:
 Stored: ``Sum(Projected(L, P, mean), Projected(Scalar 1 bit, W_1), …)``.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from typing import ClassVar, Self
 
 import torch
@@ -34,10 +36,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vocabpress.embeddings import CompressedEmbedding, Projected, Scalar, Sum
-from vocabpress.fitting.binary import StageOptions, affine, flip_bits, train_codes
+from vocabpress.fitting.binary import Signs, StageOptions, affine, flip_bits, train_codes
 from vocabpress.fitting.losses import ROW_LOSSES, RowLoss
 from vocabpress.fitting.lowrank import weighted_svd
 from vocabpress.fitting.quantise import Factors, check_factors, empty_factor, store_factor
+from vocabpress.fitting.table import Beside, Decoded, Places, Readable, Table, draw
 from vocabpress.methods.base import Family, Method, Plan
 
 STAGES = (1, 2, 4)
@@ -109,7 +112,7 @@ class LightToken(Method):
         return Sum(parts)
 
     def choose(
-        self, table: Tensor, plans: list[Plan], weights: Tensor, generator: torch.Generator, progress: bool
+        self, table: Table, plans: list[Plan], weights: Tensor, generator: torch.Generator, progress: bool
     ) -> Plan:
         """The plan whose short fit on a sample of rows errs least on other rows.
 
@@ -117,9 +120,10 @@ class LightToken(Method):
         """
         if len(plans) == 1:
             return plans[0]
-        order = torch.randperm(len(table), generator=generator, device=table.device)[:SAMPLE_ROWS]
+        order = draw(len(table), SAMPLE_ROWS, generator)
         cut = max(1, 3 * len(order) // 4)
-        seen, held_out = order[:cut], order[cut:] if len(order) > 1 else order
+        rows, shares = table.gather(order), weights[order]
+        held_out = slice(cut if len(order) > 1 else 0, None)
         errors: dict[tuple[int, ...], float] = {}
         short = LightToken(loss=self.loss, cosine_weight=self.cosine_weight, epochs=SAMPLE_EPOCHS, factors=self.factors)
 
@@ -127,7 +131,9 @@ class LightToken(Method):
             for plan in some:
                 key = tuple(plan.values())
                 if key not in errors:
-                    errors[key] = short._held_out_error(table, plan, seen, held_out, weights, generator)
+                    errors[key] = short._held_out_error(
+                        plan, rows[:cut], shares[:cut], rows[held_out], shares[held_out], generator
+                    )
                     bar.set_postfix_str(f"error={errors[key]:.4f}, {plan}")
                 bar.update()
             return min(some, key=lambda plan: errors[tuple(plan.values())])
@@ -141,58 +147,65 @@ class LightToken(Method):
             return best_of(second, bar)
 
     def _held_out_error(
-        self, table: Tensor, plan: Plan, seen: Tensor, held_out: Tensor, weights: Tensor, generator: torch.Generator
+        self,
+        plan: Plan,
+        seen: Tensor,
+        seen_weights: Tensor,
+        held_out: Tensor,
+        weights: Tensor,
+        generator: torch.Generator,
     ) -> float:
-        """Weighted squared error on ``held_out`` rows, encoded by bit flips under decoders fitted on ``seen`` rows."""
-        fit = self._fit(table[seen], plan, weights[seen], generator, rounds=1, progress=False)
-        rows = table[held_out] - fit.offset
+        """Weighted squared error on held-out rows, encoded by bit flips under decoders fitted on the rows seen."""
+        fit = self._fit(Table.of(seen), plan, seen_weights, generator, rounds=1, progress=False)
+        rows = held_out - fit.offset
         left = rows @ torch.linalg.pinv(fit.low) if plan["rank"] else rows[:, :0]
         targets = rows - left @ fit.low
         codes = torch.where(targets @ fit.decoder.T > 0, 1.0, -1.0)
         for _ in range(3):
             flip_bits(targets, codes, fit.decoder, 0.0, generator)
-        return float(weights[held_out] @ (targets - codes @ fit.decoder).square().sum(-1) / weights[held_out].sum())
+        return float(weights @ (targets - codes @ fit.decoder).square().sum(-1) / weights.sum())
 
     def fit_plan(
-        self, table: Tensor, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
+        self, table: Table, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
     ) -> CompressedEmbedding:
         fit = self._fit(table, plan, weights, generator, self.polish, progress)
         low = store_factor(fit.low, self.factors, "row") if plan["rank"] else None
         decoders = [store_factor(decoder, self.factors, "row") for decoder in fit.decoder.split(stage_bits(plan))]
         # A last sweep against the decoders as they are stored.
-        stored = torch.cat([decoder.dense().detach() for decoder in decoders])
-        targets = table - fit.offset - (fit.left @ low.dense().detach() if low is not None else 0)
         if self.polish:
-            flip_bits(targets, fit.codes, stored, 0.0, generator)
+            stored = torch.cat([decoder.dense().detach() for decoder in decoders])
+            flip_bits(fit.targets(table, low.dense().detach() if low else fit.low), fit.codes, stored, 0.0, generator)
+        table.shards.share(fit.codes.packed, table.shares)
         parts: list[CompressedEmbedding] = []
-        if low is not None and fit.left_form is not None:
-            parts.append(Projected.of(fit.left_form, low, fit.offset))
-        for codes, decoder in zip(fit.codes.split(stage_bits(plan), dim=1), decoders, strict=True):
-            packed = Scalar.of(codes > 0, None, 1, "none")
-            parts.append(Projected.of(packed, decoder, None if parts else fit.offset))
+        if low is not None and fit.left is not None:
+            parts.append(Projected.of(fit.left, low, fit.offset))
+        ends = list(accumulate(bits // 8 for bits in stage_bits(plan)))
+        for end, bits, decoder in zip(ends, stage_bits(plan), decoders, strict=True):
+            codes = Scalar(len(table), bits, 1, "none").to(table.device)
+            codes.codes.copy_(fit.codes.packed[:, end - bits // 8 : end])
+            parts.append(Projected.of(codes, decoder, None if parts else fit.offset))
         return Sum(parts)
 
     def _fit(
-        self, table: Tensor, plan: Plan, weights: Tensor, generator: torch.Generator, rounds: int, progress: bool
+        self, table: Table, plan: Plan, weights: Tensor, generator: torch.Generator, rounds: int, progress: bool
     ) -> "_Fitted":
         start = weighted_svd(table, plan["rank"], weights)
-        left_form = store_factor(start.left, self.factors, "column") if plan["rank"] else None
-        left = start.left if left_form is None else left_form.dense().detach()
-        base = start.mean + left @ start.right
+        left = store_factor(start.left, self.factors, "column") if plan["rank"] else None
+        base = _Base(start.mean, [] if left is None else [(Decoded(left), start.right)])
         stages = []
         for number, bits in enumerate(stage_bits(plan), start=1):
             title = f"lighttoken: stage {number}/{plan['stages']}, {bits} bits"
             options = StageOptions(self.epochs)
             codes = train_codes(table, base, bits, weights, self._loss, options, generator, title, progress)
-            fitted = affine(codes, table - base, weights, RIDGE)
-            base = base + fitted[0] + codes @ fitted[1:]
-            stages.append(codes)
-        fit = _Fitted.of(left, left_form, torch.cat(stages, 1), table, weights)
+            fitted = affine(codes, table.minus(base), weights, RIDGE)
+            base = _Base(base.offset + fitted[0], [*base.parts, (codes, fitted[1:])])
+            stages.append(codes.packed)
+        codes = Signs(torch.cat(stages, 1), sum(stage_bits(plan)))
+        fit = _Fitted.of(left, codes, table, weights)
         for number in tqdm(range(rounds + COLD) if rounds else [], desc="lighttoken: polish", disable=not progress):
-            temperature = HOT * max(0.0, 1 - number / rounds)
-            targets = table - fit.offset - left @ fit.low
+            targets = fit.targets(table, fit.low).kept()
             for _ in range(2):
-                flip_bits(targets, fit.codes, fit.decoder, temperature, generator)
+                flip_bits(targets, fit.codes, fit.decoder, HOT * max(0.0, 1 - number / rounds), generator)
             fit.refit(table, weights)
         return fit
 
@@ -203,32 +216,49 @@ class LightToken(Method):
         return loss(reconstructed, original)
 
 
+@dataclass(frozen=True)
+class _Base:
+    """What is reconstructed so far: the offset, and features times maps."""
+
+    offset: Tensor
+    parts: Sequence[tuple[Readable, Tensor]]
+
+    def __getitem__(self, places: Places) -> Tensor:
+        rows = self.offset
+        for features, mapping in self.parts:
+            rows = rows + features[places] @ mapping
+        return rows
+
+
 @dataclass
 class _Fitted:
     """The numbers of a fit, not rounded yet but for ``left``: offset + left @ low + codes @ decoder."""
 
-    left: Tensor
-    left_form: CompressedEmbedding | None
-    codes: Tensor
+    left: CompressedEmbedding | None
+    codes: Signs
     offset: Tensor
     low: Tensor
     decoder: Tensor
 
     @classmethod
-    def of(
-        cls, left: Tensor, left_form: CompressedEmbedding | None, codes: Tensor, table: Tensor, weights: Tensor
-    ) -> Self:
+    def of(cls, left: CompressedEmbedding | None, codes: Signs, table: Table, weights: Tensor) -> Self:
         """The best numbers for this left factor and these codes."""
-        nothing = table.new_empty(0)
-        fit = cls(left, left_form, codes, nothing, nothing, nothing)
+        nothing = torch.empty(0, device=table.device)
+        fit = cls(left, codes, nothing, nothing, nothing)
         fit.refit(table, weights)
         return fit
 
-    def refit(self, table: Tensor, weights: Tensor) -> None:
+    def refit(self, table: Table, weights: Tensor) -> None:
         """Offset, low and decoder together, by ridge least squares."""
-        fitted = affine(torch.cat([self.left, self.codes], 1), table, weights, RIDGE)
-        self.offset, self.low, self.decoder = fitted.split([1, self.left.shape[1], self.codes.shape[1]])
+        features = self.codes if self.left is None else Beside([Decoded(self.left), self.codes])
+        fitted = affine(features, table, weights, RIDGE)
+        rank = 0 if self.left is None else self.left.embedding_dim
+        self.offset, self.low, self.decoder = fitted.split([1, rank, self.codes.shape[1]])
         self.offset = self.offset[0]
+
+    def targets(self, table: Table, low: Tensor) -> Table:
+        """What the codes have to bring, (V, d), with ``low`` for the right factor."""
+        return table.minus(_Base(self.offset, [] if self.left is None else [(Decoded(self.left), low)]))
 
 
 def stage_bits(plan: Plan) -> list[int]:

@@ -20,6 +20,7 @@ axes, the sharing and the words' format are searched inside the budget by short 
 """
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import ClassVar
 
@@ -28,9 +29,11 @@ from torch import Tensor
 
 from vocabpress.embeddings.scalar import ScaleAxis
 from vocabpress.fitting.kmeans import kmeans, means, nearest, pick
+from vocabpress.fitting.points import Points
 from vocabpress.fitting.rotation import procrustes
+from vocabpress.fitting.table import Places, Table
 from vocabpress.methods.base import Family, Plan
-from vocabpress.methods.coded import CodebookMethod, cut
+from vocabpress.methods.coded import CodebookMethod
 
 BITS = tuple(range(8, 0, -1))
 AXES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16)  # of a segment, tried where rows are rotated
@@ -89,25 +92,29 @@ class Product(CodebookMethod):
                 rising, least = [count, *rising], cost
         return rising
 
-    def turn(self, centred: Tensor, axes: Tensor, plan: Plan, weights: Tensor, generator: torch.Generator) -> Tensor:
+    def turn(self, centred: Table, axes: Tensor, plan: Plan, weights: Tensor, generator: torch.Generator) -> Tensor:
         """Alternate between words for the rows as they are turned and axes for the words."""
-        words = None
+        segments, words = plan["segments"], None
+        codes = torch.empty(len(centred), segments, dtype=torch.uint8, device=centred.device)
         for _ in range(self.turns):
-            points, shares = cut(centred @ axes.T, plan["segments"], weights, plan["shared"])
+            points = Points(centred.times(axes.T).kept(), segments, plan["shared"])
             if words is None:
-                words = kmeans(points, shares, 1 << plan["bits"], 1, generator)
-            codes = nearest(points, words)
-            words = means(points, shares, codes, words)
-            decoded = pick(words, codes).view(plan["segments"], len(centred), -1).transpose(0, 1).flatten(1)
-            axes = procrustes(centred, decoded, weights)
+                words = kmeans(points, weights, 1 << plan["bits"], 1, generator)
+            words = means(points, weights, words, codes)
+            axes = procrustes(centred, Table.of(codes).map(partial(_decoded, points, words), len(axes)), weights)
         return axes
 
     def learn(
-        self, points: Tensor, plan: Plan, weights: Tensor, generator: torch.Generator, rounds: int, progress: bool
+        self, points: Points, plan: Plan, weights: Tensor, generator: torch.Generator, rounds: int, progress: bool
     ) -> Tensor:
         return kmeans(
             points, weights, 1 << plan["bits"], rounds, generator, title="product: k-means", progress=progress
         )[:, None]
 
-    def encode(self, points: Tensor, books: Tensor, progress: bool = False) -> Tensor:
+    def encode(self, points: Tensor, books: Tensor) -> Tensor:
         return nearest(points, books[:, 0])[..., None]
+
+
+def _decoded(points: Points, words: Tensor, _: Places, codes: Tensor) -> Tensor:
+    """The rows of words that codes name, (n, segments * width), for codes (n, segments)."""
+    return points.joined(pick(words, codes.long().T.reshape(len(words), -1)))

@@ -18,7 +18,8 @@ are balanced (fitting/rotation.py): with several segments, what one says about a
 each, because stages differ in length.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from typing import ClassVar
 
@@ -28,6 +29,7 @@ from tqdm import tqdm
 
 from vocabpress.embeddings.scalar import ScaleAxis
 from vocabpress.fitting.codes import beam_search, refit, residual_kmeans
+from vocabpress.fitting.points import Points
 from vocabpress.methods.base import Family, Plan
 from vocabpress.methods.coded import CodebookMethod
 
@@ -100,20 +102,25 @@ class Residual(CodebookMethod):
         ]
 
     def learn(
-        self, points: Tensor, plan: Plan, weights: Tensor, generator: torch.Generator, rounds: int, progress: bool
+        self, points: Points, plan: Plan, weights: Tensor, generator: torch.Generator, rounds: int, progress: bool
     ) -> Tensor:
-        count = 1 << plan["bits"]
+        count, stages = 1 << plan["bits"], plan["stages"]
         start = min(4 * rounds, K_MEANS_ROUNDS)
-        books = residual_kmeans(points, weights, plan["stages"], count, start, generator)
-        steps = tqdm(total=rounds * len(points), desc="residual: fit", unit="round", disable=not progress)
+        found = residual_kmeans(points, weights, stages, count, start, generator) if points.table.held else None
+        books = []
+        steps = tqdm(total=rounds * points.shape[0], desc="residual: fit", unit="round", disable=not progress)
         with steps as bar:
-            for segment, targets in enumerate(points):
+            for number in range(points.shape[0]):
+                own = points.segment(number)
+                own = replace(own, table=own.table.kept())  # if the table is not: it is read many times
+                book = found[number] if found is not None else None
+                if book is None:
+                    book = residual_kmeans(own, weights, stages, count, start, generator)[0]
                 for _ in range(rounds):
-                    codes = beam_search(targets, books[segment], self.beam)
-                    books[segment] = refit(targets, codes, books[segment], weights)
+                    book = refit(own, partial(beam_search, books=book, width=self.beam), book, weights)
                     bar.update()
-        return books
+                books.append(book)
+        return torch.stack(books)
 
-    def encode(self, points: Tensor, books: Tensor, progress: bool = False) -> Tensor:
-        segments = tqdm(list(zip(points, books, strict=True)), desc="residual: codes", disable=not progress)
-        return torch.stack([beam_search(targets, book, self.beam) for targets, book in segments])
+    def encode(self, points: Tensor, books: Tensor) -> Tensor:
+        return torch.stack([beam_search(targets, book, self.beam) for targets, book in zip(points, books, strict=True)])

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from vocabpress.budget import Budget
 from vocabpress.embeddings import CompressedEmbedding, Sum
+from vocabpress.fitting.table import Decoded, Table, draw
 from vocabpress.methods.base import Method, Plan, rounded
 
 SHARES = (1 / 32, 1 / 8, 1 / 4, 1 / 2, 3 / 4)
@@ -80,11 +81,11 @@ class Stacked(Method):
         return Sum([self.first.empty(*shape, plan["first"]), self.second.empty(*shape, plan["second"])])
 
     def choose(
-        self, table: Tensor, plans: list[Plan], weights: Tensor, generator: torch.Generator, progress: bool
+        self, table: Table, plans: list[Plan], weights: Tensor, generator: torch.Generator, progress: bool
     ) -> Plan:
         """The pair with the least error after a whole fit on a sample; the second's own choice among its plans."""
-        sample = torch.randperm(len(table), generator=generator, device=table.device)[:SAMPLE_ROWS].sort().values
-        rows, weights = table[sample], weights[sample]
+        sample = draw(len(table), SAMPLE_ROWS, generator).sort().values
+        rows, weights = Table.of(table.gather(sample)), weights[sample]
         firsts: list[Plan] = []
         for plan in plans:
             if plan["first"] not in firsts:
@@ -92,20 +93,20 @@ class Stacked(Method):
         best, least = plans[0], float("inf")
         for first in tqdm(firsts, desc="share of the first", unit="plan", disable=not progress or len(firsts) == 1):
             partial = rounded(self.first.fit_plan(rows, first, weights, generator, False), rows)
-            rest = rows - partial.dense().detach()
+            rest = rows.minus(Decoded(partial)).kept()
             seconds = [plan["second"] for plan in plans if plan["first"] == first]
             second = seconds[0]
             if len(seconds) > 1:
                 second = self.second.choose(rest, seconds, weights, generator, False)
             fitted = self.second.fit_plan(rest, second, weights, generator, False).round_to_stored()
-            error = float(weights @ (rest - fitted.dense().detach()).square().sum(-1))
+            error = float(weights @ rest.minus(Decoded(fitted)).column(lambda _, left: left.square().sum(1)))
             if error < least:
                 best, least = {"first": first, "second": second}, error
         return best
 
     def fit_plan(
-        self, table: Tensor, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
+        self, table: Table, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
     ) -> CompressedEmbedding:
         first = rounded(self.first.fit_plan(table, plan["first"], weights, generator, progress), table)
-        rest = table - first.dense().detach()
+        rest = table.minus(Decoded(first)).kept()
         return Sum([first, self.second.fit_plan(rest, plan["second"], weights, generator, progress)])

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from vocabpress.embeddings import CompressedEmbedding
 from vocabpress.fitting.quantise import Factors, check_factors, empty_low_rank, store_low_rank
+from vocabpress.fitting.table import Table
 from vocabpress.methods.base import Family, Method, Plan
 
 
@@ -51,6 +52,6 @@ class SVD(Method):
         return empty_low_rank(num_embeddings, embedding_dim, plan["rank"], self.factors)
 
     def fit_plan(
-        self, table: Tensor, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
+        self, table: Table, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
     ) -> CompressedEmbedding:
         return store_low_rank(table, plan["rank"], weights, self.factors)

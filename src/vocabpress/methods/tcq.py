@@ -19,6 +19,7 @@ from torch import Tensor
 
 from vocabpress.embeddings import Run, Trellis
 from vocabpress.fitting.rates import Ladder
+from vocabpress.fitting.table import Table
 from vocabpress.fitting.trellis import encode
 from vocabpress.methods.transformed import TransformMethod
 
@@ -54,15 +55,18 @@ class TCQ(TransformMethod):
         return Trellis(size, runs, self.memory)
 
     def code(
-        self, rows: Tensor, runs: Sequence[Run], importance: Tensor, generator: torch.Generator, title: str
+        self, rows: Table, runs: Sequence[Run], importance: Tensor, generator: torch.Generator, title: str
     ) -> Trellis:
         scales = run_scales(rows, runs).half().to(rows.dtype)
-        streams = encode(rows, runs, scales, importance, self.memory, title and f"tcq: {title}")
-        return Trellis.of(streams, scales, runs, self.memory)
+        form = self.block(len(rows), runs).to(rows.device)
+        form.scales.data.copy_(scales)
+        encode(rows, form.codes, runs, scales, importance, self.memory, title and f"tcq: {title}")
+        return form
 
 
-def run_scales(rows: Tensor, runs: Sequence[Run]) -> Tensor:
+def run_scales(rows: Table, runs: Sequence[Run]) -> Tensor:
     """The scale of each run, (runs): a decoded value has the variance of what is coded less the distortion."""
-    sizes = [part.square().mean().sqrt() for part in rows.split([run.columns for run in runs], dim=1)]
+    (squares,) = rows.sum(lambda _, part: (part.double().square().sum(0),))
+    sizes = [(part.mean() / len(rows)).sqrt() for part in squares.split([run.columns for run in runs])]
     shares = [math.sqrt(1 - 4.0 ** -(run.bits / run.width)) for run in runs]
-    return torch.stack(sizes) * torch.tensor(shares, device=rows.device)
+    return torch.stack(sizes).to(rows.dtype) * torch.tensor(shares, device=rows.device)

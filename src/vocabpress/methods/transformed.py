@@ -25,13 +25,13 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from vocabpress.budget import Budget
 from vocabpress.embeddings import CompressedEmbedding, Projected, Rows, Run, Scalar
-from vocabpress.fitting.lowrank import ROWS_PER_CHUNK, NormalEquations, weighted_mean
+from vocabpress.fitting.lowrank import ridge, weighted_mean
 from vocabpress.fitting.quantise import quantise
 from vocabpress.fitting.rates import Axes, Blocks, Ladder, cut
+from vocabpress.fitting.table import Decoded, Table
 from vocabpress.methods.base import Method, Plan
 
 BASIS_BITS = (8, 6, 5, 4)
@@ -67,7 +67,7 @@ class TransformMethod(Method):
 
     @abstractmethod
     def code(
-        self, rows: Tensor, runs: Sequence[Run], importance: Tensor, generator: torch.Generator, title: str
+        self, rows: Table, runs: Sequence[Run], importance: Tensor, generator: torch.Generator, title: str
     ) -> CompressedEmbedding:
         """The codes of a block.
 
@@ -79,16 +79,13 @@ class TransformMethod(Method):
             title: Of a progress bar; none without.
         """
 
-    def axes(self, table: Tensor, weights: Tensor) -> Axes:
+    def axes(self, table: Table, weights: Tensor) -> Axes:
         """On which columns are coded, (V, d) and (V)."""
         return Axes(table, weights, self.ladder.group)
 
-    def refit(self, inner: CompressedEmbedding, table: Tensor, weights: Tensor, bits: int) -> CompressedEmbedding:
+    def refit(self, inner: CompressedEmbedding, table: Table, weights: Tensor, bits: int) -> CompressedEmbedding:
         """The decoded rows times the axes that bring them nearest to the table, (V, d), axes in so many bits."""
-        equations = NormalEquations(1 + inner.embedding_dim, table)
-        for ids in torch.arange(len(table), device=table.device).split(ROWS_PER_CHUNK):
-            equations.add(pad(inner.lookup(ids).detach(), (1, 0), value=1.0), table[ids], weights[ids])
-        fitted = equations.solve(RIDGE)
+        fitted = ridge(Decoded(inner), table, weights, RIDGE, offset=True)
         return Projected.of(inner, quantise(fitted[1:], bits, "row"), fitted[0])
 
     def plans(
@@ -116,14 +113,15 @@ class TransformMethod(Method):
         return math.ceil(self.min_bits * embedding_dim)
 
     def choose(
-        self, table: Tensor, plans: list[Plan], weights: Tensor, generator: torch.Generator, progress: bool
+        self, table: Table, plans: list[Plan], weights: Tensor, generator: torch.Generator, progress: bool
     ) -> Plan:
         """How many blocks and axes, how exact a basis, and the rates of every block, by the distortion they promise."""
         (plan,), promises, cuts = plans, {}, {}
         axes, floor = self.axes(table, weights), self._floor(table.shape[1])
+        coordinates = axes.coordinates(table).kept()
         for count in sorted({1, (self.blocks + 1) // 2, self.blocks}):
             block_of = self.cut(table, weights, count)
-            cuts[count] = blocks = Blocks(axes, table, weights, block_of, self.ladder, self.first_bits(), floor)
+            cuts[count] = blocks = Blocks(axes, coordinates, weights, block_of, self.ladder, self.first_bits(), floor)
             groups = blocks.energy.shape[1]
             for kept in sorted({max(1, math.ceil(groups * part / 8)) for part in (1, 2, 3, 4, 6, 8)}):
                 for bits in BASIS_BITS:
@@ -137,21 +135,20 @@ class TransformMethod(Method):
                 return found | {"cut": count}
         raise ValueError(f"no plan fits {plan['limit'] // 8:,} bytes; allow more, or a smaller min_bits")
 
-    def cut(self, table: Tensor, weights: Tensor, blocks: int) -> Tensor:
+    def cut(self, table: Table, weights: Tensor, blocks: int) -> Tensor:
         """The block of each token, (V): by its weight times the energy of its row, which are worth bits alike."""
-        mean = weighted_mean(table, weights)
-        energy = torch.cat([(rows - mean).square().sum(1) for rows in table.split(ROWS_PER_CHUNK)])
+        energy = table.minus(weighted_mean(table, weights)).column(lambda _, rows: rows.square().sum(1))
         worth = weights * energy.clamp(min=1e-6 * float(energy.mean()) + 1e-30)
         few = float(worth.kthvalue(1 + len(worth) // 200).values)  # a few rows of next to nothing are no block
         return cut(worth.clamp(min=few), blocks)
 
-    def _beside_rows(self, table: Tensor, blocks: Blocks, kept: int, bits: int) -> int:
+    def _beside_rows(self, table: Table, blocks: Blocks, kept: int, bits: int) -> int:
         """Bits of basis, mean and map, and about those of what the rows of a block have in common."""
         sizes, run = blocks.counts.tolist(), self._least_run(kept)
         plan = {"sizes": sizes, "runs": [[run]] * len(sizes), "basis_bits": bits}
         return self.stored_bits(table.shape[0], table.shape[1], plan) - len(table) * row_bits([run])
 
-    def _exact(self, table: Tensor, blocks: Blocks, kept: int, bits: int, limit: int) -> Plan | None:
+    def _exact(self, table: Table, blocks: Blocks, kept: int, bits: int, limit: int) -> Plan | None:
         """Rates of rows of whole bytes, so that all that is stored fits; none if it can't."""
         room = limit - self._beside_rows(table, blocks, kept, bits)
         while True:
@@ -170,7 +167,7 @@ class TransformMethod(Method):
         return Projected(rows, Scalar(rows.embedding_dim, embedding_dim, plan["basis_bits"], "row"))
 
     def fit_plan(
-        self, table: Tensor, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
+        self, table: Table, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
     ) -> CompressedEmbedding:
         block_of = self.cut(table, weights, plan["cut"])
         axes = self.axes(table, weights)
@@ -178,7 +175,7 @@ class TransformMethod(Method):
         blocks: list[CompressedEmbedding] = []
         for number, runs in enumerate(plan["runs"]):
             title = f"block {number + 1} of {len(plan['runs'])}" if progress else ""
-            rows = axes.coordinates(table[block_of == number])[:, :width]
+            rows = axes.coordinates(table.some((block_of == number).nonzero()[:, 0]), width).kept()
             blocks.append(self.code(rows, runs, axes.deviations[:width].square(), generator, title))
         inner = blocks[0] if len(blocks) == 1 else Rows.of(blocks, block_of)
         return self.refit(inner, table, weights, plan["basis_bits"])

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from vocabpress.embeddings import CompressedEmbedding, Scalar
 from vocabpress.fitting.quantise import quantise
+from vocabpress.fitting.table import Table, draw
 from vocabpress.methods.base import Family, Method, Plan
 
 GROUPS = (128, 64, 32, 16, 8)
@@ -72,18 +73,18 @@ class Uniform(Method):
         return Scalar(num_embeddings, embedding_dim, plan["bits"], axis, size)
 
     def choose(
-        self, table: Tensor, plans: list[Plan], weights: Tensor, generator: torch.Generator, progress: bool
+        self, table: Table, plans: list[Plan], weights: Tensor, generator: torch.Generator, progress: bool
     ) -> Plan:
         """The plan that errs least on a sample of the rows."""
-        ids = torch.randperm(len(table), generator=generator, device=table.device)[:SAMPLE_ROWS]
-        rows, shares, errors = table[ids], weights[ids], []
+        ids = draw(len(table), SAMPLE_ROWS, generator)
+        rows, shares, errors = table.gather(ids), weights[ids], []
         for plan in tqdm(plans, desc="uniform: search", unit="plan", disable=not progress):
-            fitted = self.fit_plan(rows, plan, shares, generator, False).dense().detach()
+            fitted = self.fit_plan(Table.of(rows), plan, shares, generator, False).dense().detach()
             errors.append(float(shares @ (fitted - rows).square().sum(-1)))
         return plans[errors.index(min(errors))]
 
     def fit_plan(
-        self, table: Tensor, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
+        self, table: Table, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
     ) -> CompressedEmbedding:
         axis, size = _grouping(plan, table.shape[1])
         return quantise(table, plan["bits"], axis, size, search=self.search, weights=weights)

@@ -1,0 +1,95 @@
+"""Pieces of a table's rows as points for codebooks."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vocabpress.fitting.shards import Combine, Value, added
+from vocabpress.fitting.table import Places, Table, draw, rows_per_chunk
+
+PointsPart = Callable[[slice, Tensor, Tensor], Value]
+"""(places of the rows, their points (books, n, width), the weight of each point (n)) -> a value."""
+
+
+@dataclass(frozen=True)
+class Points:
+    """The rows of a table cut into segments, as points of books.
+
+    Attributes:
+        table: (V, segments * width).
+        segments: Into which a row is cut.
+        shared: Whether all segments are points of one book; else each segment has its own.
+    """
+
+    table: Table
+    segments: int
+    shared: bool = False
+
+    @classmethod
+    def of(cls, points: "Points | Tensor") -> "Points":
+        """Points that are at hand, (books, n, width)."""
+        if isinstance(points, Points):
+            return points
+        books, count, width = points.shape
+        borders = [*range(0, count, rows_per_chunk(books * width)), count]
+
+        def read(places: Places, everywhere: bool) -> Tensor:
+            return points[:, places].transpose(0, 1).flatten(1)
+
+        return cls(Table((count, books * width), points.dtype, points.device, read, borders, held=True), books)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Books, points of each, and their width."""
+        rows, width = self.table.shape
+        pieces = self.segments if self.shared else 1
+        return self.segments // pieces, rows * pieces, width // self.segments
+
+    def fold(self, weights: Tensor, part: PointsPart, combine: Combine) -> Value:
+        """As `Table.fold`, over points; weights of the rows, (V)."""
+        return self.table.fold(lambda places, rows: part(places, *self.cut(rows, weights[places])), combine)
+
+    def sum(self, weights: Tensor, part: PointsPart) -> Value:
+        """As `Table.sum`, over points; weights of the rows, (V)."""
+        return self.fold(weights, part, added)
+
+    def cut(self, rows: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Points of rows, (books, n, width), and the weight of each, (n)."""
+        return cut(rows, self.segments, weights, self.shared)
+
+    def joined(self, points: Tensor) -> Tensor:
+        """The rows, (n, segments * width), of which `cut` would make these points."""
+        pieces = points.reshape(self.segments, -1, points.shape[2])
+        return pieces.transpose(0, 1).flatten(1)
+
+    def sample(self, some: int, weights: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """At most so many points of each book, at random, (books, n, width), and their weights, (n)."""
+        drawn, rows = draw(self.shape[1], some, generator), len(self.table)
+        found, shares = self.table.gather(drawn % rows), weights[drawn % rows]
+        pieces = found.unflatten(1, (self.segments, -1))
+        if not self.shared:
+            return pieces.transpose(0, 1), shares
+        return pieces[torch.arange(len(drawn), device=drawn.device), drawn // rows][None], shares
+
+    def segment(self, number: int) -> "Points":
+        """The points of one book alone."""
+        if self.shared:
+            return self
+        width = self.shape[2]
+        columns = slice(number * width, (number + 1) * width)
+        return Points(self.table.map(lambda _, rows: rows[:, columns], width), 1)
+
+
+def cut(rows: Tensor, segments: int, weights: Tensor, shared: bool) -> tuple[Tensor, Tensor]:
+    """Pieces of rows as points (books, n, width), and the weight of each, (n); a shared book sees all pieces.
+
+    Args:
+        rows: (n, segments * width).
+        segments: Into which rows are cut.
+        weights: (n).
+        shared: Whether there is one book for all segments.
+    """
+    points = rows.unflatten(1, (segments, -1)).transpose(0, 1)
+    return (points.flatten(0, 1)[None], weights.repeat(segments)) if shared else (points.contiguous(), weights)

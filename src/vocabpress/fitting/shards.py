@@ -1,0 +1,137 @@
+"""The processes that fit one table together, and how they come to the same bytes as one process alone.
+
+Each process has a run of the table's rows. Sums over rows are formed in an order that no number of processes changes:
+the table is cut into at most `STRETCHES` runs of chunks, these are added up in groups of `GROUP`, and the groups one
+after another. A process adds up the groups that it has as a whole; all processes are sent what the others have, and add
+the rest up alike. So a sum takes a few times its own size in memory and traffic, and every process goes on with the
+same bits. Rows of codes stay where they are made, until all are there; then every process gets all of them.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from itertools import groupby
+from typing import Any, Self
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+STRETCHES, GROUP = 64, 8
+
+Value = tuple[Tensor, ...]
+Combine = Callable[[Value, Value], Value]
+
+
+def added(first: Value, second: Value) -> Value:
+    """The sum of two values; the first one's memory is used again."""
+    return tuple(a.add_(b) for a, b in zip(first, second, strict=True))
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Which part of a table this process has.
+
+    Attributes:
+        rank: Of this process, from 0.
+        world: Processes.
+    """
+
+    rank: int = 0
+    world: int = 1
+
+    @classmethod
+    def here(cls) -> Self:
+        """All processes of the job, where `torch.distributed` was initialised; else this process alone."""
+        if dist.is_available() and dist.is_initialized():
+            return cls(dist.get_rank(), dist.get_world_size())
+        return cls()
+
+    def own(self, stretches: int) -> range:
+        """The stretches of this process; some process has none where there are too few."""
+        return range(self.rank * stretches // self.world, (self.rank + 1) * stretches // self.world)
+
+    def fold(self, stretches: int, part: Callable[[int], Value | None], combine: Combine = added) -> Value:
+        """What the stretches come to, on every process.
+
+        Args:
+            stretches: How many there are.
+            part: The value of one of this process' stretches; None has no say.
+            combine: Of two values; it may write into the first.
+
+        Raises:
+            ValueError: If no stretch has a value.
+        """
+        own, nodes = self.own(stretches), []
+        for group in range(own.start // GROUP, -(-own.stop // GROUP)):
+            whole = range(group * GROUP, min((group + 1) * GROUP, stretches))
+            members = range(max(whole.start, own.start), min(whole.stop, own.stop))
+            values = (value for number in members if (value := part(number)) is not None)
+            nodes += [(group, value) for value in (_merged(values, combine) if members == whole else values)]
+        groups = groupby(self._from_all(nodes), key=lambda node: node[0])
+        merged = _merged((_merged((value for _, value in each), combine)[0] for _, each in groups), combine)
+        if not merged:
+            raise ValueError("there is no row to add up")
+        return merged[0]
+
+    def _from_all(self, nodes: list[tuple[int, Value]]) -> Iterator[tuple[int, Value]]:
+        """The nodes of all processes, in the order of the rows."""
+        if self.world == 1:
+            yield from nodes
+            return
+        told: list[Any] = [None] * self.world
+        kinds = [
+            (group, [(tuple(part.shape), part.dtype, str(part.device.type)) for part in value])
+            for group, value in nodes
+        ]
+        dist.all_gather_object(told, kinds)
+        for rank, theirs in enumerate(told):
+            for place, (group, parts) in enumerate(theirs):
+                value = nodes[place][1] if rank == self.rank else ()
+                value = tuple(part.contiguous() for part in value) or tuple(
+                    torch.empty(shape, dtype=dtype, device=device) for shape, dtype, device in parts
+                )
+                for part in value:
+                    dist.broadcast(part, rank)
+                yield group, value
+
+    def share(self, target: Tensor, borders: Sequence[int]) -> None:
+        """Give every process the rows of ``target`` that others have; process r has those from borders[r] on."""
+        for rank in range(self.world) if self.world > 1 else ():
+            rows = target[borders[rank] : borders[rank + 1]]
+            if rows.numel():
+                sent = rows.contiguous()
+                dist.broadcast(sent, rank)
+                if rank != self.rank:
+                    rows.copy_(sent)
+
+    def add(self, tensor: Tensor) -> Tensor:
+        """The sum over processes, in place, in whatever order: of gradients, and of rows that one process each has."""
+        if self.world > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def agree(self, tensor: Tensor) -> Tensor:
+        """The first process' numbers, on all: machines may round differently."""
+        if self.world > 1:
+            tensor = tensor.contiguous()
+            dist.broadcast(tensor, 0)
+        return tensor
+
+    def agree_on(self, plan: Any) -> Any:
+        """The first process' plan, on all."""
+        if self.world > 1:
+            told = [plan]
+            dist.broadcast_object_list(told, 0)
+            return told[0]
+        return plan
+
+
+ALONE = Shards()
+
+
+def _merged(values: Iterable[Value], combine: Combine) -> list[Value]:
+    """The values combined from left to right, as a list of one; empty without any."""
+    values = iter(values)
+    first = next(values, None)
+    return [] if first is None else [reduce(combine, values, first)]

@@ -1,0 +1,279 @@
+"""A table as fits see it: rows that are read some at a time, so that none needs a second table in memory.
+
+Methods turn, centre, cut and code tables that may be as large as the machine's memory, or lie in a file. A `Table` says
+how its rows are made of another's, and makes them when they are read; sums run over its chunks, and what has a value
+for each row is filled in chunk by chunk. Which rows this process has is the business of its `Shards`; a table that is
+read by one process has them all.
+
+Places are numbers of rows, from 0 to n - 1, whatever process has them.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from vocabpress.embeddings import CompressedEmbedding
+from vocabpress.fitting.shards import ALONE, STRETCHES, Combine, Shards, Value, added
+
+ENTRIES_PER_CHUNK = 2**22  # 16 MB in float32, 32 MB in float64, of which a step holds a few
+ENTRIES_KEPT = 2**25  # of a derived table that is read again and again: up to 128 MB are not made anew each time
+SAMPLED_WHOLE = 2**22  # numbers, of which a sample is drawn by shuffling all
+
+Places = slice | Tensor
+"""Rows by number: neighbours, or any, int64 of one axis."""
+
+
+class Readable(Protocol):
+    """Rows by place: a tensor, a table, or what some form decodes."""
+
+    def __getitem__(self, places: Any, /) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The rows that a form decodes."""
+
+    form: CompressedEmbedding
+
+    def __getitem__(self, places: Places) -> Tensor:
+        return self.form.lookup(numbers(places, self.form.device)).detach()
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Rows of several, side by side."""
+
+    parts: Sequence[Readable]
+
+    def __getitem__(self, places: Places) -> Tensor:
+        return torch.cat([part[places] for part in self.parts], 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Rows of a matrix, (n, width).
+
+    Attributes:
+        shape: n and width.
+        dtype: Of the rows as they are read.
+        device: Where they are.
+        read: (places, whether they are asked for on every process) -> rows. Without that they are this process' own.
+        borders: Where chunks begin, and the end.
+        shards: Whose chunks are whose.
+        held: Whether the rows are in memory as they are read.
+    """
+
+    shape: tuple[int, int]
+    dtype: torch.dtype
+    device: torch.device
+    read: Callable[[Places, bool], Tensor]
+    borders: Sequence[int]
+    shards: Shards = ALONE
+    held: bool = False
+
+    @classmethod
+    def of(
+        cls, rows: "Table | Tensor", shards: Shards = ALONE, count: int | None = None, dtype: torch.dtype | None = None
+    ) -> "Table":
+        """A table of rows as they are: float64 ones stay so unless a dtype is given, all others are read in float32.
+
+        Args:
+            rows: A table, which is itself; or this process' rows, (n, width), in memory or mapped from a file.
+            shards: Whose rows are whose.
+            count: Rows of all processes; None has them all here.
+            dtype: In which they are read.
+        """
+        if isinstance(rows, Table):
+            return rows
+        source = rows.detach()
+        wanted = dtype or (torch.float64 if source.dtype == torch.float64 else torch.float32)
+        shape = (len(source) if count is None else count, source.shape[1])
+        borders = [*range(0, shape[0], rows_per_chunk(shape[1])), shape[0]]
+        table = cls(shape, wanted, source.device, lambda places, _: source[places].to(wanted), borders, shards)
+        return replace(table, read=table._reader(source), held=source.dtype == wanted)
+
+    def _reader(self, source: Tensor) -> Callable[[Places, bool], Tensor]:
+        """How to read the rows of this process, and those of all."""
+        (first, end), wanted = self.own, self.dtype
+
+        def read(places: Places, everywhere: bool) -> Tensor:
+            if isinstance(places, slice):
+                return source[places.start - first : places.stop - first].to(wanted)
+            if not everywhere or self.shards.world == 1:
+                return source[places - first if first else places].to(wanted)
+            rows, here = source.new_zeros(len(places), self.shape[1], dtype=wanted), (places >= first) & (places < end)
+            rows[here] = source[places[here] - first].to(wanted)
+            return self.shards.add(rows)
+
+        return read
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, places: Places) -> Tensor:
+        """Rows of this process."""
+        return self.read(places, False)
+
+    def gather(self, places: Tensor) -> Tensor:
+        """Rows of any process, on every process; all of them must ask for the same."""
+        step = rows_per_chunk(self.shape[1])
+        return torch.cat([self.read(part, True) for part in places.split(step)])
+
+    def dense(self) -> Tensor:
+        """All rows: explicit, and as large as it is."""
+        return self.gather(torch.arange(len(self), device=self.device))
+
+    @property
+    def _stretches(self) -> tuple[int, int]:
+        """Chunks of a stretch, and stretches."""
+        chunks = len(self.borders) - 1
+        length = -(-chunks // STRETCHES)
+        return length, -(-chunks // length)
+
+    @property
+    def shares(self) -> list[int]:
+        """The first row of each process, and the end."""
+        length, count = self._stretches
+        firsts = (replace(self.shards, rank=rank).own(count).start for rank in range(self.shards.world))
+        return [self.borders[length * first] if first < count else len(self) for first in firsts] + [len(self)]
+
+    @property
+    def own(self) -> tuple[int, int]:
+        """The first row of this process, and the end."""
+        return self.shares[self.shards.rank], self.shares[self.shards.rank + 1]
+
+    def chunks(self, stretch: int | None = None) -> Iterator[tuple[slice, Tensor]]:
+        """This process' rows, chunk after chunk, each with its places; of one stretch, or of all its own."""
+        length, count = self._stretches
+        own = self.shards.own(count) if stretch is None else range(stretch, stretch + 1)
+        for start, stop in pairwise(self.borders[own.start * length : own.stop * length + 1]):
+            if stop > start:
+                yield slice(start, stop), self.read(slice(start, stop), False)
+
+    def fold(self, part: Callable[[slice, Tensor], Value], combine: Combine) -> Value:
+        """What ``part`` makes of the chunks, combined in an order that no number of processes changes."""
+
+        def of_stretch(number: int) -> Value | None:
+            found: Value | None = None
+            for places, rows in self.chunks(number):
+                value = part(places, rows)
+                found = value if found is None else combine(found, value)
+            return found
+
+        return self.shards.fold(self._stretches[1], of_stretch, combine)
+
+    def sum(self, part: Callable[[slice, Tensor], Value]) -> Value:
+        """The sum of what ``part`` makes of the chunks: tensors of its own, float64 where they are to be exact."""
+        return self.fold(part, added)
+
+    def fill(self, targets: Sequence[Tensor], make: Callable[[slice, Tensor], Sequence[Tensor]]) -> None:
+        """Write what ``make`` makes of the chunks into the rows of targets, (n, …) each; all processes get all rows."""
+        for places, rows in self.chunks():
+            for target, made in zip(targets, make(places, rows), strict=True):
+                target[places] = made
+        for target in targets:
+            self.shards.share(target, self.shares)
+
+    def column(self, make: Callable[[slice, Tensor], Tensor]) -> Tensor:
+        """A number for each row, (n), on every process."""
+        found = torch.empty(len(self), dtype=self.dtype, device=self.device)
+        self.fill([found], lambda places, rows: [make(places, rows)])
+        return found
+
+    def map(self, change: Callable[[Places, Tensor], Tensor], width: int | None = None) -> "Table":
+        """The table whose rows are ``change`` of the places and rows of this one."""
+        inner, shape = self.read, (len(self), self.shape[1] if width is None else width)
+        return replace(
+            self, shape=shape, read=lambda places, everywhere: change(places, inner(places, everywhere)), held=False
+        )
+
+    def minus(self, other: Tensor | Readable) -> "Table":
+        """Less a row, (width), or row by row."""
+        if isinstance(other, Tensor) and other.ndim == 1:
+            return self.map(lambda _, rows: rows - other)
+        return self.map(lambda places, rows: rows - other[places])
+
+    def times(self, matrix: Tensor) -> "Table":
+        """The rows times a matrix, (width, any)."""
+        return self.map(lambda _, rows: rows @ matrix, matrix.shape[1])
+
+    def some(self, ids: Tensor) -> "Table":
+        """Some of the rows, by places that rise."""
+        edges = torch.tensor(self.borders, device=ids.device)
+        borders = torch.searchsorted(ids, edges).tolist()
+        inner = self.read
+        return replace(
+            self,
+            shape=(len(ids), self.shape[1]),
+            read=lambda places, everywhere: inner(ids[places], everywhere),
+            borders=borders,
+            held=False,
+        )
+
+    def pieces(self, count: int) -> "Table":
+        """The rows cut into ``count`` rows each, one after another."""
+        inner, width = self.read, self.shape[1] // count
+
+        def read(places: Places, everywhere: bool) -> Tensor:
+            if isinstance(places, slice):
+                return inner(slice(places.start // count, places.stop // count), everywhere).reshape(-1, width)
+            rows = inner(places // count, everywhere).unflatten(1, (count, width))
+            return rows[torch.arange(len(places), device=places.device), places % count]
+
+        borders = [border * count for border in self.borders]
+        return replace(self, shape=(len(self) * count, width), read=read, borders=borders, held=False)
+
+    def grouped(self, count: int) -> "Table":
+        """Each ``count`` rows one after another as one row; zeros fill the last one up.
+
+        Raises:
+            ValueError: If rows of different processes would have to come together.
+        """
+        if count == 1:
+            return self
+        inner, number, width = self.read, len(self), self.shape[1]
+        borders = self.borders
+        if any(border % count for border in borders[:-1]):
+            if self.shards.world > 1:
+                raise ValueError(f"{count} rows that belong together lie on several processes; take a power of two")
+            step = max(1, borders[1] // count) * count
+            borders = [*range(0, number, step), number]
+
+        def read(places: Places, everywhere: bool) -> Tensor:
+            ids = numbers(places, self.device)[:, None] * count + torch.arange(count, device=self.device)
+            rows = inner(ids.clamp(max=number - 1).flatten(), everywhere)
+            return (rows * (ids < number).flatten()[:, None]).view(len(ids), count * width)
+
+        shape, borders = (-(-number // count), count * width), [-(-border // count) for border in borders]
+        return replace(self, shape=shape, read=read, borders=borders, held=False)
+
+    def kept(self) -> "Table":
+        """The same, its rows in memory if they are few, for what reads them again and again."""
+        if self.held or len(self) * self.shape[1] > ENTRIES_KEPT:
+            return self
+        found = [rows for _, rows in self.chunks()]
+        rows = torch.cat(found) if found else torch.empty(0, self.shape[1], dtype=self.dtype, device=self.device)
+        return replace(self, read=self._reader(rows), held=True)
+
+
+def rows_per_chunk(width: int) -> int:
+    """Rows of a chunk: a power of two, so that chunks of tables of one width are alike."""
+    return 1 << max(1, ENTRIES_PER_CHUNK // max(1, width)).bit_length() - 1
+
+
+def numbers(places: Places, device: torch.device) -> Tensor:
+    """Places as a tensor."""
+    return torch.arange(places.start, places.stop, device=device) if isinstance(places, slice) else places
+
+
+def draw(count: int, some: int, generator: torch.Generator) -> Tensor:
+    """At most ``some`` different numbers below ``count``, in random order; memory follows the sample, not the count."""
+    if count <= SAMPLED_WHOLE:
+        return torch.randperm(count, generator=generator, device=generator.device)[:some]
+    found = torch.randint(count, (2 * some,), generator=generator, device=generator.device)
+    first = {number: place for place, number in reversed(list(enumerate(found.tolist())))}
+    return found[sorted(first.values())[:some]]
