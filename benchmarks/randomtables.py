@@ -4,6 +4,7 @@ import torch
 
 from vocabpress import TCQ, Budget, FastScan
 from vocabpress.embeddings import Codebooks, CompressedEmbedding, Dense, Projected, Rows, Scalar
+from vocabpress.fitting.table import Table
 from vocabpress.methods.transformed import TransformMethod
 from vocabpress.packing import pack
 
@@ -14,7 +15,7 @@ RATIO = 25.0
 
 def chosen(method: TransformMethod, rows: int, columns: int, generator: torch.Generator) -> CompressedEmbedding:
     """What the method stores for a table whose axes' deviations fall as k**-0.35, by Zipf's law; without numbers."""
-    table = torch.randn(rows, columns, generator=generator) * torch.arange(1, columns + 1) ** -0.35
+    table = Table.of(torch.randn(rows, columns, generator=generator) * torch.arange(1, columns + 1) ** -0.35)
     weights = 1 / torch.arange(1.0, rows + 1)
     plans = method.plans(rows, columns, Budget.ratio(RATIO), weights)
     plan = method.choose(table, plans, weights, generator, False)

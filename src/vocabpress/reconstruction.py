@@ -7,6 +7,7 @@ from torch import Tensor
 
 from vocabpress.chunks import chunks
 from vocabpress.embeddings import CompressedEmbedding
+from vocabpress.embeddings.reading import lookup
 
 DECILES = 10
 
@@ -69,7 +70,7 @@ def row_errors(table: Tensor, embedding: CompressedEmbedding) -> RowErrors:
     found = torch.empty(3, len(table), dtype=torch.float64)
     for part in chunks(*table.shape):
         ids = torch.arange(part.start, part.stop, device=device)
-        rows, decoded = table[part].to(device).double(), embedding.lookup(ids).double()
+        rows, decoded = table[part].to(device).double(), lookup(embedding, ids).double()
         error, cosine = (decoded - rows).square().sum(-1), torch.nn.functional.cosine_similarity(decoded, rows, dim=-1)
         cosine = torch.where(error == 0, 1.0, cosine)  # padding tokens often have rows of zeros
         ratio = decoded.norm(dim=-1) / rows.norm(dim=-1)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from vocabpress.embeddings import CompressedEmbedding
+from vocabpress.embeddings.reading import lookup
 from vocabpress.fitting.shards import ALONE, STRETCHES, Combine, Shards, Value, added
 
 ENTRIES_PER_CHUNK = 2**22  # 16 MB in float32, 32 MB in float64, of which a step holds a few
@@ -40,7 +41,8 @@ class Decoded:
     form: CompressedEmbedding
 
     def __getitem__(self, places: Places) -> Tensor:
-        return self.form.lookup(numbers(places, self.form.device)).detach()
+        with torch.no_grad():
+            return lookup(self.form, numbers(places, self.form.device))
 
 
 @dataclass(frozen=True)

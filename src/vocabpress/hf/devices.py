@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from vocabpress.embeddings import CompressedEmbedding
+from vocabpress.embeddings.reading import lookup, trains
 
 
 def read_where_it_lies(place: torch.device, read: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
@@ -17,7 +18,9 @@ def read_where_it_lies(place: torch.device, read: Callable[[Tensor], Tensor], va
 def dense(table: CompressedEmbedding) -> Tensor:
     """The dense table, (V, d); without numbers, on the meta device, while a load has not brought all of the table's."""
     if not any(tensor.is_meta for tensor in (*table.parameters(), *table.buffers())):
-        return table.dense()
+        return (
+            table.dense() if trains(table) else lookup(table, torch.arange(table.num_embeddings, device=table.device))
+        )
     dtype = next((parameter.dtype for parameter in table.parameters()), torch.get_default_dtype())
     return torch.empty(table.num_embeddings, table.embedding_dim, dtype=dtype, device="meta")
 
