@@ -24,6 +24,7 @@ from vocabpress.results import Result, write_results
 
 VECTORS = (1, 8, 64)
 TOP = 50
+SECONDS = 3  # for which a group of calls is timed
 CROSSING = (1, 2, 4, 8, 16, 32)  # vectors at which tables of inner products are compared with decoded tiles
 
 
@@ -33,13 +34,21 @@ def reading_of(count: int) -> Callable[[], object]:
     return numbers.sum
 
 
+def milliseconds(calls: list[Callable[[], object]]) -> list[float]:
+    """Median times, in turn, over some seconds."""
+    start = time.perf_counter()
+    for call in calls:
+        call()
+    repeats = int(SECONDS / (time.perf_counter() - start))
+    return interleaved_milliseconds(calls, min(51, max(3, repeats)))
+
+
 def both_ways(form: CompressedEmbedding, generator: torch.Generator) -> dict[str, float]:
     """Milliseconds by tables of inner products, and by rows decoded in tiles, at growing numbers of vectors."""
-    metrics, few, tiles = dict[str, float](), scorers.scorer(form), scorers.tiles(form)
+    metrics, few, many = dict[str, float](), scorers.few(form), scorers.many(form)
     for count in CROSSING:
         hidden = torch.randn(count, form.embedding_dim, generator=generator).numpy()
-        scorers.FEW = count
-        both = interleaved_milliseconds([lambda h=hidden: few(h), lambda h=hidden: tiles(h)], 5)
+        both = milliseconds([lambda h=hidden: few(h), lambda h=hidden: many(h)])
         metrics |= dict(zip((f"tables_{count}_ms", f"tiles_{count}_ms"), both, strict=True))
     return metrics
 
@@ -53,7 +62,7 @@ def measure(form: CompressedEmbedding, dense: Tensor, generator: torch.Generator
         if count == 1:
             calls += [reading_of(form.total_bits() // 8), lambda h=hidden: top_logits(form, h, TOP)]
             calls += [lambda h=hidden: (h @ dense.T).topk(TOP)]
-        times = interleaved_milliseconds(calls, 21 if count == 1 else 5)
+        times = milliseconds(calls)
         metrics |= dict(zip((f"logits_{count}_ms", f"logits_{count}_dense_ms"), times, strict=False))
         if count == 1:
             metrics |= dict(zip(("floor_ms", "top_ms", "top_dense_ms"), times[2:], strict=True))
@@ -63,7 +72,6 @@ def measure(form: CompressedEmbedding, dense: Tensor, generator: torch.Generator
 def main() -> int:
     """All forms at all shapes."""
     arguments, results = parse(__doc__), list[Result]()
-    limit = scorers.FEW
     for rows, columns in SHAPES:
         generator = torch.Generator().manual_seed(arguments.seed)
         dense = torch.randn(rows, columns, generator=generator).bfloat16()
@@ -73,8 +81,13 @@ def main() -> int:
                 metrics = measure(form.bfloat16(), dense, generator)
                 if name in ("product, 16 words of 4", "fastscan", "int8"):
                     metrics |= both_ways(form, generator)
-                    scorers.FEW = limit
-            settings = {"rows": rows, "columns": columns, "dtype": "bfloat16", "few": limit, "seed": arguments.seed}
+            settings = {
+                "rows": rows,
+                "columns": columns,
+                "dtype": "bfloat16",
+                "few": scorers.FEW,
+                "seed": arguments.seed,
+            }
             sizes = {"table": stored, "table_float32": 4 * rows * columns}
             print(f"{name}, {rows:,}: " + ", ".join(f"{key} {value:.3g}" for key, value in metrics.items()), flush=True)
             results.append(Result("heads", name, settings, sizes, metrics, time.perf_counter() - start))

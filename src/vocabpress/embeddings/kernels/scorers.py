@@ -2,7 +2,7 @@
 
 A scorer is a function from vectors, float32 (n, d), to their inner products, float32 (n, V). For a few vectors codes
 are read through tables of inner products with words (asymmetric distance computation: Jegou et al., 2011, section 3.2).
-For more, or where there are no such tables, rows are decoded tile by tile, and a tile is multiplied before the next.
+For many, or where there are no such tables, rows are decoded tile by tile, and a tile is multiplied before the next.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,9 @@ from vocabpress.embeddings.scalar import Scalar
 
 Score = Callable[[Any], Any]
 FEW = 8  # vectors for which tables of inner products are worth making (benchmarks/heads.py)
-TILE = 2048  # rows that are decoded at a time
+ROWS = 16  # for which they are: what a byte's table takes, of 256 sums, decodes the byte of a dozen rows
+TILE = 8192  # rows that are decoded at a time
+SHARE = 512  # rows of a tile that are worth a thread
 
 
 def scorer(form: CompressedEmbedding) -> Score:
@@ -34,26 +36,40 @@ def scorer(form: CompressedEmbedding) -> Score:
     Raises:
         NoKernelError: If it holds a form that is none of `EMBEDDINGS`.
     """
-    return SCORERS.get(type(form), tiles)(form)
+    by_tables, by_tiles = few(form), many(form)
+    return lambda hidden: (by_tables if len(hidden) <= FEW else by_tiles)(hidden)
+
+
+def few(form: CompressedEmbedding) -> Score:
+    """For a few vectors: without a row decoded, where the form can do that."""
+    return tiles(form) if form.num_embeddings < ROWS else SCORERS.get(type(form), tiles)(form)
+
+
+def many(form: CompressedEmbedding) -> Score:
+    """For many: whole rows decoded, but not turned, since it is the vectors that are."""
+    return _projected(form, many) if type(form) is Projected else tiles(form)
 
 
 def tiles(form: CompressedEmbedding) -> Score:
     """Rows decoded by tiles, for any form and any number of vectors."""
-    decode, rows = decoder(form), form.num_embeddings
+    decode, rows, columns = decoder(form), form.num_embeddings, form.embedding_dim
+    # Products have threads of their own; those of small tiles are no matter.
+    least = SHARE if not any(isinstance(part, Projected) for part in form.modules()) else rows
 
     def score(hidden: Any) -> Any:
         vectors, out = torch.from_numpy(hidden), torch.empty(len(hidden), rows)
-        for first in range(0, rows, TILE):
-            last = min(first + TILE, rows)
-            torch.mm(vectors, torch.from_numpy(decode(numpy.arange(first, last))).T, out=out[:, first:last])
+        tile = numpy.empty((min(rows, TILE), columns), numpy.float32)
+        for start in range(0, rows, TILE):
+            count = min(TILE, rows - start)
+
+            def part(first: int, last: int, start: int = start) -> None:
+                tile[first:last] = decode(numpy.arange(start + first, start + last))
+
+            in_threads(part, count, least)
+            out[:, start : start + count] = vectors @ torch.from_numpy(tile[:count]).T
         return out.numpy()
 
     return score
-
-
-def _few_or_tiles(form: CompressedEmbedding, few: Score) -> Score:
-    many = tiles(form)
-    return lambda hidden: (few if len(hidden) <= FEW else many)(hidden)
 
 
 def _dense(form: Dense) -> Score:
@@ -61,7 +77,7 @@ def _dense(form: Dense) -> Score:
     if rows.dtype != torch.bfloat16:  # in the rows' own dtype: one cast of a vector instead of one of the table
         return lambda hidden: torch.mm(torch.from_numpy(hidden).to(rows.dtype), rows.T).float().numpy()
     halves = rows.view(torch.uint16).numpy()
-    return _few_or_tiles(form, _by_rows(loops.dot_bfloat16, halves))
+    return _by_rows(loops.dot_bfloat16, halves)
 
 
 def _by_rows(dot: loops.Loop, rows: Any) -> Score:
@@ -93,7 +109,7 @@ def _scalar(form: Scalar) -> Score:
             out = _by_tables(codes, loops.code_tables(vectors, words, books, columns, bits, 8 // bits))
         return numpy.multiply(out, scales[:, 0], out=out) if by_row else out
 
-    return _few_or_tiles(form, score)
+    return score
 
 
 def _codebooks(form: Codebooks) -> Score:
@@ -110,7 +126,7 @@ def _codebooks(form: Codebooks) -> Score:
             tables = loops.code_tables(hidden, words().numpy(), books, segments, bits, 1)
             return _by_rows(lambda rows, _, out: loops.sum_codes(rows, tables, bits, out), codes)(hidden)
 
-    return _few_or_tiles(form, score)
+    return score
 
 
 def _by_tables(codes: Any, tables: Any) -> Any:
@@ -120,10 +136,10 @@ def _by_tables(codes: Any, tables: Any) -> Any:
     return out
 
 
-def _projected(form: Projected) -> Score:
+def _projected(form: Projected, how: Callable[[CompressedEmbedding], Score] = few) -> Score:
     if form.activation is not None:
         return tiles(form)
-    inner, basis = scorer(form.inner), held(form.basis)
+    inner, basis = how(form.inner), held(form.basis)
     bias = None if form.bias is None else form.bias.detach().float()
 
     def score(hidden: Any) -> Any:
@@ -135,7 +151,7 @@ def _projected(form: Projected) -> Score:
 
 
 def _sum(form: Sum) -> Score:
-    first, *others = (scorer(part) for part in forms(form.parts))
+    first, *others = (few(part) for part in forms(form.parts))
 
     def score(hidden: Any) -> Any:
         out = first(hidden)
@@ -147,7 +163,7 @@ def _sum(form: Sum) -> Score:
 
 
 def _columns(form: Columns) -> Score:
-    parts, ends = [scorer(part) for part in forms(form.parts)], numpy.cumsum([0, *form.widths]).tolist()
+    parts, ends = [few(part) for part in forms(form.parts)], numpy.cumsum([0, *form.widths]).tolist()
 
     def score(hidden: Any) -> Any:
         pieces = [numpy.ascontiguousarray(hidden[:, first:last]) for first, last in pairwise(ends)]
@@ -160,7 +176,7 @@ def _columns(form: Columns) -> Score:
 
 
 def _rows(form: Rows) -> Score:
-    blocks, rows = [scorer(block) for block in forms(form.blocks)], form.num_embeddings
+    blocks, rows = [few(block) for block in forms(form.blocks)], form.num_embeddings
     if form.block_of is None:
         return lambda hidden: numpy.concatenate([block(hidden) for block in blocks], axis=1)
     block_of, bits, counts = form.block_of.numpy(), form.map_bits, form.counted(form.block_of).numpy()
