@@ -9,7 +9,7 @@ the floor, since a head that reads all its codes can't be faster than memory is.
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ def reading_of(count: int) -> Callable[[], object]:
     return numbers.sum
 
 
-def milliseconds(calls: list[Callable[[], object]]) -> list[float]:
+def milliseconds(calls: Sequence[Callable[[], object]]) -> list[float]:
     """Median times, in turn, over some seconds."""
     start = time.perf_counter()
     for call in calls:
