@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
@@ -157,6 +158,21 @@ def named_class(folder: Path) -> Any:
     """
     with _told_in_a_line(folder):
         return _class_of(AutoConfig.from_pretrained(folder, trust_remote_code=False))
+
+
+def empty_model(folder: Path) -> PreTrainedModel:
+    """The model that a checkpoint's config names, on the meta device: modules without numbers.
+
+    Raises:
+        ValueError: If transformers can't make it, or it is compressed or quantised.
+    """
+    with _told_in_a_line(folder):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if getattr(config, "quantization_config", None) is not None:
+        raise ValueError(f"{folder} is compressed or quantised already; start from the original checkpoint")
+    loader = _class_of(config)
+    with _told_in_a_line(folder), torch.device("meta"):
+        return AutoModel.from_config(config) if loader is AutoModel else loader(config)
 
 
 def open_model(folder: Path, loader: Any = AutoModel, whole: bool = True) -> PreTrainedModel:
