@@ -336,6 +336,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     **{f"tcq-{ratio}": lambda ratio=ratio: variants("tcq", ratio, TRELLIS) for ratio in (25, 50, 103, 206)},
     **{f"domains-{ratio}": lambda ratio=ratio: variants("domains", ratio, DOMAINS) for ratio in (50, 103)},
     "heads": timings.heads,
+    "memory": timings.memory,
+    "resident": timings.resident,
     "noise": noise,
     "scaling": timings.scaling,
     "runtimes": timings.runtimes,
