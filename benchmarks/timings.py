@@ -6,19 +6,18 @@ from vocabpress.results import read_results
 
 
 def heads() -> str:
-    """Logits by each method, over the time that the dense table takes."""
-    rows = read_results(RESULTS / "heads.json")
+    """How many times faster inner products with all rows are than those with the dense bfloat16 table."""
     counts = (1, 8, 64)
-    body = [
-        [
-            row.variant,
-            f"{row.settings['ratio']:g}x",
-            *(f"{row.metrics[f'logits_{count}']:.2f}" for count in counts),
-            f"{row.metrics['lookup_ms']:.1f}",
-        ]
-        for row in rows
-    ]
-    return table(["", "ratio", *(f"{count} vectors" for count in counts), "512 rows, ms"], body)
+    body = []
+    for row in read_results(RESULTS / "heads.json"):
+        of = row.metrics
+        one, floor = of["logits_1_dense_ms"], of["floor_ms"]
+        faster = [of[f"logits_{count}_dense_ms"] / of[f"logits_{count}_ms"] for count in counts]
+        figures = [*faster, of["top_dense_ms"] / of["top_ms"], one / floor]
+        shape = f"{row.settings['rows']:,} x {row.settings['columns']}"
+        body.append([shape, row.variant, size(row.bytes["table"]), f"{one:.1f}", *(f"{n:.1f}" for n in figures)])
+    headers = ["table", "form", "stored", "dense, ms", *(f"{count} vectors" for count in counts), "top 50", "floor"]
+    return table([header.replace("1 vectors", "1 vector") for header in headers], body)
 
 
 def scaling() -> str:
@@ -53,38 +52,10 @@ def reading() -> str:
     shapes = ("1x16", "1x128", "8x128")
     body = [
         [
+            row.settings["model"],
             row.variant,
             *(f"{row.metrics[f'ms_{shape}'] / row.metrics[f'ms_{shape}_original']:.3f}" for shape in shapes),
         ]
         for row in read_results(RESULTS / "reading.json")
     ]
-    return table(["", *(f"time, {shape}" for shape in shapes)], body)
-
-
-def memory() -> str:
-    """Compressing a large checkpoint: its bytes, the table's, and what the process held."""
-    rows = [row for row in read_results(RESULTS / "memory.json") if row.task == "memory"]
-    body = [
-        [
-            f"{row.variant}, {row.settings['ratio']:g}x",
-            *(size(row.bytes[key]) for key in ("model_before", "table_before", "model")),
-            *(size(int(row.metrics[key])) for key in ("anonymous", "resident")),
-            f"{row.metrics['seconds'] / 60:.1f}",
-        ]
-        for row in rows
-    ]
-    return table(["", "checkpoint", "its table", "after", "held", "held and mapped", "minutes"], body)
-
-
-def resident() -> str:
-    """A loaded encoder's table: bytes in the file, in memory, and what is kept decoded or counted besides."""
-    body = [
-        [
-            f"{row.settings['ratio']:g}x, {row.variant}",
-            *(size(row.bytes[key]) for key in ("table", "table_memory", "table_kept")),
-            f"{row.metrics['memory_over_file']:.2f}",
-        ]
-        for row in read_results(RESULTS / "memory.json")
-        if row.task == "resident"
-    ]
-    return table(["", "in the file", "in memory", "kept besides", "memory over file"], body)
+    return table(["model", "reading", *(f"time, {shape}" for shape in shapes)], body)
