@@ -155,14 +155,16 @@ def test_what_loops_hold_follows_the_table():
         check()
 
 
+@pytest.mark.parametrize("name", FORMS)
 @torch.no_grad()
-def test_nothing_is_held_of_a_table_that_is_gone():
-    form = Dense(40, 8)
+def test_nothing_is_held_of_a_table_that_is_gone(name):
+    form = FORMS[name]()
     lookup(form, torch.tensor([1]))
-    rows = weakref.ref(form.rows)
+    logits(form, torch.zeros(1, form.embedding_dim))
+    gone = [weakref.ref(tensor) for tensor in (*form.parameters(), *form.buffers())]
     del form
     gc.collect()
-    assert rows() is None
+    assert not [tensor for tensor in gone if tensor() is not None]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
