@@ -113,6 +113,16 @@ def test_the_loops_read_nothing_beyond_the_table(form):
             lookup(table, torch.tensor([3, wrong]))
 
 
+@torch.no_grad()
+def test_a_map_that_points_beyond_its_blocks_is_no_loops_business():
+    form, ids = FORMS["rows, mapped"](), torch.tensor([0, 30])
+    assert (loops_for(form, ids) is not None) == HAVE_NUMBA
+    form.block_of.fill_(255)  # block 3 of 3
+    assert loops_for(form, ids) is None
+    with pytest.raises((IndexError, RuntimeError), match="out of bounds"):
+        lookup(form, ids)
+
+
 @pytest.mark.parametrize("rows", [203, 204, 9001])
 @pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
 @torch.no_grad()

@@ -127,11 +127,12 @@ def _make(table: CompressedEmbedding) -> Loops | None:
     tensors = (*table.parameters(), *table.buffers())
     if any(tensor.device.type != "cpu" or type(tensor) not in (Tensor, nn.Parameter) for tensor in tensors):
         return None
-    dtype = table.lookup(torch.zeros(1, dtype=torch.int64)).dtype
     try:
-        return Loops(decoder(table), scorer(table), dtype) if dtype in DTYPES else None
+        decode, score = decoder(table), scorer(table)
     except NoKernelError:
         return None
+    dtype = table.lookup(torch.zeros(1, dtype=torch.int64)).dtype
+    return Loops(decode, score, dtype) if dtype in DTYPES else None
 
 
 def _vectors(hidden: Tensor) -> Any:

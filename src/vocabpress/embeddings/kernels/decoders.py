@@ -30,7 +30,7 @@ MOST_HELD = 2**22  # bytes of a small table that are held decoded; a larger one 
 
 
 class NoKernelError(Exception):
-    """A form that no loop reads."""
+    """A form that no loop reads, or a map that points beyond its blocks: loops look at neither."""
 
 
 def decoder(form: CompressedEmbedding) -> Decode:
@@ -177,8 +177,22 @@ def _rows(form: Rows) -> Decode:
     if form.block_of is None:
         starts = numpy.cumsum([0, *(block.num_embeddings for block in forms(form.blocks))])
         return lambda ids: _gather(blocks, columns, *_contiguous(ids, starts))
-    block_of, bits, counts = form.block_of.numpy(), form.map_bits, form.counted(form.block_of).numpy()
+    block_of, counts = map_of(form, form.block_of)
+    bits = form.map_bits
     return lambda ids: _gather(blocks, columns, *loops.sort_into_blocks(ids, block_of, bits, counts, CHUNK))
+
+
+def map_of(form: Rows, block_of: Tensor) -> tuple[Any, Any]:
+    """The packed map, and tokens of each block before every `CHUNK`-th token.
+
+    Raises:
+        NoKernelError: If the map gives a block other tokens than it has, as before a checkpoint is loaded.
+    """
+    try:
+        form.check_map(block_of, "block_of")
+    except ValueError as error:
+        raise NoKernelError(str(error)) from None
+    return block_of.numpy(), form.counted(block_of).numpy()
 
 
 def _contiguous(ids: Any, starts: Any) -> tuple[Any, Any, Any]:

@@ -17,7 +17,7 @@ from vocabpress.embeddings.codebooks import Codebooks
 from vocabpress.embeddings.combine import Columns, Sum, forms
 from vocabpress.embeddings.dense import Dense
 from vocabpress.embeddings.kernels import loops
-from vocabpress.embeddings.kernels.decoders import books_of, decoder, held, scales_of
+from vocabpress.embeddings.kernels.decoders import books_of, decoder, held, map_of, scales_of
 from vocabpress.embeddings.kernels.threads import in_threads
 from vocabpress.embeddings.projected import Projected
 from vocabpress.embeddings.rows import CHUNK, Rows
@@ -179,7 +179,8 @@ def _rows(form: Rows) -> Score:
     blocks, rows = [few(block) for block in forms(form.blocks)], form.num_embeddings
     if form.block_of is None:
         return lambda hidden: numpy.concatenate([block(hidden) for block in blocks], axis=1)
-    block_of, bits, counts = form.block_of.numpy(), form.map_bits, form.counted(form.block_of).numpy()
+    block_of, counts = map_of(form, form.block_of)
+    bits = form.map_bits
     sizes = numpy.array([block.num_embeddings for block in forms(form.blocks)])
     starts = sizes.cumsum() - sizes
 
