@@ -59,3 +59,32 @@ def reading() -> str:
         for row in read_results(RESULTS / "reading.json")
     ]
     return table(["model", "reading", *(f"time, {shape}" for shape in shapes)], body)
+
+
+def memory() -> str:
+    """Compressing a large checkpoint: its bytes, the table's, and what the process held."""
+    rows = [row for row in read_results(RESULTS / "memory.json") if row.task == "memory"]
+    body = [
+        [
+            f"{row.variant}, {row.settings['ratio']:g}x",
+            *(size(row.bytes[key]) for key in ("model_before", "table_before", "model")),
+            *(size(int(row.metrics[key])) for key in ("anonymous", "resident")),
+            f"{row.metrics['seconds'] / 60:.1f}",
+        ]
+        for row in rows
+    ]
+    return table(["", "checkpoint", "its table", "after", "held", "held and mapped", "minutes"], body)
+
+
+def resident() -> str:
+    """A loaded encoder's table: bytes in the file, in memory, and what is kept decoded or counted besides."""
+    body = [
+        [
+            f"{row.settings['ratio']:g}x, {row.variant}",
+            *(size(row.bytes[key]) for key in ("table", "table_memory", "table_kept")),
+            f"{row.metrics['memory_over_file']:.2f}",
+        ]
+        for row in read_results(RESULTS / "memory.json")
+        if row.task == "resident"
+    ]
+    return table(["", "in the file", "in memory", "kept besides", "memory over file"], body)
