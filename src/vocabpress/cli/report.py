@@ -10,6 +10,7 @@ from vocabpress.report.collect import collect
 from vocabpress.report.console import print_table
 from vocabpress.report.markdown import to_markdown
 from vocabpress.report.page import to_page, write_whole
+from vocabpress.report.speed.section import TITLE
 
 
 def report(
@@ -27,11 +28,14 @@ def report(
             raise ValueError(f"{path} is one of the results; give another file to write")
     found = collect(results)
     page = to_page(found, title, progress=True)
-    tables = to_markdown(found.models, title) if markdown is not None else ""
+    tables = to_markdown(found.models, title, found.timings) if markdown is not None else ""
     write_whole(output, page)
     if markdown is not None:
         write_whole(markdown, tables)
     rows = [(model.name, len(model.names), len(model.tasks), len(model.rows)) for model in found.models]
+    if found.timings:
+        tasks = {row.task for row in found.timings}
+        rows.append((TITLE.lower(), len({row.name for row in found.timings}), len(tasks), len(found.timings)))
     print_table(["model", "variants", "tasks", "rows"], rows)
     skipped = f"; {found.skipped} JSON files hold no results" if found.skipped else ""
     print(f"{len(found.results)} results from {found.files} files{skipped}. Written to {output}.")
@@ -43,6 +47,7 @@ def report(
                 "results": len(found.results),
                 "files": found.files,
                 "skipped": found.skipped,
+                "timings": len(found.timings),
                 "models": [model.name for model in found.models],
             }
         )

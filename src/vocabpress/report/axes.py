@@ -54,16 +54,15 @@ def series(rows: Iterable[Row], x: Callable[[Row], float | None], name: str) -> 
     return list(found.values())
 
 
-def styles(model: Model) -> dict[str, tuple[str, str]]:
-    """Colour and marker of each name: the same in all charts of a model."""
-    names = model.names
+def styles(names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each name: the same in all charts that are given the same names."""
     return {name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)}
 
 
-def draw_curves(axes: "Axes", model: Model, curves: list[Series]) -> list[tuple[Any, str]]:
+def draw_curves(axes: "Axes", names: Sequence[str], curves: list[Series]) -> list[tuple[Any, str]]:
     """Lines with error bars; gives the entries of a legend, one for each name that has a colour."""
     named = _named(curves)
-    style = {name: look for name, look in styles(model).items() if name in named}
+    style = {name: look for name, look in styles(names).items() if name in named}
     entries: dict[str, Any] = {}
     for curve in sorted(curves, key=lambda curve: curve.name in named):  # grey ones lie below
         colour, marker = style.get(curve.name, OTHERS)

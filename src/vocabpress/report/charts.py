@@ -71,7 +71,7 @@ def rate_distortion(model: Model, name: str) -> Chart | None:
         axes.set(xscale="log", yscale="log", xlim=bits, xlabel="bits per weight, everything counted")
         axes.set_ylabel("relative error ↓")
         log_ticks(axes.xaxis, bits, 6)
-        entries = draw_curves(axes, model, curves)
+        entries = draw_curves(axes, model.names, curves)
         if inside:  # the bound falls steeply: what is far below the curves is cut off, but not all of it
             line = axes.plot(*zip(*bound, strict=True), color="black", linewidth=1.6, linestyle=(0, (1, 1.2)))
             entries.append((line[0], BOUND))
@@ -121,7 +121,7 @@ def rate_quality(model: Model, task: str, metric_name: str, name: str) -> Chart 
                 else size(value).replace(".00", "")
             ),
         )
-        entries = draw_curves(axes, model, curves)
+        entries = draw_curves(axes, model.names, curves)
         for (label, value), dash in zip(lines, cycle(DASHES)):
             entries.append((axes.axhline(value, color="black", linewidth=1.3, linestyle=dash, zorder=1), label))
         scale_y(axes, values + [value for _, value in lines])
@@ -146,7 +146,7 @@ def _dots(
 
     def plot(figure: "Figure") -> None:
         axes = figure.subplots()
-        style = styles(model) if len(order) <= len(MARKERS) else dict.fromkeys(order, (COLOURS[0], MARKERS[0]))
+        style = styles(model.names) if len(order) <= len(MARKERS) else dict.fromkeys(order, (COLOURS[0], MARKERS[0]))
         for curve in curves:
             colour, marker = style[curve.name]
             for _, value in curve.points:

@@ -12,6 +12,7 @@ from typing import Any
 from vocabpress.methods import METHODS
 from vocabpress.report.labels import asked_size, canonical, recovery_name, task_name, variant_name, without_seeds
 from vocabpress.report.rows import Model, Row, Value
+from vocabpress.report.speed.timed import is_timing, place
 from vocabpress.results import Result, read_results
 
 
@@ -22,12 +23,14 @@ class Collection:
     Attributes:
         results: Without those that occur twice, as copies.
         models: By name.
+        timings: Rows of the benchmarks of speed and memory, which are of no model's quality.
         files: Result files read.
         skipped: JSON files in the folders that hold no results.
     """
 
     results: list[Result]
     models: list[Model]
+    timings: list[Row]
     files: int
     skipped: int
 
@@ -51,7 +54,8 @@ def collect(paths: Sequence[str | Path]) -> Collection:
         where = ", ".join(str(path) for path in paths)
         raise ValueError(f"no results in {where}; give files or folders that vocabpress evaluate or sweep wrote")
     found = list(results.values())
-    return Collection(found, group(found), len(files), skipped)
+    models = group(result for result in found if not is_timing(result))
+    return Collection(found, models, group_timings(found), len(files), skipped)
 
 
 def _find(paths: Sequence[str | Path]) -> tuple[list[Path], int]:
@@ -104,15 +108,29 @@ def group(results: Iterable[Result]) -> list[Model]:
     return [_model(name, by_model[name]) for name in sorted(by_model)]
 
 
+def group_timings(results: Iterable[Result]) -> list[Row]:
+    """The timings among the results into rows; those of one task and place differ in seeds alone, and become a mean."""
+    by_place: dict[tuple[Any, ...], list[Result]] = defaultdict(list)
+    for result in results:
+        if is_timing(result):
+            by_place[result.task, place(result)].append(result)
+    return [row for members in by_place.values() for row in _rows(members, None)]
+
+
 def _model(name: str, results: list[Result]) -> Model:
     sizes = Counter(size for result in results if (size := _float32(result)))
     float32 = sizes.most_common(1)[0][0] if sizes else None
+    return Model(name, tuple(sorted(_rows(results, float32), key=_order)))
+
+
+def _rows(results: list[Result], float32: float | None) -> list[Row]:
+    """Results that differ in seeds alone as one row; `float32` is the table's size where a result does not say."""
     groups: dict[str, list[Result]] = defaultdict(list)
     for result in results:
         settings = without_seeds(result.settings)
         groups[canonical([result.task, result.variant, settings, asked_size(result)])].append(result)
     firsts = [members[0] for members in groups.values()]
-    rows = [
+    return [
         Row(
             task=task_name(members[0], firsts),
             name=variant_name(members[0], firsts),
@@ -126,7 +144,6 @@ def _model(name: str, results: list[Result]) -> Model:
         )
         for members in groups.values()
     ]
-    return Model(name, tuple(sorted(rows, key=_order)))
 
 
 def is_original(result: Result) -> bool:

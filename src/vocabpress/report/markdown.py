@@ -3,28 +3,35 @@
 import html
 from collections.abc import Sequence
 
-from vocabpress.report.rows import Model
+from vocabpress.report.rows import Model, Row
+from vocabpress.report.speed.section import TITLE, parts
 from vocabpress.report.svg import clean
 from vocabpress.report.tables import Table, overview, recovery, task_table
 
 SPECIAL = "\\`*_{}[]#|$~"
 
 
-def to_markdown(models: Sequence[Model], title: str) -> str:
-    """The overview, the recovery and every task of each model.
+def to_markdown(models: Sequence[Model], title: str, timings: Sequence[Row] = ()) -> str:
+    """The overview, the recovery and every task of each model; then speed and memory.
 
     Args:
         models: Of a collection.
         title: Of the page.
+        timings: Of the same collection.
     """
-    parts = [f"# {escape(title)}"]
+    pieces = [f"# {escape(title)}"]
     for model in models:
-        parts.append(f"## {escape(model.name)}")
+        pieces.append(f"## {escape(model.name)}")
         tables = [overview(model), recovery(model), *(task_table(model, task) for task in model.tasks)]
         for table in tables:
             if table is not None:
-                parts.append(f"### {escape(table.caption)}\n\n{markdown_table(table)}")
-    return "\n\n".join(parts) + "\n"
+                pieces.append(f"### {escape(table.caption)}\n\n{markdown_table(table)}")
+    if timings:
+        pieces.append(f"## {TITLE}")
+    for part in parts(timings):
+        pieces.append(f"### {escape(part.title)}\n\n{escape(part.lead)}")
+        pieces += [f"{escape(table.caption)}\n\n{markdown_table(table)}" for table in (*part.ratios, part.figures)]
+    return "\n\n".join(pieces) + "\n"
 
 
 def markdown_table(table: Table) -> str:

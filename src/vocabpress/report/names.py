@@ -112,6 +112,11 @@ METRICS = {
     "minutes": Metric("minutes", "lower", "Wall time on the machine that the result names."),
     "held_out_before": Metric("held-out loss before", "lower", "Of the recovery, on text that it does not train on."),
     "held_out_after": Metric("held-out loss after", "lower", "Of the recovery, on text that it does not train on."),
+    "seconds": Metric("seconds", "lower", "Wall time of the fit on the machine that the result names."),
+    "memory_over_table": Metric(
+        "peak memory over the table", "lower", "Of the fit, the table included, over the table's bytes in float32."
+    ),
+    "floor_ms": Metric("floor ms", None, "One read of as many bytes as the form stores: what memory allows at best."),
     "ratio_to_float32": Metric("ratio to float32", None, "Bytes of the table in float32 over the bytes stored."),
     "bits_per_weight": Metric("bits per weight", None, "Bits stored for each entry of the table, all counted."),
 }

@@ -17,6 +17,7 @@ from vocabpress.report.console import size
 from vocabpress.report.names import metric, short
 from vocabpress.report.repeat import commands, environments, settings_of, warnings
 from vocabpress.report.rows import Model, Row, same_size
+from vocabpress.report.speed.section import TITLE, Part, parts, warn
 from vocabpress.report.tablecharts import common, deciles, spectrum, storage
 from vocabpress.report.tables import Table, overview, recovery, task_table
 from vocabpress.report.tables import storage as storage_table
@@ -25,6 +26,7 @@ from vocabpress.results import Result
 HERE = Path(__file__).parent
 MOST_WORDS = 12  # words whose neighbours are shown
 BOUND_NOTE = "The least relative error at a rate for Gaussian rows of the table's covariance; real rows may beat it."
+SIZES = ("ratio_to_float32", "bits_per_weight")
 Draw = Callable[[str], Chart | None]  # takes the id of the drawing
 
 
@@ -62,27 +64,34 @@ def to_page(found: Collection, title: str, progress: bool = False) -> str:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
     except ImportError:
         raise ValueError("a report needs jinja2; pip install 'vocabpress[report]'") from None
-    plans = [_charts(model) for model in found.models]
-    with tqdm(total=sum(map(len, plans)), desc="drawing", unit="chart", disable=not progress) as bar:
+    plans, speed = [_charts(model) for model in found.models], parts(found.timings)
+    total = sum(map(len, plans)) + sum(len(part.draws + part.more_draws) for part in speed)
+    with tqdm(total=total, desc="drawing", unit="chart", disable=not progress) as bar:
         sections = [
             _section(f"model-{number}", model, plan, bar)
             for number, (model, plan) in enumerate(zip(found.models, plans, strict=True), 1)
         ]
+        timed = [_timed(f"speed-{number}", part, bar) for number, part in enumerate(speed, 1)]
     script = (HERE / "page.js").read_text(encoding="utf-8")
     shown = {name for model in found.models for task in model.tasks for name in model.metrics(task)}
+    shown |= {name for row in found.timings for name in row.metrics}
     # autoescape: names of models and words of vocabularies are other people's text
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
     return environment.get_template("page.html.jinja").render(
         title=title,
         lead=_lead(found),
-        warnings=warnings(found.results, found.models),
+        warnings=warnings(found.results, found.models) + warn(found.timings),
         sections=sections,
+        speed=timed,
+        speed_title=TITLE,
         repeat={
             "seeds": _seeds(found.results),
             "environments": environments(found.results),
             "commands": [(model.name, lines) for model in found.models if (lines := commands(model))],
         },
-        notes=_notes(shown, any(model.details("bound") for model in found.models)),
+        notes=_notes(
+            [*SIZES * bool(found.models), *sorted(shown)], any(model.details("bound") for model in found.models)
+        ),
         style=(HERE / "page.css").read_text(encoding="utf-8"),
         script=script,
         script_hash=_digest(script),
@@ -144,9 +153,23 @@ def _section(name: str, model: Model, plan: list[tuple[str, Draw]], bar: Any) ->
     )
 
 
+def _timed(name: str, part: Part, bar: Any) -> dict[str, Any]:
+    """A part on speed, its charts drawn; see the template."""
+    charts = []
+    for number, draw in enumerate(part.draws + part.more_draws):
+        charts.append(draw(f"{name}-chart-{number}"))
+        bar.update()
+    keys = len(part.draws)
+    return {"part": part, "charts": list(filter(None, charts[:keys])), "more_charts": list(filter(None, charts[keys:]))}
+
+
 def _lead(found: Collection) -> str:
-    models, results = len(found.models), len(found.results)
-    return f"{_count(results, 'result')} of {_count(models, 'model')}, from {_count(found.files, 'file')}."
+    timed = sum(len(row.results) for row in found.timings)
+    said = [f"{_count(len(found.results) - timed, 'result')} of {_count(len(found.models), 'model')}"] * bool(
+        found.models
+    )
+    said += [f"{_count(timed, 'result')} of speed and memory"] * bool(timed)
+    return f"{' and '.join(said)}, from {_count(found.files, 'file')}."
 
 
 def _summary(model: Model) -> str:
@@ -219,10 +242,10 @@ def _seeds(results: Sequence[Result]) -> str:
     return said + (f" Seeds of the fits: {', '.join(fits)}." if fits else "")
 
 
-def _notes(names: set[str], bound: bool) -> list[tuple[str, str]]:
+def _notes(names: Sequence[str], bound: bool) -> list[tuple[str, str]]:
     """(labels, what they mean) of the metrics that are shown and known."""
     labels: dict[str, list[str]] = {}
-    for shown in [metric(name) for name in ("ratio_to_float32", "bits_per_weight", *sorted(names))]:
+    for shown in [metric(name) for name in names]:
         if shown.note and shown.label not in labels.setdefault(shown.note, []):
             labels[shown.note].append(shown.label)
     return [(", ".join(same), note) for note, same in labels.items()] + [(BOUND, BOUND_NOTE)] * bound

@@ -68,7 +68,7 @@ def deciles(model: Model, key: str, name: str) -> Chart | None:
 
     def plot(figure: "Figure") -> None:
         axes = figure.subplots()
-        entries = draw_curves(axes, model, curves)
+        entries = draw_curves(axes, model.names, curves)
         axes.set(xlabel="tenth of the vocabulary, the most frequent first", ylabel=f"{shown.label}{shown.arrow}")
         axes.set_xticks(range(1, 1 + max(len(curve.points) for curve in curves)))
         scale_y(axes, [value.mean for curve in curves for _, value in curve.points])
