@@ -1,4 +1,4 @@
-"""Compiled loops for the processor, by numba, where that is installed (the `fast` extra).
+"""Compiled loops for the processor, by numba, where that is installed (the `fast` extra): rows.
 
 They work on arrays that are known to fit together: a byte is read only where a form's constructor has seen to it that
 there is one, and ids are checked once, by `inside`. No loop holds Python's lock.
@@ -11,8 +11,6 @@ from typing import Any
 import numpy
 
 Loop = Callable[..., Any]
-PLACES_AT_ONCE = 28  # tables of 256 floats that stay in the nearest memory while rows pass by
-ROWS_AT_ONCE = 1024  # whose codes stay in the next one
 
 
 def _plain(loop: Loop) -> Loop:
@@ -178,138 +176,3 @@ def sort_into_blocks(ids: Any, block_of: Any, bits: int, counts: Any, chunk: int
         following[blocks[place]] += 1
         rows[slot], places[slot] = found[place], place
     return ends, rows, places
-
-
-@compiled
-def from_blocks(parts: Any, starts: Any, block_of: Any, bits: int, before: Any, first: int, out: Any) -> None:
-    """Columns that lie block by block, put in the order of tokens.
-
-    Args:
-        parts: (n, V), the blocks' tokens one block after another.
-        starts: Where each block begins, (blocks).
-        block_of: The packed map, uint8.
-        bits: Of a block's number.
-        before: Tokens of each block before the first one here, (blocks).
-        first: Token.
-        out: (n, tokens from the first on), is written.
-    """
-    following = starts + before
-    for column in range(out.shape[1]):
-        block = code_at(block_of, first + column, bits)
-        for row in range(len(out)):
-            out[row, column] = parts[row, following[block]]
-        following[block] += 1
-
-
-@summing
-def code_tables(hidden: Any, words: Any, books: Any, segments: int, bits: int, per_byte: int) -> Any:
-    """Inner products of vectors with what a byte of codes stands for.
-
-    Args:
-        hidden: (n, segments * width), float32.
-        words: (words, width), float32.
-        books: For each code the first word of its book, stage by stage, (stages * segments).
-        segments: Pieces of a row.
-        bits: Of a code.
-        per_byte: Codes that are read as one number, the first the lowest.
-
-    Returns:
-        (n, codes / per_byte, 2**(bits * per_byte)), float32; codes that are lacking at the end count nothing.
-    """
-    size, width = 1 << bits, words.shape[1]
-    places = (len(books) + per_byte - 1) // per_byte
-    tables = numpy.empty((len(hidden), places, size**per_byte), numpy.float32)
-    own = numpy.empty(size, numpy.float32)
-    for vector in range(len(hidden)):
-        for code in range(places * per_byte):
-            first, table, own[:] = code % segments * width, tables[vector, code // per_byte], 0
-            if code < len(books):
-                for word in range(size):
-                    total = numpy.float32(0)
-                    for column in range(width):
-                        total += words[books[code] + word, column] * hidden[vector, first + column]
-                    own[word] = total
-            if code % per_byte == 0:
-                table[:size] = own
-                continue
-            known = size ** (code % per_byte)  # what the codes before say; the first word overwrites it, so it is last
-            for word in range(size - 1, -1, -1):
-                for value in range(known):
-                    table[word * known + value] = table[value] + own[word]
-    return tables
-
-
-@compiled
-def add_bytes(codes: Any, tables: Any, out: Any) -> None:
-    """For every row of bytes the sum of what they pick from their tables, added to ``out``.
-
-    Args:
-        codes: (V, places), uint8.
-        tables: (n, places, 256), float32.
-        out: (n, V), float32.
-    """
-    # Indices without a sign need no look at whether they count from the end.
-    rows, places, one, table = len(codes), numpy.uint64(codes.shape[1]), numpy.uint64(1), numpy.uint64(256)
-    flat = codes.reshape(-1)
-    for top in range(0, rows, ROWS_AT_ONCE):
-        bottom = min(top + ROWS_AT_ONCE, rows)
-        whole = bottom - (bottom - top) % 4
-        for left in range(0, codes.shape[1], PLACES_AT_ONCE):
-            count = min(PLACES_AT_ONCE, codes.shape[1] - left)
-            for vector in range(len(tables)):
-                words = tables[vector].reshape(-1)
-                for row in range(top, whole, 4):  # four sums at a time: each waits for its own last addition alone
-                    first = second = third = fourth = numpy.float32(0)
-                    at, start = numpy.uint64(row) * places + numpy.uint64(left), table * numpy.uint64(left)
-                    for _ in range(count):
-                        first += words[start + numpy.uint64(flat[at])]
-                        second += words[start + numpy.uint64(flat[at + places])]
-                        third += words[start + numpy.uint64(flat[at + places + places])]
-                        fourth += words[start + numpy.uint64(flat[at + places + places + places])]
-                        at, start = at + one, start + table
-                    out[vector, row] += first
-                    out[vector, row + 1] += second
-                    out[vector, row + 2] += third
-                    out[vector, row + 3] += fourth
-                for row in range(whole, bottom):
-                    total = numpy.float32(0)
-                    for place in range(left, left + count):
-                        total += words[256 * place + codes[row, place]]
-                    out[vector, row] += total
-
-
-@compiled
-def sum_codes(codes: Any, tables: Any, bits: int, out: Any) -> None:
-    """As `add_bytes`, for codes of which no whole number fills a byte; tables are (n, codes, 2**bits)."""
-    for row in range(len(codes)):
-        for vector in range(len(tables)):
-            total = numpy.float32(0)
-            for place in range(tables.shape[1]):
-                total += tables[vector, place, code_at(codes[row], place, bits)]
-            out[vector, row] = total
-
-
-@summing
-def dot_bytes(rows: Any, hidden: Any, out: Any) -> None:
-    """Inner products of rows of bytes, (V, columns), with vectors, float32 (n, columns); ``out`` is (n, V)."""
-    for row in range(len(rows)):
-        for vector in range(len(hidden)):
-            total = numpy.float32(0)
-            for column in range(rows.shape[1]):
-                total += numpy.float32(rows[row, column]) * hidden[vector, column]
-            out[vector, row] = total
-
-
-@summing
-def dot_bfloat16(rows: Any, hidden: Any, out: Any) -> None:
-    """As `dot_bytes`, of rows of bfloat16 as uint16, the upper half of a float32."""
-    halves = numpy.empty(rows.shape[1], numpy.uint32)
-    wide = halves.view(numpy.float32)
-    for row in range(len(rows)):
-        for column in range(rows.shape[1]):
-            halves[column] = numpy.uint32(rows[row, column]) << numpy.uint32(16)
-        for vector in range(len(hidden)):
-            total = numpy.float32(0)
-            for column in range(rows.shape[1]):
-                total += wide[column] * hidden[vector, column]
-            out[vector, row] = total

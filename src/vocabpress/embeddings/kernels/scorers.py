@@ -16,8 +16,9 @@ from vocabpress.embeddings.base import CompressedEmbedding
 from vocabpress.embeddings.codebooks import Codebooks
 from vocabpress.embeddings.combine import Columns, Sum, forms
 from vocabpress.embeddings.dense import Dense
-from vocabpress.embeddings.kernels import loops
+from vocabpress.embeddings.kernels import sums
 from vocabpress.embeddings.kernels.decoders import books_of, decoder, held, map_of, scales_of
+from vocabpress.embeddings.kernels.loops import Loop
 from vocabpress.embeddings.kernels.threads import in_threads
 from vocabpress.embeddings.projected import Projected
 from vocabpress.embeddings.rows import CHUNK, Rows
@@ -77,10 +78,10 @@ def _dense(form: Dense) -> Score:
     if rows.dtype != torch.bfloat16:  # in the rows' own dtype: one cast of a vector instead of one of the table
         return lambda hidden: torch.mm(torch.from_numpy(hidden).to(rows.dtype), rows.T).float().numpy()
     halves = rows.view(torch.uint16).numpy()
-    return _by_rows(loops.dot_bfloat16, halves)
+    return _by_rows(sums.dot_bfloat16, halves)
 
 
-def _by_rows(dot: loops.Loop, rows: Any) -> Score:
+def _by_rows(dot: Loop, rows: Any) -> Score:
     """Inner products with rows as they lie there, by a loop."""
 
     def score(hidden: Any) -> Any:
@@ -99,14 +100,14 @@ def _scalar(form: Scalar) -> Score:
     by_row = len(scales) > 1
     levels = torch.arange(1 << bits)[:, None] * (2 / (2**bits - 1)) - 1
     words, books = levels.float().numpy(), numpy.zeros(columns, numpy.int64)
-    integers = _by_rows(loops.dot_bytes, codes)
+    integers = _by_rows(sums.dot_bytes, codes)
 
     def score(hidden: Any) -> Any:
         vectors = hidden if by_row else hidden * scales
         if bits == 8:
             out = integers(vectors) * numpy.float32(2 / 255) - vectors.sum(1, keepdims=True)
         else:  # a book of evenly spread words for each column
-            out = _by_tables(codes, loops.code_tables(vectors, words, books, columns, bits, 8 // bits))
+            out = _by_tables(codes, sums.code_tables(vectors, words, books, columns, bits, 8 // bits))
         return numpy.multiply(out, scales[:, 0], out=out) if by_row else out
 
     return score
@@ -118,13 +119,13 @@ def _codebooks(form: Codebooks) -> Score:
     if 8 % bits == 0:
 
         def score(hidden: Any) -> Any:
-            return _by_tables(codes, loops.code_tables(hidden, words().numpy(), books, segments, bits, 8 // bits))
+            return _by_tables(codes, sums.code_tables(hidden, words().numpy(), books, segments, bits, 8 // bits))
 
     else:
 
         def score(hidden: Any) -> Any:
-            tables = loops.code_tables(hidden, words().numpy(), books, segments, bits, 1)
-            return _by_rows(lambda rows, _, out: loops.sum_codes(rows, tables, bits, out), codes)(hidden)
+            tables = sums.code_tables(hidden, words().numpy(), books, segments, bits, 1)
+            return _by_rows(lambda rows, _, out: sums.sum_codes(rows, tables, bits, out), codes)(hidden)
 
     return score
 
@@ -132,7 +133,7 @@ def _codebooks(form: Codebooks) -> Score:
 def _by_tables(codes: Any, tables: Any) -> Any:
     """Sums of what bytes pick from their tables, (n, V)."""
     out = numpy.zeros((len(tables), len(codes)), numpy.float32)
-    in_threads(lambda first, last: loops.add_bytes(codes[first:last], tables, out[:, first:last]), len(codes))
+    in_threads(lambda first, last: sums.add_bytes(codes[first:last], tables, out[:, first:last]), len(codes))
     return out
 
 
@@ -190,7 +191,7 @@ def _rows(form: Rows) -> Score:
 
         def part(first: int, last: int) -> None:
             span = slice(first * CHUNK, min(last * CHUNK, rows))
-            loops.from_blocks(parts, starts, block_of, bits, counts[first], span.start, out[:, span])
+            sums.from_blocks(parts, starts, block_of, bits, counts[first], span.start, out[:, span])
 
         in_threads(part, len(counts), 4096 // CHUNK)
         return out
