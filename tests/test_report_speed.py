@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +14,7 @@ from vocabpress.report.page import to_page
 from vocabpress.report.speed.crossing import crossing
 from vocabpress.report.speed.curves import fits, forward_passes, growth
 from vocabpress.report.speed.forms import DENSE, FASTER, FLOOR, SLOWER, beside_dense
+from vocabpress.report.speed.memory import over_file, peaks
 from vocabpress.report.speed.section import parts, warn
 from vocabpress.report.speed.tables import figures, ratios
 from vocabpress.report.speed.timed import pairs, ratio, time_name
@@ -22,12 +24,12 @@ CPU = PLACE | {"device": "CPU", "machine": "x86_64", "threads": 2}
 SHAPES = ((1000, 64), (500, 32))
 
 
-def timing(task, variant, metrics, stored=1000, seed=0, environment=None, **settings):
+def timing(task, variant, metrics, stored: int | None = 1000, seed=0, environment=None, **settings):
     sizes = {"table": stored} if stored else {}
     return Result(task, variant, settings | {"seed": seed}, sizes, metrics, 1.0, environment=environment or CPU)
 
 
-def head(variant, time, stored, shape=SHAPES[0], dense=8.0, floor=0.5, **more):
+def head(variant, time, stored, shape=SHAPES[0], dense=8.0, floor: float | None = 0.5, **more):
     metrics = {"logits_1_ms": time, "logits_1_dense_ms": dense, "top_ms": 2 * time, "top_dense_ms": 2 * dense, **more}
     metrics |= {"logits_64_ms": 10 * time, "logits_64_dense_ms": 20 * dense, "logits_8_ms": 9.0}
     metrics |= {"floor_ms": floor} if floor else {}
@@ -53,12 +55,21 @@ def growths():
     ]
 
 
+def memories():
+    sizes = {"table_before": 10**9, "model_before": 10**10, "limit": 4 * 10**9, "table": 10**8}
+    made = timing("memory", "svd", {"anonymous": 2.5e9, "resident": 3.5e9}, ratio=10.0, rows=1000, columns=64)
+    held = [
+        timing("resident", way, {"memory_over_file": over}, model="a", ratio=10.0)
+        for way, over in (("as stored", 1.5), ("dense", 10.0))
+    ]
+    return [replace(row, bytes=sizes) for row in (made, *held)]
+
+
 def timed():
     gpu = {"lookup_ms": 0.5, "lookup_ms_dense": 0.25, "lookup_graph_ms": 0.3, "lookup_graph_ms_dense": 0.2}
-    peak = [timing("memory", "compress", {"peak_bytes": 2.5e9}, stored=None, model="large")]
     device = CPU | {"device": "a GPU"}
     return [
-        *heads(), *readings(), *growths(), *peak,
+        *heads(), *readings(), *growths(), *memories(),
         timing("gpu", "svd", gpu, rows=1000, columns=64, tokens=4096, environment=device),
     ]  # fmt: skip
 
@@ -77,15 +88,14 @@ def test_timings_are_no_model_and_models_no_timings(tmp_path):
     write_results(tmp_path / "all.json", [original(), result(), *timed()])
     found = collect([tmp_path])
     assert [model.name for model in found.models] == ["m"]
-    assert {row.task for row in found.timings} == {"heads", "gpu", "reading", "scaling", "memory"}
+    assert {row.task for row in found.timings} == {"heads", "gpu", "reading", "scaling", "memory", "resident"}
     assert len(found.timings) == len(timed())
 
 
 def test_times_find_their_dense_peers_by_any_of_the_names():
-    (row,) = group_timings([timing("gpu", "x", {name: 1.0 for name in (
-        "logits_64_ms", "logits_64_dense_ms", "logits_8_ms", "logits_8_dense_ms", "ms_1x16", "ms_1x16_original",
-        "lookup_ms", "lookup_ms_dense", "floor_ms", "tables_1_ms",
-    )})])  # fmt: skip
+    plain = ["logits_64_ms", "logits_64_dense_ms", "logits_8_ms", "logits_8_dense_ms", "floor_ms", "tables_1_ms"]
+    named = ["lookup_ms", "lookup_ms_dense", "ms_1x16", "ms_1x16_original"]
+    (row,) = group_timings([timing("gpu", "x", dict.fromkeys(plain + named, 1.0))])
     assert pairs([row]) == {
         "logits_8_ms": "logits_8_dense_ms",
         "logits_64_ms": "logits_64_dense_ms",
@@ -120,16 +130,20 @@ def test_machines_are_not_averaged_and_a_reader_is_told():
 
 
 def test_ratios_by_hand_a_table_for_each_shape():
-    first, second = ratios(group_timings(heads()), "logits_1_ms")
-    assert first.caption.endswith("1,000 x 64")
+    first, second = ratios(group_timings(heads()), speedup=True, over_floor="logits_1_ms")
+    assert first.caption == "Speed-up over the dense peer in the same run: 1,000 x 64"
     assert second.caption.endswith("500 x 32")
     assert first.heads == [
-        "variant", "bytes of the table", "logits, 1 vector\u00a0↓", "logits, 64 vectors\u00a0↓",
-        "top-k, 1 vector\u00a0↓", "logits, 1 vector, over the floor\u00a0↓",
+        "variant", "bytes of the table", "logits, 1 vector\u00a0↑", "logits, 64 vectors\u00a0↑",
+        "top-k, 1 vector\u00a0↑", "logits, 1 vector, over the floor\u00a0↓",
     ]  # fmt: skip
     (row,) = [row for row in first.rows if row[0].text == "Fast-scan codes"]
-    assert [cell.number for cell in row[1:]] == [1000, 2 / 8, 20 / 160, 2 / 8, 2 / 0.25]
-    assert row[2].remark == "2 of 8 ms"
+    assert [cell.number for cell in row[1:]] == [1000, 8 / 2, 160 / 20, 8 / 2, 2 / 0.25]
+    assert row[2].remark == "2 vs. 8 ms"
+    (first, _) = ratios(group_timings(readings()))
+    assert first.caption == "Time over the dense peer's in the same run: a"
+    assert first.heads[2:] == ["1 x 16\u00a0↓", "8 x 128\u00a0↓"]
+    assert [cell.number for cell in first.rows[0][2:]] == [3 / 2, 9 / 10]
 
 
 def test_every_figure_is_in_a_table():
@@ -138,8 +152,14 @@ def test_every_figure_is_in_a_table():
     assert table.heads[:3] == ["variant", "measured on", "bytes of the table"]
     assert {row[1].text for row in table.rows} == {f"{count:,} x 64" for count in (1000, 4000, 16000)}
     assert ratios(rows) == []
-    (row,) = figures(group_timings([timing("memory", "x", {"peak_bytes": 2.5e9}, stored=None)]), "c").rows
-    assert [cell.text for cell in row] == ["x", "–", "2.50 GB"]
+    table = figures(group_timings(memories()[:1]), "c")
+    assert table.heads[2:] == [
+        "bytes of the table", "limit", "model before", "table before", "memory of its own\u00a0↓",
+        "memory with files\u00a0↓",
+    ]  # fmt: skip
+    assert [cell.text for cell in table.rows[0][2:]] == [
+        "100.00 MB", "4.00 GB", "10.00 GB", "1.00 GB", "2.50 GB", "3.50 GB",
+    ]  # fmt: skip
 
 
 # Charts
@@ -150,30 +170,19 @@ def drawn_texts(svg):
     page = Page(svg)
     places = [attributes for tag, attributes in page.tags if tag == "text"]
     said = [data for tag, data in page.texts if tag == "text"]
-    return {data: place for data, place in zip(said, places, strict=True)}
+    return dict(zip(said, places, strict=True))
 
 
 def test_a_form_stands_between_the_floor_and_the_dense_table():
-    (rows, _) = (group_timings(heads())[:2], None)
+    rows = [row for row in group_timings(heads()) if row.results[0].settings["rows"] == SHAPES[0][0]]
     chart = beside_dense(rows, "c", title="Logits", name="logits_1_ms", floor="floor_ms")
     assert chart is not None
     text = Page(chart.svg).text()
-    for words in (
-        FASTER,
-        SLOWER,
-        f"{DENSE}, bfloat16",
-        FLOOR,
-        EVIL,
-        "milliseconds",
-        "over dense",
-        "0.250",
-        "2",
-        "1.00 kB",
-    ):
+    labels = [FASTER, SLOWER, f"{DENSE}, bfloat16", FLOOR, "milliseconds", "speed-up"]
+    for words in (*labels, EVIL, "0.500", "4", "1.00 kB"):
         assert words in text
     heights = {name: float(place["y"]) for name, place in drawn_texts(chart.svg).items() if "y" in place}
-    assert heights["1.00 kB"] < heights["4.00 kB"]  # the smallest table first
-    assert heights["0.250"] < heights["2"]
+    assert heights["4"] < heights["0.500"]  # the smallest table first
 
 
 def test_no_floor_and_no_peer():
@@ -221,6 +230,26 @@ def test_two_ways_to_logits_are_drawn_where_both_were_timed():
     assert crossing([row for row in rows if row.name == EVIL], "c", title="t") is None
 
 
+def test_memory_stands_beside_table_and_checkpoint():
+    chart = peaks(group_timings(memories()[:1]), "c", title="Peak memory")
+    assert chart is not None
+    for words in ("SVD", "memory of its own", "mapped files", "the table", "the limit", "the whole checkpoint", "GB"):
+        assert words in Page(chart.svg).text()
+    assert peaks(group_timings(memories()[1:]), "c", title="t") is None
+
+
+def test_a_loaded_table_stands_between_its_file_and_the_dense_one():
+    chart = over_file(group_timings(memories()[1:]), "c", title="Memory")
+    assert chart is not None
+    for words in ("as stored", "1.500", "10", "the file", "the dense table in float32", "memory over the file's bytes"):
+        assert words in Page(chart.svg).text()
+    bare = [replace(row, bytes={}) for row in memories()[1:]]
+    chart = over_file(group_timings(bare), "c", title="Memory")
+    assert chart is not None
+    assert "the dense table" not in chart.svg
+    assert over_file(group_timings(heads()), "c", title="t") is None
+
+
 def test_odd_settings_are_no_error():
     odd = [
         timing("heads", "x", {"logits_1_ms": 1.0, "logits_1_dense_ms": 2.0}, rows="many", columns=[1], few="x"),
@@ -263,7 +292,8 @@ def test_charts_come_by_kind_one_for_each_place():
     assert len(found["Output heads"].more_draws) == 2
     titles = [chart.title for draw in found["Fits as tables grow"].draws if (chart := draw("c"))]
     assert titles == ["Seconds of a fit: 64 columns", "Memory of a fit: 64 columns"]
-    assert found["Peak memory"].draws == []
+    titles = [chart.title for draw in found["Lookups and heads on a GPU"].draws if (chart := draw("c"))]
+    assert titles == ["Lookup: 1,000 x 64"]  # no logits were timed
 
 
 def test_a_page_without_timings_has_no_such_section(report_html):
@@ -276,7 +306,7 @@ def test_markdown_has_the_same_tables():
     lines = text.splitlines()
     assert "## Speed and memory" in lines
     assert "### Output heads" in lines
-    (row,) = [line for line in lines if line.startswith("| Fast-scan codes | 1.00 kB | 0.250 2 of 8 ms |")][:1]
+    (row,) = [line for line in lines if line.startswith("| Fast-scan codes | 1.00 kB | 4 2 vs. 8 ms |")][:1]
     assert row.count("|") == 7
     assert EVIL not in text
     assert "Speed and memory" not in to_markdown(group([result()]), "t")

@@ -116,6 +116,14 @@ METRICS = {
     "memory_over_table": Metric(
         "peak memory over the table", "lower", "Of the fit, the table included, over the table's bytes in float32."
     ),
+    "memory_over_file": Metric(
+        "memory over the file",
+        "lower",
+        "Bytes that a loaded table holds, what it keeps decoded included, over the file's.",
+    ),
+    "anonymous": Metric("memory of its own", "lower", "The most that a process alone held, without mapped files."),
+    "resident": Metric("memory with files", "lower", "The most that a process held, pages of mapped files included."),
+    "fit_seconds": Metric("seconds of the fit", "lower"),
     "floor_ms": Metric("floor ms", None, "One read of as many bytes as the form stores: what memory allows at best."),
     "ratio_to_float32": Metric("ratio to float32", None, "Bytes of the table in float32 over the bytes stored."),
     "bits_per_weight": Metric("bits per weight", None, "Bits stored for each entry of the table, all counted."),

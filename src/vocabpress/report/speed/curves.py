@@ -15,7 +15,7 @@ from vocabpress.report.axes import (
 from vocabpress.report.charts import Chart
 from vocabpress.report.names import metric
 from vocabpress.report.rows import Row
-from vocabpress.report.speed.timed import pairs, place, ratio, time_name
+from vocabpress.report.speed.timed import labels, pairs, place, ratio, time_name
 from vocabpress.report.svg import draw
 
 if TYPE_CHECKING:
@@ -32,10 +32,10 @@ def forward_passes(rows: Sequence[Row], drawing: str, *, title: str) -> Chart | 
     """Time over the original model's by size of the batch, a curve for each way of reading; of one place."""
     names = [name for name in pairs(rows) if name.startswith("ms_")]
     curves = []
-    for row in rows:
+    for row, label in zip(rows, labels(rows), strict=True):
         found = [(float(at), ratio(row, name, pairs([row]).get(name, ""))) for at, name in enumerate(names)]
         points = [(at, value) for at, value in found if value is not None]
-        curves += [Series(row.label, None, row.peer, points)] if points else []
+        curves += [Series(label, None, row.peer, points)] if points else []
     if not curves:
         return None
 
@@ -91,14 +91,11 @@ def growth(rows: Sequence[Row], drawing: str, *, title: str, name: str) -> Chart
 
 def fits(rows: Sequence[Row], name: str) -> list[Series]:
     """The curves of a metric over the rows of the table; ratios join the names where there are several."""
-    named = [(row, place(row.results[0]).rows, row.results[0].settings.get("ratio")) for row in rows]
-    several = len({str(asked) for _, _, asked in named}) > 1
     curves: dict[str, Series] = {}
-    for row, count, asked in named:
-        if not count or name not in row.metrics or row.metrics[name].mean <= 0:
-            continue
-        label = f"{row.label}, {asked:g}x" if several and isinstance(asked, int | float) else row.label
-        curves.setdefault(label, Series(label, None, row.peer, [])).points.append((count, row.metrics[name]))
+    for row, label in zip(rows, labels(rows), strict=True):
+        count = place(row.results[0]).rows
+        if count and count > 0 and name in row.metrics and row.metrics[name].mean > 0:
+            curves.setdefault(label, Series(label, None, row.peer, [])).points.append((count, row.metrics[name]))
     for curve in curves.values():
         curve.points.sort(key=lambda point: point[0])
     return list(curves.values())

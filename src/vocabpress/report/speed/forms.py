@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 from vocabpress.report.axes import COLOURS, add_legend, bar_labels, bars_height, legend_height, log_ticks
 from vocabpress.report.charts import Chart
 from vocabpress.report.console import size
-from vocabpress.report.names import short
 from vocabpress.report.rows import Row
+from vocabpress.report.speed.dots import put_names, put_numbers, steps
 from vocabpress.report.speed.timed import pairs, place, ratio
-from vocabpress.report.svg import FONT_SIZE, draw
+from vocabpress.report.svg import draw
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +37,7 @@ def beside_dense(rows: Sequence[Row], drawing: str, *, title: str, name: str, fl
     shown = sorted((row for row in rows if ratio(row, name, dense)), key=lambda row: row.table or 0)
     if not shown:
         return None
-    names = _labels(shown)
+    names, speedups = _labels(shown), [value.mean for row in shown if (value := ratio(row, dense, name))]
     times, peers = ([row.metrics[key].mean for row in shown] for key in (name, dense))
     floors = [row.metrics[floor].mean if floor in row.metrics else float("nan") for row in shown]
     floors = [least if least > 0 else float("nan") for least in floors]
@@ -49,7 +49,7 @@ def beside_dense(rows: Sequence[Row], drawing: str, *, title: str, name: str, fl
     def plot(figure: "Figure") -> None:
         axes = figure.subplots()
         limits = min(times + peers + known) / 1.6, max(times + peers) * 1.6
-        axes.set(xscale="log", xlim=limits, ylim=(len(shown) - 0.45, -0.55), xlabel="milliseconds ↓")
+        axes.set(xscale="log", xlim=limits, xlabel="milliseconds ↓")
         entries = _lines(axes, floors if known else [], peers, peer)
         log_ticks(axes.xaxis, limits, 4)
         for at, (time, least, kind) in enumerate(zip(times, floors, kinds, strict=True)):
@@ -57,16 +57,14 @@ def beside_dense(rows: Sequence[Row], drawing: str, *, title: str, name: str, fl
             axes.plot([least, time], [at, at], color=colour, linewidth=1.6, alpha=0.45)
             dot = axes.plot(time, at, color=colour, marker=marker, markersize=6.5, linestyle="none")
             entries += [(dot[0], kind)] if kind not in [label for _, label in entries] else []
-        axes.set_yticks(range(len(shown)), names)
-        axes.grid(visible=False, axis="y")
-        axes.tick_params(axis="y", length=0)
-        _say_ratios(axes, [ratio(row, name, dense) for row in shown])
+        put_names(axes, names)
+        put_numbers(axes, speedups, "speed-up ↑")
         add_legend(figure, entries)
 
     legend = [*dict.fromkeys(kinds), peer, *[FLOOR] * bool(known)]
     height = bars_height(names) + legend_height(legend)
     said = f"{title}: {', '.join(row.label for row in shown)}, beside the dense table" + " and the floor" * bool(known)
-    caption = "The smallest table first; at the right, each time over the dense table's in the same run."
+    caption = "The smallest table first; at the right, the speed-up over the dense table in the same run."
     return Chart(title, draw(drawing, said, height, plot), caption)
 
 
@@ -78,23 +76,11 @@ def _labels(rows: Sequence[Row]) -> list[str]:
 
 def _lines(axes: "Axes", floors: Sequence[float], peers: Sequence[float], peer: str) -> list[tuple[Any, str]]:
     """The floor, below which nothing can be, and the dense table: steps, since each form was timed beside its own."""
-    edges = [at + side for at in range(len(peers)) for side in (-0.5, 0.5)]
     entries = []
     if floors:
-        steps = [least for least in floors for _ in range(2)]
-        line = axes.plot(steps, edges, color="#444444", linewidth=1.6, zorder=1.5)
-        axes.fill_betweenx(edges, 0, steps, color="#888888", alpha=0.18, linewidth=0)
+        x, edges = steps(floors)
+        line = axes.plot(x, edges, color="#444444", linewidth=1.6, zorder=1.5)
+        axes.fill_betweenx(edges, 0, x, color="#888888", alpha=0.18, linewidth=0)
         entries.append((line[0], FLOOR))
-    steps = [peer for peer in peers for _ in range(2)]
-    line = axes.plot(steps, edges, color="black", linewidth=1.3, linestyle="--", zorder=1.5)
+    line = axes.plot(*steps(peers), color="black", linewidth=1.3, linestyle="--", zorder=1.5)
     return [*entries, (line[0], peer)]
-
-
-def _say_ratios(axes: "Axes", ratios: Sequence[Any]) -> None:
-    """Times over the dense table's, at the right edge."""
-    right = axes.secondary_yaxis("right")
-    right.set_yticks(range(len(ratios)), [short(value.mean) for value in ratios])
-    right.tick_params(axis="y", length=0)
-    right.spines["right"].set_visible(False)
-    style: Any = {"xycoords": "axes fraction", "textcoords": "offset points", "fontsize": FONT_SIZE - 0.5}
-    axes.annotate("over dense", (1, 1), (38, 3), ha="right", va="bottom", annotation_clip=False, **style)

@@ -9,6 +9,7 @@ from vocabpress.report.rows import Row
 from vocabpress.report.speed.crossing import crossing
 from vocabpress.report.speed.curves import forward_passes, growth
 from vocabpress.report.speed.forms import beside_dense
+from vocabpress.report.speed.memory import over_file, peaks
 from vocabpress.report.speed.tables import figures, ratios
 from vocabpress.report.speed.timed import TIMED, by_place, machine, place_names
 from vocabpress.report.tables import Table
@@ -42,23 +43,26 @@ class Part:
 HEADS = (
     "Inner products with all rows of a table, as an output head computes them. Each form was timed in turn with the "
     "dense table, and with one read of as many bytes as it stores: the floor, which no head that reads all its codes "
-    "can beat. Ratios are times over the dense table's: below 1 is faster."
+    "can beat. A speed-up is the dense table's time over the form's: above 1 is faster."
 )
-GPU = "Lookups and logits on a GPU, in turn with a dense table; ratios are times over its: below 1 is faster."
+GPU = "On a GPU, in turn with a dense table. A speed-up is the dense table's time over the form's: above 1 is faster."
 FORWARD = "Forward passes of a whole model, in turn with the original; ratios are times over its: below 1 is faster."
 SCALING = "Seconds and peak memory of a fit as the table grows, all else the same."
-MEMORY = "Peak memory of making a compressed checkpoint."
+MEMORY = (
+    "Peak memory of compressing a checkpoint. Its own memory is what a job needs; pages of mapped files beside it are "
+    "dropped when the system needs room."
+)
+RESIDENT = "What a table takes in memory, once loaded and read, over what it takes in the file."
 # task -> title, lead
 PARTS = {
     "heads": ("Output heads", HEADS),
-    "gpu": ("On a GPU", GPU),
+    "gpu": ("Lookups and heads on a GPU", GPU),
     "reading": ("Forward passes", FORWARD),
     "runtimes": ("Forward passes in onnxruntime", FORWARD),
     "scaling": ("Fits as tables grow", SCALING),
-    "memory": ("Peak memory", MEMORY),
+    "memory": ("Compressing large checkpoints", MEMORY),
+    "resident": ("Tables in memory", RESIDENT),
 }
-
-
 DRAWN: dict[str, list[Kind]] = {
     "heads": [("Logits of one vector", partial(beside_dense, name="logits_1_ms", floor="floor_ms"))],
     "gpu": [
@@ -71,6 +75,8 @@ DRAWN: dict[str, list[Kind]] = {
         ("Seconds of a fit", partial(growth, name="seconds")),
         ("Memory of a fit", partial(growth, name="memory_over_table")),
     ],
+    "memory": [("Peak memory", peaks)],
+    "resident": [("Memory of a loaded table", over_file)],
 }
 MORE: dict[str, list[Kind]] = {"heads": [("Two ways to logits", crossing)]}
 
@@ -83,7 +89,7 @@ def parts(rows: Sequence[Row]) -> list[Part]:
         if members:
             title, lead = PARTS[task]
             draws, more = (_draws(charts.get(task, []), members, task == "scaling") for charts in (DRAWN, MORE))
-            tables = ratios(members, "logits_1_ms" if task == "heads" else "")
+            tables = ratios(members, task in ("heads", "gpu"), "logits_1_ms" if task == "heads" else "")
             found.append(Part(title, lead, draws, more, tables, figures(members, f"{title}: every figure")))
     return found
 

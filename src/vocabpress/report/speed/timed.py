@@ -10,7 +10,7 @@ from vocabpress.report.labels import canonical
 from vocabpress.report.rows import Row, Value
 from vocabpress.results import Result
 
-TIMED = ("heads", "gpu", "reading", "runtimes", "scaling", "memory")  # tasks, in the order of the page
+TIMED = ("heads", "gpu", "reading", "runtimes", "scaling", "memory", "resident")  # tasks, in the order of the page
 SAID = {"top_ms": "top-k, 1 vector", "lookup_graph_ms": "lookup in a CUDA graph"}  # others say themselves
 PARTNERS = ("dense", "original")  # what the peer of a time is called
 
@@ -109,6 +109,22 @@ def ratio(row: Row, name: str, other: str) -> Value | None:
     if not found:
         return None
     return Value(statistics.fmean(found), statistics.stdev(found) if len(found) > 1 else None, len(found))
+
+
+def labels(rows: Sequence[Row]) -> list[str]:
+    """Names of rows, the ratio that was asked for in them where there are several."""
+    asked = [row.results[0].settings.get("ratio") for row in rows]
+    several = len({str(ratio) for ratio in asked}) > 1
+    return [
+        f"{row.label}, {ratio:g}x" if several and isinstance(ratio, int | float) else row.label
+        for row, ratio in zip(rows, asked, strict=True)
+    ]
+
+
+def count_of(row: Row, name: str) -> float | None:
+    """Bytes that results name, a mean over seeds."""
+    found = [result.bytes[name] for result in row.results if result.bytes.get(name, 0) > 0]
+    return statistics.fmean(found) if found else None
 
 
 def time_name(name: str) -> str:
