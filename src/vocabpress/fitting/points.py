@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vocabpress.fitting.shards import Combine, Value, added
-from vocabpress.fitting.table import Places, Table, draw, rows_per_chunk
+from vocabpress.fitting.shards import Combine, Value, added, chunk_borders
+from vocabpress.fitting.table import Places, Table, draw
 
 PointsPart = Callable[[slice, Tensor, Tensor], Value]
 """(places of the rows, their points (books, n, width), the weight of each point (n)) -> a value."""
@@ -33,7 +33,7 @@ class Points:
         if isinstance(points, Points):
             return points
         books, count, width = points.shape
-        borders = [*range(0, count, rows_per_chunk(books * width)), count]
+        borders = chunk_borders(count, books * width)
 
         def read(places: Places, everywhere: bool) -> Tensor:
             return points[:, places].transpose(0, 1).flatten(1)

@@ -8,7 +8,7 @@ same bits. Rows of codes stay where they are made, until all are there; then eve
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import groupby
 from typing import Any, Self
@@ -17,10 +17,27 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+ENTRIES_PER_CHUNK = 2**22  # 16 MB in float32, 32 MB in float64, of which a step holds a few
 STRETCHES, GROUP = 64, 8
 
 Value = tuple[Tensor, ...]
 Combine = Callable[[Value, Value], Value]
+
+
+def rows_per_chunk(width: int) -> int:
+    """Rows of a chunk: a power of two, so that chunks of tables of one width are alike."""
+    return 1 << max(1, ENTRIES_PER_CHUNK // max(1, width)).bit_length() - 1
+
+
+def chunk_borders(num_rows: int, width: int) -> list[int]:
+    """Where the chunks of a table begin, and its end."""
+    return [*range(0, num_rows, rows_per_chunk(width)), num_rows]
+
+
+def stretches_of(borders: Sequence[int]) -> tuple[int, int]:
+    """Chunks of a stretch, and how many stretches there are."""
+    length = -(-(len(borders) - 1) // STRETCHES)
+    return length, -(-(len(borders) - 1) // length)
 
 
 def added(first: Value, second: Value) -> Value:
@@ -46,6 +63,17 @@ class Shards:
         if dist.is_available() and dist.is_initialized():
             return cls(dist.get_rank(), dist.get_world_size())
         return cls()
+
+    def rows(self, num_embeddings: int, embedding_dim: int) -> range:
+        """The rows of a table that this process is to have."""
+        shares = self.shares(chunk_borders(num_embeddings, embedding_dim))
+        return range(shares[self.rank], shares[self.rank + 1])
+
+    def shares(self, borders: Sequence[int]) -> list[int]:
+        """The first row of each process, and the end, for the borders of chunks."""
+        length, count = stretches_of(borders)
+        firsts = (replace(self, rank=rank).own(count).start for rank in range(self.world))
+        return [borders[length * first] for first in firsts] + [borders[-1]]
 
     def own(self, stretches: int) -> range:
         """The stretches of this process; some process has none where there are too few."""
@@ -104,6 +132,13 @@ class Shards:
                 dist.broadcast(sent, rank)
                 if rank != self.rank:
                     rows.copy_(sent)
+
+    def total(self, number: int) -> int:
+        """The sum of a number that each process has."""
+        told = [number] * self.world
+        if self.world > 1:
+            dist.all_gather_object(told, number)
+        return sum(told)
 
     def add(self, tensor: Tensor) -> Tensor:
         """The sum over processes, in place, in whatever order: of gradients, and of rows that one process each has."""

@@ -18,9 +18,17 @@ from torch import Tensor
 
 from vocabpress.embeddings import CompressedEmbedding
 from vocabpress.embeddings.reading import lookup
-from vocabpress.fitting.shards import ALONE, STRETCHES, Combine, Shards, Value, added
+from vocabpress.fitting.shards import (
+    ALONE,
+    Combine,
+    Shards,
+    Value,
+    added,
+    chunk_borders,
+    rows_per_chunk,
+    stretches_of,
+)
 
-ENTRIES_PER_CHUNK = 2**22  # 16 MB in float32, 32 MB in float64, of which a step holds a few
 ENTRIES_KEPT = 2**25  # of a derived table that is read again and again: up to 128 MB are not made anew each time
 SAMPLED_WHOLE = 2**22  # numbers, of which a sample is drawn by shuffling all
 
@@ -94,7 +102,7 @@ class Table:
         source = rows.detach()
         wanted = dtype or (torch.float64 if source.dtype == torch.float64 else torch.float32)
         shape = (len(source) if count is None else count, source.shape[1])
-        borders = [*range(0, shape[0], rows_per_chunk(shape[1])), shape[0]]
+        borders = chunk_borders(*shape)
         table = cls(shape, wanted, source.device, lambda places, _: source[places].to(wanted), borders, shards)
         return replace(table, read=table._reader(source), held=source.dtype == wanted)
 
@@ -130,18 +138,9 @@ class Table:
         return self.gather(torch.arange(len(self), device=self.device))
 
     @property
-    def _stretches(self) -> tuple[int, int]:
-        """Chunks of a stretch, and stretches."""
-        chunks = len(self.borders) - 1
-        length = -(-chunks // STRETCHES)
-        return length, -(-chunks // length)
-
-    @property
     def shares(self) -> list[int]:
         """The first row of each process, and the end."""
-        length, count = self._stretches
-        firsts = (replace(self.shards, rank=rank).own(count).start for rank in range(self.shards.world))
-        return [self.borders[length * first] if first < count else len(self) for first in firsts] + [len(self)]
+        return self.shards.shares(self.borders)
 
     @property
     def own(self) -> tuple[int, int]:
@@ -150,7 +149,7 @@ class Table:
 
     def chunks(self, stretch: int | None = None) -> Iterator[tuple[slice, Tensor]]:
         """This process' rows, chunk after chunk, each with its places; of one stretch, or of all its own."""
-        length, count = self._stretches
+        length, count = stretches_of(self.borders)
         own = self.shards.own(count) if stretch is None else range(stretch, stretch + 1)
         for start, stop in pairwise(self.borders[own.start * length : own.stop * length + 1]):
             if stop > start:
@@ -166,7 +165,7 @@ class Table:
                 found = value if found is None else combine(found, value)
             return found
 
-        return self.shards.fold(self._stretches[1], of_stretch, combine)
+        return self.shards.fold(stretches_of(self.borders)[1], of_stretch, combine)
 
     def sum(self, part: Callable[[slice, Tensor], Value]) -> Value:
         """The sum of what ``part`` makes of the chunks: tensors of its own, float64 where they are to be exact."""
@@ -260,11 +259,6 @@ class Table:
         found = [rows for _, rows in self.chunks()]
         rows = torch.cat(found) if found else torch.empty(0, self.shape[1], dtype=self.dtype, device=self.device)
         return replace(self, read=self._reader(rows), held=True)
-
-
-def rows_per_chunk(width: int) -> int:
-    """Rows of a chunk: a power of two, so that chunks of tables of one width are alike."""
-    return 1 << max(1, ENTRIES_PER_CHUNK // max(1, width)).bit_length() - 1
 
 
 def numbers(places: Places, device: torch.device) -> Tensor:

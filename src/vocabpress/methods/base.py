@@ -11,11 +11,13 @@ from torch import Tensor
 from vocabpress.budget import Budget, largest
 from vocabpress.embeddings import CompressedEmbedding
 from vocabpress.fitting.fold import can_fold, fold
+from vocabpress.fitting.shards import ALONE, Shards
 from vocabpress.fitting.table import Table
 from vocabpress.metric import check_metric, power
 
 LARGEST = 1e12  # entry of a table: a billion of such squares add up in float32
 SMALLEST = 1e-15  # of the largest entry: a product of two float16 numbers is not less, and squares of less are nothing
+ROWS_ROUNDED = 2**14  # at a time
 Plan = dict[str, Any]
 """Sizes by name: integers, or tuples of them."""
 
@@ -131,6 +133,7 @@ class Method(ABC):
         metric: Tensor | None = None,
         generator: torch.Generator | None = None,
         progress: bool = False,
+        shards: Shards = ALONE,
     ) -> CompressedEmbedding:
         """Fit a table inside a budget.
 
@@ -149,6 +152,8 @@ class Method(ABC):
                 identity. Its scale does not matter.
             generator: All randomness; None starts from seed 0.
             progress: Whether to draw progress bars on stderr.
+            shards: The processes that fit the table together; ``table`` then has the rows that `Shards.rows` gives
+                this one, everything else is the same for all, and all get the whole result.
 
         Returns:
             A form whose ``total_bits()`` is inside the budget, its values rounded to what is stored.
@@ -156,23 +161,23 @@ class Method(ABC):
         Raises:
             ValueError: If the table, the weights or the metric can't be fitted, or no plan meets the budget.
         """
-        check_shape(table)
-        rows = Table.of(table, dtype=torch.float32)
+        rows = sharded(table, shards)
         largest = check_table(rows)
-        weights = check_weights(token_weights, table)
-        plans = self.plans(table.shape[0], table.shape[1], budget, weights)
+        weights = check_weights(token_weights, len(rows), rows.device)
+        plans = self.plans(*rows.shape, budget, weights)
         rows = rows.kept() if largest >= SMALLEST else rows.map(lambda _, part: torch.zeros_like(part))
         if generator is None:
-            generator = torch.Generator(table.device).manual_seed(0)
+            generator = torch.Generator(rows.device).manual_seed(0)
         if metric is None:
-            plan = self.choose(rows, plans, weights, generator, progress)
+            plan = shards.agree_on(self.choose(rows, plans, weights, generator, progress))
             return rounded(self.fit_plan(rows, plan, weights, generator, progress), rows)
-        check_metric(metric, table.shape[1])
-        root, inverse = (power(metric.to(table.device), half).float() for half in (0.5, -0.5))
-        turned = rows.times(root).kept()
-        plan = self.choose(turned, self._foldable(plans, *table.shape), weights, generator, progress)
+        check_metric(metric, rows.shape[1])
+        root, inverse = (power(metric.to(rows.device), half).float() for half in (0.5, -0.5))
+        turned = rows.times(shards.agree(root)).kept()
+        plans = self._foldable(plans, *rows.shape)
+        plan = shards.agree_on(self.choose(turned, plans, weights, generator, progress))
         fitted = self.fit_plan(turned, plan, weights, generator, progress)
-        fold(fitted, inverse)
+        fold(fitted, shards.agree(inverse))
         return rounded(fitted, rows)
 
     def _foldable(self, plans: list[Plan], num_embeddings: int, embedding_dim: int) -> list[Plan]:
@@ -197,12 +202,17 @@ def rounded(embedding: CompressedEmbedding, table: Table) -> CompressedEmbedding
     Raises:
         ValueError: If a value is beyond what its stored dtype holds.
     """
-    embedding.round_to_stored()
-    if not all(bool(tensor.isfinite().all()) for tensor in embedding.parameters()):
-        raise ValueError(
-            "a fitted value is too large for its float16 storage; the table reaches "
-            f"{largest_entry(table):.3g}, scale it down first"
-        )
+    for module in embedding.modules():
+        dtype = getattr(module, "stored_dtype", torch.float32)
+        for parameter in module.parameters(recurse=False):
+            # Some at a time: a factor of low rank has a row for each token.
+            for some in parameter.data.split(ROWS_ROUNDED):
+                some.copy_(some.to(dtype))
+                if not bool(some.isfinite().all()):
+                    raise ValueError(
+                        "a fitted value is too large for its float16 storage; the table reaches "
+                        f"{largest_entry(table):.3g}, scale it down first"
+                    )
     return embedding
 
 
@@ -212,14 +222,22 @@ def largest_entry(table: Table) -> float:
     return float(found)
 
 
-def check_shape(table: Tensor) -> None:
-    """Refuse what is not a float matrix.
+def sharded(table: Tensor, shards: Shards) -> Table:
+    """A table of which this process has some rows, or all.
 
     Raises:
-        ValueError: If it is not, or is empty.
+        ValueError: If it is not a float matrix, is empty, or has other rows than `Shards.rows` says.
     """
-    if table.ndim != 2 or not table.is_floating_point() or min(table.shape) < 1:
+    count = shards.total(len(table)) if table.ndim else 0
+    if table.ndim != 2 or not table.is_floating_point() or min(count, table.shape[1]) < 1:
         raise ValueError(f"a table is a float matrix (V, d), got {table.dtype} of shape {tuple(table.shape)}")
+    wanted = shards.rows(count, table.shape[1])
+    if shards.total(len(wanted) != len(table)):
+        raise ValueError(
+            f"process {shards.rank} of {shards.world} brings {len(table)} of {count} rows, it should have those from "
+            f"{wanted.start} to {wanted.stop}; take what Shards.rows({count}, {table.shape[1]}) says"
+        )
+    return Table.of(table, shards, count, torch.float32)
 
 
 def check_table(table: Table) -> float:
@@ -244,17 +262,17 @@ def check_table(table: Table) -> float:
     return largest
 
 
-def check_weights(token_weights: Tensor | None, table: Tensor) -> Tensor:
+def check_weights(token_weights: Tensor | None, count: int, device: torch.device) -> Tensor:
     """Token weights scaled to mean 1, float32, on the table's device; all ones for None.
 
     Raises:
         ValueError: If the shape is not (V), or a weight is negative or not finite, or all are zero.
     """
     if token_weights is None:
-        return torch.ones(table.shape[0], device=table.device)
-    if token_weights.shape != table.shape[:1]:
-        raise ValueError(f"token_weights has shape {tuple(token_weights.shape)}, the table needs ({table.shape[0]},)")
-    weights = token_weights.to(table.device, torch.float32)
+        return torch.ones(count, device=device)
+    if token_weights.shape != (count,):
+        raise ValueError(f"token_weights has shape {tuple(token_weights.shape)}, the table needs ({count},)")
+    weights = token_weights.to(device, torch.float32)
     if not bool(weights.isfinite().all()) or bool((weights < 0).any()) or not bool(weights.sum() > 0):
         raise ValueError("token_weights must be finite, not negative and not all zero; try counts + 1")
     return weights / weights.mean()
