@@ -25,6 +25,7 @@ from vocabpress.embeddings import Codebooks, Columns, CompressedEmbedding, Dense
 from vocabpress.fitting.kmeans import kmeans, nearest
 from vocabpress.fitting.lowrank import weighted_mean
 from vocabpress.fitting.rates import Axes, Ladder
+from vocabpress.fitting.table import Table
 from vocabpress.hf.checkpoint import open_tokenizer
 from vocabpress.methods.base import Plan
 from vocabpress.methods.transformed import TransformMethod
@@ -97,9 +98,9 @@ class ScalarCodes(TransformMethod):
         return Columns(parts, sum(run.columns for run in runs))
 
     def code(
-        self, rows: Tensor, runs: Sequence[Run], importance: Tensor, generator: torch.Generator, title: str
+        self, rows: Table, runs: Sequence[Run], importance: Tensor, generator: torch.Generator, title: str
     ) -> Columns:
-        parts, pieces = [], rows.split([run.columns for run in runs], 1)
+        parts, pieces = [], rows.dense().split([run.columns for run in runs], 1)
         for run, piece in zip(runs, pieces, strict=True):
             if run.bits:
                 points = piece.reshape(1, -1, 1)
@@ -113,22 +114,23 @@ class ScalarCodes(TransformMethod):
 class Unturned(Axes):
     """The table on its own columns, which differ by next to nothing in variance."""
 
-    def __init__(self, table: Tensor, weights: Tensor) -> None:
+    def __init__(self, table: Table, weights: Tensor) -> None:
         self.mean = weighted_mean(table, weights)
-        self.deviations = (table - self.mean).square().mean().sqrt().expand(table.shape[1])
+        (squares,) = table.minus(self.mean).sum(lambda _, rows: (rows.double().square().mean(1).sum(),))
+        self.deviations = (squares / len(table)).sqrt().to(table.dtype).expand(table.shape[1])
 
-    def coordinates(self, rows: Tensor) -> Tensor:
-        return (rows - self.mean) / self.deviations
+    def coordinates(self, table: Table, width: int | None = None) -> Table:
+        return table.minus(self.mean).map(lambda _, rows: (rows / self.deviations)[:, :width], width)
 
 
 @dataclass(frozen=True)
 class WithoutRotation(TCQ):
     """The columns as they are, in the order that they have; the basis, nearly for nothing, is the identity."""
 
-    def axes(self, table: Tensor, weights: Tensor) -> Axes:
+    def axes(self, table: Table, weights: Tensor) -> Axes:
         return Unturned(table, weights)
 
-    def refit(self, inner: CompressedEmbedding, table: Tensor, weights: Tensor, bits: int) -> CompressedEmbedding:
+    def refit(self, inner: CompressedEmbedding, table: Table, weights: Tensor, bits: int) -> CompressedEmbedding:
         axes = Unturned(table, weights)
         left, right = identity(inner.embedding_dim, table.shape[1])
         basis = Kronecker(Dense.of(left * axes.deviations[0]), Dense.of(right))
