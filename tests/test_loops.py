@@ -12,8 +12,9 @@ import torch
 from cases import BUDGETS, DTYPES, FORMS, METHOD_CASES, low_rank_table, near
 from vocabpress.embeddings import Codebooks, Dense, Projected, Run, Scalar, Trellis, reading
 from vocabpress.embeddings.kernels.loops import HAVE_NUMBA
+from vocabpress.embeddings.kernels.scorers import FEW
 from vocabpress.embeddings.kernels.threads import in_threads
-from vocabpress.embeddings.reading import FEW, logits, lookup, loops_for, top_logits
+from vocabpress.embeddings.reading import TOP_WHOLE, logits, lookup, loops_for, top_logits
 from vocabpress.embeddings.trellis import all_words
 
 
@@ -38,7 +39,7 @@ def test_loops_read_every_form_as_torch_does(name, dtype):
 def test_loops_give_the_logits_of_every_form_as_torch_does(name, dtype):
     pytest.importorskip("numba", reason="numba is in the `fast` extra")
     form, generator = FORMS[name]().to(dtype), torch.Generator().manual_seed(1)
-    for shape in ((), (1,), (2, 3), (FEW + 1,), (0,)):
+    for shape in ((), (1,), (2, 5), (FEW + 1,), (0,)):
         hidden = torch.randn(*shape, form.embedding_dim, generator=generator).to(dtype)
         found = logits(form, hidden)
         assert found.shape == (*shape, form.num_embeddings)
@@ -194,7 +195,7 @@ def test_threads_are_started_anew_in_a_child(monkeypatch):
     assert os.waitpid(child, 0)[1] == 0
 
 
-@pytest.mark.parametrize("vectors", [1, FEW + 3])
+@pytest.mark.parametrize("vectors", [1, TOP_WHOLE + 3])
 @pytest.mark.parametrize("name", ["tcq", "fastscan", "product", "svd+svd", "lighttoken"])
 @torch.no_grad()
 def test_the_top_logits_are_those_of_all(name, vectors, monkeypatch):

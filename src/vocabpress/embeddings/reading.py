@@ -13,11 +13,12 @@ from vocabpress.embeddings.base import CompressedEmbedding
 from vocabpress.embeddings.kernels import gpu
 from vocabpress.embeddings.kernels.decoders import Decode, NoKernelError, decoder
 from vocabpress.embeddings.kernels.loops import HAVE_NUMBA, inside
-from vocabpress.embeddings.kernels.scorers import FEW, Score, scorer
+from vocabpress.embeddings.kernels.scorers import Score, scorer
 from vocabpress.embeddings.kernels.watch import kept
 from vocabpress.embeddings.projected import Projected
 
-TOP_TILE = 8192  # rows whose inner products are held at a time
+TOP_WHOLE = 8  # vectors whose inner products with all rows may be held at once
+TOP_TILE = 8192  # rows whose inner products are, for more of them
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # loops work in float32
 
 
@@ -76,7 +77,7 @@ def top_logits(table: CompressedEmbedding, hidden: Tensor, count: int, bias: Ten
     """
     if not 1 <= count <= table.num_embeddings:
         raise ValueError(f"count is 1 to {table.num_embeddings}, the rows of the table; got {count}")
-    if hidden.numel() <= FEW * table.embedding_dim:
+    if hidden.numel() <= TOP_WHOLE * table.embedding_dim:
         scores = logits(table, hidden)
         best = (scores if bias is None else scores + bias.to(scores.dtype)).topk(count)
         return best.values, best.indices

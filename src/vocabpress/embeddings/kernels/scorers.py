@@ -25,7 +25,7 @@ from vocabpress.embeddings.rows import CHUNK, Rows
 from vocabpress.embeddings.scalar import Scalar
 
 Score = Callable[[Any], Any]
-FEW = 8  # vectors for which tables of inner products are worth making (benchmarks/heads.py)
+FEW, FEW_BYTES = 64, 8  # vectors up to which codes are read through tables, or rows as they lie (benchmarks/heads.py)
 ROWS = 16  # for which they are: what a byte's table takes, of 256 sums, decodes the byte of a dozen rows
 TILE = 8192  # rows that are decoded at a time
 SHARE = 512  # rows of a tile that are worth a thread
@@ -37,8 +37,18 @@ def scorer(form: CompressedEmbedding) -> Score:
     Raises:
         NoKernelError: If it holds a form that is none of `EMBEDDINGS`.
     """
-    by_tables, by_tiles = few(form), many(form)
-    return lambda hidden: (by_tables if len(hidden) <= FEW else by_tiles)(hidden)
+    by_tables, by_tiles, most = few(form), many(form), limit(form)
+    return lambda hidden: (by_tables if len(hidden) <= most else by_tiles)(hidden)
+
+
+def limit(form: CompressedEmbedding) -> int:
+    """Vectors that are a few for this form."""
+    if isinstance(form, Projected):
+        return limit(form.inner)
+    if isinstance(form, Rows | Columns | Sum):
+        return min(limit(part) for part in forms(form.blocks if isinstance(form, Rows) else form.parts))
+    by_tables = isinstance(form, Codebooks) or (isinstance(form, Scalar) and form.bits < 8)
+    return FEW if by_tables else FEW_BYTES
 
 
 def few(form: CompressedEmbedding) -> Score:
