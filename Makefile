@@ -52,6 +52,7 @@ bench: $(READY)  ## Write benchmarks/results and the tables made of them (reads 
 	$(BIN)/python benchmarks/kroneckerbert.py --preset kronecker-8x --ablations
 	$(BIN)/python benchmarks/kroneckerbert.py --preset kronecker-20x --ablations
 	$(BIN)/python benchmarks/render.py
+	$(BIN)/vocabpress report benchmarks/results -o .cache/reports/all.html --title "vocabpress: all benchmarks"
 
 lint: $(TESTED)  ## ruff and pyright
 	$(BIN)/ruff check .

@@ -219,6 +219,11 @@ def test_fits_are_curves_over_rows_told_apart_by_ratio():
     assert "the table in float32" in memory.svg
     assert "dotted" not in memory.svg
     assert growth(rows, "c", title="t", name="nowhere") is None
+    held = [replace(row, metrics={"working_set": 2e8}) for row in growths()]
+    flat = growth(group_timings(held), "c", title="Working set", name="working_set")
+    assert flat is not None
+    assert "200.00 MB" in flat.svg
+    assert "dotted" not in flat.svg
 
 
 def test_two_ways_to_logits_are_drawn_where_both_were_timed():

@@ -116,6 +116,7 @@ METRICS = {
     "memory_over_table": Metric(
         "peak memory over the table", "lower", "Of the fit, the table included, over the table's bytes in float32."
     ),
+    "working_set": Metric("working set", "lower", "Peak memory of the fit besides the table itself."),
     "memory_over_file": Metric(
         "memory over the file",
         "lower",

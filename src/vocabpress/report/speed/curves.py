@@ -13,9 +13,10 @@ from vocabpress.report.axes import (
     scale_y,
 )
 from vocabpress.report.charts import Chart
+from vocabpress.report.console import size
 from vocabpress.report.names import metric
 from vocabpress.report.rows import Row
-from vocabpress.report.speed.timed import labels, pairs, place, ratio, time_name
+from vocabpress.report.speed.timed import COUNTED, labels, pairs, place, ratio, time_name
 from vocabpress.report.svg import draw
 
 if TYPE_CHECKING:
@@ -56,12 +57,13 @@ def forward_passes(rows: Sequence[Row], drawing: str, *, title: str) -> Chart | 
 def growth(rows: Sequence[Row], drawing: str, *, title: str, name: str) -> Chart | None:
     """A metric of fits over the rows of the table, both axes logarithmic, a curve for each method and ratio.
 
-    Seconds have a dotted guide from each curve's first point, of slope one; memory has a line at the table itself.
+    Seconds have a dotted guide from each curve's first point, of slope one; memory over the table has a line at the
+    table itself; a working set, in bytes, should be flat and needs neither.
     """
     curves = fits(rows, name)
     if not curves:
         return None
-    over_table, shown = name.endswith("_over_table"), metric(name)
+    over_table, shown, guides = name.endswith("_over_table"), metric(name), name == "seconds"
     counts = sorted({x for curve in curves for x, _ in curve.points})
     values = [value.mean for curve in curves for _, value in curve.points] + [1.0] * over_table
 
@@ -76,15 +78,15 @@ def growth(rows: Sequence[Row], drawing: str, *, title: str, name: str) -> Chart
         else:
             axes.xaxis.set_ticks(counts, [_rows(count) for count in counts])
             axes.xaxis.set_ticks([], minor=True)
-        log_ticks(axes.yaxis, heights)
+        log_ticks(axes.yaxis, heights, label=size if name in COUNTED else "{:g}".format)
         entries = draw_curves(axes, [curve.name for curve in curves], curves)
         if over_table:
             entries.append((axes.axhline(1, color="black", linewidth=1.3, linestyle="--", zorder=1), TABLE))
-        else:
+        if guides:
             entries.append((_guides(axes, curves, limits[1]), LINEAR))
         add_legend(figure, entries)
 
-    height = chart_height(curves, [TABLE if over_table else LINEAR])
+    height = chart_height(curves, [TABLE] * over_table + [LINEAR] * guides)
     said = f"{title} over the rows of the table: {', '.join(curve.name for curve in curves)}"
     return Chart(title, draw(drawing, said, height, plot))
 

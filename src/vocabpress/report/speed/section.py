@@ -74,6 +74,7 @@ DRAWN: dict[str, list[Kind]] = {
     "scaling": [
         ("Seconds of a fit", partial(growth, name="seconds")),
         ("Memory of a fit", partial(growth, name="memory_over_table")),
+        ("Working set of a fit", partial(growth, name="working_set")),
     ],
     "memory": [("Peak memory", peaks)],
     "resident": [("Memory of a loaded table", over_file)],

@@ -6,6 +6,7 @@ from vocabpress.report.console import size
 from vocabpress.report.names import metric, short
 from vocabpress.report.rows import Row, Value
 from vocabpress.report.speed.timed import (
+    COUNTED,
     by_place,
     count_of,
     labels,
@@ -19,7 +20,6 @@ from vocabpress.report.speed.timed import (
 from vocabpress.report.tables import EMPTY, Cell, Table
 
 FLOOR = "floor_ms"
-COUNTED = ("anonymous", "resident")  # metrics in bytes
 
 
 def ratios(rows: Sequence[Row], speedup: bool = False, over_floor: str = "") -> list[Table]:
@@ -84,7 +84,7 @@ def _value(name: str, value: Value | None) -> Cell:
     """A figure to digits of its own: times of a column may lie decades apart."""
     if value is None:
         return EMPTY
-    said = size if name in COUNTED or name.endswith("bytes") else short
+    said = size if name in COUNTED else short
     return Cell(said(value.mean), _spread(value, said), value.mean)
 
 

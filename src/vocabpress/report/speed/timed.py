@@ -11,6 +11,7 @@ from vocabpress.report.rows import Row, Value
 from vocabpress.results import Result
 
 TIMED = ("heads", "gpu", "reading", "runtimes", "scaling", "memory", "resident")  # tasks, in the order of the page
+COUNTED = ("anonymous", "resident", "working_set")  # metrics in bytes
 SAID = {"top_ms": "top-k, 1 vector", "lookup_graph_ms": "lookup in a CUDA graph"}  # others say themselves
 PARTNERS = ("dense", "original")  # what the peer of a time is called
 
