@@ -21,18 +21,17 @@ def heads() -> str:
 
 
 def scaling() -> str:
-    """Seconds of a fit, and its memory as a multiple of the float32 table, as rows grow."""
+    """Seconds of a fit, and what it holds beside the table, as rows grow; a row for each method, ratio and width."""
     rows = read_results(RESULTS / "scaling.json")
-    counts = sorted({row.settings["rows"] for row in rows})
-    found = {(row.variant, row.settings["ratio"], row.settings["rows"]): row.metrics for row in rows}
-
-    def figure(name: str, ratio: float, count: int) -> str:
-        metrics = found.get((name, ratio, count))
-        return f"{metrics['seconds']:.0f} s, {metrics['memory_over_table']:.1f}" if metrics else "-"
-
-    cases = dict.fromkeys((name, ratio) for name, ratio, _ in found)
-    body = [[f"{name}, {ratio:g}x", *(figure(name, ratio, count) for count in counts)] for name, ratio in cases]
-    return table(["", *(f"{count:,} rows" for count in counts)], body)
+    body = []
+    for row in sorted(rows, key=lambda row: (row.settings["columns"], row.variant, row.settings["ratio"])):
+        of = row.metrics
+        held = [size(int(of["working_set"])) if "working_set" in of else "-", f"{of['memory_over_table']:.2f}"]
+        each = f"{1e6 * of['seconds'] / row.settings['rows']:.0f}"
+        shape = f"{row.settings['rows']:,} x {row.settings['columns']:,}"
+        method = f"{row.variant}, {row.settings['ratio']:g}x"
+        body.append([method, shape, size(row.bytes["table_float32"]), f"{of['seconds']:.0f} s", each, *held])
+    return table(["", "rows", "table", "time", "time a row, us", "held beside it", "held, in tables"], body)
 
 
 def runtimes() -> str:
