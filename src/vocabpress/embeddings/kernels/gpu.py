@@ -31,7 +31,7 @@ HAVE_TRITON = importlib.util.find_spec("triton") is not None and (
 # Half a second, which nobody should wait for who has no use for them.
 kernels: Any = importlib.import_module("vocabpress.embeddings.kernels.triton") if HAVE_TRITON else None
 
-MOST_COLUMNS = 1024  # that a program reads at a time
+MOST_COLUMNS = 512  # that a program reads at a time; for more it would take registers from others
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
