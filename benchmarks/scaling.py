@@ -6,7 +6,7 @@ Random tables: normal rows whose axes' deviations fall as k**-0.35 and whose len
 columns, the width of a small multilingual model, with four times the rows each time; of 128, up to a million rows, to
 see whether time is linear in them; and one of 262,144 x 2,048. Each fit runs in a process of its own, on all cores, its
 table float32 in memory. The working set is what the process holds at most beside the table while it fits, by the
-kernel's count of memory that no file holds: chunks, samples, what is kept for each row, and the compressed table itself.
+kernel's count of memory that no file holds: chunks, samples, what is kept for each row, and the compressed table.
 """
 
 import argparse
