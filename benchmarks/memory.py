@@ -1,6 +1,6 @@
 """What compressing a large checkpoint, and having a small one loaded, takes in memory: writes results/memory.json.
 
-python benchmarks/memory.py [--gigabytes 10] [--folder DIR] [--methods svd tcq]
+python benchmarks/memory.py [--gigabytes 10] [--folder DIR] [--methods svd tcq] [--ratios 25 103]
 
 A checkpoint in bfloat16 of random numbers, in shards, a tenth of it the tied table of 2,048 columns, is compressed by
 `vocabpress compress` in a process of its own, which is killed if it holds more than 4 GB of anonymous memory. The
@@ -164,6 +164,7 @@ def main() -> int:
         "--folder", type=Path, help="where the checkpoint is made; the system's temporary folder if none"
     )
     parser.add_argument("--methods", nargs="*", default=["svd", "tcq"], choices=RATIOS)
+    parser.add_argument("--ratios", nargs="*", default=[25.0, 103.0], type=float, help="of the encoder that is loaded")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     results = read_results(FILE) if FILE.exists() else []
@@ -177,7 +178,7 @@ def main() -> int:
             results.append(compressing(place / "source", place / "out", method, arguments.gigabytes, arguments.seed))
             write_results(FILE, results)
         shutil.rmtree(place / "source", ignore_errors=True)
-        for ratio in (25.0, 103.0):
+        for ratio in arguments.ratios:
             ways = [way for way in WAYS if (way, ratio, None) not in there]
             if ways:
                 compress(SAMPLE, place / f"small-{ratio:g}", budget=Budget.ratio(ratio), progress=True)
