@@ -33,7 +33,7 @@ from vocabpress import (
     Stacked,
     Uniform,
 )
-from vocabpress.fitting import binary, shards, table
+from vocabpress.fitting import binary, shards, table, trellis
 
 WIDTH = 192
 FITS = {
@@ -45,8 +45,8 @@ FITS = {
     "kronecker, blocks": NearestKronecker(rows=4, width=12),
     "tcq": TCQ(memory=8, blocks=2),
     "fastscan": FastScan(blocks=2, beam=1, rounds=1),
-    "product": Product(bits=4, segments=48, rotation="none", factors="int8", rounds=2),
-    "product, rotated": Product(bits=4, segments=24, rotation="opq", factors="int8", rounds=1, turns=1),
+    "product": Product(bits=4, segments=48, shared=False, rotation="none", factors="int8", rounds=2),
+    "product, rotated": Product(bits=4, segments=24, shared=False, rotation="opq", factors="int8", rounds=1, turns=1),
     "residual": Residual(bits=4, stages=2, segments=12, rotation="pca", factors="int8", rounds=1, beam=1),
     "discblock": DiscBlock(),
     "groupreduce": GroupReduce(blocks=3, rounds=1),
@@ -85,6 +85,7 @@ def peak_of(run) -> int:
 
 def main(file: str, names: list[str]) -> None:
     torch.set_num_threads(1)
+    trellis.CHUNK_ENTRIES = 2**16
     shards.ENTRIES_PER_CHUNK, table.ENTRIES_KEPT, binary.REFIT_ROWS = 2**17, 2**19, 1000
     rows = torch.from_file(file, size=Path(file).stat().st_size // 2, dtype=torch.bfloat16).view(-1, WIDTH)
     weights = 1 / torch.arange(1.0, len(rows) + 1)
@@ -94,7 +95,8 @@ def main(file: str, names: list[str]) -> None:
 
             def fit(name: str = name) -> None:
                 nonlocal form
-                form = FITS[name].fit(rows, budget=Budget.ratio(12), token_weights=weights)
+                ratio = 80 if name == "tcq" else 12  # fewer bits take less time
+                form = FITS[name].fit(rows, budget=Budget.ratio(ratio), token_weights=weights)
 
             start = time.perf_counter()
             taken = peak_of(fit)

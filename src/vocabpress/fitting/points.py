@@ -33,12 +33,12 @@ class Points:
         if isinstance(points, Points):
             return points
         books, count, width = points.shape
-        borders = chunk_borders(count, books * width)
+        shape = (count, books * width)
 
         def read(places: Places, everywhere: bool) -> Tensor:
             return points[:, places].transpose(0, 1).flatten(1)
 
-        return cls(Table((count, books * width), points.dtype, points.device, read, borders, held=True), books)
+        return cls(Table(shape, points.dtype, points.device, read, chunk_borders(*shape), count, held=True), books)
 
     @property
     def shape(self) -> tuple[int, int, int]:

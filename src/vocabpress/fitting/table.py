@@ -74,6 +74,7 @@ class Table:
         read: (places, whether they are asked for on every process) -> rows. Without that they are this process' own.
         borders: Where chunks begin, and the end.
         shards: Whose chunks are whose.
+        at_once: Rows anywhere in the table that may be read at a time, as a chunk of neighbours is.
         held: Whether the rows are in memory as they are read.
     """
 
@@ -82,6 +83,7 @@ class Table:
     device: torch.device
     read: Callable[[Places, bool], Tensor]
     borders: Sequence[int]
+    at_once: int
     shards: Shards = ALONE
     held: bool = False
 
@@ -102,8 +104,8 @@ class Table:
         source = rows.detach()
         wanted = dtype or (torch.float64 if source.dtype == torch.float64 else torch.float32)
         shape = (len(source) if count is None else count, source.shape[1])
-        borders = chunk_borders(*shape)
-        table = cls(shape, wanted, source.device, lambda places, _: source[places].to(wanted), borders, shards)
+        step = rows_per_chunk(shape[1])
+        table = cls(shape, wanted, source.device, lambda places, _: source[places], chunk_borders(*shape), step, shards)
         return replace(table, read=table._reader(source), held=source.dtype == wanted)
 
     def _reader(self, source: Tensor) -> Callable[[Places, bool], Tensor]:
@@ -130,8 +132,7 @@ class Table:
 
     def gather(self, places: Tensor) -> Tensor:
         """Rows of any process, on every process; all of them must ask for the same."""
-        step = rows_per_chunk(self.shape[1])
-        return torch.cat([self.read(part, True) for part in places.split(step)])
+        return torch.cat([self.read(part, True) for part in places.split(self.at_once)])
 
     def dense(self) -> Tensor:
         """All rows: explicit, and as large as it is."""
@@ -250,7 +251,7 @@ class Table:
             return (rows * (ids < number).flatten()[:, None]).view(len(ids), count * width)
 
         shape, borders = (-(-number // count), count * width), [-(-border // count) for border in borders]
-        return replace(self, shape=shape, read=read, borders=borders, held=False)
+        return replace(self, shape=shape, read=read, borders=borders, at_once=-(-self.at_once // count), held=False)
 
     def kept(self) -> "Table":
         """The same, its rows in memory if they are few, for what reads them again and again."""
