@@ -1,6 +1,7 @@
 """Several processes fit a table to the same bytes as one."""
 
 import os
+import socket
 import subprocess
 import sys
 from contextlib import suppress
@@ -10,8 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 import sharding
+import tiny
 from cases import low_rank_table
 from vocabpress import METHODS, SVD, Blockwise, Budget, Stacked, build
+from vocabpress.cli import main
 from vocabpress.fitting import shards
 from vocabpress.fitting.shards import Shards
 from vocabpress.reconstruction import reconstruction
@@ -89,7 +92,7 @@ def test_sums_do_not_depend_on_the_number_of_processes():
             return iter([(group, (value[0].clone(),)) for each in said for group, value in each])
 
     for world in (2, 3, 8, 64):
-        said = [[] for _ in range(world)]
+        said, found = [[] for _ in range(world)], ()
         for rank in range(world):
             with suppress(ValueError):  # the first processes may have no row
                 found = Told(rank, world).fold(61, lambda number: None if number % 7 == 3 else (parts[number].clone(),))
@@ -104,3 +107,71 @@ def test_other_rows_than_its_own_are_refused():
 class OneOfTwo(Shards):
     def total(self, number):
         return int(number)
+
+
+def torchrun(*arguments):
+    """The command line in two processes; exit code, and stderr without what torchrun itself says."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(PROCESSES)]
+    command += ["-m", "vocabpress.cli", *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+
+
+def test_the_command_line_in_two_processes_writes_what_one_writes(tmp_path):
+    source = tiny.save("bert", tmp_path / "source")
+    arguments = ("compress", source, "--method", "tcq", "--ratio", "6", "--set", "memory=8", "--counts", "uniform")
+    both = torchrun(*arguments, "-o", tmp_path / "both", "--json")
+    assert both.returncode == 0, both.stderr[-2000:]
+    assert main([*map(str, arguments), "-o", str(tmp_path / "one")]) == 0
+    files = [load_file(tmp_path / name / "model.safetensors") for name in ("both", "one")]
+    assert files[0].keys() == files[1].keys()
+    assert not [key for key, tensor in files[0].items() if not torch.equal(tensor, files[1][key])]
+    assert len(both.stdout.strip().splitlines()[-1]) > 2
+    assert both.stdout.count("Written to") == 1
+
+
+def test_an_error_ends_all_processes_with_one_line(tmp_path):
+    source = tiny.save("bert", tmp_path / "source")
+    ended = torchrun("compress", source, "-o", tmp_path / "out", "--method", "svd", "--ratio", "1000000")
+    assert ended.returncode != 0
+    assert ended.stderr.count("vocabpress: error:") == 1
+    assert "the least that SVD can store" in ended.stderr
+    assert "exitcode  : 2" in ended.stderr
+    assert not (tmp_path / "out").exists()
+
+
+FAILING = """
+import sys, torch, typer
+import torch.distributed as dist
+from vocabpress.cli.together import together
+try:
+    with together("cpu") as shards:
+        if shards.rank == 1:
+            raise ValueError("a row is missing here")
+        dist.all_reduce(torch.ones(2))
+except typer.Exit as end:
+    sys.exit(end.exit_code)
+except ValueError as error:
+    print("said:", error, file=sys.stderr)
+    sys.exit(2)
+"""
+
+
+def test_the_others_end_when_one_fails(tmp_path):
+    (tmp_path / "job.py").write_text(FAILING, encoding="utf-8")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "WORLD_SIZE": str(PROCESSES)}
+    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    started = []
+    for rank in range(PROCESSES):
+        own = environment | {"RANK": str(rank)}
+        command = [sys.executable, tmp_path / "job.py"]
+        started.append(subprocess.Popen(command, env=own, stderr=subprocess.PIPE, text=True))
+    said = [process.communicate(timeout=120)[1] for process in started]
+    assert [process.returncode for process in started] == [2] * PROCESSES, said
+    assert "".join(said).count("said: process 1 of 2: a row is missing here") == 1
+
+
+def free_port() -> int:
+    with socket.socket() as some:
+        some.bind(("127.0.0.1", 0))
+        return some.getsockname()[1]

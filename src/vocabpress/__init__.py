@@ -5,6 +5,7 @@ Importing this package registers the format with transformers: `AutoModel.from_p
 
 from vocabpress.budget import Budget
 from vocabpress.embeddings import EMBEDDINGS, CompressedEmbedding, build
+from vocabpress.fitting.shards import Shards
 from vocabpress.hf.compress import compress
 from vocabpress.hf.config import VocabpressConfig
 from vocabpress.hf.extract import static_embedding
@@ -58,6 +59,7 @@ __all__ = [
     "Report",
     "Residual",
     "Sensitivity",
+    "Shards",
     "Stacked",
     "TableInfo",
     "Uniform",

@@ -17,6 +17,7 @@ from vocabpress.cli.options import (
     parse_settings,
     print_json,
 )
+from vocabpress.cli.together import together
 from vocabpress.hf.compress import compress as compress_checkpoint
 from vocabpress.hf.importance import Sensitivity
 from vocabpress.hf.inner import BODIES
@@ -106,7 +107,10 @@ def compress(
     trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compress the token table of a model, and write a checkpoint that from_pretrained loads."""
+    """Compress the token table of a model, and write a checkpoint that from_pretrained loads.
+
+    Under torchrun all processes fit one table together, each some of its rows.
+    """
     budget, fields = parse_budget(ratio, bits_per_weight, size, reference), parse_settings(settings or [])
     if preset_name is None:
         if fields and method is None:
@@ -122,20 +126,24 @@ def compress(
         chosen = preset(preset_name, **fields)
     if text or counts is not None:
         chosen["counts"] = counts
-    report = compress_checkpoint(
-        model,
-        output,
-        **chosen,
-        text=text or (),
-        weights=weights,
-        metric=None if metric is None else Sensitivity(metric, metric_strength),
-        direction=direction,
-        body=body,
-        seed=seed,
-        device=device,
-        progress=True,
-        trust_remote_code=trust_remote_code,
-    )
+    with together(device) as shards:
+        report = compress_checkpoint(
+            model,
+            output,
+            **chosen,
+            text=text or (),
+            weights=weights,
+            metric=None if metric is None else Sensitivity(metric, metric_strength),
+            direction=direction,
+            body=body,
+            seed=seed,
+            device=device,
+            progress=True,
+            trust_remote_code=trust_remote_code,
+            shards=shards,
+        )
+    if shards.rank:
+        return
     print_report(report)
     print(f"Written to {output}. To use it, `import vocabpress` and load the folder as before.")
     if as_json:

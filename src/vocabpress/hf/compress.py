@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from vocabpress.budget import Budget
+from vocabpress.fitting.shards import ALONE, Shards
 from vocabpress.hf.card import card
 from vocabpress.hf.checkpoint import find_folder, load_model, weight_bytes
 from vocabpress.hf.config import VocabpressConfig
@@ -46,6 +47,7 @@ def compress(
     device: str | None = None,
     progress: bool = False,
     trust_remote_code: bool = False,
+    shards: Shards = ALONE,
 ) -> Report:
     """Compress the token table of a checkpoint, and write a checkpoint that `from_pretrained` loads.
 
@@ -73,9 +75,11 @@ def compress(
         progress: Whether to draw progress bars on stderr.
         trust_remote_code: Whether code beside the weights may run, where transformers does not know the model, and
             weights that are pickles (.bin alone) be read.
+        shards: The processes that do this together: each reads its rows of the table, the first one writes; see
+            `Method.fit`. `Shards.here()` says which they are where `torch.distributed` was initialised.
 
     Returns:
-        What was done and what it cost.
+        What was done and what it cost; the same on all processes.
 
     Raises:
         ValueError: With one line that says what was wrong and what to try; nothing was written then.
@@ -92,7 +96,7 @@ def compress(
     folder = find_folder(model)
     loaded = load_model(folder, trust_remote_code, quantised=True, body=quantised)
     rows, width = find_tables(loaded)[0].shape
-    importance = find_importance(folder, rows, text, counts, weights, progress)
+    importance = find_importance(folder, rows, text, counts, weights, progress and not shards.rank)
     if metric is not None:
         chosen = metric if isinstance(metric, Sensitivity) else Sensitivity(metric)
         importance = replace(importance, metric=chosen.read(width))
@@ -101,7 +105,9 @@ def compress(
         weights = over_length(importance.weights, input_table(loaded)[1].detach(), direction)
         importance = replace(importance, weights=weights)
         config.fitted_by = {**(config.fitted_by or {}), "direction": direction}
-    figures = fit_and_measure(loaded, config, importance, device, progress)
+    figures = fit_and_measure(loaded, config, importance, device, progress and not shards.rank, shards)
+    if shards.rank:  # the first process measures and writes
+        return shards.agree_on(None)
     made: dict[str, Any] = config.fitted_by or {}
     with written_at_once(target) as temporary:
         save(loaded, temporary)
@@ -120,7 +126,7 @@ def compress(
         )
         copy_companions(folder, temporary)
         (temporary / "README.md").write_text(card(report, folder, str(model)), encoding="utf-8")
-    return report
+    return shards.agree_on(report)
 
 
 def fit_and_measure(
@@ -129,16 +135,22 @@ def fit_and_measure(
     importance: Importance,
     device: str | None,
     progress: bool,
+    shards: Shards = ALONE,
 ) -> dict[str, Any]:
-    """Compress a loaded model in place; returns the figures of a `Report` on its table and its linear maps."""
+    """Compress a loaded model in place; returns the figures of a `Report` on its table and its linear maps.
+
+    Of several processes the first one has figures.
+    """
     info = find_tables(model)[0]
     linears = compress_linears(model, config, device, progress)
     original = input_table(model)[1].detach()
     start = time.perf_counter()
     fit = {"token_weights": importance.weights, "metric": importance.metric, "progress": progress}
-    table = compress_input_table(model, config, device, importance.source, **fit)
+    table = compress_input_table(model, config, device, importance.source, shards, **fit)
     seconds = time.perf_counter() - start
     attach(model, config)
+    if shards.rank:
+        return {}
     errors = row_errors(original, table)
     plain = errors.against(original)
     weighted = None if importance.counts is None else errors.against(original, importance.counts)

@@ -7,6 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from vocabpress.embeddings import CompressedEmbedding
+from vocabpress.fitting.shards import ALONE, Shards
 from vocabpress.hf.config import VocabpressConfig
 from vocabpress.hf.keys import without_converters
 from vocabpress.hf.swap import install
@@ -24,6 +25,7 @@ def compress_input_table(
     config: VocabpressConfig,
     device: str | None = None,
     weighted_by: str = "uniform",
+    shards: Shards = ALONE,
     **fit: Any,
 ) -> CompressedEmbedding:
     """Fit the input table of a loaded model, install the result, and note it in ``config``.
@@ -33,6 +35,7 @@ def compress_input_table(
         config: Says method, budget and seed; gets the table's config and where its numbers come from.
         device: Where to fit; None is where the table is.
         weighted_by: A word for where the token weights come from.
+        shards: The processes that fit it together; each has loaded the model, and reads its own rows of the table.
         fit: ``token_weights``, ``metric`` and ``progress`` of the fit.
 
     Returns:
@@ -45,7 +48,9 @@ def compress_input_table(
     place = torch.device(device) if device is not None else weight.device
     generator = torch.Generator(place).manual_seed(config.seed)
     method = config.method or default_method(model)
-    table = method.fit(weight.detach().to(place), budget=config.budget, generator=generator, **fit)
+    own = shards.rows(*weight.shape)
+    rows = weight.detach()[own.start : own.stop].to(place)
+    table = method.fit(rows, budget=config.budget, generator=generator, shards=shards, **fit)
     conversions: Any = getattr(model, "_weight_conversions", None)
     if conversions:  # what a save would undo
         setattr(model, "_weight_conversions", without_converters(conversions, [name]))  # noqa: B010
