@@ -4,7 +4,8 @@ import argparse
 import random
 import sys
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from vocabpress import Budget, Method, compress
 from vocabpress.evaluate.sentences import agreement, embed, sts_spearman
+from vocabpress.evaluate.speed import interleaved_milliseconds
 from vocabpress.methods import method_name
 from vocabpress.results import Result, read_results, write_results
 
@@ -48,6 +50,15 @@ def parse(description: str | None) -> argparse.Namespace:
         sys.exit(f"no data in {arguments.data}; give the folder that holds sts-benchmark with --data")
     transformers_logging.set_verbosity_error()
     return arguments
+
+
+def milliseconds(calls: Sequence[Callable[[], object]], seconds: float, most: int = 51) -> list[float]:
+    """Median times of calls taken in turn, for about so many seconds; each runs at least three times."""
+    start = time.perf_counter()
+    for call in calls:
+        call()
+    repeats = int(seconds / (time.perf_counter() - start))
+    return interleaved_milliseconds(calls, min(most, max(3, repeats)))
 
 
 def sts_dev(data: Path) -> list[tuple[str, str, float]]:

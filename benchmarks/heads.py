@@ -9,22 +9,21 @@ the floor, since a head that reads all its codes can't be faster than memory is.
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from common import RESULTS, parse
+from common import RESULTS, milliseconds, parse
 from randomtables import SHAPES, forms
 from vocabpress.embeddings import CompressedEmbedding
 from vocabpress.embeddings.kernels import scorers
 from vocabpress.embeddings.reading import logits, top_logits
-from vocabpress.evaluate.speed import interleaved_milliseconds
 from vocabpress.results import Result, write_results
 
 VECTORS = (1, 8, 64)
 TOP = 50
-SECONDS = 2  # for which a group of calls is timed
+SECONDS = 1.5  # for which a group of calls is timed
 CROSSING = (1, 4, 16, 64)  # vectors at which tables of inner products are compared with decoded tiles
 
 
@@ -34,21 +33,12 @@ def reading_of(count: int) -> Callable[[], object]:
     return numbers.sum
 
 
-def milliseconds(calls: Sequence[Callable[[], object]]) -> list[float]:
-    """Median times, in turn, over some seconds."""
-    start = time.perf_counter()
-    for call in calls:
-        call()
-    repeats = int(SECONDS / (time.perf_counter() - start))
-    return interleaved_milliseconds(calls, min(51, max(3, repeats)))
-
-
 def both_ways(form: CompressedEmbedding, generator: torch.Generator) -> dict[str, float]:
     """Milliseconds by tables of inner products, and by rows decoded in tiles, at growing numbers of vectors."""
     metrics, few, many = dict[str, float](), scorers.few(form), scorers.many(form)
     for count in CROSSING:
         hidden = torch.randn(count, form.embedding_dim, generator=generator).numpy()
-        both = milliseconds([lambda h=hidden: few(h), lambda h=hidden: many(h)])
+        both = milliseconds([lambda h=hidden: few(h), lambda h=hidden: many(h)], SECONDS)
         metrics |= dict(zip((f"tables_{count}_ms", f"tiles_{count}_ms"), both, strict=True))
     return metrics
 
@@ -62,7 +52,7 @@ def measure(form: CompressedEmbedding, dense: Tensor, generator: torch.Generator
         if count == 1:
             calls += [reading_of(form.total_bits() // 8), lambda h=hidden: top_logits(form, h, TOP)]
             calls += [lambda h=hidden: (h @ dense.T).topk(TOP)]
-        times = milliseconds(calls)
+        times = milliseconds(calls, SECONDS)
         metrics |= dict(zip((f"logits_{count}_ms", f"logits_{count}_dense_ms"), times, strict=False))
         if count == 1:
             metrics |= dict(zip(("floor_ms", "top_ms", "top_dense_ms"), times[2:], strict=True))

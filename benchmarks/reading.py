@@ -22,9 +22,8 @@ from torch import Tensor
 from transformers import AutoModel, BertConfig, BertModel
 
 from bench import SENTENCES
-from common import RESULTS, SAMPLE, parse
+from common import RESULTS, SAMPLE, milliseconds, parse
 from vocabpress import compress, read_with
-from vocabpress.evaluate.speed import interleaved_milliseconds
 from vocabpress.hf.checkpoint import open_tokenizer
 from vocabpress.results import Result, write_results
 
@@ -34,7 +33,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "hot rows, 1 MB": {"hot_rows": "1MB"},
     "resident": {"resident": "dense"},
 }
-BATCHES, REPEATS = 24, 60
+BATCHES, SECONDS = 24, 15  # batches of a shape, and for how long a pair of models is timed
 
 
 def batches(data: Path, shape: tuple[int, int]) -> list[Tensor]:
@@ -68,7 +67,7 @@ def measure(name: str, original: Path, small: Path, arguments: argparse.Namespac
         read_with(models[1], **choice)
         for shape in SHAPES:
             ids = batches(arguments.data, shape)
-            dense, stored = interleaved_milliseconds([walk(model, ids) for model in models], REPEATS)
+            dense, stored = milliseconds([walk(model, ids) for model in models], SECONDS, most=200)
             key = f"{shape[0]}x{shape[1]}"
             metrics |= {f"ms_{key}": stored, f"ms_{key}_original": dense}
         settings = {"model": name, "method": report.method, "ratio": 25, "seed": arguments.seed}
