@@ -340,6 +340,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "resident": timings.resident,
     "noise": noise,
     "scaling": timings.scaling,
+    "dryrun": timings.dryrun,
     "runtimes": timings.runtimes,
     "reading": timings.reading,
     "combination": combination,

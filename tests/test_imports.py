@@ -11,7 +11,7 @@ LAYERS = [
     {"embeddings"},
     {"fitting"},
     {"methods"},
-    {"reconstruction", "spectrum", "neighbours"},
+    {"reconstruction", "spectrum", "neighbours", "forecast"},
     {"hf"},
     {"evaluate", "export", "trim"},
     {"recover"},

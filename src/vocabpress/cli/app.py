@@ -16,6 +16,7 @@ from vocabpress.cli.execute import execute
 from vocabpress.cli.export import export
 from vocabpress.cli.gates import gates
 from vocabpress.cli.metric import metric
+from vocabpress.cli.plan import plan
 from vocabpress.cli.recover import recover
 from vocabpress.cli.report import report
 from vocabpress.cli.sweep import sweep
@@ -35,7 +36,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-for command in (inspect, trim, gates, metric, compress, evaluate, recover, export, sweep, report):
+for command in (inspect, trim, gates, metric, plan, compress, evaluate, recover, export, sweep, report):
     app.command()(command)
 # What follows the program's name is for the program.
 app.command("exec", context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True})(execute)

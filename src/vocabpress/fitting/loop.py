@@ -111,7 +111,7 @@ class Minimiser:
 
     def _add_gradients(self, shards: Shards) -> None:
         """The gradients of the whole batch, from those of each process' rows; one message for all parameters."""
-        if shards.world > 1:
+        if not shards.alone:
             gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
             joined = shards.add(torch.cat([gradient.flatten() for gradient in gradients]))
             for gradient, part in zip(gradients, joined.split([each.numel() for each in gradients]), strict=True):

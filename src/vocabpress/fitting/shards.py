@@ -140,11 +140,31 @@ class Shards:
             dist.all_gather_object(told, number)
         return sum(told)
 
+    @property
+    def alone(self) -> bool:
+        """Whether there is nobody to send anything to."""
+        return self.world == 1
+
+    def nodes(self, stretches: int) -> int:
+        """How many sums of stretches this process sends, for a sum over all rows."""
+        own, count = self.own(stretches), 0
+        for group in range(own.start // GROUP, -(-own.stop // GROUP)):
+            whole = range(group * GROUP, min((group + 1) * GROUP, stretches))
+            members = range(max(whole.start, own.start), min(whole.stop, own.stop))
+            count += 1 if members == whole else len(members)
+        return count
+
     def add(self, tensor: Tensor) -> Tensor:
-        """The sum over processes, in place, in whatever order: of gradients, and of rows that one process each has."""
+        """The sum of gradients over processes, in place, in whatever order."""
         if self.world > 1:
             dist.all_reduce(tensor)
         return tensor
+
+    def collect(self, rows: Tensor) -> Tensor:
+        """Rows of which one process each has all entries, and the others zeros; in place."""
+        if self.world > 1:
+            dist.all_reduce(rows)
+        return rows
 
     def agree(self, tensor: Tensor) -> Tensor:
         """The first process' numbers, on all: machines may round differently."""

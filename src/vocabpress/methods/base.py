@@ -83,6 +83,18 @@ class Method(ABC):
         """The plan to fit, out of `plans`; the first, unless a method searches."""
         return plans[0]
 
+    def resized(self, plan: Plan, num_embeddings: int, rows: int, embedding_dim: int, weights: Tensor) -> Plan:
+        """A plan for a table of another number of rows that gives each row as much; for forecasts.
+
+        Args:
+            plan: For ``num_embeddings`` rows.
+            num_embeddings: V.
+            rows: Of the other table.
+            embedding_dim: d, of both.
+            weights: (rows), of the other table.
+        """
+        return plan
+
     def stored_bits(self, num_embeddings: int, embedding_dim: int, plan: Plan) -> int:
         """Bits that a plan stores, counted on the empty form."""
         with torch.device("meta"):

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vocabpress.export import ExportReport
+from vocabpress.forecast import Forecast
 from vocabpress.hf.inspect import CompressedInspection, Inspection
 from vocabpress.hf.outcome import Report
 from vocabpress.recover import GateReport, MetricReport, RecoveryReport
@@ -256,3 +257,23 @@ def save_figure(figure: "Figure", path: str | Path) -> None:
         figure.savefig(path, dpi=150, format="png")
     except OSError as error:
         raise ValueError(f"can't write the picture {path}: {error.strerror or error}") from None
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: 12 s, 3.5 min, 2.1 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def print_forecast(found: Forecast, title: str) -> None:
+    """What `vocabpress plan` expects."""
+    rows = [
+        ("table, as it is loaded", size(found.table_bytes)),
+        ("compressed table" if found.exact else "compressed table, at most", size(found.stored_bytes)),
+        ("memory of each process, at most", size(found.memory_bytes)),
+        ("received by each process", size(found.received_bytes)),
+        ("time of the fit", duration(found.seconds)),
+    ]
+    processes = "one process" if found.machines == 1 else f"{found.machines} processes"
+    print_table(["", processes], rows, title)
