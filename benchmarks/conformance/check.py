@@ -27,6 +27,7 @@ from vocabpress import (
     Uniform,
     VocabpressConfig,
 )
+from vocabpress.embeddings.reading import lookup
 from vocabpress.hf.fit import compress_input_table
 from vocabpress.hf.modules import CompressedLinear, TokenEmbedding
 from vocabpress.hf.quantizer import attach
@@ -216,7 +217,9 @@ def _compare(
     setting = VocabpressConfig(METHODS[name], Budget.ratio(4))
     table = compress_input_table(model, setting)
     attach(model, setting)
-    original.get_parameter(f"{record.table}.weight").data.copy_(table.dense())
+    with torch.no_grad():
+        rows = lookup(table, torch.arange(table.num_embeddings))  # as the model reads them, rounded once
+    original.get_parameter(f"{record.table}.weight").data.copy_(rows)
     ids = token_ids(table.num_embeddings, model.get_submodule(record.table).padding_idx)
 
     def run(some: PreTrainedModel) -> Any:

@@ -104,7 +104,8 @@ def uninstall(model: PreTrainedModel, dtype: torch.dtype) -> None:
         if isinstance(module, TokenEmbedding) and module.scale is not None and module.rounds_scale:
             scale = torch.full((), module.scale, device=module.table.device)
             dense.register_buffer("embed_scale", scale, persistent=False)
-        dense.weight = nn.Parameter(module.weight.detach().to(dtype))
+        with torch.no_grad():  # the rows that inference reads, which loops round once
+            dense.weight = nn.Parameter(module.weight.to(dtype))
         for addition in (*ADDITIONS, "additional_fc"):
             if getattr(module, addition, None) is not None:
                 setattr(dense, addition, getattr(module, addition))
