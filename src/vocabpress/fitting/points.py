@@ -78,8 +78,7 @@ class Points:
         if self.shared:
             return self
         width = self.shape[2]
-        columns = slice(number * width, (number + 1) * width)
-        return Points(self.table.map(lambda _, rows: rows[:, columns], width), 1)
+        return Points(self.table.columns(slice(number * width, (number + 1) * width)), 1)
 
 
 def cut(rows: Tensor, segments: int, weights: Tensor, shared: bool) -> tuple[Tensor, Tensor]:

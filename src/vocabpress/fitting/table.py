@@ -76,6 +76,7 @@ class Table:
         shards: Whose chunks are whose.
         at_once: Rows anywhere in the table that may be read at a time, as a chunk of neighbours is.
         held: Whether the rows are in memory as they are read.
+        narrow: How to read some columns alone, where that takes less than all.
     """
 
     shape: tuple[int, int]
@@ -86,6 +87,7 @@ class Table:
     at_once: int
     shards: Shards = ALONE
     held: bool = False
+    narrow: "Callable[[slice], Table] | None" = None
 
     @classmethod
     def of(
@@ -187,12 +189,14 @@ class Table:
         self.fill([found], lambda places, rows: [make(places, rows)])
         return found
 
+    def _made(self, shape: tuple[int, int], read: Callable[[Places, bool], Tensor], **changes: Any) -> "Table":
+        """A table whose rows are made of this one's."""
+        return replace(self, shape=shape, read=read, held=False, narrow=None, **changes)
+
     def map(self, change: Callable[[Places, Tensor], Tensor], width: int | None = None) -> "Table":
         """The table whose rows are ``change`` of the places and rows of this one."""
         inner, shape = self.read, (len(self), self.shape[1] if width is None else width)
-        return replace(
-            self, shape=shape, read=lambda places, everywhere: change(places, inner(places, everywhere)), held=False
-        )
+        return self._made(shape, lambda places, everywhere: change(places, inner(places, everywhere)))
 
     def minus(self, other: Tensor | Readable) -> "Table":
         """Less a row, (width), or row by row."""
@@ -202,20 +206,21 @@ class Table:
 
     def times(self, matrix: Tensor) -> "Table":
         """The rows times a matrix, (width, any)."""
-        return self.map(lambda _, rows: rows @ matrix, matrix.shape[1])
+        found = self.map(lambda _, rows: rows @ matrix, matrix.shape[1])
+        return replace(found, narrow=lambda columns: self.times(matrix[:, columns]))
+
+    def columns(self, some: slice) -> "Table":
+        """Neighbouring columns of the rows."""
+        if self.narrow is not None:
+            return self.narrow(some)
+        return self.map(lambda _, rows: rows[:, some], some.stop - some.start)
 
     def some(self, ids: Tensor) -> "Table":
         """Some of the rows, by places that rise."""
         edges = torch.tensor(self.borders, device=ids.device)
         borders = torch.searchsorted(ids, edges).tolist()
-        inner = self.read
-        return replace(
-            self,
-            shape=(len(ids), self.shape[1]),
-            read=lambda places, everywhere: inner(ids[places], everywhere),
-            borders=borders,
-            held=False,
-        )
+        inner, shape = self.read, (len(ids), self.shape[1])
+        return self._made(shape, lambda places, everywhere: inner(ids[places], everywhere), borders=borders)
 
     def pieces(self, count: int) -> "Table":
         """The rows cut into ``count`` rows each, one after another."""
@@ -228,7 +233,7 @@ class Table:
             return rows[torch.arange(len(places), device=places.device), places % count]
 
         borders = [border * count for border in self.borders]
-        return replace(self, shape=(len(self) * count, width), read=read, borders=borders, held=False)
+        return self._made((len(self) * count, width), read, borders=borders)
 
     def grouped(self, count: int) -> "Table":
         """Each ``count`` rows one after another as one row; zeros fill the last one up.
@@ -252,7 +257,7 @@ class Table:
             return (rows * (ids < number).flatten()[:, None]).view(len(ids), count * width)
 
         shape, borders = (-(-number // count), count * width), [-(-border // count) for border in borders]
-        return replace(self, shape=shape, read=read, borders=borders, at_once=-(-self.at_once // count), held=False)
+        return self._made(shape, read, borders=borders, at_once=-(-self.at_once // count))
 
     def kept(self) -> "Table":
         """The same, its rows in memory if they are few, for what reads them again and again."""
@@ -260,7 +265,7 @@ class Table:
             return self
         found = [rows for _, rows in self.chunks()]
         rows = torch.cat(found) if found else torch.empty(0, self.shape[1], dtype=self.dtype, device=self.device)
-        return replace(self, read=self._reader(rows), held=True)
+        return replace(self, read=self._reader(rows), held=True, narrow=None)
 
 
 def numbers(places: Places, device: torch.device) -> Tensor:

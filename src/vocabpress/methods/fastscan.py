@@ -99,7 +99,7 @@ class FastScan(TransformMethod):
     ) -> CompressedEmbedding:
         """Words for pieces that have equally many stages, learnt from some of them."""
         width = columns.stop - columns.start
-        pieces = rows.map(lambda _, part: part[:, columns], width).pieces(width // PIECE)
+        pieces = rows.columns(columns).pieces(width // PIECE)
         some = draw(len(pieces), SAMPLE, generator)
         sample, shares = pieces.gather(some), importance.unflatten(0, (-1, PIECE)).mean(1)[some % (width // PIECE)]
         mean = shares.mean()
