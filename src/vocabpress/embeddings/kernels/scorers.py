@@ -47,7 +47,7 @@ def limit(form: CompressedEmbedding) -> int:
         return limit(form.inner)
     if isinstance(form, Rows | Columns | Sum):
         return min(limit(part) for part in forms(form.blocks if isinstance(form, Rows) else form.parts))
-    by_tables = isinstance(form, Codebooks) or (isinstance(form, Scalar) and form.bits < 8)
+    by_tables = isinstance(form, Codebooks) or (isinstance(form, Scalar) and form.bits < 4)
     return FEW if by_tables else FEW_BYTES
 
 
@@ -110,17 +110,25 @@ def _scalar(form: Scalar) -> Score:
     by_row = len(scales) > 1
     levels = torch.arange(1 << bits)[:, None] * (2 / (2**bits - 1)) - 1
     words, books = levels.float().numpy(), numpy.zeros(columns, numpy.int64)
-    integers = _by_rows(sums.dot_bytes, codes)
+    integers = _by_rows(sums.dot_bytes if bits == 8 else sums.dot_nibbles, codes)
 
     def score(hidden: Any) -> Any:
         vectors = hidden if by_row else hidden * scales
-        if bits == 8:
-            out = integers(vectors) * numpy.float32(2 / 255) - vectors.sum(1, keepdims=True)
+        if bits >= 4:
+            halves = vectors if bits == 8 else _halves(vectors, codes.shape[1])
+            out = integers(halves) * numpy.float32(2 / (2**bits - 1)) - vectors.sum(1, keepdims=True)
         else:  # a book of evenly spread words for each column
             out = _by_tables(codes, sums.code_tables(vectors, words, books, columns, bits, 8 // bits))
         return numpy.multiply(out, scales[:, 0], out=out) if by_row else out
 
     return score
+
+
+def _halves(vectors: Any, length: int) -> Any:
+    """Entries for the lower code of each byte and for the upper one, (n, 2, length); zero where there is none."""
+    padded = numpy.zeros((len(vectors), 2 * length), numpy.float32)
+    padded[:, : vectors.shape[1]] = vectors
+    return numpy.ascontiguousarray(padded.reshape(len(vectors), length, 2).swapaxes(1, 2))
 
 
 def _codebooks(form: Codebooks) -> Score:

@@ -131,6 +131,19 @@ def dot_bytes(rows: Any, hidden: Any, out: Any) -> None:
 
 
 @summing
+def dot_nibbles(rows: Any, hidden: Any, out: Any) -> None:
+    """As `dot_bytes`, of rows of two codes a byte; vectors are those of the lower codes and the upper, (n, 2, bytes)."""
+    for row in range(len(rows)):
+        for vector in range(len(hidden)):
+            total = numpy.float32(0)
+            for place in range(rows.shape[1]):
+                code = rows[row, place]
+                total += numpy.float32(code & 15) * hidden[vector, 0, place]
+                total += numpy.float32(code >> 4) * hidden[vector, 1, place]
+            out[vector, row] = total
+
+
+@summing
 def dot_bfloat16(rows: Any, hidden: Any, out: Any) -> None:
     """As `dot_bytes`, of rows of bfloat16 as uint16, the upper half of a float32."""
     halves = numpy.empty(rows.shape[1], numpy.uint32)
