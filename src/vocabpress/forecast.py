@@ -21,6 +21,7 @@ from vocabpress.methods import Blockwise, Method, Plan
 WARM, SMALL = 256, (2048, 6144)  # rows of the tables that are fitted to see
 BANDWIDTH = 10e9 / 8  # bytes a second between processes
 WORKING_SET = 384_000_000  # chunks, samples and what is kept of derived tables
+LOOPS = 128_000_000  # what compiling loops and starting threads takes in a fresh process, whatever the table
 OF_A_SMALL_TABLE = 6  # times itself, if that is less
 SQUARES = 8  # matrices of (d, d) in float64 at a time: sums on their way, eigenvectors
 ROW_NUMBERS = 64  # bytes for each row: weights, blocks, energies, orders
@@ -148,7 +149,7 @@ def working_set(method: Method, plans: list[Plan], rows: int, columns: int) -> i
     with torch.device("meta"):
         held = max(_held(method.empty(rows, columns, plan)) for plan in plans)
     few = OF_A_SMALL_TABLE * 4 * rows * columns + 2**26
-    return 2 * held + ROW_NUMBERS * rows + min(few, WORKING_SET) + SQUARES * 8 * columns**2
+    return LOOPS + 2 * held + ROW_NUMBERS * rows + min(few, WORKING_SET) + SQUARES * 8 * columns**2
 
 
 def _held(form: CompressedEmbedding) -> int:

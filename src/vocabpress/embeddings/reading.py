@@ -6,6 +6,7 @@ trained is read by plain torch, and graphs that are compiled, traced or exported
 
 from typing import Any, NamedTuple
 
+import numpy
 import torch
 from torch import Tensor, nn
 
@@ -42,7 +43,9 @@ def lookup(table: CompressedEmbedding, ids: Tensor) -> Tensor:
     flat = ids.reshape(-1).to(torch.int64).numpy()
     if not inside(flat, table.num_embeddings):
         raise IndexError(f"ids lie in 0 … {table.num_embeddings - 1}, got {int(ids.min())} … {int(ids.max())}")
-    return torch.from_numpy(loops.decode(flat)).to(loops.dtype).view(*ids.shape, table.embedding_dim)
+    with numpy.errstate(all="ignore"):  # numbers beyond their dtype are as quiet as in torch
+        rows = loops.decode(flat)
+    return torch.from_numpy(rows).to(loops.dtype).view(*ids.shape, table.embedding_dim)
 
 
 def _without_loops(table: CompressedEmbedding, ids: Tensor) -> Tensor:
@@ -56,8 +59,9 @@ def logits(table: CompressedEmbedding, hidden: Tensor) -> Tensor:
     loops = loops_for(table, hidden)
     if loops is None or hidden.dtype not in DTYPES or torch.is_autocast_enabled("cpu"):
         return table.logits(hidden)
-    scores = torch.from_numpy(loops.score(_vectors(hidden)))
-    return scores.to(hidden.dtype).view(*hidden.shape[:-1], table.num_embeddings)
+    with numpy.errstate(all="ignore"):
+        scores = loops.score(_vectors(hidden))
+    return torch.from_numpy(scores).to(hidden.dtype).view(*hidden.shape[:-1], table.num_embeddings)
 
 
 def top_logits(table: CompressedEmbedding, hidden: Tensor, count: int, bias: Tensor | None = None) -> tuple[Any, Any]:

@@ -132,7 +132,7 @@ def dot_bytes(rows: Any, hidden: Any, out: Any) -> None:
 
 @summing
 def dot_nibbles(rows: Any, hidden: Any, out: Any) -> None:
-    """As `dot_bytes`, of rows of two codes a byte; vectors are those of the lower codes and the upper, (n, 2, bytes)."""
+    """As `dot_bytes`, of rows of two codes a byte; vectors for the lower codes and the upper, (n, 2, bytes)."""
     for row in range(len(rows)):
         for vector in range(len(hidden)):
             total = numpy.float32(0)
