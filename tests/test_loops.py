@@ -166,6 +166,18 @@ def test_what_loops_hold_follows_the_table():
         check()
 
 
+@torch.no_grad()
+def test_a_basis_is_held_once(monkeypatch):
+    form, decoded = Projected(Dense(40, 3), Scalar(3, 5, 8)), []
+    dense = form.basis.dense
+    monkeypatch.setattr(form.basis, "dense", lambda: decoded.append(1) or dense())
+    lookup(form, torch.tensor([1]))
+    logits(form, torch.zeros(1, 5))
+    logits(form, torch.zeros(FEW + 1, 5))
+    # Plain torch, which is asked for the dtype of the rows once, decodes it, too.
+    assert len(decoded) == (2 if HAVE_NUMBA else 3)
+
+
 @pytest.mark.parametrize("name", FORMS)
 @torch.no_grad()
 def test_nothing_is_held_of_a_table_that_is_gone(name):

@@ -263,8 +263,10 @@ class Table:
         """The same, its rows in memory if they are few, for what reads them again and again."""
         if self.held or len(self) * self.shape[1] > ENTRIES_KEPT:
             return self
-        found = [rows for _, rows in self.chunks()]
-        rows = torch.cat(found) if found else torch.empty(0, self.shape[1], dtype=self.dtype, device=self.device)
+        first, end = self.own
+        rows = torch.empty(end - first, self.shape[1], dtype=self.dtype, device=self.device)
+        for places, some in self.chunks():
+            rows[places.start - first : places.stop - first] = some
         return replace(self, read=self._reader(rows), held=True, narrow=None)
 
 

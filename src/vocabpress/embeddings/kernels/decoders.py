@@ -19,6 +19,7 @@ from vocabpress.embeddings.codebooks import Codebooks
 from vocabpress.embeddings.combine import Columns, Sum, forms
 from vocabpress.embeddings.dense import Dense
 from vocabpress.embeddings.kernels import loops
+from vocabpress.embeddings.kernels.watch import kept
 from vocabpress.embeddings.kronecker import Kronecker
 from vocabpress.embeddings.projected import ACTIVATIONS, Projected
 from vocabpress.embeddings.rows import CHUNK, Rows
@@ -51,9 +52,9 @@ def floats(tensor: Tensor) -> Any:
 
 
 def held(form: CompressedEmbedding) -> Callable[[], Tensor]:
-    """A small table, float32 (rows, columns): held decoded, or decoded at every call."""
+    """A small table, float32 (rows, columns): held decoded, once for all that read it, or decoded at every call."""
     if 4 * form.num_embeddings * form.embedding_dim <= MOST_HELD:
-        table = form.dense().detach().float().contiguous()
+        table: Tensor = kept(form, "dense", lambda: form.dense().detach().float().contiguous())
         return lambda: table
     decode, ids = decoder(form), numpy.arange(form.num_embeddings)
     return lambda: torch.from_numpy(decode(ids))
