@@ -4,6 +4,7 @@ import copy
 import gc
 import os
 import signal
+import threading
 import weakref
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 from cases import BUDGETS, DTYPES, FORMS, METHOD_CASES, low_rank_table, near
 from vocabpress.embeddings import Codebooks, Dense, Projected, Run, Scalar, Trellis, reading
+from vocabpress.embeddings.kernels import threads
 from vocabpress.embeddings.kernels.loops import HAVE_NUMBA
 from vocabpress.embeddings.kernels.scorers import FEW
 from vocabpress.embeddings.kernels.threads import in_threads
@@ -190,20 +192,53 @@ def test_nothing_is_held_of_a_table_that_is_gone(name):
     assert not [tensor for tensor in gone if tensor() is not None]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_threads_are_started_anew_in_a_child(monkeypatch):
+def spans_of(rows=10):
+    found = []
+    in_threads(lambda first, last: found.append((first, last)), rows, least=1)
+    return sorted(found)
+
+
+@pytest.fixture(params=["torch's", "ours"])
+def two_threads(request, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    if request.param == "ours":
+        monkeypatch.setattr(threads, "_openmp", lambda: None)
 
-    def spans():
-        found = []
-        in_threads(lambda first, last: found.append((first, last)), 10, least=1)
-        return sorted(found)
 
-    assert spans() == [(0, 5), (5, 10)]
+@pytest.mark.usefixtures("two_threads")
+def test_rows_are_shared_out_once():
+    assert spans_of() == [(0, 5), (5, 10)]
+    together = threading.Barrier(2, timeout=60)
+    in_threads(lambda first, last: together.wait(), 10, least=1)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("where", [0, 5])
+def test_an_error_in_any_thread_is_raised(where):
+    def work(first, last):
+        if first == where:
+            raise KeyError(first)
+
+    with pytest.raises(KeyError, match=str(where)):
+        in_threads(work, 10, least=1)
+
+
+@pytest.mark.skipif(threads._openmp() is None, reason="torch has other threads than GNU's here")
+def test_threads_in_threads_leave_no_row_out(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    found = []
+    in_threads(lambda first, last: found.extend(spans_of()), 10, least=1)
+    assert sum(last - first for first, last in found) == 20
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_threads_are_started_anew_in_a_child():
+    assert spans_of() == [(0, 5), (5, 10)]
     child = os.fork()
     if child == 0:  # without threads of its own it would wait for ever
         signal.alarm(60)
-        os._exit(0 if spans() == [(0, 5), (5, 10)] else 1)
+        os._exit(0 if spans_of() == [(0, 5), (5, 10)] else 1)
     assert os.waitpid(child, 0)[1] == 0
 
 
