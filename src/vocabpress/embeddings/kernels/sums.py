@@ -32,6 +32,32 @@ def from_blocks(parts: Any, starts: Any, block_of: Any, bits: int, before: Any, 
 
 
 @summing
+def word_products(words: Any, book: int, entries: Any, out: Any) -> None:
+    """Inner products of a piece of a vector, (width), with words from ``book`` on, as many as ``out`` has."""
+    for word in range(len(out)):
+        total = numpy.float32(0)
+        if len(entries) == 8:  # a number known beforehand is unrolled into one product of vectors
+            for column in range(8):
+                total += words[book + word, column] * entries[column]
+        else:
+            for column in range(len(entries)):
+                total += words[book + word, column] * entries[column]
+        out[word] = total
+
+
+@summing
+def widen(table: Any, known: int, own: Any) -> None:
+    """Let the first ``known`` entries, what the lower codes of a byte say, be followed by those with each next code."""
+    for word in range(len(own) - 1, -1, -1):  # the first word overwrites what is known, so it is last
+        if known == 16:
+            for value in range(16):
+                table[16 * word + value] = table[value] + own[word]
+        else:
+            for value in range(known):
+                table[word * known + value] = table[value] + own[word]
+
+
+@summing
 def code_tables(hidden: Any, words: Any, books: Any, segments: int, bits: int, per_byte: int) -> Any:
     """Inner products of vectors with what a byte of codes stands for.
 
@@ -54,18 +80,11 @@ def code_tables(hidden: Any, words: Any, books: Any, segments: int, bits: int, p
         for code in range(places * per_byte):
             first, table, own[:] = code % segments * width, tables[vector, code // per_byte], 0
             if code < len(books):
-                for word in range(size):
-                    total = numpy.float32(0)
-                    for column in range(width):
-                        total += words[books[code] + word, column] * hidden[vector, first + column]
-                    own[word] = total
+                word_products(words, books[code], hidden[vector, first : first + width], own)
             if code % per_byte == 0:
                 table[:size] = own
-                continue
-            known = size ** (code % per_byte)  # what the codes before say; the first word overwrites it, so it is last
-            for word in range(size - 1, -1, -1):
-                for value in range(known):
-                    table[word * known + value] = table[value] + own[word]
+            else:
+                widen(table, size ** (code % per_byte), own)
     return tables
 
 
@@ -109,30 +128,30 @@ def add_bytes(codes: Any, tables: Any, out: Any) -> None:
 
 
 @compiled
-def sum_codes(codes: Any, tables: Any, bits: int, out: Any) -> None:
+def add_codes(codes: Any, tables: Any, bits: int, out: Any) -> None:
     """As `add_bytes`, for codes of which no whole number fills a byte; tables are (n, codes, 2**bits)."""
     for row in range(len(codes)):
         for vector in range(len(tables)):
             total = numpy.float32(0)
             for place in range(tables.shape[1]):
                 total += tables[vector, place, code_at(codes[row], place, bits)]
-            out[vector, row] = total
+            out[vector, row] += total
 
 
 @summing
-def dot_bytes(rows: Any, hidden: Any, out: Any) -> None:
-    """Inner products of rows of bytes, (V, columns), with vectors, float32 (n, columns); ``out`` is (n, V)."""
+def add_integers(rows: Any, hidden: Any, out: Any) -> None:
+    """Inner products of rows of bytes, (V, columns), with vectors, float32 (n, columns), added to ``out``, (n, V)."""
     for row in range(len(rows)):
         for vector in range(len(hidden)):
             total = numpy.float32(0)
             for column in range(rows.shape[1]):
                 total += numpy.float32(rows[row, column]) * hidden[vector, column]
-            out[vector, row] = total
+            out[vector, row] += total
 
 
 @summing
-def dot_nibbles(rows: Any, hidden: Any, out: Any) -> None:
-    """As `dot_bytes`, of rows of two codes a byte; vectors for the lower codes and the upper, (n, 2, bytes)."""
+def add_nibbles(rows: Any, hidden: Any, out: Any) -> None:
+    """As `add_integers`, of rows of two codes a byte; vectors for the lower codes and the upper, (n, 2, bytes)."""
     for row in range(len(rows)):
         for vector in range(len(hidden)):
             total = numpy.float32(0)
@@ -140,12 +159,12 @@ def dot_nibbles(rows: Any, hidden: Any, out: Any) -> None:
                 code = rows[row, place]
                 total += numpy.float32(code & 15) * hidden[vector, 0, place]
                 total += numpy.float32(code >> 4) * hidden[vector, 1, place]
-            out[vector, row] = total
+            out[vector, row] += total
 
 
 @summing
-def dot_bfloat16(rows: Any, hidden: Any, out: Any) -> None:
-    """As `dot_bytes`, of rows of bfloat16 as uint16, the upper half of a float32."""
+def add_bfloat16(rows: Any, hidden: Any, out: Any) -> None:
+    """As `add_integers`, of rows of bfloat16 as uint16, the upper half of a float32."""
     halves = numpy.empty(rows.shape[1], numpy.uint32)
     wide = halves.view(numpy.float32)
     for row in range(len(rows)):
@@ -155,4 +174,4 @@ def dot_bfloat16(rows: Any, hidden: Any, out: Any) -> None:
             total = numpy.float32(0)
             for column in range(rows.shape[1]):
                 total += wide[column] * hidden[vector, column]
-            out[vector, row] = total
+            out[vector, row] += total

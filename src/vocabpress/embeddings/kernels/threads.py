@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
 
+import numpy
 import torch
 
 Work = Callable[[int, int], object]
@@ -29,13 +30,18 @@ def in_threads(work: Work, rows: int, least: int = 4096) -> None:
         rows: In all.
         least: Rows that are worth a thread.
     """
+
+    def quiet(first: int, last: int) -> None:
+        with numpy.errstate(all="ignore"):  # numbers beyond their dtype are as quiet as in torch, in every thread
+            work(first, last)
+
     count = min(torch.get_num_threads(), rows // least)
     if count < 2:
-        work(0, rows)
+        quiet(0, rows)
     elif os.getpid() == _PROCESS and (runtime := _openmp()) is not None:
-        _by_torch(runtime, work, rows, count)
+        _by_torch(runtime, quiet, rows, count)
     else:
-        _by_ours(work, rows, count)
+        _by_ours(quiet, rows, count)
 
 
 @cache

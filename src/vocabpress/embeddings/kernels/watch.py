@@ -4,11 +4,12 @@ No checkpoint holds it, no copy of a module takes it along, and it goes with the
 """
 
 from collections.abc import Callable
+from operator import is_
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 class Watch:
@@ -18,26 +19,27 @@ class Watch:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self._parts = [(own._modules, dict(own._modules)) for own in module.modules()]
+        self._modules = [own._modules for own in module.modules()]
+        self._before = [dict(modules) for modules in self._modules]
         holders = [holder for own in module.modules() for holder in (own._parameters, own._buffers)]
-        named = [(holder, name, tensor) for holder in holders for name, tensor in holder.items() if tensor is not None]
-        self._tensors = [(holder, name, tensor, tensor.data_ptr(), _version(tensor)) for holder, name, tensor in named]
+        self._places = [(holder, name) for holder in holders for name, tensor in holder.items() if tensor is not None]
+        self._tensors: list[Any] = [holder[name] for holder, name in self._places]
+        # Writes to tensors of inference mode are not counted.
+        self._counted = [tensor for tensor in self._tensors if not tensor.is_inference()]
+        self._state = self._numbers()
 
     def holds(self, module: nn.Module) -> bool:
         """Whether this is the module, and all is as it was."""
-        if self._parts[0][0] is not module._modules:
-            return False
-        for modules, before in self._parts:
-            if modules != before:
-                return False
-        for holder, name, tensor, place, version in self._tensors:
-            if holder.get(name) is not tensor or tensor.data_ptr() != place or _version(tensor) != version:
-                return False
-        return True
+        # All of it is asked at every lookup, of a table of a hundred tensors: loops in Python would take a millisecond.
+        return (
+            self._modules[0] is module._modules
+            and self._modules == self._before
+            and all(map(is_, [holder.get(name) for holder, name in self._places], self._tensors))
+            and self._state == self._numbers()
+        )
 
-
-def _version(tensor: Tensor) -> int | None:
-    return None if tensor.is_inference() else tensor._version
+    def _numbers(self) -> tuple[list[int], list[int]]:
+        return [tensor.data_ptr() for tensor in self._tensors], [tensor._version for tensor in self._counted]
 
 
 _KEPT: WeakKeyDictionary[nn.Module, dict[str, tuple[Watch, Any]]] = WeakKeyDictionary()

@@ -1,0 +1,63 @@
+"""Inner products of many vectors with all rows: rows decoded tile by tile, and a tile multiplied before the next."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy
+import torch
+
+from vocabpress.embeddings.base import CompressedEmbedding
+from vocabpress.embeddings.kernels.decoders import decoder, held
+from vocabpress.embeddings.kernels.threads import in_threads
+from vocabpress.embeddings.projected import Projected
+
+Score = Callable[[Any], Any]
+TILE = 8192  # rows that are decoded at a time
+SHARE = 512  # rows of a tile that are worth a thread
+
+
+def many(form: CompressedEmbedding) -> Score:
+    """For many: whole rows decoded, but not turned, since it is the vectors that are."""
+    if type(form) is not Projected or form.activation is not None:
+        return tiles(form)
+    turn, inner = turning(form), many(form.inner)
+
+    def score(hidden: Any) -> Any:
+        vectors, offset = turn(hidden)
+        out = inner(vectors)
+        return out if offset is None else numpy.add(out, offset, out=out)
+
+    return score
+
+
+def turning(form: Projected) -> Callable[[Any], tuple[Any, Any]]:
+    """How vectors are turned to those of the inner rows, and what is added to their inner products, (n, 1)."""
+    basis, bias = held(form.basis), None if form.bias is None else form.bias.detach().float()
+
+    def turn(hidden: Any) -> tuple[Any, Any]:
+        vectors = torch.from_numpy(hidden)
+        return (vectors @ basis().T).numpy(), None if bias is None else (vectors @ bias).numpy()[:, None]
+
+    return turn
+
+
+def tiles(form: CompressedEmbedding) -> Score:
+    """Rows decoded by tiles, for any form and any number of vectors."""
+    decode, rows, columns = decoder(form), form.num_embeddings, form.embedding_dim
+    # Products have threads of their own; those of small tiles are no matter.
+    least = SHARE if not any(isinstance(part, Projected) for part in form.modules()) else rows
+
+    def score(hidden: Any) -> Any:
+        vectors, out = torch.from_numpy(hidden), torch.empty(len(hidden), rows)
+        tile = numpy.empty((min(rows, TILE), columns), numpy.float32)
+        for start in range(0, rows, TILE):
+            count = min(TILE, rows - start)
+
+            def part(first: int, last: int, start: int = start) -> None:
+                tile[first:last] = decode(numpy.arange(start + first, start + last))
+
+            in_threads(part, count, least)
+            out[:, start : start + count] = vectors @ torch.from_numpy(tile[:count]).T
+        return out.numpy()
+
+    return score
