@@ -4,9 +4,11 @@ python benchmarks/reading.py --data DIR
 
 Forward passes in torch of a model as it is and with its table compressed 25 times by the default method, on sentences
 of Wikipedia one after another, so that tokens repeat as they do in text. Each way of reading is timed in turn with the
-dense model, on the same batches; what a way keeps decoded, it has kept from earlier batches. The dense model loaded
-once more is timed like that, too: what it differs by, the measurement cannot tell. One model is all-MiniLM-L6-v2, the
-other is of the size of BERT-base with random weights, which take as long as any.
+dense model, on the same batches; what a way keeps decoded, it has kept from earlier batches. Where in memory a model
+lies makes it faster or slower by some per cent for as long as it is there, so all are loaded several times, and the
+pair of times is told whose ratio is the median. The dense model loaded once more is timed like that, too: what it
+differs by, the measurement cannot tell. One model is all-MiniLM-L6-v2, the other is of the size of BERT-base with
+random weights, which take as long as any.
 """
 
 import argparse
@@ -35,7 +37,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "resident": {"resident": "dense"},
 }
 AGAIN = "dense, once more"
-BATCHES, SECONDS = 24, 15  # batches of a shape, and for how long a pair of models is timed
+BATCHES, LOADS, SECONDS = 24, 5, 3  # batches of a shape, loads of all models, and how long a pair of them is timed
 
 
 def batches(data: Path, shape: tuple[int, int]) -> list[Tensor]:
@@ -60,20 +62,30 @@ def bert_base(folder: Path) -> Path:
     return folder
 
 
-def measure(name: str, original: Path, small: Path, arguments: argparse.Namespace) -> list[Result]:
-    """All ways of reading one model, at all shapes."""
-    results, report = list[Result](), compress(original, small, progress=True)
+def timed(original: Path, small: Path, data: Path) -> dict[str, list[tuple[float, float]]]:
+    """Milliseconds of each way and of the dense model, shape by shape, of models that are loaded for it."""
     first, again, model = (AutoModel.from_pretrained(folder).eval() for folder in (original, original, small))
+    found = dict[str, list[tuple[float, float]]]()
     for way in (AGAIN, *WAYS):
-        start, metrics = time.perf_counter(), dict[str, float]()
         if way in WAYS:
             read_with(model, **WAYS[way])
-        both = first, model if way in WAYS else again
-        for shape in SHAPES:
-            ids = batches(arguments.data, shape)
-            dense, other = milliseconds([walk(each, ids) for each in both], SECONDS, most=200)
-            key = f"{shape[0]}x{shape[1]}"
-            metrics |= {f"ms_{key}": other, f"ms_{key}_original": dense}
+        both = model if way in WAYS else again, first
+        pairs = [[walk(each, batches(data, shape)) for each in both] for shape in SHAPES]
+        found[way] = [(own, dense) for own, dense in (milliseconds(pair, SECONDS, most=200) for pair in pairs)]
+    return found
+
+
+def measure(name: str, original: Path, small: Path, arguments: argparse.Namespace) -> list[Result]:
+    """All ways of reading one model, at all shapes."""
+    report, start = compress(original, small, progress=True), time.perf_counter()
+    loads, results = [timed(original, small, arguments.data) for _ in range(LOADS)], list[Result]()
+    for way in (AGAIN, *WAYS):
+        metrics = dict[str, float]()
+        for place, shape in enumerate(SHAPES):
+            ordered = sorted((load[way][place] for load in loads), key=lambda pair: pair[0] / pair[1])
+            key, (least, *_, most) = f"{shape[0]}x{shape[1]}", (own / dense for own, dense in ordered)
+            metrics[f"ms_{key}"], metrics[f"ms_{key}_original"] = ordered[LOADS // 2]
+            metrics |= {f"least_{key}": least, f"most_{key}": most}
         settings, table = {"model": name, "seed": arguments.seed}, report.table_bytes_before
         if way in WAYS:
             settings |= {"method": report.method, "ratio": 25}

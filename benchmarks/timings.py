@@ -61,16 +61,15 @@ def runtimes() -> str:
 
 
 def reading() -> str:
-    """Forward passes by each way of reading, over those of the dense model in the same run."""
+    """Forward passes by each way of reading, over those of the dense model in the same run; how far loads differ."""
     shapes = ("1x16", "1x128", "8x128")
-    body = [
-        [
-            row.settings["model"],
-            row.variant,
-            *(f"{row.metrics[f'ms_{shape}'] / row.metrics[f'ms_{shape}_original']:.3f}" for shape in shapes),
-        ]
-        for row in read_results(RESULTS / "reading.json")
-    ]
+    body = []
+    for row in read_results(RESULTS / "reading.json"):
+        of, cells = row.metrics, list[str]()
+        for shape in shapes:
+            spread = f" ({of[f'least_{shape}']:.2f} to {of[f'most_{shape}']:.2f})"
+            cells.append(f"{of[f'ms_{shape}'] / of[f'ms_{shape}_original']:.3f}{spread}")
+        body.append([row.settings["model"], row.variant, *cells])
     return table(["model", "reading", *(f"time, {shape}" for shape in shapes)], body)
 
 
