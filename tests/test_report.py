@@ -96,9 +96,14 @@ def test_changed_neighbours_are_marked_in_words_too(report_html):
     assert "SVD: 1 of 2 kept" in report_html
 
 
-def test_results_of_version_1_render():
-    found = collect([BENCHMARKS])
+VERSION_1 = [BENCHMARKS / name for name in ("sts.json", "lighttoken.json")]
+
+
+@pytest.mark.parametrize("places", [VERSION_1, pytest.param([BENCHMARKS], marks=pytest.mark.slow)], ids=["old", "all"])
+def test_results_of_version_1_render(places):
+    found = collect(places)
     text = Page(to_page(found, "Benchmarks")).text("script", "style")
+    assert found.results
     for row in found.results:
         assert method(row.variant) in text
 
