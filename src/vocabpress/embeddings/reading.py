@@ -15,11 +15,13 @@ from vocabpress.embeddings.kernels import gpu
 from vocabpress.embeddings.kernels.decoders import Decode, NoKernelError, decoder
 from vocabpress.embeddings.kernels.loops import HAVE_NUMBA, inside
 from vocabpress.embeddings.kernels.scorers import Score, scorer
+from vocabpress.embeddings.kernels.threads import in_threads
 from vocabpress.embeddings.kernels.watch import kept
 from vocabpress.embeddings.projected import Projected
 
 TOP_WHOLE = 8  # vectors whose inner products with all rows may be held at once
 TOP_TILE = 8192  # rows whose inner products are, for more of them
+SHARE = 64  # rows of a lookup that are worth a thread
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # loops work in float32
 
 
@@ -43,9 +45,22 @@ def lookup(table: CompressedEmbedding, ids: Tensor) -> Tensor:
     flat = ids.reshape(-1).to(torch.int64).numpy()
     if not inside(flat, table.num_embeddings):
         raise IndexError(f"ids lie in 0 … {table.num_embeddings - 1}, got {int(ids.min())} … {int(ids.max())}")
-    with numpy.errstate(all="ignore"):  # numbers beyond their dtype are as quiet as in torch
-        rows = loops.decode(flat)
+    rows = _decoded(loops.decode, flat, table.embedding_dim)
     return torch.from_numpy(rows).to(loops.dtype).view(*ids.shape, table.embedding_dim)
+
+
+def _decoded(decode: Decode, ids: Any, columns: int) -> Any:
+    """Rows, shared out among threads where they are many, the products with a basis among them."""
+    if len(ids) < 2 * SHARE:
+        with numpy.errstate(all="ignore"):  # numbers beyond their dtype are as quiet as in torch
+            return decode(ids)
+    rows = numpy.empty((len(ids), columns), numpy.float32)
+
+    def part(first: int, last: int) -> None:
+        rows[first:last] = decode(ids[first:last])
+
+    in_threads(part, len(ids), SHARE)
+    return rows
 
 
 def _without_loops(table: CompressedEmbedding, ids: Tensor) -> Tensor:
