@@ -127,7 +127,7 @@ def test_a_model_of_another_kind_keeps_its_companions(tmp_path):
     assert not (tmp_path / "out" / "pytorch_model.bin").exists()
 
 
-# What a simple fit without search kept, and what codes on columns that are not turned keep (docs/methods/tcq.md).
+# lighttoken: what a simple fit without search kept; tcq: a per cent less than with a memory of 12 (docs/results.md).
 @pytest.mark.data
 @pytest.mark.parametrize(("name", "share"), [("tcq", 0.985), pytest.param("lighttoken", 0.966, marks=pytest.mark.slow)])
 def test_sts_dev_keeps_its_order(name, share, shared_data, original, small):
