@@ -112,7 +112,9 @@ METHOD_CASES: dict[str, MethodCase] = {
     ),
     "autoencoder, non-linear": MethodCase(Autoencoder(nonlinear=True, epochs=4), 2e-2),
     "lighttoken": MethodCase(LightToken(), 1e-3),
-    "tcq": MethodCase(TCQ(8), 2e-2, exact=False, bad=({"memory": 7}, {"memory": 17}, {"blocks": 0}, {"min_bits": 9.0})),
+    "tcq": MethodCase(
+        TCQ(memory=8), 2e-2, exact=False, bad=({"memory": 7}, {"memory": 17}, {"blocks": 0}, {"min_bits": 9.0})
+    ),
     "fastscan": MethodCase(FastScan(), 5e-2, exact=False, bad=({"beam": 0}, {"rounds": -1}, {"blocks": 0})),
     "blockwise svd": MethodCase(Blockwise(SVD("int8")), 1e-3, exact=False, bad=({"blocks": 0}, {"blocks": 257})),
     "blockwise uniform": MethodCase(Blockwise(Uniform(), blocks=4), 1e-4, weighted=0.5, exact=False),

@@ -62,7 +62,7 @@ def test_pieces_are_coded_no_worse_than_by_faiss(stages):
     assert float(mine) == pytest.approx(LOSSES[STAGES.index(stages)], rel=0.12)
 
 
-@pytest.mark.parametrize("method", [TCQ(8), FastScan()])
+@pytest.mark.parametrize("method", [TCQ(memory=8), FastScan()])
 def test_rows_of_more_energy_get_more_bits_though_all_weigh_alike(method):
     generator = torch.Generator().manual_seed(0)
     table = torch.randn(3000, 64, generator=generator)

@@ -32,7 +32,7 @@ METHODS = {
     "svd, float16": SVD(),  # its largest tensor is of floats: the one that takes the original key
     "autoencoder": Autoencoder(epochs=2),
     "lighttoken": LightToken(epochs=2, polish=2),
-    "tcq": TCQ(8),
+    "tcq": TCQ(memory=8),
     "fastscan": FastScan(),
     "product": Product(rotation="none"),
     "residual, rotated": Residual(bits=4, rotation="pca", rounds=1),

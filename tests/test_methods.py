@@ -116,7 +116,7 @@ def test_polishing_and_searching_never_cost_much():
         NearestKronecker(terms=0),
         GroupReduce(1),
         DiscBlock(1),
-        TCQ(8),
+        TCQ(memory=8),
         Uniform(),
         Product(rotation="none"),
         Product(),

@@ -42,7 +42,7 @@ FIT = {
     "residual": Residual(bits=4, rounds=1, beam=1),
     "compositional": Compositional(epochs=1),
     "binary": Binary(epochs=1),
-    "tcq": TCQ(8),
+    "tcq": TCQ(memory=8),
     "fastscan": FastScan(rounds=1, beam=1),
     "blockwise": Blockwise(SVD()),
     "stacked": Stacked(SVD(), Uniform()),

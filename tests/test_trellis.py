@@ -113,7 +113,7 @@ def test_rare_rows_get_the_bits_that_they_must_have_at_least():
     table, weights = low_rank_table(3000, 64), 1 / torch.arange(1.0, 3001)
     lengths, lost = [], []
     for least in (0.0, 0.15, 0.75):
-        fitted = TCQ(8, min_bits=least).fit(table, budget=Budget.bytes(24000), token_weights=weights)
+        fitted = TCQ(memory=8, min_bits=least).fit(table, budget=Budget.bytes(24000), token_weights=weights)
         assert fitted.total_bits() <= 8 * 24000
         runs = [block["runs"] for block in fitted.config()["inner"]["blocks"]]
         lengths.append([sum(columns // width * bits for columns, bits, width in row) for row in runs])
@@ -124,7 +124,7 @@ def test_rare_rows_get_the_bits_that_they_must_have_at_least():
     assert lengths[2][0] < lengths[0][0]
     assert lost[2] < 0.9 * lost[0]
     with pytest.raises(ValueError, match=r"lower min_bits|the least that TCQ can store"):
-        TCQ(8, min_bits=4).fit(table, budget=Budget.bytes(24000), token_weights=weights)
+        TCQ(memory=8, min_bits=4).fit(table, budget=Budget.bytes(24000), token_weights=weights)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_few_long_rows_get_a_block_of_their_own():
     table = torch.randn(8192, 64, generator=torch.Generator().manual_seed(0)) * torch.linspace(1, 0.1, 64)
     table /= table.norm(dim=1, keepdim=True)
     table[:2] *= 3
-    fitted = TCQ(8).fit(table, budget=Budget.ratio(25), generator=torch.Generator().manual_seed(0))
+    fitted = TCQ(memory=8).fit(table, budget=Budget.ratio(25), generator=torch.Generator().manual_seed(0))
     error = (fitted.dense().detach() - table).square().sum(1) / table.square().sum(1)
     assert error[:2].max() < error.mean() / 2
 
@@ -157,7 +157,7 @@ def test_threads_change_no_bit_and_are_given_back():
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            found.append(TCQ(12).fit(table, budget=Budget.ratio(8), generator=torch.Generator().manual_seed(0)))
+            found.append(TCQ().fit(table, budget=Budget.ratio(8), generator=torch.Generator().manual_seed(0)))
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
