@@ -53,7 +53,7 @@ def measure(form: CompressedEmbedding, dense: Tensor, generator: torch.Generator
             calls += [reading_of(form.total_bits() // 8), lambda h=hidden: top_logits(form, h, TOP)]
             calls += [lambda h=hidden: (h @ dense.T).topk(TOP)]
         times = milliseconds(calls, SECONDS)
-        metrics |= dict(zip((f"logits_{count}_ms", f"logits_{count}_dense_ms"), times, strict=False))
+        metrics |= dict(zip((f"logits_{count}_ms", f"logits_{count}_dense_ms"), times[:2], strict=True))
         if count == 1:
             metrics |= dict(zip(("floor_ms", "top_ms", "top_dense_ms"), times[2:], strict=True))
     return metrics

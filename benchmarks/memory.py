@@ -142,8 +142,8 @@ def loaded(way: str, ratio: float, folder: Path, seed: int) -> Result:
     read_with(model, **WAYS[way])
     ((_, table),) = owned_tables(model).items()
     with torch.no_grad():
-        for start in range(0, table.num_embeddings, 256):
-            model(input_ids=torch.arange(start, min(start + 256, table.num_embeddings))[None])
+        for first in range(0, table.num_embeddings, 256):
+            model(input_ids=torch.arange(first, min(first + 256, table.num_embeddings))[None])
     own = [*table.parameters(), *table.buffers()]
     known |= {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     sizes = {

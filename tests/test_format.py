@@ -46,7 +46,7 @@ CONFIGS = {
 }
 """File -> the case that it was written from: every form, and the variants that a form's config tells apart."""
 
-METHODS = {"tcq": TCQ(8), "fastscan": FastScan(), "lighttoken": LightToken(epochs=1, polish=1)}
+METHODS = {"tcq": TCQ(memory=8), "fastscan": FastScan(), "lighttoken": LightToken(epochs=1, polish=1)}
 CHECKPOINTS = (*METHODS, "kronecker-linears")
 
 

@@ -187,6 +187,7 @@ def test_copies_and_pickles_go_without_what_is_kept(reader):
     table, reads = fitted(), READERS[reader]()
     with torch.no_grad():
         reads.lookup(table, IDS)
+        # Processes hand models to each other so; a checkpoint is never read like that.
         for twin in (copy.deepcopy(reads), pickle.loads(pickle.dumps(reads))):
             assert vars(twin) == {name: value for name, value in vars(reads).items() if name == "limit"}
             assert torch.equal(twin.lookup(table, IDS), reads.lookup(table, IDS))

@@ -22,7 +22,7 @@ _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 _team = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
-def in_threads(work: Work, rows: int, least: int = 4096) -> None:
+def in_threads(work: Work, rows: int, least: int) -> None:
     """Call ``work(first, last)`` for parts of ``range(rows)``, all at once.
 
     Args:
