@@ -10,7 +10,8 @@ from vocabpress import TCQ, Budget
 from vocabpress.embeddings.trellis import Run, Trellis, words
 from vocabpress.fitting.rates import cut
 from vocabpress.fitting.table import Table
-from vocabpress.fitting.trellis import _path, encode, make_steps
+from vocabpress.fitting.trellis import encode
+from vocabpress.fitting.viterbi import Steps, best_path, plain_path
 from vocabpress.packing import unpack
 
 
@@ -61,20 +62,55 @@ def encoded(rows, runs, scales, importance, memory):
     return unpack(form.codes, 1, form.row_bits)
 
 
-def test_with_the_seam_given_the_path_is_the_best_of_all_rings():
+BOTH = pytest.mark.parametrize("find_path", [best_path, plain_path], ids=["compiled", "torch"])
+
+
+@BOTH
+def test_with_the_seam_given_the_path_is_the_best_of_all_rings(find_path):
     memory, runs = 8, [Run(6, 1), Run(2, 2), Run(2, 1, 2)]
     scales, importance = torch.tensor([1.0, 1.0, 0.6]), torch.tensor([3.0] * 6 + [1.0] * 4)
     row = torch.randn(1, 10, generator=torch.Generator().manual_seed(2))
     every = torch.tensor(list(product((0, 1), repeat=11)), dtype=torch.uint8)
     errors = errors_of(every, row, runs, scales, importance, memory)
-    seams = (every[:, -memory:].long() << torch.arange(memory)).sum(
-        1
-    )  # the last bits of the ring, the first the lowest
+    # The last bits of the ring, the first of them the lowest.
+    seams = (every[:, -memory:].long() << torch.arange(memory)).sum(1)
     ring = torch.arange(2**memory)
-    streams, _ = _path(row.expand(len(ring), -1), make_steps(runs, scales, memory), importance, memory, ring)
+    streams, _ = find_path(row.expand(len(ring), -1), Steps.of(runs, scales, memory), importance, ring)
     found = errors_of(streams, row, runs, scales, importance, memory)
     for seam in ring.tolist():
         torch.testing.assert_close(found[seam], errors[seams == seam].min())
+
+
+@pytest.mark.parametrize(
+    ("memory", "runs"),
+    [
+        (8, [Run(5, 8), Run(3, 0), Run(6, 3), Run(9, 1)]),
+        (9, [Run(4, 1, 4), Run(6, 2, 3), Run(8, 1), Run(16, 5, 16)]),
+        (12, [Run(20, 1)]),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("closed", [True, False])
+def test_loops_and_torch_find_the_same_paths(memory, runs, closed):
+    generator = torch.Generator().manual_seed(5)
+    rows = torch.randn(12, sum(run.columns for run in runs), generator=generator)
+    scales, importance = torch.rand(len(runs), generator=generator) + 0.5, torch.rand(len(rows[0]), generator=generator)
+    seam = torch.randint(2**memory, (12,), generator=generator) if closed else None
+    steps = Steps.of(runs, scales, memory)
+    for at in range(len(steps.each) + 1):
+        (mine, my_state), (plain, state) = (find(rows, steps, importance, seam, at) for find in (best_path, plain_path))
+        # Paths that are equally good up to rounding are rare: none among these.
+        assert torch.equal(mine, plain)
+        assert torch.equal(my_state, state)
+
+
+def test_where_there_are_no_loops_torch_finds_the_streams(monkeypatch):
+    rows = torch.randn(9, 24, generator=torch.Generator().manual_seed(6))
+    given = [Run(24, 1)], torch.ones(1), torch.ones(24), 8
+    with_loops = encoded(rows, *given)
+    monkeypatch.setattr("vocabpress.fitting.viterbi.HAVE_NUMBA", False)
+    monkeypatch.setattr("vocabpress.fitting.viterbi.find_paths", None)
+    assert torch.equal(encoded(rows, *given), with_loops)
 
 
 def test_the_seam_that_is_found_costs_little():
@@ -82,9 +118,9 @@ def test_the_seam_that_is_found_costs_little():
     scales, importance = torch.tensor([1.0, 0.85, 0.7]), torch.ones(104)
     rows = torch.randn(8, 104, generator=torch.Generator().manual_seed(4))
     error = errors_of(encoded(rows, runs, scales, importance, memory), rows, runs, scales, importance, memory)
-    steps, ring = make_steps(runs, scales, memory), torch.arange(2**memory)
+    steps, ring = Steps.of(runs, scales, memory), torch.arange(2**memory)
     for row, mine in zip(rows, error, strict=True):
-        streams, _ = _path(row.expand(len(ring), -1), steps, importance, memory, ring)
+        streams, _ = best_path(row.expand(len(ring), -1), steps, importance, ring)
         best = errors_of(streams, row, runs, scales, importance, memory).min()
         assert best * 0.9999 <= mine <= best * 1.05
 

@@ -14,7 +14,7 @@ def allocate(costs: Tensor, distortions: Tensor, limit: int) -> Tensor:
     """An option for each part.
 
     Args:
-        costs: Bits, integers, (parts, options); the first option of a part is its cheapest.
+        costs: Bits, integers, (parts, options); of a part's options that can be taken none is cheaper than its first.
         distortions: (parts, options); infinite where an option can't be taken.
         limit: The most bits that all parts together may take.
 
@@ -37,17 +37,27 @@ def _picked(values: Tensor, chosen: Tensor) -> Tensor:
 
 
 def _at_slope(costs: Tensor, distortions: Tensor, limit: float) -> Tensor:
-    """The options at the smallest slope whose total stays within the limit, by bisection of its logarithm."""
-    low, high = -200.0, 200.0
-    best = torch.zeros(len(costs), dtype=torch.int64, device=costs.device)
-    for _ in range(100):
-        slope = 2.0 ** ((low + high) / 2)
-        chosen = (distortions + slope * costs).argmin(1)
-        if float(_picked(costs, chosen).sum()) <= limit:
-            best, high = chosen, (low + high) / 2
-        else:
-            low = (low + high) / 2
-    return best
+    """The options at the smallest slope whose total stays within the limit.
+
+    From its cheapest option each part goes along the lower hull of its options; the steps of all parts are taken
+    together, the steepest first.
+    """
+    chosen = torch.where(costs == costs[:, :1], distortions, torch.inf).argmin(1)
+    path, slopes, extras = [chosen], [], []
+    for _ in range(costs.shape[1]):  # the last goes nowhere
+        extra = costs - _picked(costs, chosen)[:, None]
+        gain = _picked(distortions, chosen)[:, None] - distortions
+        slope, option = torch.where((extra > 0) & (gain > 0), gain / extra, 0.0).max(1)
+        slopes.append(slope)
+        extras.append(_picked(extra, option))
+        chosen = torch.where(slope > 0, option, chosen)
+        path.append(chosen)
+    # No step before the one that leads to it, however slopes round; those of equal slope lie in order.
+    falling = torch.stack(slopes, 1).cummin(1).values.flatten()
+    order = falling.argsort(descending=True, stable=True)[: int((falling > 0).sum())]
+    taken = order[torch.stack(extras, 1).flatten()[order].cumsum(0) <= limit - float(_picked(costs, path[0]).sum())]
+    steps = torch.bincount(taken // len(slopes), minlength=len(costs))
+    return _picked(torch.stack(path, 1), steps)
 
 
 def _spend(costs: Tensor, distortions: Tensor, chosen: Tensor, left: float) -> Tensor:

@@ -7,6 +7,7 @@ kind of codes; they are the same for all rows of a block, and a row is a whole n
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from itertools import groupby
 
 import torch
@@ -109,8 +110,9 @@ class Blocks:
         energy *= axes.deviations.double().square()
         self.energy = energy.unflatten(1, (-1, ladder.group)).sum(2)  # (blocks, groups)
         self.ladder, self.first, self.floor = ladder, ladder.least(first), floor
+        self.options = cache(self._options)  # a search asks for those of the same axes again and again
 
-    def options(self, groups: int) -> tuple[Tensor, Tensor]:
+    def _options(self, groups: int) -> tuple[Tensor, Tensor]:
         """Bits of a row and distortion at each rung, both (blocks, groups, rungs); the first is the cheapest."""
         bits = torch.tensor([bits * self.ladder.group // width for bits, width in self.ladder.rungs])
         distortion = self.energy[:, :groups, None] * torch.tensor(self.ladder.losses, dtype=torch.float64)
