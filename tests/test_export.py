@@ -15,8 +15,9 @@ from vocabpress.export import export
 from vocabpress.export.gathered import GatheredScalar, gather_uniform
 from vocabpress.export.onnx import run_onnx, to_onnx
 
-METHODS: dict[str, Method] = {"tcq": TCQ(memory=8), "fastscan": FastScan()}
+METHODS: dict[str, Method] = {"tcq": TCQ(memory=8)}
 SLOWER: dict[str, Method] = {
+    "fastscan": FastScan(),
     "lighttoken": LightToken(),
     "product": Product(),
     "uniform": Uniform(),

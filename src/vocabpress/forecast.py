@@ -1,6 +1,6 @@
 """What compressing a table will take, before there is one: bytes, memory, traffic and time.
 
-Bytes are those of the plans, counted on the meta device. Time and traffic are extrapolated from two small tables of the
+Bytes are those of the plans, counted on the meta device. Time and traffic are extrapolated from small tables of the
 same width, fitted here by plans that give each row as much: a part that does not depend on the rows, and a part in
 proportion to them, which the processes share. Memory is a bound: the rows, the result, and the fixed working set.
 """
@@ -18,7 +18,8 @@ from vocabpress.fitting.shards import STRETCHES, Combine, Shards, Value, added, 
 from vocabpress.fitting.table import Table
 from vocabpress.methods import Blockwise, Method, Plan
 
-WARM, SMALL = 256, (2048, 6144)  # rows of the tables that are fitted to see
+WARM, SMALL = 256, (2048, 6144, 18432, 55296)  # rows of the tables that are fitted to see, two or more of them
+ENOUGH = 3.0  # seconds of a fit that tells enough
 BANDWIDTH = 10e9 / 8  # bytes a second between processes
 WORKING_SET = 384_000_000  # chunks, samples and what is kept of derived tables
 LOOPS = 128_000_000  # what compiling loops and starting threads takes in a fresh process, whatever the table
@@ -100,9 +101,9 @@ def forecast(
     dtype: torch.dtype = torch.float32,
     machines: int = 1,
     bandwidth: float = BANDWIDTH,
-    small: tuple[int, int] = SMALL,
+    small: Sequence[int] = SMALL,
 ) -> Forecast:
-    """What a fit of a table of any size will take, from two small fits on this machine.
+    """What a fit of a table of any size will take, from small fits on this machine.
 
     Args:
         method: How it will be fitted.
@@ -112,7 +113,7 @@ def forecast(
         dtype: Of the table as it is loaded.
         machines: Processes that share the rows, a machine like this one each.
         bandwidth: Bytes a second between them.
-        small: Rows of the two tables that are fitted.
+        small: Rows of the tables that are fitted in turn, two at least, until one takes some seconds.
 
     Raises:
         ValueError: If no plan fits the budget, there is no forecast for the method, or a size is below 1.
@@ -125,10 +126,11 @@ def forecast(
     plans = method.plans(rows, columns, budget, weights)
     stored = [method.stored_bits(rows, columns, plan) // 8 for plan in plans]
     bound = max(_limit(plan, size) for plan, size in zip(plans, stored, strict=True))
-    _fit(method, plans, rows, columns, min(WARM, *small))  # what is compiled or read at first use is no part of it
-    seconds, sent = zip(*(_fit(method, plans, rows, columns, few) for few in small), strict=True)
-    linear = _Line(small, seconds)
-    traffic = _received(sent, small, rows, columns, machines)
+    fits = _small_fits(method, plans, rows, columns, small)
+    seconds, sent = zip(*list(fits.values())[-2:], strict=True)
+    largest = list(fits)[-2:]
+    linear = _Line(largest, seconds)
+    traffic = _received(sent, largest, rows, columns, machines)
     share = -(-rows // machines)
     return Forecast(
         rows=rows,
@@ -140,7 +142,7 @@ def forecast(
         memory_bytes=share * columns * dtype.itemsize + working_set(method, plans, rows, columns),
         received_bytes=traffic,
         seconds=linear.start + linear.slope * share + traffic / bandwidth,
-        measured=dict(zip(small, seconds, strict=True)),
+        measured={few: spent for few, (spent, _) in fits.items()},
     )
 
 
@@ -161,6 +163,19 @@ def _limit(plan: Plan, stored: int) -> int:
     """The most that a plan may come to store: some share out a limit when the table is known."""
     limits = [plan.get("limit", 0), *(part.get("limit", 0) for part in plan.values() if isinstance(part, dict))]
     return max(stored, sum(limits) // 8)
+
+
+def _small_fits(
+    method: Method, plans: list[Plan], rows: int, columns: int, small: Sequence[int]
+) -> dict[int, tuple[float, dict[str, int]]]:
+    """Rows -> what a fit of so many took, as `_fit` says it: the larger, the less a start or a sample counts for."""
+    _fit(method, plans, rows, columns, min(WARM, *small))  # what is compiled or read at first use is no part of it
+    fits, spent = {}, 0.0
+    for few in small:
+        if len(fits) > 1 and (few > rows or spent > ENOUGH):
+            break
+        fits[few] = spent, _ = _fit(method, plans, rows, columns, few)
+    return fits
 
 
 def _fit(method: Method, plans: list[Plan], rows: int, columns: int, few: int) -> tuple[float, dict[str, int]]:
@@ -194,7 +209,7 @@ class _Line:
         return max(0.0, self.values[1] - self.slope * self.places[1])
 
 
-def _received(sent: tuple[dict[str, int], ...], small: tuple[int, int], rows: int, columns: int, machines: int) -> int:
+def _received(sent: Sequence[dict[str, int]], small: Sequence[int], rows: int, columns: int, machines: int) -> int:
     """Bytes that a process receives: sums of the others, their share of the rows, samples, gradients."""
     if machines == 1:
         return 0

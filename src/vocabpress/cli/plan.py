@@ -35,7 +35,7 @@ def plan(
 ) -> None:
     """Say what bytes, memory, traffic and time a compression will take; a table of any size need not be there.
 
-    Fits two small tables of the same width on this machine, in seconds to minutes.
+    Fits small tables of the same width on this machine, in seconds to minutes.
     """
     rows, columns, stored = _shape(table)
     if dtype is not None and dtype not in DTYPES:
