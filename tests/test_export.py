@@ -15,7 +15,7 @@ from vocabpress.export import export
 from vocabpress.export.gathered import GatheredScalar, gather_uniform
 from vocabpress.export.onnx import run_onnx, to_onnx
 
-METHODS: dict[str, Method] = {"tcq": TCQ(memory=8)}
+METHODS: dict[str, Method] = {"tcq": TCQ(memory=8, blocks=2)}
 SLOWER: dict[str, Method] = {
     "fastscan": FastScan(),
     "lighttoken": LightToken(),
@@ -58,11 +58,11 @@ def test_onnxruntime_says_what_torch_says_of_other_forms(method, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gpt2", "llama", "llama, untied", "roberta", "gemma3, scaled"])
 def test_other_architectures(name, tmp_path):
-    holds(TCQ(memory=8), name, tmp_path)
+    holds(TCQ(memory=8, blocks=2), name, tmp_path)
 
 
 def test_the_folder_runs_at_other_shapes_and_names_no_files_of_ours(tmp_path):
-    source = small("bert", tmp_path, TCQ(memory=8))
+    source = small("bert", tmp_path, TCQ(memory=8, blocks=2))
     # A base model, without the head that it was saved with.
     AutoModel.from_pretrained(source).save_pretrained(tmp_path / "base")
     AutoTokenizer.from_pretrained(source).save_pretrained(tmp_path / "base")
