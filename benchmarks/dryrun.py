@@ -59,9 +59,7 @@ def main() -> int:
     """All cases; what is in the file already is not measured again."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--most", type=int, default=2**26, help="rows times columns of the largest table")
-    parser.add_argument(
-        "--forecasts", action="store_true", help="only the forecasts anew, beside the fits there are"
-    )
+    parser.add_argument("--forecasts", action="store_true", help="only the forecasts anew, beside the fits there are")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--one", nargs=4, metavar=("METHOD", "RATIO", "ROWS", "COLUMNS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()

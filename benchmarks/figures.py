@@ -341,6 +341,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "noise": noise,
     "scaling": timings.scaling,
     "dryrun": timings.dryrun,
+    "trellis": timings.trellis,
     "runtimes": timings.runtimes,
     "reading": timings.reading,
     "combination": combination,

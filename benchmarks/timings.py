@@ -48,6 +48,16 @@ def dryrun() -> str:
     return table(headers, body)
 
 
+def trellis() -> str:
+    """Rows a second that the search of a trellis gets through, by compiled loops and in torch."""
+    body = []
+    for row in read_results(RESULTS / "trellis.json"):
+        of, rate = row.metrics, f"{row.settings['bits']}/{row.settings['width']}".removesuffix("/1")
+        loops, plain = of["rows_per_second"], of["rows_per_second_torch"]
+        body.append([f"{row.settings['memory']}", rate, f"{loops:,.0f}", f"{plain:,.0f}", f"{loops / plain:.1f}"])
+    return table(["memory", "bits an entry", "rows a second", "in torch", "times as many"], body)
+
+
 def runtimes() -> str:
     """ONNX files: bytes, difference to torch, milliseconds beside the uncompressed one in the same run."""
     rows = read_results(RESULTS / "runtimes.json")

@@ -21,9 +21,9 @@ def environment(device: str = "cpu", packages: Iterable[str] = PACKAGES) -> dict
     """What a result depends on besides its settings: versions, commit, machine."""
     here = Path(__file__).parent
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=here)
-    changed = subprocess.run(
-        ["git", "status", "--porcelain", "."], capture_output=True, text=True, check=False, cwd=here
-    )
+    # Without a lock, which a kill would leave behind, on the index of a repository that this is only to read.
+    status = ["git", "--no-optional-locks", "status", "--porcelain", "."]
+    changed = subprocess.run(status, capture_output=True, text=True, check=False, cwd=here)
     return {
         "versions": {package: _version(package) for package in packages},
         "python": platform.python_version(),
