@@ -57,7 +57,8 @@ def test_whenever_it_is_killed_the_target_is_whole_or_absent_and_a_second_run_en
     kills = at_work = resumed = 0
     while kills < KILLS[job]:
         kills += 1
-        at_work += nursery.killed(job, draw.uniform(0, seconds))
+        in_time = nursery.killed(job, draw.uniform(0, seconds))
+        at_work, seconds = at_work + in_time, seconds if in_time else 0.95 * seconds  # the machine may have got faster
         if job == "sweep":
             assert read(out).items() <= expected.items()  # each result is there whole, or not at all
             assert all(is_whole(made) for made in out.glob("models/*"))
