@@ -113,7 +113,7 @@ def show(outcomes: list[Outcome]) -> None:
 def draw(outcomes: list[Outcome], path: Path) -> None:
     """The same as a picture."""
     figure = new_figure(13, 4.4)
-    sizes, rows, sentences = figure.subplots(1, 3)
+    sizes, rows, sentences = figure.subplots(1, 3, width_ratios=(5, 4, 4))
     names = [o.report.method for o in outcomes]
     first = outcomes[0].report
     bars = ["original", *names]

@@ -154,7 +154,7 @@ METHOD_CASES: dict[str, MethodCase] = {
     "uniform, columns": MethodCase(Uniform(scales="column"), 1e-4),
     "uniform, full reach": MethodCase(Uniform(search=False), 1e-4, weighted=1 + 1e-6),
     "product": MethodCase(
-        Product(),
+        Product(rounds=4),
         1e-4,
         bad=(
             {"bits": 9},
@@ -165,15 +165,15 @@ METHOD_CASES: dict[str, MethodCase] = {
             {"turns": -1},
         ),
     ),
-    "product, plain": MethodCase(Product(rotation="none", factors="float16"), 1e-4),
-    "product, shared": MethodCase(Product(rotation="none", shared=True), 1e-4),
-    "product, rotated": MethodCase(Product(rotation="opq", turns=3), 1e-3),
+    "product, plain": MethodCase(Product(rotation="none", factors="float16", rounds=4), 1e-4),
+    "product, shared": MethodCase(Product(rotation="none", shared=True, rounds=4), 1e-4),
+    "product, rotated": MethodCase(Product(rotation="opq", turns=2, rounds=4), 1e-3),
     "residual": MethodCase(
-        Residual(rounds=2, beam=4),
+        Residual(rounds=1, beam=2),
         1e-3,
         bad=({"stages": 0}, {"beam": 0}, {"stages": 64, "bits": 8}, {"rotation": "opq"}, {"bits": 0}),
     ),
-    "residual, one segment": MethodCase(Residual(segments=1, rotation="none", rounds=2, beam=4), 1e-2),
+    "residual, one segment": MethodCase(Residual(segments=1, rotation="none", rounds=1, beam=2), 1e-2),
     "compositional": MethodCase(
         Compositional(),
         1e-2,

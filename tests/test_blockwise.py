@@ -46,7 +46,10 @@ def test_without_weights_it_is_the_method_itself():
     assert torch.equal(Blockwise(SVD()).fit(table, budget=budget).dense(), SVD().fit(table, budget=budget).dense())
 
 
-@pytest.mark.parametrize("inner", [Uniform(), SVD("int8"), LightToken(epochs=2, polish=2)])
+SLOW = pytest.param(LightToken(epochs=2, polish=2), marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("inner", [Uniform(), SVD("int8"), SLOW])
 def test_bytes_go_where_the_weights_are(inner):
     table, budget = low_rank_table(1200), Budget.ratio(8)
     weights = torch.ones(1200)

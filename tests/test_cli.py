@@ -265,7 +265,7 @@ def test_a_full_disk_leaves_nothing(source, tmp_path, capsys, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("kind", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_an_interruption_leaves_nothing(kind, source, tmp_path):
     """A process stopped while its folder is half written."""
     code = (

@@ -159,6 +159,15 @@ ALIKE = torch.ones(400)
 ZIPF = 400 / torch.arange(1.0, 401).roll(137)  # token weights, the heaviest in the middle of the ids
 
 
+@cache
+def sizes_of_families(method: Method, alike: bool) -> list[tuple[dict, str, list[int]]]:
+    """What is fixed in each family of plans, the name of its free size, and the bits at each size."""
+    shape, found = low_rank_table().shape, []
+    for fixed, size, sizes in method.families(*shape, ALIKE if alike else ZIPF):
+        found.append((fixed, size, [method.stored_bits(*shape, {**fixed, size: value}) for value in sizes]))
+    return found
+
+
 @pytest.mark.parametrize("weights", [ALIKE, ZIPF], ids=["all alike", "Zipf's law"])
 @pytest.mark.parametrize("budget", BUDGETS, ids=str)
 def test_5_the_budget_is_met_and_the_next_size_would_not_fit(case, budget, weights):
@@ -166,8 +175,7 @@ def test_5_the_budget_is_met_and_the_next_size_would_not_fit(case, budget, weigh
     limit = budget.max_bits(*table.shape)
     plans = case.method.plans(*table.shape, budget, weights)
     assert plans
-    for fixed, size, sizes in case.method.families(*table.shape, weights):
-        stored = [case.method.stored_bits(*table.shape, {**fixed, size: value}) for value in sizes]
+    for fixed, size, stored in sizes_of_families(case.method, weights is ALIKE):
         assert stored == sorted(stored)
         found = [plan for plan in plans if fixed == {key: plan[key] for key in plan if key != size}]
         # A family without a plan is too large from its first size on. A plan may store more than its family's sizes.

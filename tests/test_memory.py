@@ -109,6 +109,7 @@ def test_the_body_is_not_held(source, gauge, tmp_path):
     assert [file.name for file in (tmp_path / "out").glob("*.safetensors*")] == ["model.safetensors"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["shards"], indirect=True)
 def test_the_gauge_sees_a_body_that_is_held(source, gauge, tmp_path):
     """A config that says another dtype than the files' makes transformers convert, so copy, all numbers."""

@@ -130,6 +130,7 @@ def test_the_command_line_in_two_processes_writes_what_one_writes(tmp_path):
     assert both.stdout.count("Written to") == 1
 
 
+@pytest.mark.slow
 def test_an_error_ends_all_processes_with_one_line(tmp_path):
     source = tiny.save("bert", tmp_path / "source")
     ended = torchrun("compress", source, "-o", tmp_path / "out", "--method", "svd", "--ratio", "1000000")
