@@ -162,6 +162,10 @@ def test_warnings_name_what_stands_against_comparing():
     assert "no result of the original" in found
     assert "more than once with the same seeds, and averaged: rte: SVD" in found
     assert "no size is known" in found
+    many = [replace(result("cola"), bytes={}, variant=f"variant {number:02}") for number in range(12)]
+    found = " ".join(warnings(many, group(many)))
+    assert "variant 07 and 4 more." in found
+    assert "variant 08" not in found
     assert warnings([original(), result()], group([original(), result()])) == []
 
 

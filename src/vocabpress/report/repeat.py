@@ -46,7 +46,7 @@ def warnings(results: Sequence[Result], models: Sequence[Model]) -> list[str]:
     found = []
     commits = Counter(str(r.environment.get("commit") or "not known")[:SHORT_COMMIT] for r in results)
     if len(commits) > 1:
-        named = ", ".join(f"{commit} ({count:,})" for commit, count in commits.most_common())
+        named = _some([f"{commit} ({count:,})" for commit, count in commits.most_common()], ", ")
         found.append(f"The results come from {len(commits)} commits: {named}.")
     changed = sum(bool(result.environment.get("uncommitted_changes")) for result in results)
     if changed:
@@ -56,12 +56,18 @@ def warnings(results: Sequence[Result], models: Sequence[Model]) -> list[str]:
             found.append(f"{model.name}: no result of the original, so no line to compare with.")
         again = [row for row in model.rows if len(row.results) > len({_seeds(r) for r in row.results})]
         if again:
-            named = "; ".join(f"{row.task}: {row.label}" for row in again[:3]) + ("; …" if len(again) > 3 else "")
+            named = _some([f"{row.task}: {row.label}" for row in again], "; ")
             found.append(f"{model.name}: measured more than once with the same seeds, and averaged: {named}.")
         sizeless = sorted({row.label for row in model.rows if not row.table})
         if sizeless:
-            found.append(f"{model.name}: no size is known, so no chart shows {', '.join(sizeless)}.")
+            found.append(f"{model.name}: no size is known, so no chart shows {_some(sizeless, ', ')}.")
     return found
+
+
+def _some(names: list[str], between: str, most: int = 8) -> str:
+    """The first names, and how many more there are."""
+    more = len(names) - most
+    return between.join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _seeds(result: Result) -> tuple[Any, Any]:
