@@ -36,7 +36,7 @@ CASES = {
     "svd": (SVD(), 0.74, 0.54),
     "autoencoder": (Autoencoder(epochs=3), 1.1, 0.547),
     "lighttoken": (LightToken(), 0.345, 0.85),
-    "tcq": (TCQ(memory=8), 0.16, 0.9),
+    "tcq": (TCQ(memory=8), 0.157, 0.907),
 }
 SLOW = pytest.param("lighttoken", marks=pytest.mark.slow)
 

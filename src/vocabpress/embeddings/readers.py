@@ -45,7 +45,7 @@ class Distinct:
 
 
 class _Keeping(Distinct):
-    """What keeps something that follows the table's numbers; copies and pickles go without it."""
+    """What keeps something that follows the table's numbers; copies go without it, in other processes, too."""
 
     _watch: Watch | None = None
 
