@@ -41,11 +41,13 @@ def encode(
         title: Of the progress bar; none without.
     """
     steps = Steps.of(runs, scales, memory)
+    around, before = _around_the_seam(steps)
     size = max(1, CHUNK_ENTRIES >> memory)
     bar = tqdm(desc=title, total=len(rows), unit="rows", unit_scale=True, disable=not title)
 
     def encoded(few: Tensor) -> Tensor:
-        return pack(best_path(few, steps, importance, _seam(few, steps, importance))[0], 1)
+        _, seam = best_path(few, around, importance, None, before)
+        return pack(best_path(few, steps, importance, seam)[0], 1)
 
     with bar, chunk_by_chunk(rows.device) as each:
 
@@ -78,12 +80,12 @@ def chunk_by_chunk(device: torch.device) -> Iterator[Callable[..., Iterable[Tens
             torch.set_num_threads(cores)  # a part of torch keeps one number for all threads
 
 
-def _seam(rows: Tensor, steps: Steps, importance: Tensor) -> Tensor:
-    """The state at the end of each row, (V): that of the best open path over the steps around the seam."""
+def _around_the_seam(steps: Steps) -> tuple[Steps, int]:
+    """The steps on both sides of the ring's seam, and how many of them come before it."""
     ends, head, tail = CLOSING_BITS * steps.memory, [], []
     for side, order in ((head, steps.each), (tail, steps.each[::-1])):
         for step in order:
             if sum(taken.bits for taken in side) >= ends:
                 break
             side.append(step)
-    return best_path(rows, steps.only(tail[::-1] + head), importance, None, len(tail))[1]
+    return steps.only(tail[::-1] + head), len(tail)
