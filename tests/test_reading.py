@@ -116,8 +116,9 @@ def test_hot_rows_stay_inside_their_limit():
     table, reads = fitted(), HotRows(1500)
     with torch.no_grad():
         reads.lookup(table, torch.arange(300))
-    assert reads._used == len(reads._rows) == (1500 - 4 * 300) // (4 * 16)
-    assert sum(kept.numel() * kept.itemsize for kept in (reads._rows, reads._slots)) <= 1500
+    hot = reads._kept[1]
+    assert hot.used == len(hot.rows) == (1500 - 4 * 300) // (4 * 16)
+    assert hot.rows.nbytes + hot.slots.nbytes <= 1500
 
 
 @pytest.mark.parametrize("reader", ["hot", "resident"])

@@ -1,9 +1,11 @@
 """Ways of reading a table: each distinct row once, rows kept decoded, or the whole table.
 
 What is kept is derived: no checkpoint and no copy holds it, and it is made anew when the table's numbers, dtype or
-place change. Rows that are trained are read the plain way, and so are those of a graph that is compiled or exported.
+place change. Rows that are trained are read the plain way, and so are those of a graph that is compiled or exported: a
+graph would hold what was there when it was made. Threads may share a reader.
 """
 
+from threading import Lock
 from typing import Any, Protocol
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import embedding, linear
 
 from vocabpress.embeddings.base import CompressedEmbedding
+from vocabpress.embeddings.kernels.decoders import copied
 from vocabpress.embeddings.kernels.watch import Watch
 from vocabpress.embeddings.reading import in_graph, logits, lookup, trains
 
@@ -47,21 +50,51 @@ class Distinct:
 class _Keeping(Distinct):
     """What keeps something that follows the table's numbers; copies go without it, in other processes, too."""
 
-    _watch: Watch | None = None
+    _kept: tuple[Watch, Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if not name.startswith("_")}
 
-    def _follow(self, table: CompressedEmbedding) -> None:
-        """Keep what is of this table, as it is now."""
-        if self._watch is None or not self._watch.holds(table):
+    def _of(self, table: CompressedEmbedding) -> Any:
+        """What is kept of this table, as it is now; threads that find nothing each make their own."""
+        found = self._kept
+        if found is None or not found[0].holds(table):
             # Tensors of inference mode can't be written to outside of it, nor be used where gradients pass.
             with torch.inference_mode(False), torch.no_grad():
-                self._keep(table)
-            self._watch = Watch(table)
+                watch = Watch(table, [*copied(table), *table.parameters()], table.buffers())
+                self._kept = found = watch, self._make(table)
+        return found[1]
 
-    def _keep(self, table: CompressedEmbedding) -> None:
+    def _make(self, table: CompressedEmbedding) -> Any:
         raise NotImplementedError
+
+
+class _Hot:
+    """Rows that are kept, and where: any number of threads read them, one at a time adds to them.
+
+    Args:
+        table: Whose rows they are.
+        limit: Bytes of the rows and of the list of where they are.
+    """
+
+    def __init__(self, table: CompressedEmbedding, limit: int) -> None:
+        dtype = table.lookup(torch.zeros(1, dtype=torch.int64, device=table.device)).dtype
+        room = max(0, limit - 4 * table.num_embeddings) // (table.embedding_dim * dtype.itemsize)
+        shape = min(room, table.num_embeddings), table.embedding_dim
+        self.rows, self.used = torch.empty(shape, dtype=dtype, device=table.device), 0
+        self.slots = torch.full((table.num_embeddings,), -1, dtype=torch.int32, device=table.device)
+        self._adding = Lock()
+
+    def add(self, tokens: Tensor, rows: Tensor) -> None:
+        """Keep rows, (n, d), of distinct tokens, (n), as far as there is room."""
+        with self._adding:
+            new = self.slots[tokens] < 0  # another thread may have been here since
+            tokens, rows = tokens[new], rows[new][: len(self.rows) - self.used]
+            end = self.used + len(rows)
+            self.rows[self.used : end] = rows
+            # Last, so that who finds a slot finds the row.
+            self.slots[tokens[: len(rows)]] = torch.arange(self.used, end, dtype=torch.int32, device=rows.device)
+            self.used = end
 
 
 class HotRows(_Keeping):
@@ -71,10 +104,6 @@ class HotRows(_Keeping):
         limit: Bytes of the rows, and of the list of where they are, 4 bytes for each token of the vocabulary.
     """
 
-    _slots: Tensor
-    _rows: Tensor
-    _used: int
-
     def __init__(self, limit: int) -> None:
         self.limit = limit
 
@@ -82,50 +111,35 @@ class HotRows(_Keeping):
         """As the table's own."""
         if in_graph(ids) or trains(table):
             return super().lookup(table, ids)
-        self._follow(table)
-        slots = self._slots[ids]
-        return embedding(slots, self._rows) if bool((slots >= 0).all()) else self._read_and_keep(table, ids)
-
-    def _read_and_keep(self, table: CompressedEmbedding, ids: Tensor) -> Tensor:
+        hot: _Hot = self._of(table)
+        slots = hot.slots[ids]
+        if bool((slots >= 0).all()):
+            return embedding(slots, hot.rows)
         distinct, place = ids.unique(return_inverse=True)
-        slots = self._slots[distinct]
+        slots = hot.slots[distinct]
         new = slots < 0
         decoded = lookup(table, distinct[new]).detach()
-        kept = decoded[: len(self._rows) - self._used]
         rows = decoded.new_empty(len(distinct), table.embedding_dim)
-        rows[new], rows[~new] = decoded, self._rows[slots[~new]]
-        places = torch.arange(self._used, self._used + len(kept), dtype=torch.int32, device=ids.device)
-        self._slots[distinct[new][: len(kept)]] = places
-        self._rows[self._used : self._used + len(kept)] = kept
-        self._used += len(kept)
+        rows[new], rows[~new] = decoded, hot.rows[slots[~new]]
+        hot.add(distinct[new], decoded)
         return embedding(place, rows)
 
-    def _keep(self, table: CompressedEmbedding) -> None:
-        dtype = table.lookup(torch.zeros(1, dtype=torch.int64, device=table.device)).dtype
-        room = max(0, self.limit - 4 * table.num_embeddings) // (table.embedding_dim * dtype.itemsize)
-        shape = min(room, table.num_embeddings), table.embedding_dim
-        self._rows, self._used = torch.empty(shape, dtype=dtype, device=table.device), 0
-        self._slots = torch.full((table.num_embeddings,), -1, dtype=torch.int32, device=table.device)
+    def _make(self, table: CompressedEmbedding) -> _Hot:
+        return _Hot(table, self.limit)
 
 
 class Resident(_Keeping):
     """Keeps the whole table decoded: a small file, and the speed and memory of a dense table."""
 
-    _dense: Tensor
-
     def lookup(self, table: CompressedEmbedding, ids: Tensor) -> Tensor:
         """As the table's own."""
-        return super().lookup(table, ids) if trains(table) else embedding(ids, self._table(table))
+        return super().lookup(table, ids) if in_graph(ids) or trains(table) else embedding(ids, self._of(table))
 
     def logits(self, table: CompressedEmbedding, hidden: Tensor) -> Tensor:
         """As the table's own."""
-        return table.logits(hidden) if trains(table) else linear(hidden, self._table(table).to(hidden.dtype))
+        if in_graph(hidden) or trains(table):
+            return table.logits(hidden)
+        return linear(hidden, self._of(table).to(hidden.dtype))
 
-    def _table(self, table: CompressedEmbedding) -> Tensor:
-        if torch.compiler.is_compiling():  # a graph holds what was there when it was made
-            return table.dense().detach() if self._watch is None else self._dense
-        self._follow(table)
-        return self._dense
-
-    def _keep(self, table: CompressedEmbedding) -> None:
-        self._dense = lookup(table, torch.arange(table.num_embeddings, device=table.device))
+    def _make(self, table: CompressedEmbedding) -> Tensor:
+        return lookup(table, torch.arange(table.num_embeddings, device=table.device))

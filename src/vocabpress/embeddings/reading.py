@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from vocabpress.embeddings.base import CompressedEmbedding
 from vocabpress.embeddings.kernels import gpu
-from vocabpress.embeddings.kernels.decoders import Decode, NoKernelError, decoder
+from vocabpress.embeddings.kernels.decoders import Decode, NoKernelError, copied, decoder, tensors
 from vocabpress.embeddings.kernels.loops import HAVE_NUMBA, inside
 from vocabpress.embeddings.kernels.scorers import Score, scorer
 from vocabpress.embeddings.kernels.threads import in_threads
-from vocabpress.embeddings.kernels.watch import kept
+from vocabpress.embeddings.kernels.watch import Watch, kept
 from vocabpress.embeddings.projected import Projected
 
 TOP_WHOLE = 8  # vectors whose inner products with all rows may be held at once
@@ -140,12 +140,11 @@ def loops_for(table: CompressedEmbedding, values: Tensor) -> Loops | None:
     """Where loops serve: how they read the table."""
     if not HAVE_NUMBA or in_graph(values) or values.device.type != "cpu" or trains(table, values):
         return None
-    return kept(table, "loops", lambda: _make(table))
+    return kept(table, "loops", _make, lambda table: Watch(table, copied(table)))
 
 
 def _make(table: CompressedEmbedding) -> Loops | None:
-    tensors = (*table.parameters(), *table.buffers())
-    if any(tensor.device.type != "cpu" or type(tensor) not in (Tensor, nn.Parameter) for tensor in tensors):
+    if any(part.device.type != "cpu" or type(part) not in (Tensor, nn.Parameter) for part in tensors(table)):
         return None
     try:
         decode, score = decoder(table), scorer(table)

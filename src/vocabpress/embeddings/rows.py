@@ -44,7 +44,6 @@ class Rows(CompressedEmbedding):
         self.map_bits = max(1, (len(blocks) - 1).bit_length())
         length = packed_bytes(self.num_embeddings, self.map_bits)
         self.register_buffer("block_of", torch.zeros(length, dtype=torch.uint8) if mapped else None)
-        self._counts: tuple[object, Tensor] | None = None  # of `counted`, and what they were made of
 
     @classmethod
     def of(cls, blocks: Sequence[CompressedEmbedding], block_of: Tensor) -> Self:
@@ -101,14 +100,11 @@ class Rows(CompressedEmbedding):
         return block, self._starts()[block] + counts - 1
 
     def counted(self, block_of: Tensor) -> Tensor:
-        """How many tokens of each block come before every `CHUNK`-th token, (chunks, blocks); kept while it holds."""
-        known = (block_of.data_ptr(), None if block_of.is_inference() else block_of._version, block_of.device)
-        if self._counts is None or self._counts[0] != known:
-            block = unpack(block_of, self.map_bits, self.num_embeddings)
-            block = nn.functional.pad(block, (0, -len(block) % CHUNK), value=255).view(-1, CHUNK)
-            counts = torch.stack([(block == index).sum(1, dtype=torch.int32) for index in range(len(self.blocks))], 1)
-            self._counts = known, counts.cumsum(0, dtype=torch.int32) - counts
-        return self._counts[1]
+        """How many tokens of each block come before every `CHUNK`-th token, (chunks, blocks)."""
+        block = unpack(block_of, self.map_bits, self.num_embeddings)
+        block = nn.functional.pad(block, (0, -len(block) % CHUNK), value=255).view(-1, CHUNK)
+        counts = torch.stack([(block == index).sum(1, dtype=torch.int32) for index in range(len(self.blocks))], 1)
+        return counts.cumsum(0, dtype=torch.int32) - counts
 
     def _few_mapped_places(self, ids: Tensor, block_of: Tensor) -> tuple[Tensor, Tensor]:
         """As `_mapped_place` of these tokens, (n) and (n): each reads the map from the last counted token on."""

@@ -2,13 +2,13 @@
 
 A decoder is a function from ids, int64 (n), to rows, float32 (n, d); it is put together once and holds views of the
 table's numbers, no copies, but for small tables that every row is read through (words, bases), which are held decoded
-up to `MOST_HELD` bytes.
+up to `MOST_HELD` bytes, and for what `copied` lists besides.
 """
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy
 import torch
@@ -19,7 +19,7 @@ from vocabpress.embeddings.codebooks import Codebooks
 from vocabpress.embeddings.combine import Columns, Sum, forms
 from vocabpress.embeddings.dense import Dense
 from vocabpress.embeddings.kernels import loops
-from vocabpress.embeddings.kernels.watch import kept
+from vocabpress.embeddings.kernels.watch import Watch, kept
 from vocabpress.embeddings.kronecker import Kronecker
 from vocabpress.embeddings.projected import ACTIVATIONS, Projected
 from vocabpress.embeddings.rows import CHUNK, Rows
@@ -52,12 +52,59 @@ def floats(tensor: Tensor) -> Any:
 
 
 def held(form: CompressedEmbedding) -> Callable[[], Tensor]:
-    """A small table, float32 (rows, columns): held decoded, once for all that read it, or decoded at every call."""
-    if 4 * form.num_embeddings * form.embedding_dim <= MOST_HELD:
-        table: Tensor = kept(form, "dense", lambda: form.dense().detach().float().contiguous())
-        return lambda: table
-    decode, ids = decoder(form), numpy.arange(form.num_embeddings)
-    return lambda: torch.from_numpy(decode(ids))
+    """A small table, float32 (rows, columns).
+
+    It is a view of what lies there as such numbers, held decoded, once for all that read it, or decoded at every call.
+    """
+    if _lies_there(form):
+        table: Tensor = form.rows.detach()
+    elif is_held(form):
+        table = kept(form, "dense", _decoded, lambda form: Watch(form, tensors(form)))
+    else:
+        decode, ids = decoder(form), numpy.arange(form.num_embeddings)
+        return lambda: torch.from_numpy(decode(ids))
+    return lambda: table
+
+
+def _decoded(form: CompressedEmbedding) -> Tensor:
+    return form.dense().detach().float().contiguous()
+
+
+def _lies_there(form: CompressedEmbedding) -> TypeGuard[Dense]:
+    return isinstance(form, Dense) and not _is_copied(form.rows)
+
+
+def is_held(form: CompressedEmbedding) -> bool:
+    """Whether a table that every row is read through is held decoded, where it is no view."""
+    return not _lies_there(form) and 4 * form.num_embeddings * form.embedding_dim <= MOST_HELD
+
+
+def copied(form: CompressedEmbedding) -> list[Tensor]:
+    """The tensors whose numbers loops hold copies of; all others they read where they lie.
+
+    These are: what is held decoded, maps, whose tokens are counted, and floats that are not float32, but for `Dense`
+    rows, which are cast when they are read.
+    """
+    found: list[Tensor] = []
+    for part in form.modules():
+        through = part.basis if isinstance(part, Projected) else part.words if isinstance(part, Codebooks) else None
+        if through is not None and is_held(through):
+            found += tensors(through)
+        if isinstance(part, Rows) and part.block_of is not None:
+            found.append(part.block_of)
+        if not isinstance(part, Dense):
+            found += [own for own in part.parameters(recurse=False) if _is_copied(own)]
+    return found
+
+
+def tensors(form: CompressedEmbedding) -> list[Tensor]:
+    """All numbers of a form."""
+    return [*form.parameters(), *form.buffers()]
+
+
+def _is_copied(numbers: Tensor) -> bool:
+    """Whether loops that want these numbers as float32, side by side, can't read them where they lie."""
+    return numbers.dtype != torch.float32 or not numbers.is_contiguous()
 
 
 def _dense(form: Dense) -> Decode:

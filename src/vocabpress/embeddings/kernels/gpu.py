@@ -1,9 +1,10 @@
 """Rows on a GPU by kernels that Triton compiles, where that is installed, as it is with torch for CUDA.
 
 One launch finds and decodes the rows of all tokens, another multiplies them by a basis; nothing waits for the device,
-so a CUDA graph can capture it. What a kernel has to know of a table, and the basis and words as numbers, are derived:
-they are made at the first reading, and anew when the table's numbers, dtype or place change. Float rows, integers and
-trellis codes are those of plain torch to the bit; codebooks of several stages, and products, are sums in another order.
+so a CUDA graph can capture it. Where the numbers of a table are, and counts of its maps, are found at the first
+reading, and anew when its tensors are others; numbers are read where they lie, and bases and words decoded at every
+reading, so that it does not matter how they were written. Float rows, integers and trellis codes are those of plain
+torch to the bit; codebooks of several stages, and products, are sums in another order.
 """
 
 import importlib
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from vocabpress.embeddings.base import CompressedEmbedding
 from vocabpress.embeddings.combine import Columns, Sum, forms
 from vocabpress.embeddings.kernels.pieces import Cut, cut
-from vocabpress.embeddings.kernels.watch import kept
+from vocabpress.embeddings.kernels.watch import Watch, kept
 from vocabpress.embeddings.projected import ACTIVATIONS, Projected
 from vocabpress.embeddings.rows import Rows
 
@@ -49,8 +50,12 @@ def lookup(table: CompressedEmbedding, ids: Tensor) -> Tensor:
         table: Any; what no kernel reads, its own `lookup` does.
         ids: Integers, shape (n).
     """
-    read = kept(table, "gpu", lambda: reader(table))
+    read = kept(table, "gpu", reader, lambda table: Watch(table, codes=_maps(table)))
     return table.lookup(ids) if read is None else read(ids.contiguous())
+
+
+def _maps(table: CompressedEmbedding) -> list[Tensor]:
+    return [part.block_of for part in table.modules() if isinstance(part, Rows) and part.block_of is not None]
 
 
 def reader(table: CompressedEmbedding) -> Read | None:
@@ -91,6 +96,7 @@ def _of_pieces(form: CompressedEmbedding, pieces: Cut) -> Read:
 
     def read(ids: Tensor) -> Tensor:
         out = torch.empty(len(ids), width, dtype=pieces.dtype, device=ids.device)
+        pieces.refresh()
         if len(ids):
             given = (ids, out, rows, width, *places, pieces.bounds, pieces.records)
             with torch.cuda.device_of(ids):
@@ -137,12 +143,13 @@ def _blocks(form: Rows) -> Read:
 
 
 def _projected(form: Projected) -> Read | None:
-    inner, basis, bias = _inner(form.inner), form.basis.dense(), form.bias
-    if bias is not None and bias.dtype != basis.dtype:  # torch would promote
+    inner, decoder, bias = _inner(form.inner), form.basis, form.bias
+    if bias is not None and bias.dtype != decoder.dense().dtype:  # torch would promote
         return None
     activation = None if form.activation is None else ACTIVATIONS[form.activation]
 
     def read(ids: Tensor) -> Tensor:
+        basis = decoder.dense()
         rows = inner(ids).to(basis.dtype)
         rows = rows @ basis if bias is None else torch.addmm(bias, rows, basis)
         return rows if activation is None else activation(rows)

@@ -19,13 +19,54 @@ def _plain(loop: Loop) -> Loop:
 
 HAVE_NUMBA = importlib.util.find_spec("numba") is not None
 if HAVE_NUMBA:
-    from numba import njit
+    import numba
+    from numba import njit, types
+    from numba.extending import intrinsic
 
     compiled: Callable[[Loop], Loop] = njit(nogil=True, cache=True)
     # Sums may be taken side by side; numbers that are not finite stay what they are.
     summing: Callable[[Loop], Loop] = njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+
+    @intrinsic
+    def _pointer_to(typing: Any, address: Any) -> Any:
+        """The bytes at an address, a number, for `carray`: numba itself makes no pointer of a number."""
+
+        def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.inttoptr(arguments[0], context.get_value_type(types.voidptr))
+
+        return types.voidptr(address), code
+
+    pointer_to: Any = _pointer_to
+    carray: Any = numba.carray  # pyright: ignore[reportPrivateImportUsage]: it is public
 else:
     compiled = summing = _plain
+    carray = pointer_to = None  # of loops that are for numba alone
+
+
+@compiled
+def hash_bytes(addresses: Any, sizes: Any) -> Any:
+    """A number of 64 bits that depends on each of the bytes at some addresses: a byte that changes alone changes it.
+
+    Args:
+        addresses: (n), int64.
+        sizes: (n), bytes at each of them.
+    """
+    lanes, prime = numpy.zeros(8, numpy.uint64), numpy.uint64(0x9E3779B97F4A7C15)
+    for place in range(len(addresses)):
+        words = carray(pointer_to(addresses[place]), sizes[place] >> 3, numpy.uint64)
+        whole = len(words) >> 3
+        for line in range(whole):
+            for lane in range(8):
+                lanes[lane] = (lanes[lane] ^ words[8 * line + lane]) * prime
+        for word in range(8 * whole, len(words)):
+            lanes[word & 7] = (lanes[word & 7] ^ words[word]) * prime
+        last = carray(pointer_to(addresses[place]), sizes[place], numpy.uint8)
+        for byte in range(sizes[place] & ~7, sizes[place]):
+            lanes[byte & 7] = (lanes[byte & 7] ^ numpy.uint64(last[byte])) * prime
+    total = numpy.uint64(len(addresses))
+    for lane in range(8):
+        total = ((total ^ lanes[lane]) * prime) ^ (lanes[lane] >> numpy.uint64(32))
+    return total
 
 
 @compiled

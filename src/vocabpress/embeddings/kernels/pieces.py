@@ -59,14 +59,29 @@ class Cut(NamedTuple):
         bounds: Pieces before each block, and all of them; int32, (blocks + 1).
         widest: Columns of the widest piece.
         dtype: Of the rows.
-        kept: What the records hold addresses of and the table does not hold itself.
+        ones: What the records hold addresses of and the table does not hold itself: scales of forms that have none.
+        words: Those of codebooks, and where they are decoded to.
     """
 
     records: Tensor
     bounds: Tensor
     widest: int
     dtype: torch.dtype
-    kept: list[Tensor]
+    ones: list[Tensor]
+    words: list[tuple[CompressedEmbedding, Tensor]]
+
+    def refresh(self) -> None:
+        """Decode the words anew, from the numbers that they are stored as now."""
+        for form, decoded in self.words:
+            decoded.copy_(form.dense())
+
+
+class _Found(NamedTuple):
+    """What comes up while a form is cut: see `Cut`, and the dtypes of rows."""
+
+    ones: list[Tensor]
+    words: list[tuple[CompressedEmbedding, Tensor]]
+    dtypes: set[torch.dtype]
 
 
 class UncutError(Exception):
@@ -76,21 +91,22 @@ class UncutError(Exception):
 def cut(form: CompressedEmbedding) -> Cut | None:
     """The pieces of a form, or None where it is not one of leaves, `Columns` and one `Rows` around them."""
     blocks = forms(form.blocks) if isinstance(form, Rows) else [form]
-    kept, dtypes = list[Tensor](), set[torch.dtype]()
+    found = _Found([], [], set())
     try:
-        pieces = [_placed(_pieces(block, kept, dtypes)) for block in blocks]
+        pieces = [_placed(_pieces(block, found)) for block in blocks]
     except UncutError:
         return None
-    if len(dtypes) != 1:  # torch would promote
+    if len(found.dtypes) != 1:  # torch would promote
         return None
-    (dtype,), counts = dtypes, torch.tensor([0, *map(len, pieces)])
+    (dtype,), counts = found.dtypes, torch.tensor([0, *map(len, pieces)])
     flat = [piece for of_block in pieces for piece in of_block]
     return Cut(
         torch.tensor(flat, dtype=torch.int64, device=form.device),
         counts.cumsum(0, dtype=torch.int32).to(form.device),
         max(piece.columns for piece in flat),
         dtype,
-        kept,
+        found.ones,
+        found.words,
     )
 
 
@@ -103,31 +119,32 @@ def _placed(pieces: Sequence[Piece]) -> list[Piece]:
     return placed
 
 
-def _pieces(form: CompressedEmbedding, kept: list[Tensor], dtypes: set[torch.dtype]) -> list[Piece]:
-    """Side by side; adds to what must be kept, and the dtypes of the rows.
+def _pieces(form: CompressedEmbedding, found: _Found) -> list[Piece]:
+    """Side by side; adds to what is found.
 
     Raises:
         UncutError: If the form has no pieces.
     """
     if isinstance(form, Columns):
-        parts = [piece for part in forms(form.parts) for piece in _pieces(part, kept, dtypes)]
+        parts = [piece for part in forms(form.parts) for piece in _pieces(part, found)]
         rest = form.embedding_dim - sum(form.widths)
         return [*parts, Piece(Kind.ZERO, rest)] if rest else parts
     if isinstance(form, Dense):
-        dtypes.add(form.rows.dtype)
+        found.dtypes.add(form.rows.dtype)
         return [Piece(Kind.DENSE, form.embedding_dim, stride=form.embedding_dim, values=_address(form.rows))]
     if isinstance(form, Scalar):
         scales = torch.ones(1, device=form.device) if form.scales is None else form.scales
-        kept.append(scales)
-        dtypes.add(scales.dtype)
+        found.ones.append(scales)
+        found.dtypes.add(scales.dtype)
         return [_scalar(form, scales)]
     if isinstance(form, Codebooks):
         words = form.words.dense().contiguous()
-        kept.append(words)
-        dtypes.add(words.dtype)
+        if not isinstance(form.words, Dense) or words is not form.words.rows:
+            found.words.append((form.words, words))
+        found.dtypes.add(words.dtype)
         return [_codebooks(form, words)]
     if isinstance(form, Trellis):
-        dtypes.add(form.scales.dtype)
+        found.dtypes.add(form.scales.dtype)
         return _runs(form)
     raise UncutError
 
