@@ -105,6 +105,10 @@ class VocabpressConfig(QuantizationConfigMixin):
         check_stored(config_dict)
         return super().from_dict(config_dict, return_unused_kwargs, **kwargs)
 
+    def get(self, name: str, default: Any = None) -> Any:
+        """A field, as of a dict; transformers asks a config like that which a loaded model has."""
+        return getattr(self, name, default)
+
     def get_loading_attributes(self) -> dict[str, Any]:
         """What of a config given to ``from_pretrained`` holds beside the one in the checkpoint."""
         return {"verify": self.verify, "hot_rows": self.hot_rows, "resident": self.resident}

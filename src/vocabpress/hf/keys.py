@@ -1,11 +1,10 @@
-"""Where a table of a checkpoint goes in a model, and under which keys its tensors are stored."""
+"""Where a table of a checkpoint goes in a model."""
 
 from collections.abc import Iterable
 
 from transformers import PreTrainedModel
 from transformers.core_model_loading import WeightConverter, WeightTransform
 
-from vocabpress.embeddings import CompressedEmbedding
 from vocabpress.hf.tables import base_prefix, has_input_table
 
 
@@ -30,16 +29,6 @@ def resolve(model: PreTrainedModel, name: str) -> str | None:
                 return candidate
         raise ValueError(f"the checkpoint's compressed {name!r} is not a module of {type(model).__name__}")
     return None  # such as the vision part of CLIP, loaded from a checkpoint of the whole
-
-
-def anchor(table: CompressedEmbedding) -> str | None:
-    """The stored tensor that takes the original key: the largest whose shape is not the table's.
-
-    None for a lone `Dense` form, which no method stores.
-    """
-    shape = (table.num_embeddings, table.embedding_dim)
-    misfits = [item for item in table.storage() if item.shape != shape]
-    return max(misfits, key=lambda item: item.bits).name if misfits else None
 
 
 def without_converters(conversions: list[WeightTransform], tables: Iterable[str]) -> list[WeightTransform]:

@@ -11,6 +11,7 @@ from vocabpress.embeddings import CompressedEmbedding
 from vocabpress.embeddings.readers import Distinct, Reader
 from vocabpress.embeddings.reading import top_logits
 from vocabpress.hf.devices import dense, read_where_it_lies
+from vocabpress.hf.states import ReadsTable
 
 ADDITIONS = ("embed_norm", "additional_embedding", "eoi_embedding")
 """What embeddings of transformers have besides their weight: a norm of the rows (Inkling, Muse Spark), rows for more
@@ -24,13 +25,13 @@ def _refer(module: nn.Module, table: CompressedEmbedding) -> None:
 
 def _exchange(module: "TokenEmbedding | CompressedLinear", table: CompressedEmbedding) -> None:
     """Another table for a module that owns its table or refers to one."""
-    if "table" in dict(module.named_children()):
+    if module.owns_table:
         module.table = table
     else:
         _refer(module, table)
 
 
-class TokenEmbedding(nn.Module):
+class TokenEmbedding(ReadsTable):
     """Stands for an `nn.Embedding`: reads rows from a compressed table.
 
     It keeps what the model around it relies on: `padding_idx`, `weight`, which rebuilds the dense table for the few
@@ -47,7 +48,6 @@ class TokenEmbedding(nn.Module):
         ValueError: If the original does more than look up, scale, norm, pad, and put other rows in.
     """
 
-    table: CompressedEmbedding
     embed_norm: Callable[[Tensor], Tensor] | None
     additional_embedding: Callable[[Tensor], Tensor] | None
     eoi_embedding: Tensor | None
@@ -136,7 +136,7 @@ def check_embedding(original: nn.Module) -> None:
         )
 
 
-class CompressedLinear(nn.Module):
+class CompressedLinear(ReadsTable):
     """Stands for an `nn.Linear`: its weight is a compressed table, and ``table.logits`` is its forward pass.
 
     Args:
@@ -144,8 +144,6 @@ class CompressedLinear(nn.Module):
         bias: Shape (out_features), or None.
         owner: Whether the table's tensors belong to this module; if not, it only refers to them.
     """
-
-    table: CompressedEmbedding
 
     def __init__(self, table: CompressedEmbedding, bias: nn.Parameter | None = None, owner: bool = True) -> None:
         super().__init__()
@@ -225,7 +223,7 @@ def owned_tables(model: nn.Module) -> dict[str, CompressedEmbedding]:
     readers = {
         name: module for name, module in model.named_modules() if isinstance(module, TokenEmbedding | CompressedLinear)
     }
-    return {name: module.table for name, module in readers.items() if "table" in dict(module.named_children())}
+    return {name: module.table for name, module in readers.items() if module.owns_table}
 
 
 def check_readers(model: nn.Module) -> None:
@@ -238,6 +236,6 @@ def check_readers(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if isinstance(module, TokenEmbedding | CompressedLinear) and id(module.table) not in owned:
             raise ValueError(
-                f"{name} is tied to a table that is no longer in the model, so no checkpoint can hold both; an adapter "
-                "that trains the embedding alone (modules_to_save) can't be merged into a model with a tied head"
+                f"{name} is tied to a table that is no longer in the model, so no checkpoint can hold both; exchange "
+                "embeddings (set_input_embeddings, or a merged adapter that trained it) after model.dequantize()"
             )

@@ -6,12 +6,13 @@ vocabpress skips the unknown quantization_config with a warning, and would then 
 shape that does not fit, and refuses.
 """
 
+import copy
 from functools import partial
 from types import MethodType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.core_model_loading import WeightRenaming, WeightTransform
 from transformers.quantizers import auto
@@ -24,14 +25,15 @@ from vocabpress.hf.config import QUANT_METHOD, VocabpressConfig
 from vocabpress.hf.devices import keep_in_memory
 from vocabpress.hf.fit import compress_input_table
 from vocabpress.hf.inner import HOOKS, Unquantised, holds, make_quantizer, without_deserialisers
-from vocabpress.hf.keys import anchor, resolve, without_converters
+from vocabpress.hf.keys import resolve, without_converters
 from vocabpress.hf.linears import compress_linears
-from vocabpress.hf.modules import check_readers, owned_tables
+from vocabpress.hf.modules import TokenEmbedding, check_readers, owned_tables
 from vocabpress.hf.reading import read_with
 from vocabpress.hf.resize import resize_token_embeddings
+from vocabpress.hf.states import SIGN, anchor, with_stored
 from vocabpress.hf.stored import check_digests, check_places, check_size, check_table, digests, read_headers
 from vocabpress.hf.swap import install, install_linear, uninstall
-from vocabpress.hf.tables import base_prefix, text_config
+from vocabpress.hf.tables import base_prefix, module_name, text_config
 
 
 def attach(model: PreTrainedModel, config: VocabpressConfig) -> None:
@@ -64,6 +66,7 @@ class VocabpressQuantizer(HfQuantizer):
     quantization_config: VocabpressConfig
 
     def __init__(self, quantization_config: VocabpressConfig, inner: HfQuantizer | None = None, **kwargs: Any) -> None:
+        quantization_config = copy.deepcopy(quantization_config)  # a model's own: another may be loaded by the same
         super().__init__(quantization_config, **kwargs)
         self._renamings: dict[str, str] = {}  # key in the file -> key in the model, both relative to the base model
         self._tied = False  # as the model's config said when its tables were in
@@ -82,6 +85,8 @@ class VocabpressQuantizer(HfQuantizer):
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
         if self.pre_quantized:
+            ignored = model._keys_to_ignore_on_load_unexpected or ()
+            model._keys_to_ignore_on_load_unexpected = {*ignored, rf"\.{SIGN}$"}
             files = kwargs.get("checkpoint_files") or []  # none where the tensors are given
             check_places(files, model)
             placed = self._place(model)
@@ -156,12 +161,8 @@ class VocabpressQuantizer(HfQuantizer):
 
     def settle(self, model: PreTrainedModel) -> None:
         """Let a model whose tables are in save them, and grow them."""
-        config: Any = model.config
-        config.quantization_config = self.quantization_config
-        self._tied = bool(getattr(config, "tie_word_embeddings", False))
-        part = text_config(model)
-        if part is not None and part is not config:  # it can be loaded alone, by its own class and config
-            part.quantization_config = self.quantization_config
+        _say(model, self.quantization_config)
+        self._tied = bool(getattr(model.config, "tie_word_embeddings", False))
         without_deserialisers(model)
         vars(model)[resize_token_embeddings.__name__] = MethodType(resize_token_embeddings, model)
         read_with(model, hot_rows=self.quantization_config.hot_rows, resident=self.quantization_config.resident)
@@ -174,21 +175,39 @@ class VocabpressQuantizer(HfQuantizer):
         Raises:
             ValueError: If a tied head and its embedding no longer read the same table.
         """
-        check_readers(model)
-        if self._tied:  # PEFT compares addresses of dense weights when it merges, and takes ours for untied
-            model.config.tie_word_embeddings = True
-        if self.quantization_config.inner is not None:  # what is said of a body changes where its first run unpacks it
-            self.quantization_config.inner = self.inner.quantization_config.to_dict()
-        body, metadata = self.inner.get_state_dict_and_metadata(model)
-        state: dict[str, Tensor] = model.state_dict() if body is None else body
-        for name, table in owned_tables(model).items():
-            key = anchor(table)
-            for part, tensor in table.stored_tensors().items():
-                del state[f"{name}.table.{part}"]
-                state[f"{name}.weight" if part == key else f"{name}.table.{part}"] = tensor
         config = self.quantization_config
+        if config.inner is not None:  # what is said of a body changes where its first run unpacks it
+            config.inner = self.inner.quantization_config.to_dict()
+        self._describe(model)
+        body, metadata = self.inner.get_state_dict_and_metadata(model)
+        state, tables = model.state_dict() if body is None else body, owned_tables(model)
+        if not tables:
+            return state, metadata
+        state = with_stored(state, tables)
         version = {"vocabpress_format_version": str(config.format_version)}
         return state, metadata | version | digests(model, state, config.to_dict())
+
+    def _describe(self, model: PreTrainedModel) -> None:
+        """Let the configs say which modules are compressed now; some may have been exchanged since the model was made.
+
+        Raises:
+            ValueError: If a tied head and its embedding no longer read the same table.
+        """
+        check_readers(model)
+        config, tables, linears = self.quantization_config, {}, {}
+        known = {resolve(model, name): name for name in (*config.tables, *config.linears)}
+        for name, table in owned_tables(model).items():
+            found = tables if isinstance(model.get_submodule(name), TokenEmbedding) else linears
+            found[known.get(name, name.removeprefix(base_prefix(model)))] = table.config()
+        config.tables, config.linears = tables, linears
+        body = None if config.inner is None else self.inner.quantization_config
+        _say(model, config if tables or linears else body)
+        if self._tied and tables:  # PEFT compares addresses of dense weights when it merges, and takes ours for untied
+            head = model.get_output_embeddings()
+            model.config.tie_word_embeddings = not isinstance(head, nn.Linear)
+            if isinstance(head, nn.Linear):
+                own = module_name(model, head).removeprefix(base_prefix(model))
+                config.separate = sorted({*config.separate, own})
 
     def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | str | None = None) -> PreTrainedModel:
         # A save leaves config.dtype as text, which transformers passes on here.
@@ -196,9 +215,7 @@ class VocabpressQuantizer(HfQuantizer):
         if self.quantization_config.inner is not None:
             self.inner._dequantize(model, dtype=wanted)
         uninstall(model, wanted)
-        part = text_config(model)
-        if part is not None and part is not model.config:
-            vars(part).pop("quantization_config", None)
+        _say(model, None)
         return model
 
     def is_serializable(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -219,6 +236,15 @@ class VocabpressQuantizer(HfQuantizer):
     def is_compileable(self) -> bool:
         """Whether the body compiles; of the table no shape depends on data."""
         return holds(self.inner.is_compileable)
+
+
+def _say(model: PreTrainedModel, quantized_by: Any) -> None:
+    """Let the config of a model say how it is quantised, or nothing; that of its text part, too, to be loaded alone."""
+    for config in (model.config, text_config(model)):
+        if config is not None and quantized_by is not None:
+            config.quantization_config = quantized_by
+        elif config is not None:
+            vars(config).pop("quantization_config", None)
 
 
 def _check_read(name: str, table: CompressedEmbedding, model: PreTrainedModel) -> None:
