@@ -13,7 +13,7 @@ import torch
 from cases import BUDGETS, DTYPES, FORMS, METHOD_CASES, low_rank_table, near
 from vocabpress.embeddings import Codebooks, Dense, Projected, Run, Scalar, Trellis, reading
 from vocabpress.embeddings.kernels import threads
-from vocabpress.embeddings.kernels.loops import HAVE_NUMBA
+from vocabpress.embeddings.kernels.compiling import HAVE_NUMBA
 from vocabpress.embeddings.kernels.scorers import FEW
 from vocabpress.embeddings.kernels.threads import in_threads
 from vocabpress.embeddings.reading import TOP_WHOLE, logits, lookup, loops_for, top_logits

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from vocabpress.embeddings.base import CompressedEmbedding
 from vocabpress.embeddings.kernels import gpu
+from vocabpress.embeddings.kernels.compiling import HAVE_NUMBA
 from vocabpress.embeddings.kernels.decoders import Decode, NoKernelError, copied, decoder, tensors
-from vocabpress.embeddings.kernels.loops import HAVE_NUMBA, inside
+from vocabpress.embeddings.kernels.loops import inside
 from vocabpress.embeddings.kernels.scorers import Score, scorer
 from vocabpress.embeddings.kernels.threads import in_threads
 from vocabpress.embeddings.kernels.watch import Watch, kept

@@ -11,7 +11,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from vocabpress.embeddings.kernels.loops import HAVE_NUMBA
+from vocabpress.embeddings.kernels.compiling import HAVE_NUMBA
 from vocabpress.embeddings.trellis import Run, words
 from vocabpress.fitting.viterbi_loops import find_paths
 

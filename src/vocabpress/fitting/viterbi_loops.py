@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy
 
-from vocabpress.embeddings.kernels.loops import compiled
+from vocabpress.embeddings.kernels.compiling import compiled
 
 
 @compiled

@@ -17,8 +17,8 @@ from vocabpress.embeddings.codebooks import Codebooks
 from vocabpress.embeddings.combine import Columns, Sum, forms
 from vocabpress.embeddings.dense import Dense
 from vocabpress.embeddings.kernels import sums
+from vocabpress.embeddings.kernels.compiling import Loop
 from vocabpress.embeddings.kernels.decoders import books_of, held, map_of, scales_of
-from vocabpress.embeddings.kernels.loops import Loop
 from vocabpress.embeddings.kernels.threads import in_threads
 from vocabpress.embeddings.kernels.tiles import tiles, turning
 from vocabpress.embeddings.projected import Projected

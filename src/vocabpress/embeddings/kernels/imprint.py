@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from vocabpress.embeddings.kernels.loops import HAVE_NUMBA, hash_bytes
+from vocabpress.embeddings.kernels.compiling import HAVE_NUMBA
+from vocabpress.embeddings.kernels.loops import hash_bytes
 
 PIECE = 2**17  # bytes of large codes that one look takes; a nearest cache holds them
 Hash = Callable[[], object]

@@ -4,43 +4,11 @@ They work on arrays that are known to fit together: a byte is read only where a 
 there is one, and ids are checked once, by `inside`. No loop holds Python's lock.
 """
 
-import importlib.util
-from collections.abc import Callable
 from typing import Any
 
 import numpy
 
-Loop = Callable[..., Any]
-
-
-def _plain(loop: Loop) -> Loop:
-    return loop
-
-
-HAVE_NUMBA = importlib.util.find_spec("numba") is not None
-if HAVE_NUMBA:
-    import numba
-    from numba import njit, types
-    from numba.extending import intrinsic
-
-    compiled: Callable[[Loop], Loop] = njit(nogil=True, cache=True)
-    # Sums may be taken side by side; numbers that are not finite stay what they are.
-    summing: Callable[[Loop], Loop] = njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
-
-    @intrinsic
-    def _pointer_to(typing: Any, address: Any) -> Any:
-        """The bytes at an address, a number, for `carray`: numba itself makes no pointer of a number."""
-
-        def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return builder.inttoptr(arguments[0], context.get_value_type(types.voidptr))
-
-        return types.voidptr(address), code
-
-    pointer_to: Any = _pointer_to
-    carray: Any = numba.carray  # pyright: ignore[reportPrivateImportUsage]: it is public
-else:
-    compiled = summing = _plain
-    carray = pointer_to = None  # of loops that are for numba alone
+from vocabpress.embeddings.kernels.compiling import carray, compiled, pointer_to
 
 
 @compiled

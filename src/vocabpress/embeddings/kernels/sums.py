@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy
 
-from vocabpress.embeddings.kernels.loops import code_at, compiled, summing
+from vocabpress.embeddings.kernels.compiling import compiled, summing
+from vocabpress.embeddings.kernels.loops import code_at
 
 PLACES_AT_ONCE = 28  # tables of 256 floats that stay in the nearest memory while rows pass by
 ROWS_AT_ONCE = 1024  # whose codes stay in the next one
