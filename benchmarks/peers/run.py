@@ -21,8 +21,8 @@ from variants import Variant, variants
 from vocabpress.evaluate import TASKS, Task, make_task
 from vocabpress.evaluate.run import Labels, evaluate
 from vocabpress.hf.checkpoint import find_folder, load_model, weight_bytes
+from vocabpress.hf.companions import copy_companions
 from vocabpress.hf.tables import find_tables, input_table
-from vocabpress.hf.writing import copy_companions
 from vocabpress.results import Result, read_results, write_results
 
 

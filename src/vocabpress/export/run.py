@@ -16,8 +16,9 @@ from tqdm import tqdm
 from vocabpress.export.gathered import gather_uniform
 from vocabpress.export.onnx import run_onnx, to_onnx
 from vocabpress.hf.checkpoint import find_folder, named_class, open_model, open_tokenizer, weight_bytes
+from vocabpress.hf.companions import copy_companions, module_folders
 from vocabpress.hf.inner import is_quantised
-from vocabpress.hf.writing import check_output, copy_companions, written_at_once
+from vocabpress.hf.writing import check_output, written_at_once
 from vocabpress.weights import read_lines
 
 FORMATS = ("onnx",)
@@ -114,6 +115,7 @@ def export(
     if operators not in OPERATORS:
         raise ValueError(f"unknown operators {operators!r}; choose from {', '.join(OPERATORS)}")
     target, folder = check_output(output), find_folder(model)
+    module_folders(folder)
     loaded, tokenizer = open_model(folder, named_class(folder)), open_tokenizer(folder)
     if any(is_quantised(parameter) for parameter in loaded.parameters()):
         raise ValueError(

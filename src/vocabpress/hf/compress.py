@@ -15,6 +15,7 @@ from vocabpress.budget import Budget
 from vocabpress.fitting.shards import ALONE, Shards
 from vocabpress.hf.card import card
 from vocabpress.hf.checkpoint import find_folder, load_model, weight_bytes
+from vocabpress.hf.companions import copy_companions, module_folders
 from vocabpress.hf.config import VocabpressConfig
 from vocabpress.hf.fit import compress_input_table
 from vocabpress.hf.importance import Counts, Importance, Sensitivity, Weights, find_importance
@@ -24,7 +25,7 @@ from vocabpress.hf.outcome import Report
 from vocabpress.hf.quantizer import attach
 from vocabpress.hf.shapes import LinearShapes
 from vocabpress.hf.tables import find_tables, input_table
-from vocabpress.hf.writing import check_output, copy_companions, save, written_at_once
+from vocabpress.hf.writing import check_output, save, written_at_once
 from vocabpress.methods import Method
 from vocabpress.reconstruction import row_errors
 from vocabpress.weights import over_length
@@ -94,6 +95,7 @@ def compress(
     config = VocabpressConfig(method, budget, seed, shapes)
     quantised = body_config(body) if isinstance(body, str) else body
     folder = find_folder(model)
+    module_folders(folder)  # which are copied at the end, and may be broken
     loaded = load_model(folder, trust_remote_code, quantised=True, body=quantised)
     rows, width = find_tables(loaded)[0].shape
     importance = find_importance(folder, rows, text, counts, weights, progress and not shards.rank)

@@ -12,10 +12,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 from vocabpress.embeddings import CompressedEmbedding
 from vocabpress.evaluate.finetuned.training import Headed, padded, quiet
 from vocabpress.hf.checkpoint import named_class, open_model, open_tokenizer
+from vocabpress.hf.companions import copy_companions
 from vocabpress.hf.inner import is_quantised
 from vocabpress.hf.modules import TokenEmbedding, owned_tables
 from vocabpress.hf.tables import input_table_name
-from vocabpress.hf.writing import copy_companions, save
+from vocabpress.hf.writing import save
 from vocabpress.recover.lesson import Source
 from vocabpress.recover.listen import record_attention, record_ffn
 from vocabpress.recover.settings import Recovery

@@ -12,8 +12,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from vocabpress.hf.checkpoint import find_folder, load_model, open_tokenizer, weight_bytes
+from vocabpress.hf.companions import copy_companions, module_folders
 from vocabpress.hf.tables import find_tables, input_table
-from vocabpress.hf.writing import check_output, copy_companions, save, written_at_once
+from vocabpress.hf.writing import check_output, save, written_at_once
 from vocabpress.trim.pick import of_scripts, used
 from vocabpress.trim.tokens import closure, pieces, renumbered
 from vocabpress.weights import read_lines
@@ -86,6 +87,7 @@ def trim(
     if min_count < 1:
         raise ValueError(f"min_count is at least 1, got {min_count}")
     target, folder = check_output(output), find_folder(model)
+    module_folders(folder)
     loaded, tokenizer = load_model(folder), open_tokenizer(folder)
     info = find_tables(loaded)[0]
     backend = getattr(tokenizer, "backend_tokenizer", None)
