@@ -286,7 +286,7 @@ def several_templates(folder):
 
 def test_all_chat_templates_come_along(tmp_path):
     source = several_templates(tmp_path / "source")
-    (tmp_path / "text.txt").write_text("w5 w6 w7 w8\n" * 40)
+    (tmp_path / "text.txt").write_text("\n".join(f"w5 w{i} w{i + 3} w7" for i in range(60)))
     compress(source, tmp_path / "compressed", method="svd", budget=Budget.ratio(4))
     trim(source, tmp_path / "trimmed", text=[tmp_path / "text.txt"])
     text, settings = [tmp_path / "text.txt"], Recovery(steps=1)
