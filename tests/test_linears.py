@@ -247,7 +247,7 @@ def test_the_command_the_card_and_inspect(tmp_path, capsys):
     assert "linear maps as Kronecker products" in out
     card = (tmp_path / "out" / "README.md").read_text()
     assert "attention (8, left factors 2x16), ffn (4, left factors 2x8). All other weights are unchanged." in card
-    assert f"| linear maps of ffn, bytes | {4 * 64 * 32 * 4:,} | {report['linears'][1]['bytes_after']:,} |" in card
+    assert f"| linear maps of ffn | {4 * 64 * 32 * 4:,} | {report['linears'][1]['bytes_after']:,} |" in card
     config = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
     assert len(config["linears"]) == 12
     assert config["linears"]["encoder.layer.0.attention.self.query"]["form"] == "kronecker"

@@ -13,7 +13,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from vocabpress.budget import Budget
 from vocabpress.fitting.shards import ALONE, Shards
-from vocabpress.hf.card import card
+from vocabpress.hf.card import write_card
 from vocabpress.hf.checkpoint import find_folder, load_model, weight_bytes
 from vocabpress.hf.companions import copy_companions, module_folders
 from vocabpress.hf.config import VocabpressConfig
@@ -21,7 +21,9 @@ from vocabpress.hf.fit import compress_input_table
 from vocabpress.hf.importance import Counts, Importance, Sensitivity, Weights, find_importance
 from vocabpress.hf.inner import body_config, method_of
 from vocabpress.hf.linears import compress_linears
+from vocabpress.hf.naming import as_command, hub_id, model_name
 from vocabpress.hf.outcome import Report
+from vocabpress.hf.page import read_page
 from vocabpress.hf.quantizer import attach
 from vocabpress.hf.shapes import LinearShapes
 from vocabpress.hf.tables import find_tables, input_table
@@ -93,14 +95,31 @@ def compress(
     check_device(device)
     shapes = LinearShapes.read(linears) if isinstance(linears, Mapping) else linears
     config = VocabpressConfig(method, budget, seed, shapes)
+    chosen = metric if isinstance(metric, Sensitivity) or metric is None else Sensitivity(metric)
+    command = as_command(
+        model,
+        output,
+        method=method,
+        budget=budget,
+        linears=shapes,
+        text=list(text),
+        counts=counts,
+        weights=weights,
+        metric=None if chosen is None else chosen.metric,
+        metric_strength=None if chosen is None or chosen.strength == 1 else chosen.strength,
+        direction=direction,
+        body=body if isinstance(body, str) or body is None else method_of(body),
+        seed=seed,
+        device=device if device != "cpu" else None,
+    )
     quantised = body_config(body) if isinstance(body, str) else body
     folder = find_folder(model)
     module_folders(folder)  # which are copied at the end, and may be broken
+    page = read_page(folder)
     loaded = load_model(folder, trust_remote_code, quantised=True, body=quantised)
     rows, width = find_tables(loaded)[0].shape
     importance = find_importance(folder, rows, text, counts, weights, progress and not shards.rank)
-    if metric is not None:
-        chosen = metric if isinstance(metric, Sensitivity) else Sensitivity(metric)
+    if chosen is not None:
         importance = replace(importance, metric=chosen.read(width))
         config.fitted_by = {"metric": chosen.strength}
     if direction:
@@ -114,7 +133,8 @@ def compress(
     with written_at_once(target) as temporary:
         save(loaded, temporary)
         report = Report(
-            source_name=Path(model).name,
+            source_name=model_name(model),
+            base_model=hub_id(model),
             output=str(output),
             architecture=type(loaded).__name__,
             method=made["method"],
@@ -124,10 +144,12 @@ def compress(
             body=None if config.inner is None else method_of(config.inner),
             model_bytes_before=weight_bytes(folder),
             model_bytes_after=weight_bytes(temporary),
+            command=command,
+            version=made["vocabpress"],
             **figures,
         )
         copy_companions(folder, temporary)
-        (temporary / "README.md").write_text(card(report, folder, str(model)), encoding="utf-8")
+        write_card(report, temporary, page, page.text)
     return shards.agree_on(report)
 
 

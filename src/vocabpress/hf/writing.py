@@ -23,6 +23,7 @@ except ImportError:  # Windows
 MARK = "-vocabpress-"  # in the names of temporary folders, so that nobody else's is taken for one
 MOVED = "moved.json"  # in a temporary folder inside its target: the names of what has moved out of it
 NOBODYS = {"lost+found"}  # in a volume that is just made
+WORK = "vocabpress-work"  # what folders of unfinished work inside of a target are called
 
 
 def check_output(out: str | Path) -> Path:
@@ -70,7 +71,23 @@ def _others(place: Path) -> list[Path]:
     entries = list(place.iterdir())
     runs = [entry for entry in entries if _is_temporary(entry, place)]
     ours = {name for run in runs for name in _moved(run)} | {run.name for run in runs} | NOBODYS
-    return [entry for entry in entries if entry.name not in ours]
+    return [entry for entry in entries if entry.name not in ours and not entry.name.startswith(f".{WORK}")]
+
+
+def work_folder(target: Path, what: str) -> Path:
+    """A name for the folder of a target's unfinished work, from which a later run goes on.
+
+    It is beside the target, or inside where nothing may be made beside it.
+    """
+    place = _place(target)
+    beside = place.with_name(f"{place.name}.{what}")
+    if beside.exists() or not place.is_dir():
+        return beside
+    try:
+        beside.mkdir()
+    except OSError:
+        return place / f".{WORK}-{what}"
+    return beside
 
 
 def _moved(run: Path) -> list[str]:

@@ -52,7 +52,13 @@ class Pair:
     @property
     def table(self) -> CompressedEmbedding:
         """The student's table."""
-        return _table(self.student)
+        return table_of(self.student)
+
+    @property
+    def teacher_table(self) -> Tensor:
+        """The original's table, (V, d)."""
+        module: Any = self.teacher.get_submodule(input_table_name(self.teacher))
+        return module.weight.detach()
 
     def to(self, device: torch.device) -> None:
         """Move both."""
@@ -81,7 +87,8 @@ class Pair:
         return _listen(model, self.settings)
 
 
-def _table(model: PreTrainedModel) -> CompressedEmbedding:
+def table_of(model: PreTrainedModel) -> CompressedEmbedding:
+    """The compressed input table of a model."""
     module: Any = model.get_submodule(input_table_name(model))
     return module.table
 
@@ -119,7 +126,7 @@ def open_pair(folder: Path, original: Path, settings: Recovery, source: Source) 
         raise ValueError(f"the body of {folder} is quantised, and its codes don't train; train the table alone")
     tokenizer = open_tokenizer(folder)
     table: Any = teacher.get_submodule(input_table_name(teacher))
-    shape, theirs = tuple(table.weight.shape), (_table(student).num_embeddings, _table(student).embedding_dim)
+    shape, theirs = tuple(table.weight.shape), (table_of(student).num_embeddings, table_of(student).embedding_dim)
     if open_tokenizer(original).get_vocab() != tokenizer.get_vocab() or shape[0] != theirs[0]:
         raise _misfit(original, folder, "vocabulary")
     depths = [getattr(model.config.get_text_config(), "num_hidden_layers", None) for model in (student, teacher)]
@@ -212,8 +219,5 @@ def write_student(pair: Pair, target: Path, provenance: dict[str, Any] | None) -
         fitted_by["recovered"] = provenance | earlier
     save(fresh, target)
     copy_companions(pair.folder, target)
-    page = pair.folder / "README.md"
-    if page.is_file():
-        (target / "README.md").write_text(page.read_text(encoding="utf-8"), encoding="utf-8")
     again = open_model(target, named_class(target)).to(pair.device)  # pyright: ignore[reportArgumentType]
     return pair.listen(again)

@@ -4,15 +4,20 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from vocabpress.hf.checkpoint import find_folder, weight_files
+from vocabpress.hf.card import add_recovered, write_card
+from vocabpress.hf.checkpoint import find_folder, weight_bytes, weight_files
 from vocabpress.hf.compress import check_device
-from vocabpress.hf.writing import check_output, written_at_once
+from vocabpress.hf.outcome import Recovered, load_report
+from vocabpress.hf.page import original_text, read_page
+from vocabpress.hf.writing import check_output, work_folder, written_at_once
+from vocabpress.reconstruction import reconstruction
 from vocabpress.recover.lesson import Lesson, Source, read_lesson
 from vocabpress.recover.loop import Progress, Run, held_out_terms, make_accelerator, share, weighted
-from vocabpress.recover.pair import Pair, can_be_stored, open_pair, set_best, write_student
+from vocabpress.recover.pair import Pair, can_be_stored, open_pair, set_best, table_of, write_student
 from vocabpress.recover.settings import Recovery, RecoveryReport
 
 
@@ -122,7 +127,7 @@ def _write(
             seconds=done.seconds,
         )
         if not kept:
-            _describe(temporary / "README.md", report)
+            _describe(pair, fresh, temporary, report)
     return report
 
 
@@ -133,30 +138,34 @@ def _write_input(pair: Pair, target: Path, source: Source) -> None:
     else:
         pair.start_again()
         write_student(pair, target, None)
+        if (pair.folder / "README.md").is_file():
+            shutil.copyfile(pair.folder / "README.md", target / "README.md")
 
 
-def _describe(page: Path, report: RecoveryReport) -> None:
-    """Say on the model card what was trained."""
-    text = page.read_text(encoding="utf-8") if page.is_file() else ""
-    if report.mode == "model":
-        text = text.replace("All other weights are unchanged.", "The other weights were trained afterwards, see below.")
+def _describe(pair: Pair, fresh: Any, folder: Path, report: RecoveryReport) -> None:
+    """Say on the model card what was trained, and how near the rows are now."""
     figures = {"weighted": (report.held_out_before, report.held_out_after)}
     figures |= {name: (report.terms_before[name], value) for name, value in report.terms_after.items()}
     figures |= {f"{report.task} dev, {n}": (report.metrics_before[n], v) for n, v in report.metrics_after.items()}
-    lines = [f"| {name} | {before:.4g} | {after:.4g} |" for name, (before, after) in figures.items()]
-    trained = "the table alone" if report.mode == "table" else "the whole model"
-    lesson = "unlabelled sequences" if report.task is None else f"rows of {report.task}"
-    teacher = "the original" if report.task is None else f"the original, fine-tuned for {report.task},"
-    section = f"""
-## Recovered{"" if report.task is None else f" for {report.task}"}
-
-Trained against {teacher} on {report.training_sequences:,} {lesson}, {report.steps:,} steps, as many
-bytes as before ({trained}; the codes as they were).
-
-| loss on {report.held_out_sequences:,} held-out sequences | before | after |
-|---|---|---|
-"""
-    page.write_text(text + section + "\n".join(lines) + "\n", encoding="utf-8")
+    counts = report.training_sequences, report.held_out_sequences
+    done = Recovered(report.task, report.mode, report.steps, *counts, figures)
+    compressed, page = load_report(pair.folder), read_page(pair.folder)
+    if compressed is None:  # of an earlier version
+        (folder / "README.md").write_text(add_recovered(pair.folder, done), encoding="utf-8")
+        return
+    errors = reconstruction(pair.teacher_table, table_of(fresh))
+    now = replace(
+        compressed,
+        output=report.output,
+        architecture=type(fresh).__name__,
+        relative_error=errors.relative_error,
+        mean_cosine=errors.mean_cosine,
+        weighted_relative_error=None,  # by counts that are not at hand
+        weighted_mean_cosine=None,
+        model_bytes_after=weight_bytes(folder),
+        recovered=[*compressed.recovered, done],
+    )
+    write_card(now, folder, page, original_text(page, own=True))
 
 
 def _identity(settings: Recovery, seed: int, pair: Pair, source: Source, lesson: Lesson, processes: int) -> dict:
@@ -178,7 +187,7 @@ def _work_folder(target: Path, identity: dict) -> Path:
     Raises:
         ValueError: If it holds those of another, or can't be made.
     """
-    work = target.with_name(f"{target.name}.recover")
+    work = work_folder(target, "recover")
     note = work / "run.json"
     try:
         work.mkdir(parents=True, exist_ok=True)
