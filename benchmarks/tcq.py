@@ -30,6 +30,7 @@ from vocabpress.hf.checkpoint import open_tokenizer
 from vocabpress.methods.base import Plan
 from vocabpress.methods.transformed import TransformMethod
 from vocabpress.metric import power
+from vocabpress.progress import Bar
 from vocabpress.recover import measure_metric
 from vocabpress.weights import count_tokens, load_counts, read_lines, save_counts
 
@@ -98,7 +99,7 @@ class ScalarCodes(TransformMethod):
         return Columns(parts, sum(run.columns for run in runs))
 
     def code(
-        self, rows: Table, runs: Sequence[Run], importance: Tensor, generator: torch.Generator, title: str
+        self, rows: Table, runs: Sequence[Run], importance: Tensor, generator: torch.Generator, bar: Bar
     ) -> Columns:
         parts, pieces = [], rows.dense().split([run.columns for run in runs], 1)
         for run, piece in zip(runs, pieces, strict=True):

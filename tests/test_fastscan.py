@@ -12,6 +12,7 @@ from vocabpress.embeddings.codebooks import byte_tables
 from vocabpress.fitting.rates import Ladder
 from vocabpress.fitting.table import Table
 from vocabpress.methods.fastscan import BITS, LOSSES, PIECE, STAGES
+from vocabpress.progress import Bar
 
 
 def test_one_table_for_two_codes_by_hand():
@@ -51,7 +52,9 @@ def test_pieces_are_coded_no_worse_than_by_faiss(stages):
     pieces = torch.randn(6000, PIECE, generator=torch.Generator().manual_seed(0))
     method, rows = FastScan(), pieces.view(-1, 2 * PIECE)
     runs = [Run(2 * PIECE, BITS * stages, PIECE)]
-    coded = method.code(Table.of(rows), runs, torch.ones(2 * PIECE), torch.Generator().manual_seed(0), "")
+    coded = method.code(
+        Table.of(rows), runs, torch.ones(2 * PIECE), torch.Generator().manual_seed(0), Bar(disable=True)
+    )
     peer = faiss.ResidualQuantizer(PIECE, stages, BITS)
     peer.max_beam_size = method.beam
     peer.train(pieces.numpy())

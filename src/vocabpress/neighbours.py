@@ -5,9 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
-from tqdm import tqdm
 
 from vocabpress.chunks import chunks
+from vocabpress.progress import Bar
 
 QUERIES_AT_ONCE = 1024  # rows whose cosines with a chunk of the others are held
 WORK = 4e11  # multiplications for one table; some ten seconds of one core
@@ -98,7 +98,7 @@ def neighbours_kept(table: Tensor, other: Tensor, ids: Tensor, k: int = 10, prog
     """
     k = min(k, len(table) - 1)
     kept = []
-    with tqdm(total=len(ids), desc="neighbours", unit="row", disable=not progress) as bar:
+    with Bar(total=len(ids), desc="neighbours", disable=not progress) as bar:
         for chunk in ids.to(table.device).split(QUERIES_AT_ONCE):
             before, after = nearest(table, chunk, k), nearest(other, chunk, k)
             kept.append((before[:, :, None] == after[:, None, :]).any(2).double().mean(1).cpu())

@@ -11,9 +11,9 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from vocabpress.chunks import chunks
+from vocabpress.progress import Bar
 from vocabpress.tensorfile import load_tensor, save_tensor
 
 LINES_PER_BATCH = 512
@@ -47,7 +47,7 @@ def read_lines(paths: Iterable[str | Path], progress: bool = False) -> Iterator[
         if not file.is_file():
             raise ValueError(f"no such text file: {file}")
     total = sum(file.stat().st_size for file in files)
-    with tqdm(total=total, desc="reading text", unit="B", unit_scale=True, disable=not progress) as bar:
+    with Bar(total=total, desc="reading text", disable=not progress) as bar:
         for file in files:
             seen = False
             with file.open("rb") as stream:

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, log_softmax
-from tqdm import tqdm
 from transformers import AutoModel, PreTrainedModel
 
 from vocabpress.evaluate.language import (
@@ -20,6 +19,7 @@ from vocabpress.evaluate.language import (
     pad,
 )
 from vocabpress.evaluate.task import Measurement, Subject, Task
+from vocabpress.progress import Bar
 
 LINES_PER_CALL = 1000
 
@@ -60,7 +60,7 @@ class ModelAgreement(Task):
         sequences = _tokenise(lines, tokenizer, longest_input(model, tokenizer, self.max_length), subject.progress)
         totals = {"hidden_cosine": 0.0} | ({"kl": 0.0, "top1_agreement": 0.0} if has_head else {})
         batches = list(by_length(list(map(len, sequences)), self.batch_size))
-        for chosen in tqdm(batches, desc="agreement", unit="batch", disable=not subject.progress):
+        for chosen in Bar(batches, desc="agreement", disable=not subject.progress):
             batch = pad([sequences[row] for row in chosen], getattr(tokenizer, "pad_token_id", None) or 0)
             for name, value in compare(original, model, batch, has_head).items():
                 totals[name] += value
@@ -117,7 +117,7 @@ def _states(
 
 def _tokenise(lines: Sequence[str], tokenizer: Any, length: int, progress: bool) -> list[list[int]]:
     sequences: list[list[int]] = []
-    for start in tqdm(range(0, len(lines), LINES_PER_CALL), desc="tokenising", unit="part", disable=not progress):
+    for start in Bar(range(0, len(lines), LINES_PER_CALL), desc="tokenising", disable=not progress):
         part = list(lines[start : start + LINES_PER_CALL])
         sequences += [ids for ids in tokenizer(part, truncation=True, max_length=length)["input_ids"] if ids]
     if not sequences:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -21,6 +20,7 @@ from vocabpress.hf.checkpoint import named_class
 from vocabpress.hf.modules import TiedHead
 from vocabpress.hf.swap import uninstall
 from vocabpress.hf.tables import input_table_name, module_name
+from vocabpress.progress import Bar
 from vocabpress.reconstruction import frequency_deciles
 
 MASKED, CAUSAL = "masked", "causal"
@@ -156,7 +156,7 @@ def negative_log_likelihoods(model: PreTrainedModel, batches: Sequence[Batch], p
         ValueError: If one is not finite.
     """
     found = []
-    for batch in tqdm(batches, desc="likelihoods", unit="batch", disable=not progress):
+    for batch in Bar(batches, desc="likelihoods", disable=not progress):
         inputs = {name: tensor.to(model.device) for name, tensor in batch.inputs.items()}
         _, logits = logits_at(model, inputs, batch.scored.to(model.device))
         targets = batch.targets.to(model.device)

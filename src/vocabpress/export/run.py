@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from vocabpress.export.gathered import gather_uniform
 from vocabpress.export.onnx import run_onnx, to_onnx
@@ -19,6 +18,7 @@ from vocabpress.hf.checkpoint import find_folder, named_class, open_model, open_
 from vocabpress.hf.companions import copy_companions, module_folders
 from vocabpress.hf.inner import is_quantised
 from vocabpress.hf.writing import check_output, written_at_once
+from vocabpress.progress import Bar
 from vocabpress.weights import read_lines
 
 FORMATS = ("onnx",)
@@ -134,7 +134,7 @@ def export(
         expected = [graph(*feed.values()) for feed in feeds]
     if operators == "onnxruntime" and hasattr(torch.onnx, "ops"):  # torch 2.8; before, it can't name such operators
         gather_uniform(loaded)
-    with written_at_once(target) as temporary, tqdm(total=2, desc="export", unit="step", disable=not progress) as bar:
+    with written_at_once(target) as temporary, Bar(total=2, desc="export", disable=not progress) as bar:
         file = temporary / PLACE
         file.parent.mkdir()
         nodes = to_onnx(graph, feeds[0], result, dict.fromkeys(feeds[0], ("batch", "sequence")), file)

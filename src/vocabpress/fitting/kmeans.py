@@ -7,9 +7,9 @@ are read some at a time, and none of what is held grows with their number.
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from vocabpress.fitting.points import Points
+from vocabpress.progress import Bar
 
 SCORES_PER_CHUNK = 2**18  # floats: scores are read again at once, from the processor's cache
 SEEDING_POINTS = 16  # points for each word from which k-means++ draws, and at least 1024
@@ -67,7 +67,7 @@ def kmeans(
     """
     points = Points.of(points)
     words = seed_words(points, weights, count, generator) if start is None else start
-    for _ in tqdm(range(rounds), desc=title, unit="round", disable=not progress):
+    for _ in Bar(range(rounds), desc=title, disable=not progress):
         words = means(points, weights, words)
     return words
 

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from vocabpress.fitting.shards import Shards
 from vocabpress.fitting.table import Table
+from vocabpress.progress import Bar
 
 
 class Batch(NamedTuple):
@@ -89,7 +89,7 @@ class Minimiser:
         num_rows = len(table) if among is None else len(among)
         steps_per_epoch = -(-num_rows // schedule.batch_size)
         total = schedule.epochs * steps_per_epoch
-        bar = tqdm(total=total, desc=self.title, unit="step", disable=not self.progress, mininterval=0.5)
+        bar = Bar(total=total, desc=self.title, disable=not self.progress)
         with bar, torch.enable_grad(), _threads_for(schedule.batch_size):
             for epoch in range(schedule.epochs):
                 summed = torch.zeros((), device=device)
@@ -105,7 +105,7 @@ class Minimiser:
                     optimiser.step()
                     summed += value.detach()
                     bar.update()
-                bar.set_postfix(loss=f"{float(summed) / steps_per_epoch:.4g}", epoch=f"{epoch + 1}/{schedule.epochs}")
+                bar.set_note(loss=f"{float(summed) / steps_per_epoch:.4g}", epoch=f"{epoch + 1}/{schedule.epochs}")
                 if after_epoch(epoch):
                     break
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from vocabpress.fitting.table import Table
+from vocabpress.progress import Bar
 
 LEAST_GAIN = 1e-4  # of the error, relative, below which a round was the last
 PRICES = 24  # halvings of the interval in which the price of a bit is sought
@@ -82,14 +82,14 @@ def reassign(
     blocks = _Blocks(table, weights, block_of.clone(), ranks, storage.whole)
     row_bits = torch.tensor(storage.row_bits, dtype=table.dtype, device=table.device)
     best, best_error = block_of, blocks.error()
-    with tqdm(total=options.rounds, desc=title, unit="round", disable=not progress) as bar:
+    with Bar(total=options.rounds, desc=title, disable=not progress) as bar:
         for _ in range(options.rounds):
             rows, targets = _moves(blocks, row_bits, storage, options)
             if not len(rows):
                 break
             blocks.move(rows, targets)
             error, before = blocks.error(), best_error
-            bar.set_postfix(error=f"{error:.4g}", moved=len(rows))
+            bar.set_note(error=f"{error:.4g}", moved=len(rows))
             bar.update()
             if error < best_error:
                 best, best_error = blocks.block_of.clone(), error

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from vocabpress.embeddings.trellis import Run
 from vocabpress.fitting.table import Table
@@ -24,7 +23,7 @@ def encode(
     scales: Tensor,
     importance: Tensor,
     memory: int,
-    title: str = "",
+    done: Callable[[int], object] = lambda rows: None,
 ) -> None:
     """The streams whose decoded rows have the least ``sum_j importance_j (x_j - x^_j)**2``, but for the ring's seam.
 
@@ -38,24 +37,23 @@ def encode(
         scales: (runs).
         importance: (columns), above zero where a run has bits.
         memory: Bits of a state.
-        title: Of the progress bar; none without.
+        done: Is told how many rows have been coded since it was told last.
     """
     steps = Steps.of(runs, scales, memory)
     around, before = _around_the_seam(steps)
     size = max(1, CHUNK_ENTRIES >> memory)
-    bar = tqdm(desc=title, total=len(rows), unit="rows", unit_scale=True, disable=not title)
 
     def encoded(few: Tensor) -> Tensor:
         _, seam = best_path(few, around, importance, None, before)
         return pack(best_path(few, steps, importance, seam)[0], 1)
 
-    with bar, chunk_by_chunk(rows.device) as each:
+    with chunk_by_chunk(rows.device) as each:
 
         def all_encoded(_: slice, chunk: Tensor) -> list[Tensor]:
             found = []
             for packed in each(encoded, chunk.split(size)):
                 found.append(packed)
-                bar.update(len(packed))
+                done(len(packed))
             return [torch.cat(found)]
 
         rows.fill([codes], all_encoded)

@@ -12,7 +12,6 @@ from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -23,6 +22,7 @@ from vocabpress.hf.modules import CompressedLinear
 from vocabpress.hf.shapes import LinearShapes
 from vocabpress.hf.swap import check_linear, install_linear
 from vocabpress.hf.tables import base_prefix
+from vocabpress.progress import Bar
 
 PROJECTIONS = "(q_proj|k_proj|v_proj|o_proj|out_proj|dense)"
 # What stands after the number of a layer. BERT and kin; MPNet; DistilBERT; Llama, BART and kin; T5; ALBERT; GPT-2.
@@ -182,7 +182,7 @@ def compress_linears(
         return []
     plan = plan_linears(model, shapes)
     fits: dict[str, list[_Fit]] = {role: [] for role in shapes.roles}
-    for info in tqdm(plan, desc="linear maps", unit="map", disable=not progress):
+    for info in Bar(plan, desc="linear maps", disable=not progress):
         start = time.perf_counter()
         weight = model.get_parameter(f"{info.name}.weight").detach()
         form = _fit(weight if device is None else weight.to(device), right_shape(info, shapes), shapes)

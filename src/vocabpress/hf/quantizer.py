@@ -16,7 +16,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.core_model_loading import WeightRenaming, WeightTransform
 from transformers.quantizers import auto
-from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING, register_quantization_config, register_quantizer
+from transformers.quantizers.auto import (
+    AUTO_QUANTIZATION_CONFIG_MAPPING,
+    AUTO_QUANTIZER_MAPPING,
+    register_quantization_config,
+    register_quantizer,
+)
 from transformers.quantizers.base import HfQuantizer
 
 from vocabpress.budget import DTYPES
@@ -257,7 +262,9 @@ def _check_read(name: str, table: CompressedEmbedding, model: PreTrainedModel) -
         )
 
 
-if QUANT_METHOD not in AUTO_QUANTIZER_MAPPING:  # a second import of the module must not register twice
+if AUTO_QUANTIZER_MAPPING.get(QUANT_METHOD) is not VocabpressQuantizer:
+    for mapping in (AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING):
+        mapping.pop(QUANT_METHOD, None)  # what stood there until now, see `registration`
     register_quantization_config(QUANT_METHOD)(VocabpressConfig)
     register_quantizer(QUANT_METHOD)(VocabpressQuantizer)
     # Of a config given at load, only those of these types have a say beside the one in the checkpoint.

@@ -62,7 +62,7 @@ class StaticModel(PreTrainedModel):
         return BaseModelOutput(last_hidden_state=rows, hidden_states=(rows,))
 
 
-AutoConfig.register(MODEL_TYPE, StaticConfig, exist_ok=True)
+AutoConfig.register(MODEL_TYPE, StaticConfig, exist_ok=True)  # in the place of what `registration` put there
 AutoModel.register(StaticConfig, StaticModel, exist_ok=True)
 
 

@@ -21,7 +21,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from vocabpress.budget import Budget
 from vocabpress.embeddings import CompressedEmbedding, Rows
@@ -29,6 +28,7 @@ from vocabpress.fitting.allocation import allocate
 from vocabpress.fitting.rates import cut
 from vocabpress.fitting.table import Table, draw
 from vocabpress.methods.base import Method, Plan, rounded
+from vocabpress.progress import Bar
 
 SAMPLE_ROWS = 2048
 SHARES = (0.25, 0.5, 1.0, 2.0, 4.0)  # of an equal share a row: the budgets at which a block is measured
@@ -105,7 +105,7 @@ class Blockwise(Method):
         block_of = self.cut(weights, width)
         blocks = [_block(table, weights, block_of == b) for b in range(len(first["sizes"]))]
         costs, distortions = [], []
-        with tqdm(total=len(blocks) * len(SHARES), desc="blockwise: sizes", unit="fit", disable=not progress) as bar:
+        with Bar(total=len(blocks) * len(SHARES), desc="blockwise: sizes", disable=not progress) as bar:
             for number, (rows, weighs) in enumerate(blocks):
                 points = self._points(rows, weighs, first["limit"] / len(table), generator, bar)
                 costs.append(points[0])
@@ -121,7 +121,7 @@ class Blockwise(Method):
         return first | {"blocks": made}
 
     def _points(
-        self, rows: Table, weights: Tensor, row_bits: float, generator: torch.Generator, bar: tqdm
+        self, rows: Table, weights: Tensor, row_bits: float, generator: torch.Generator, bar: Bar
     ) -> tuple[Tensor, Tensor]:
         """Bits and distortions of a block at many sizes, each (sizes), from fits to a sample at a few."""
         sample = draw(len(rows), SAMPLE_ROWS, generator)

@@ -12,7 +12,6 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from vocabpress.embeddings import Codebooks, CompressedEmbedding, Projected, Scalar
 from vocabpress.embeddings.scalar import ScaleAxis
@@ -24,6 +23,7 @@ from vocabpress.fitting.rotation import TINY, allocate, block_variances, gaussia
 from vocabpress.fitting.table import Decoded, Table
 from vocabpress.methods.base import Method, Plan
 from vocabpress.packing import pack
+from vocabpress.progress import Bar
 
 WORD_FACTORS: tuple[Factors, ...] = ("int8", "int4", "float16")
 ROUNDS_OF_SEARCH = ((4096, 6), (16384, 2))  # rows of a short fit, and how many plans go on from it
@@ -151,7 +151,7 @@ class CodebookMethod(Method):
         stored = read(words, books)
         form = Codebooks(len(rows), words, bits, segments, stages, shared).to(rows.device)
         name = type(self).__name__.lower()
-        with tqdm(total=len(rows), desc=f"{name}: codes", unit="rows", unit_scale=True, disable=not progress) as bar:
+        with Bar(total=len(rows), desc=f"{name}: codes", disable=not progress) as bar:
 
             def packed(places: slice, part: Tensor) -> list[Tensor]:
                 codes = self.encode(points.cut(part, weights[places])[0], stored)
@@ -181,13 +181,13 @@ class CodebookMethod(Method):
         bounds = [view.missed(plan) + float(view.bounds(plan).sum()) for plan in first]
         first = [plan for plan, bound in zip(first, bounds, strict=True) if bound <= SLACK * min(bounds)]
         (few, many), (more, last) = ROUNDS_OF_SEARCH
-        with tqdm(total=len(first) + many + 3 * last, desc="search", unit="plan", disable=not progress) as bar:
+        with Bar(total=len(first) + many + 3 * last, desc="search", disable=not progress) as bar:
 
             def best(some: list[Plan], rows: int, count: int) -> list[Plan]:
                 errors = []
                 for plan in some:
                     errors.append(self._short_error(view, plan, rows, generator))
-                    bar.set_postfix_str(f"error={errors[-1]:.4g}, {plan}")
+                    bar.set_note(error=f"{errors[-1]:.4g}", **plan)
                     bar.update()
                 return [some[place] for place in sorted(range(len(some)), key=errors.__getitem__)[:count]]
 

@@ -23,15 +23,15 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from vocabpress.embeddings import Codebooks, Columns, CompressedEmbedding, Run, Scalar
 from vocabpress.fitting.codes import beam_search, refit, residual_kmeans
 from vocabpress.fitting.quantise import quantise
 from vocabpress.fitting.rates import Ladder
 from vocabpress.fitting.table import Table, draw
-from vocabpress.methods.transformed import TransformMethod
+from vocabpress.methods.transformed import TransformMethod, coded
 from vocabpress.packing import pack
+from vocabpress.progress import Bar
 
 BITS, PIECE = 4, 8  # of a code; columns of a piece
 STAGES = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
@@ -74,25 +74,37 @@ class FastScan(TransformMethod):
         return Columns(parts, sum(run.columns for run in runs))
 
     def code(
-        self, rows: Table, runs: Sequence[Run], importance: Tensor, generator: torch.Generator, title: str
+        self, rows: Table, runs: Sequence[Run], importance: Tensor, generator: torch.Generator, bar: Bar
     ) -> Columns:
         parts, start = [], 0
-        for run in tqdm(coded(runs), desc=f"fastscan: {title}, books", unit="run", disable=not title):
+        for run in coded(runs):
             columns = slice(start, start + run.columns)
             words = self._books(rows, columns, importance[columns], run.bits // BITS, generator)
             pieces, stages = run.columns // PIECE, run.bits // BITS
             parts.append(Codebooks(len(rows), words, BITS, pieces, stages, True).to(rows.device))
             start += run.columns
+            bar.update(self._book_work(len(rows), run))
         books = [part.words.dense().detach().unflatten(0, (part.stages, -1)) for part in parts]
-        with tqdm(total=len(rows), desc=f"fastscan: {title}, codes", unit="rows", disable=not title) as bar:
+        row = sum(map(_searches, coded(runs)))
 
-            def packed(_: slice, some: Tensor) -> list[Tensor]:
-                bar.update(len(some))
-                pieces = some[:, :start].split([part.embedding_dim for part in parts], 1)
-                return [self._packed(*of) for of in zip(pieces, books, strict=True)]
+        def packed(_: slice, some: Tensor) -> list[Tensor]:
+            pieces, found = some[:, :start].split([part.embedding_dim for part in parts], 1), []
+            for of in zip(pieces, books, strict=True):
+                found.append(self._packed(*of))
+            bar.update(len(some) * row)
+            return found
 
-            rows.fill([part.codes for part in parts], packed)
+        rows.fill([part.codes for part in parts], packed)
         return Columns(parts, rows.shape[1])
+
+    def work(self, size: int, runs: Sequence[Run]) -> float:
+        """Searches for a word, of the rows and of the samples that books are learnt from."""
+        return sum(self._book_work(size, run) + size * _searches(run) for run in coded(runs))
+
+    def _book_work(self, size: int, run: Run) -> float:
+        """Of the books of pieces that have equally many stages: rounds of searches, and k-means before them."""
+        pieces = min(SAMPLE, size * run.columns // PIECE)
+        return pieces * (run.bits // BITS) * (self.rounds + 1)
 
     def _books(
         self, rows: Table, columns: slice, importance: Tensor, stages: int, generator: torch.Generator
@@ -117,6 +129,6 @@ class FastScan(TransformMethod):
         return pack(codes.unflatten(0, pieces.shape[:2]).transpose(1, 2).flatten(1), BITS)
 
 
-def coded(runs: Sequence[Run]) -> list[Run]:
-    """The runs that have bits; they come first."""
-    return [run for run in runs if run.bits]
+def _searches(run: Run) -> int:
+    """Words to be found for a row's pieces."""
+    return run.columns // PIECE * (run.bits // BITS)

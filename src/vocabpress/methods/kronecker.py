@@ -24,13 +24,13 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from vocabpress.embeddings import CompressedEmbedding
 from vocabpress.fitting.kronecker import check_divides, divisors, empty_kronecker, fit_kronecker, most_terms
 from vocabpress.fitting.quantise import Factors, check_factors
 from vocabpress.fitting.table import Decoded, Table
 from vocabpress.methods.base import Family, Method, Plan
+from vocabpress.progress import Bar
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class NearestKronecker(Method):
         self, table: Table, plans: list[Plan], weights: Tensor, generator: torch.Generator, progress: bool
     ) -> Plan:
         """The plan that errs least; each is fitted."""
-        bar = tqdm(plans, desc="kronecker: search", unit="plan", disable=not progress)
+        bar = Bar(plans, desc="kronecker: search", disable=not progress)
         return min(bar, key=lambda plan: self._error(table, plan, weights, generator))
 
     def _error(self, table: Table, plan: Plan, weights: Tensor, generator: torch.Generator) -> float:

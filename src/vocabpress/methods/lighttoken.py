@@ -33,7 +33,6 @@ from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from vocabpress.embeddings import CompressedEmbedding, Projected, Scalar, Sum
 from vocabpress.fitting.binary import Signs, StageOptions, affine, flip_bits, train_codes
@@ -42,6 +41,7 @@ from vocabpress.fitting.lowrank import weighted_svd
 from vocabpress.fitting.quantise import Factors, check_factors, empty_factor, store_factor
 from vocabpress.fitting.table import Beside, Decoded, Places, Readable, Table, draw
 from vocabpress.methods.base import Family, Method, Plan
+from vocabpress.progress import Bar
 
 STAGES = (1, 2, 4)
 SAMPLE_ROWS, SAMPLE_EPOCHS = 6144, 3  # of the short fits that rank the plans
@@ -127,23 +127,23 @@ class LightToken(Method):
         errors: dict[tuple[int, ...], float] = {}
         short = LightToken(loss=self.loss, cosine_weight=self.cosine_weight, epochs=SAMPLE_EPOCHS, factors=self.factors)
 
-        def best_of(some: list[Plan], bar: tqdm) -> Plan:
+        def best_of(some: list[Plan], bar: Bar) -> Plan:
             for plan in some:
                 key = tuple(plan.values())
                 if key not in errors:
                     errors[key] = short._held_out_error(
                         plan, rows[:cut], shares[:cut], rows[held_out], shares[held_out], generator
                     )
-                    bar.set_postfix_str(f"error={errors[key]:.4f}, {plan}")
+                    bar.set_note(error=f"{errors[key]:.4f}", **plan)
                 bar.update()
             return min(some, key=lambda plan: errors[tuple(plan.values())])
 
         fewest = min(plan["stages"] for plan in plans)
         first = [plan for plan in plans if plan["stages"] == fewest]
-        with tqdm(total=len(first), desc="lighttoken: search", unit="plan", disable=not progress) as bar:
+        with Bar(total=len(first), desc="lighttoken: search", disable=not progress) as bar:
             rank = best_of(first, bar)["rank"]
             second = [plan for plan in plans if plan["rank"] == rank]
-            bar.total += len(second)
+            bar.total = len(first) + len(second)
             return best_of(second, bar)
 
     def _held_out_error(
@@ -202,7 +202,7 @@ class LightToken(Method):
             stages.append(codes.packed)
         codes = Signs(torch.cat(stages, 1), sum(stage_bits(plan)))
         fit = _Fitted.of(left, codes, table, weights)
-        for number in tqdm(range(rounds + COLD) if rounds else [], desc="lighttoken: polish", disable=not progress):
+        for number in Bar(range(rounds + COLD) if rounds else [], desc="lighttoken: polish", disable=not progress):
             targets = fit.targets(table, fit.low).kept()
             for _ in range(2):
                 flip_bits(targets, fit.codes, fit.decoder, HOT * max(0.0, 1 - number / rounds), generator)

@@ -25,13 +25,13 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from vocabpress.embeddings.scalar import ScaleAxis
 from vocabpress.fitting.codes import beam_search, refit, residual_kmeans
 from vocabpress.fitting.points import Points
 from vocabpress.methods.base import Family, Plan
 from vocabpress.methods.coded import CodebookMethod
+from vocabpress.progress import Bar
 
 BITS = (4, 6, 8)
 WIDTHS = (8, 12, 16, 24, 32, 48)  # axes of a segment that are tried where rows are rotated
@@ -108,7 +108,7 @@ class Residual(CodebookMethod):
         start = min(4 * rounds, K_MEANS_ROUNDS)
         found = residual_kmeans(points, weights, stages, count, start, generator) if points.table.held else None
         books = []
-        steps = tqdm(total=rounds * points.shape[0], desc="residual: fit", unit="round", disable=not progress)
+        steps = Bar(total=rounds * points.shape[0], desc="residual: fit", disable=not progress)
         with steps as bar:
             for number in range(points.shape[0]):
                 own = points.segment(number)

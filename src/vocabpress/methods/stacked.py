@@ -16,12 +16,12 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from vocabpress.budget import Budget
 from vocabpress.embeddings import CompressedEmbedding, Sum
 from vocabpress.fitting.table import Decoded, Table, draw
 from vocabpress.methods.base import Method, Plan, rounded
+from vocabpress.progress import Bar
 
 SHARES = (1 / 32, 1 / 8, 1 / 4, 1 / 2, 3 / 4)
 SAMPLE_ROWS = 8192  # for the choice of the share
@@ -98,7 +98,7 @@ class Stacked(Method):
             if plan["first"] not in firsts:
                 firsts.append(plan["first"])
         best, least = plans[0], float("inf")
-        for first in tqdm(firsts, desc="share of the first", unit="plan", disable=not progress or len(firsts) == 1):
+        for first in Bar(firsts, desc="share of the first", disable=not progress or len(firsts) == 1):
             partial = rounded(self.first.fit_plan(rows, first, weights, generator, False), rows)
             rest = rows.minus(Decoded(partial)).kept()
             seconds = [plan["second"] for plan in plans if plan["first"] == first]

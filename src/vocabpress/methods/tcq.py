@@ -21,7 +21,8 @@ from vocabpress.embeddings import Run, Trellis
 from vocabpress.fitting.rates import Ladder
 from vocabpress.fitting.table import Table
 from vocabpress.fitting.trellis import encode
-from vocabpress.methods.transformed import TransformMethod
+from vocabpress.methods.transformed import TransformMethod, coded
+from vocabpress.progress import Bar
 
 RUNGS = ((0, 1), (1, 4), (1, 2), *((bits, 1) for bits in range(1, 9)))
 GAP = 1.1  # a trellis' distortion over the bound, in the plan; at one bit it comes to 1.12 with a memory of 12
@@ -55,13 +56,18 @@ class TCQ(TransformMethod):
         return Trellis(size, runs, self.memory)
 
     def code(
-        self, rows: Table, runs: Sequence[Run], importance: Tensor, generator: torch.Generator, title: str
+        self, rows: Table, runs: Sequence[Run], importance: Tensor, generator: torch.Generator, bar: Bar
     ) -> Trellis:
         scales = run_scales(rows, runs).half().to(rows.dtype)
         form = self.block(len(rows), runs).to(rows.device)
         form.scales.data.copy_(scales)
-        encode(rows, form.codes, runs, scales, importance, self.memory, title and f"tcq: {title}")
+        row = self.work(1, runs)
+        encode(rows, form.codes, runs, scales, importance, self.memory, lambda coded: bar.update(coded * row))
         return form
+
+    def work(self, size: int, runs: Sequence[Run]) -> float:
+        """Steps through the trellis, of all rows."""
+        return size * sum(run.columns / run.width for run in coded(runs))
 
 
 def run_scales(rows: Table, runs: Sequence[Run]) -> Tensor:

@@ -33,6 +33,7 @@ from vocabpress.fitting.quantise import quantise
 from vocabpress.fitting.rates import Axes, Blocks, Ladder, cut
 from vocabpress.fitting.table import Decoded, Table
 from vocabpress.methods.base import Method, Plan
+from vocabpress.progress import Bar
 
 BASIS_BITS = (8, 6, 5, 4)
 RIDGE = 1e-6
@@ -67,7 +68,7 @@ class TransformMethod(Method):
 
     @abstractmethod
     def code(
-        self, rows: Table, runs: Sequence[Run], importance: Tensor, generator: torch.Generator, title: str
+        self, rows: Table, runs: Sequence[Run], importance: Tensor, generator: torch.Generator, bar: Bar
     ) -> CompressedEmbedding:
         """The codes of a block.
 
@@ -76,8 +77,12 @@ class TransformMethod(Method):
             runs: The rates.
             importance: How much the squared error of a column counts, (columns).
             generator: All randomness.
-            title: Of a progress bar; none without.
+            bar: Is moved by as much as `work` says.
         """
+
+    def work(self, size: int, runs: Sequence[Run]) -> float:
+        """What coding a block of so many rows takes, in units of the method's own."""
+        return float(size)
 
     def axes(self, table: Table, weights: Tensor) -> Axes:
         """On which columns are coded, (V, d) and (V)."""
@@ -178,12 +183,18 @@ class TransformMethod(Method):
         axes = self.axes(table, weights)
         width = sum(run.columns for run in plan["runs"][0])
         blocks: list[CompressedEmbedding] = []
-        for number, runs in enumerate(plan["runs"]):
-            title = f"block {number + 1} of {len(plan['runs'])}" if progress else ""
-            rows = axes.coordinates(table.some((block_of == number).nonzero()[:, 0]), width).kept()
-            blocks.append(self.code(rows, runs, axes.deviations[:width].square(), generator, title))
+        total = sum(map(self.work, plan["sizes"], plan["runs"]))
+        with Bar(total=total, desc=f"{type(self).__name__}: codes", disable=not progress) as bar:
+            for number, runs in enumerate(plan["runs"]):
+                rows = axes.coordinates(table.some((block_of == number).nonzero()[:, 0]), width).kept()
+                blocks.append(self.code(rows, runs, axes.deviations[:width].square(), generator, bar))
         inner = blocks[0] if len(blocks) == 1 else Rows.of(blocks, block_of)
         return self.refit(inner, table, weights, plan["basis_bits"])
+
+
+def coded(runs: Sequence[Run]) -> list[Run]:
+    """The runs that have bits; they come first."""
+    return [run for run in runs if run.bits]
 
 
 def row_bits(runs: Sequence[Run]) -> int:

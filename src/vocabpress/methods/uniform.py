@@ -18,12 +18,12 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from vocabpress.embeddings import CompressedEmbedding, Scalar
 from vocabpress.fitting.quantise import quantise
 from vocabpress.fitting.table import Table, draw
 from vocabpress.methods.base import Family, Method, Plan
+from vocabpress.progress import Bar
 
 GROUPS = (128, 64, 32, 16, 8)
 SAMPLE_ROWS = 4096  # on which the groupings are compared
@@ -78,7 +78,7 @@ class Uniform(Method):
         """The plan that errs least on a sample of the rows."""
         ids = draw(len(table), SAMPLE_ROWS, generator)
         rows, shares, errors = table.gather(ids), weights[ids], []
-        for plan in tqdm(plans, desc="uniform: search", unit="plan", disable=not progress):
+        for plan in Bar(plans, desc="uniform: search", disable=not progress):
             fitted = self.fit_plan(Table.of(rows), plan, shares, generator, False).dense().detach()
             errors.append(float(shares @ (fitted - rows).square().sum(-1)))
         return plans[errors.index(min(errors))]

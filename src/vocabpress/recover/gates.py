@@ -25,7 +25,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 from transformers import AutoModel, PreTrainedModel
 
 from vocabpress.budget import Budget
@@ -36,6 +35,7 @@ from vocabpress.hf.compress import check_device
 from vocabpress.hf.modules import TokenEmbedding
 from vocabpress.hf.tables import input_table
 from vocabpress.methods import DiscBlock
+from vocabpress.progress import Bar
 from vocabpress.recover.gated import LEAST_GATE, MOST_GATE, Gated, Rows
 from vocabpress.recover.lesson import Lesson, Source, read_lesson
 from vocabpress.recover.loop import ready
@@ -234,7 +234,7 @@ class _Learning:
         lengths = [len(example["input_ids"]) for example in self.sequences.training]
         steps = max(1, len(lengths) // settings.batch_size)
         plan = batch_plan(lengths, settings.batch_size, settings.epochs * steps, self.seed)
-        with tqdm(total=len(plan), desc="learning gates", unit="step", disable=not progress) as bar:
+        with Bar(total=len(plan), desc="learning gates", disable=not progress) as bar:
             for epoch in range(1, settings.epochs + 1):
                 late = max(0, epoch - -(-settings.epochs // 3))
                 optimiser.param_groups[0]["lr"] = settings.learning_rate / RATE_DECAY**late
@@ -244,7 +244,7 @@ class _Learning:
                 errors.append(self._judge())
                 if errors[-1] < min(errors[:-1]):
                     best = self.gated.gates.detach().cpu().clone()
-                bar.set_postfix(epoch=epoch, held_out=f"{errors[-1]:.4g}", best=f"{min(errors):.4g}")
+                bar.set_note(epoch=epoch, held_out=f"{errors[-1]:.4g}", best=f"{min(errors):.4g}")
         return best, errors
 
     def _step(self, rows: list[Example], optimiser: torch.optim.Optimizer) -> None:

@@ -12,9 +12,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from vocabpress.hf.inner import is_quantised
+from vocabpress.progress import Bar
 from vocabpress.recover.objective import Batch, terms, trace
 from vocabpress.recover.settings import Recovery, RecoveryReport
 from vocabpress.recover.text import Sequences, batch_plan
@@ -166,7 +166,7 @@ class Run:
         if saved:
             accelerator.load_state(str(saved[-1]))
         begun = time.perf_counter() - progress.seconds
-        with tqdm(total=settings.steps, initial=progress.step, desc="recovering", disable=not self.show) as bar:
+        with Bar(total=settings.steps, initial=progress.step, desc="recovering", disable=not self.show) as bar:
             for batch in self._batches(progress.step):
                 student.eval()  # no dropout: the teacher has none, and a resumed run must repeat an uninterrupted one
                 with self._autocast():
@@ -179,7 +179,7 @@ class Run:
                 bar.update()
                 if progress.step % settings.evaluate_every == 0 or progress.step == settings.steps:
                     self._look(student, trained, progress)
-                    bar.set_postfix(held_out=f"{progress.best_loss:.4g}")
+                    bar.set_note(held_out=f"{progress.best_loss:.4g}")
                     progress.seconds = time.perf_counter() - begun
                     self._save(progress.step)
                     if progress.stale >= settings.patience:

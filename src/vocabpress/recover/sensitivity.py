@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 from transformers import AutoModel, PreTrainedModel
 
 from vocabpress.evaluate.language import CAUSAL, MASKED, head_kind
@@ -28,6 +27,7 @@ from vocabpress.hf.checkpoint import find_folder, named_class, open_model, open_
 from vocabpress.hf.compress import check_device
 from vocabpress.hf.modules import TokenEmbedding
 from vocabpress.metric import save_metric
+from vocabpress.progress import Bar
 from vocabpress.recover.loop import ready
 from vocabpress.recover.text import UNSCORED, read_sequences, with_own_labels
 from vocabpress.tensorfile import check_place
@@ -100,7 +100,7 @@ def measure_metric(
     reader = (_Sentences if of == "sentence" else _Tokens)(folder, place, seed)
     batches = reader.batches(text, sequences, batch_size, max_length, progress)
     embeddings, summed, counted = _embeddings(reader.model), torch.zeros(()), 0
-    for run in tqdm(batches, desc="metric", unit="batch", disable=not progress):
+    for run in Bar(batches, desc="metric", disable=not progress):
         gradients = gradients_of(embeddings, run).double()
         summed, counted = summed + (gradients.T @ gradients).cpu(), counted + len(gradients)
     metric = summed / counted

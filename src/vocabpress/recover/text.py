@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vocabpress.evaluate.language import CAUSAL, CLASSES, MASKED, pad, table_rows
 from vocabpress.evaluate.masked import choose_places, replacement
+from vocabpress.progress import Bar
 from vocabpress.weights import read_lines
 
 LINES_PER_CALL = 512
@@ -100,7 +100,7 @@ def read_sequences(
     lines = list(dict.fromkeys(read_lines(files, progress)))  # a repeated line must not be on both sides
     sequences: list[list[int]] = []
     tokenise: Any = tokenizer
-    for start in tqdm(range(0, len(lines), LINES_PER_CALL), desc="tokenising", disable=not progress):
+    for start in Bar(range(0, len(lines), LINES_PER_CALL), desc="tokenising", disable=not progress):
         chunk = lines[start : start + LINES_PER_CALL]
         sequences += tokenise(
             chunk, truncation=True, max_length=max_length, return_overflowing_tokens=True, return_attention_mask=False

@@ -9,8 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from vocabpress.progress import Bar
 from vocabpress.report.charts import BOUND, Chart, rate_distortion, rate_quality
 from vocabpress.report.collect import Collection
 from vocabpress.report.console import size
@@ -66,7 +65,7 @@ def to_page(found: Collection, title: str, progress: bool = False) -> str:
         raise ValueError("a report needs jinja2; pip install 'vocabpress[report]'") from None
     plans, speed = [_charts(model) for model in found.models], parts(found.timings)
     total = sum(map(len, plans)) + sum(len(part.draws + part.more_draws) for part in speed)
-    with tqdm(total=total, desc="drawing", unit="chart", disable=not progress) as bar:
+    with Bar(total=total, desc="drawing", disable=not progress) as bar:
         sections = [
             _section(f"model-{number}", model, plan, bar)
             for number, (model, plan) in enumerate(zip(found.models, plans, strict=True), 1)

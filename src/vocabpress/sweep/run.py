@@ -5,9 +5,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tqdm import tqdm
-
 from vocabpress.hf.checkpoint import find_folder
+from vocabpress.progress import Bar
 from vocabpress.sweep.expand import STAGES, Cell, Folders, expand
 from vocabpress.sweep.plan import Plan
 from vocabpress.sweep.pools import Cluster, LocalPool, cores
@@ -78,7 +77,7 @@ def run_sweep(
         find_folder(plan.source)  # a hub id is downloaded once, not by each cell
         pool = _pool(plan, folders, workers, cluster)
         _write_specs(todo, folders)
-        with tqdm(total=len(todo), desc="cells", unit="cell", disable=not progress) as bar:
+        with Bar(total=len(todo), desc="cells", disable=not progress) as bar:
 
             def told(cell: Cell, reason: str | None) -> None:
                 if reason is not None:

@@ -6,21 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from vocabpress.evaluate.finetuned.rows import Collate, Rows
+from vocabpress.progress import Bar
 
 
-class Bar(TrainerCallback):
+class TrainingBar(TrainerCallback):
     """A progress bar on stderr; the Trainer's own also writes to stdout."""
 
     def __init__(self, shown: bool) -> None:
-        self.bar = tqdm(desc="fine-tuning", unit="step", disable=not shown)
+        self.shown, self.bar = shown, Bar(disable=True)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.bar.reset(total=state.max_steps)
-        self.bar.update(state.global_step)
+        self.bar = Bar(total=state.max_steps, initial=state.global_step, desc="fine-tuning", disable=not self.shown)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.bar.update()
@@ -49,7 +48,7 @@ def make_trainer(
             save_model(model, str(folder / "model.safetensors"))
 
     trainer = PlainStateTrainer(
-        model=model, args=arguments, train_dataset=rows, data_collator=collate, callbacks=[Bar(progress)]
+        model=model, args=arguments, train_dataset=rows, data_collator=collate, callbacks=[TrainingBar(progress)]
     )
     trainer.remove_callback(PrinterCallback)
     return trainer

@@ -6,8 +6,9 @@ from typing import Any, Protocol
 
 import numpy as np
 from torch.utils.data import Dataset
-from tqdm import tqdm
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+
+from vocabpress.progress import Bar
 
 ROWS_PER_CALL = 1000
 
@@ -65,7 +66,7 @@ def tokenise(
     """
     inputs: dict[str, list[np.ndarray]] = {}
     pair = texts[0][1] is not None
-    with tqdm(total=len(texts), desc="tokenising", unit="row", disable=not progress) as bar:
+    with Bar(total=len(texts), desc="tokenising", disable=not progress) as bar:
         for start in range(0, len(texts), ROWS_PER_CALL):
             first, second = zip(*texts[start : start + ROWS_PER_CALL], strict=True)
             encoded = tokenizer(list(first), list(second) if pair else None, truncation=True, max_length=max_length)

@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -35,6 +34,7 @@ from vocabpress.evaluate.language import longest_input
 from vocabpress.evaluate.task import Subject
 from vocabpress.hf.modules import owned_tables
 from vocabpress.hf.writing import check_output, save, written_at_once
+from vocabpress.progress import Bar
 
 WARMUP = 0.1  # of all steps, as BERT was fine-tuned
 EVALUATION_BATCHES = 2  # an evaluation batch holds so many training batches: it keeps no activations
@@ -220,7 +220,7 @@ def predict(
     found: list[tuple[Tensor, ...]] = [()] * len(rows)
     cast = torch.autocast(model.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
     size = EVALUATION_BATCHES * recipe.batch_size
-    with tqdm(total=len(rows), desc="predicting", unit="row", disable=not subject.progress) as bar, cast:
+    with Bar(total=len(rows), desc="predicting", disable=not subject.progress) as bar, cast:
         for start in range(0, len(rows), size):
             batch = order[start : start + size]
             inputs = collate([rows.unlabelled(row) for row in batch])

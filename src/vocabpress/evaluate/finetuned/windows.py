@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from vocabpress.evaluate.finetuned.rows import Rows
 from vocabpress.evaluate.finetuned.squad_data import Question
+from vocabpress.progress import Bar
 
 QUESTION_TOKENS = 64  # longer questions are cut, as in BERT's code
 ANSWER_TOKENS = 30
@@ -64,7 +64,7 @@ def cut(
     labels: dict[str, list[float]] = {"start_positions": [], "end_positions": []}
     windows = Windows(Rows(inputs, labels), [], [], [])  # pyright: ignore[reportArgumentType]
     limit = min(QUESTION_TOKENS, max_length - stride - MARGIN)
-    with tqdm(total=len(questions), desc="tokenising", unit="question", disable=not progress) as bar:
+    with Bar(total=len(questions), desc="tokenising", disable=not progress) as bar:
         for start in range(0, len(questions), QUESTIONS_PER_CALL):
             part = questions[start : start + QUESTIONS_PER_CALL]
             encoded = tokenizer(
