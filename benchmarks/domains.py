@@ -19,7 +19,8 @@ from common import SAMPLE, Judge, Variant, parse, references, run_all
 from vocabpress import TCQ
 from vocabpress.evaluate.sentences import agreement, embed
 from vocabpress.hf.checkpoint import open_tokenizer
-from vocabpress.weights import count_tokens, read_lines
+from vocabpress.texts import read_lines
+from vocabpress.weights import count_tokens
 
 RATIOS = (50, 103)
 COUNT, RARE = 300, 200  # sentences of a kind

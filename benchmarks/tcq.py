@@ -32,7 +32,8 @@ from vocabpress.methods.transformed import TransformMethod
 from vocabpress.metric import power
 from vocabpress.progress import Bar
 from vocabpress.recover import measure_metric
-from vocabpress.weights import count_tokens, load_counts, read_lines, save_counts
+from vocabpress.texts import read_lines
+from vocabpress.weights import count_tokens, load_counts, save_counts
 
 RATIOS = (25, 103, 50, 206)
 IN_FULL = (25, 103)  # the others with a few variants

@@ -18,7 +18,8 @@ from vocabpress.recover import gates as gates_module
 from vocabpress.recover.gated import Gated
 from vocabpress.recover.lesson import Source, read_lesson
 from vocabpress.recover.settings import Recovery
-from vocabpress.weights import load_weights, read_lines, tfidf
+from vocabpress.texts import read_lines
+from vocabpress.weights import load_weights, tfidf
 
 QUICK = GateSettings(epochs=3, batch_size=8, max_length=16, held_out=8)
 

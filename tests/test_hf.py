@@ -3,6 +3,7 @@ import json
 import subprocess
 import sys
 
+import huggingface_hub
 import pytest
 import torch
 from safetensors import safe_open
@@ -22,7 +23,6 @@ from vocabpress import (
     compress,
     find_tables,
 )
-from vocabpress.hf import checkpoint
 from vocabpress.hf.fit import compress_input_table
 from vocabpress.hf.modules import TiedHead, TokenEmbedding
 from vocabpress.hf.quantizer import attach
@@ -324,7 +324,7 @@ def test_a_hub_id_is_downloaded_and_named_on_the_card(tmp_path, monkeypatch):
         asked.append((name, options["ignore_patterns"]))
         return str(tiny.save("bert", tmp_path / "cache"))
 
-    monkeypatch.setattr(checkpoint, "snapshot_download", snapshot)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     report = compress("some-org/tiny-bert", tmp_path / "out", method=SVD(), budget=Budget.ratio(6))
     assert asked[0][0] == "some-org/tiny-bert"
     assert "onnx/*" in asked[0][1]

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from vocabpress.chunks import chunks
-from vocabpress.progress import Bar
 from vocabpress.tensorfile import load_tensor, save_tensor
 
 LINES_PER_BATCH = 512
@@ -34,35 +33,6 @@ class Tokenizer(Protocol):
     def convert_ids_to_tokens(self, ids: list[int]) -> list[str | None]:
         """The tokens of these ids."""
         ...
-
-
-def read_lines(paths: Iterable[str | Path], progress: bool = False) -> Iterator[str]:
-    """The lines of UTF-8 text files that are not blank, one at a time, with a progress bar over the bytes.
-
-    Raises:
-        ValueError: If a file is missing, empty or not UTF-8.
-    """
-    files = [Path(path) for path in paths]
-    for file in files:
-        if not file.is_file():
-            raise ValueError(f"no such text file: {file}")
-    total = sum(file.stat().st_size for file in files)
-    with Bar(total=total, desc="reading text", disable=not progress) as bar:
-        for file in files:
-            seen = False
-            with file.open("rb") as stream:
-                for number, raw in enumerate(stream, start=1):
-                    bar.update(len(raw))
-                    try:
-                        line = raw.decode("utf-8").strip()
-                    except UnicodeDecodeError:
-                        message = f"{file} is not UTF-8 text (line {number}); convert it, e.g. with iconv -t utf-8"
-                        raise ValueError(message) from None
-                    if line:
-                        seen = True
-                        yield line
-            if not seen:
-                raise ValueError(f"{file} holds no text; give a file with at least some sentences")
 
 
 def _tokenised(texts: Iterable[str], tokenizer: Tokenizer, num_embeddings: int) -> Iterator[list[list[int]]]:

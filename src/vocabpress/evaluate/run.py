@@ -14,6 +14,7 @@ from vocabpress.evaluate.task import Subject, Task
 from vocabpress.hf.checkpoint import find_folder, open_model, weight_bytes
 from vocabpress.hf.inner import method_of
 from vocabpress.hf.modules import TokenEmbedding
+from vocabpress.hf.naming import model_name
 from vocabpress.hf.tables import input_table_name
 from vocabpress.hf.writing import check_output
 from vocabpress.results import Result, environment, read_results, write_results
@@ -114,7 +115,7 @@ def evaluate(
     original = None if against is None else find_folder(against)
     base = Subject(folder, original, None if data is None else Path(data), [Path(file) for file in text], device)
     labels = labels or Labels()
-    said = {"model": Path(against or model).name, **provenance(folder), **(labels.settings or {})}
+    said = {"model": model_name(against or model), **provenance(folder), **(labels.settings or {})}
     counted = {**sizes(folder, original), **(labels.bytes or {})}
     results = []
     for name, task in tasks.items():

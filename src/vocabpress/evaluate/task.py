@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from transformers import PreTrainedModel
 
 from vocabpress.hf.checkpoint import open_model, open_tokenizer
-from vocabpress.weights import read_lines
+from vocabpress.texts import read_lines
 
 
 @dataclass(frozen=True)

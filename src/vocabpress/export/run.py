@@ -17,9 +17,10 @@ from vocabpress.export.onnx import run_onnx, to_onnx
 from vocabpress.hf.checkpoint import find_folder, named_class, open_model, open_tokenizer, weight_bytes
 from vocabpress.hf.companions import copy_companions, module_folders
 from vocabpress.hf.inner import is_quantised
+from vocabpress.hf.naming import model_name
 from vocabpress.hf.writing import check_output, written_at_once
 from vocabpress.progress import Bar
-from vocabpress.weights import read_lines
+from vocabpress.texts import read_lines, sources
 
 FORMATS = ("onnx",)
 OPERATORS = ("onnxruntime", "standard")
@@ -114,7 +115,7 @@ def export(
         raise ValueError(f"can't export to {to!r}; choose from {', '.join(FORMATS)}")
     if operators not in OPERATORS:
         raise ValueError(f"unknown operators {operators!r}; choose from {', '.join(OPERATORS)}")
-    target, folder = check_output(output), find_folder(model)
+    target, text, folder = check_output(output), sources(text), find_folder(model)
     module_folders(folder)
     loaded, tokenizer = open_model(folder, named_class(folder)), open_tokenizer(folder)
     if any(is_quantised(parameter) for parameter in loaded.parameters()):
@@ -149,7 +150,7 @@ def export(
         copy_companions(folder, temporary)
         size = sum(each.stat().st_size for each in file.parent.iterdir())
     return ExportReport(
-        source_name=Path(model).name,
+        source_name=model_name(model),
         output=str(output),
         architecture=type(loaded).__name__,
         result=result,

@@ -8,39 +8,33 @@ from typing import Any
 
 import torch
 import transformers
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from vocabpress.hf.config import QUANT_METHOD
 from vocabpress.hf.inner import check_quantised, method_of
+from vocabpress.hf.layouts import as_today
 from vocabpress.hf.static import as_checkpoint, is_static
 from vocabpress.hf.tables import input_table_name
+from vocabpress.hub import find
 
 
 def find_folder(model: str | Path) -> Path:
     """The folder of a model: itself, or the snapshot of a hub id, downloaded where it is not cached.
 
-    A `StaticEmbedding` of sentence-transformers is made a checkpoint of transformers, in a temporary folder.
+    A `StaticEmbedding` of sentence-transformers is made a checkpoint of transformers, and other old layouts are made
+    today's, in a temporary folder.
+
+    Args:
+        model: A folder, or a hub id; a revision of it may follow, ``org/name@revision``.
 
     Raises:
         ValueError: If there is no such model, or its folder has no config or no weights.
     """
-    folder = Path(model)
-    if not folder.is_dir():
-        if folder.exists():
-            raise ValueError(f"{model} is a file; give the folder that holds config.json and model.safetensors")
-        ignored = ["onnx/*", "openvino/*", "*.h5", "*.msgpack", "*.ot", "*.onnx", "*.gguf"]
-        try:
-            folder = Path(snapshot_download(str(model), ignore_patterns=ignored))
-        except (OSError, HFValidationError, ValueError):
-            raise ValueError(
-                f"no such model: {str(model)!r} is neither a folder here nor a model that the hub, or its local cache, "
-                "gives; check the spelling, or download it first and give the folder"
-            ) from None
+    folder = find(model)
     if is_static(folder):
         return as_checkpoint(folder)
+    folder = as_today(folder)
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         raise ValueError(f"{model} is an adapter, not a model; merge it into its base (peft's merge_and_unload) first")
     if not (folder / "config.json").is_file():
@@ -69,11 +63,14 @@ def _listed(folder: Path) -> set[str]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that `from_pretrained` reads weights from: safetensors if there are any, else .bin."""
-    for pattern in ("model*.safetensors", "pytorch_model*.bin"):
-        files = sorted(folder.glob(pattern))
-        if files:
-            return files
+    """The files that `from_pretrained` reads weights from: safetensors if there are any, else .bin; no variants."""
+    for name, suffix in (("model", ".safetensors"), ("pytorch_model", ".bin")):
+        whole = folder / f"{name}{suffix}"
+        if whole.is_file():
+            return [whole]
+        shards = sorted(folder.glob(f"{name}-*-of-*{suffix}"))
+        if shards:
+            return shards
     return []
 
 

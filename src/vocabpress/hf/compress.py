@@ -1,6 +1,7 @@
 """The main job: a checkpoint in, a small checkpoint out."""
 
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,10 +27,11 @@ from vocabpress.hf.outcome import Report
 from vocabpress.hf.page import read_page
 from vocabpress.hf.quantizer import attach
 from vocabpress.hf.shapes import LinearShapes
-from vocabpress.hf.tables import find_tables, input_table
+from vocabpress.hf.tables import equal_head, find_tables, input_table, tie_head
 from vocabpress.hf.writing import check_output, save, written_at_once
 from vocabpress.methods import Method
 from vocabpress.reconstruction import row_errors
+from vocabpress.texts import sources
 from vocabpress.weights import over_length
 
 
@@ -46,6 +48,7 @@ def compress(
     metric: Sensitivity | Tensor | str | Path | None = None,
     direction: float = 0.0,
     body: str | QuantizationConfigMixin | None = None,
+    tie: bool = False,
     seed: int = 0,
     device: str | None = None,
     progress: bool = False,
@@ -73,6 +76,8 @@ def compress(
         direction: How strongly an error counts relative to the length of its row, 0 to 1: 1 is what cosine sees.
         body: What all else is quantised with, by the library of its name: ``"int8"`` is torchao's, or any quantization
             config of transformers. None leaves it as it is; what is quantised already stays so.
+        tie: Whether an output head that is stored apart, and holds the same numbers as the table, is tied to it and
+            compressed with it. Without, it is left as it is, and a warning says so.
         seed: Of all randomness.
         device: Where to fit, e.g. ``"cuda"``; None stays on the CPU.
         progress: Whether to draw progress bars on stderr.
@@ -91,7 +96,7 @@ def compress(
         >>> import vocabpress
         >>> report = vocabpress.compress("sentence-transformers/all-MiniLM-L6-v2", "small", budget=Budget.ratio(25))
     """
-    target = check_output(output)
+    target, given, text = check_output(output), text, sources(text)
     check_device(device)
     shapes = LinearShapes.read(linears) if isinstance(linears, Mapping) else linears
     config = VocabpressConfig(method, budget, seed, shapes)
@@ -102,13 +107,14 @@ def compress(
         method=method,
         budget=budget,
         linears=shapes,
-        text=list(text),
+        text=list(given),
         counts=counts,
         weights=weights,
         metric=None if chosen is None else chosen.metric,
         metric_strength=None if chosen is None or chosen.strength == 1 else chosen.strength,
         direction=direction,
         body=body if isinstance(body, str) or body is None else method_of(body),
+        tie=tie or None,
         seed=seed,
         device=device if device != "cpu" else None,
     )
@@ -117,6 +123,14 @@ def compress(
     module_folders(folder)  # which are copied at the end, and may be broken
     page = read_page(folder)
     loaded = load_model(folder, trust_remote_code, quantised=True, body=quantised)
+    if tie:
+        tie_head(loaded)
+    elif equal_head(loaded) is not None:
+        warnings.warn(
+            f"{equal_head(loaded)} holds the same numbers as the token table and is stored apart; it is left as it is: "
+            "--tie (tie=True) compresses both as one",
+            stacklevel=2,
+        )
     rows, width = find_tables(loaded)[0].shape
     importance = find_importance(folder, rows, text, counts, weights, progress and not shards.rank)
     if chosen is not None:

@@ -10,7 +10,8 @@ from torch import Tensor
 from vocabpress.hf.checkpoint import open_tokenizer
 from vocabpress.metric import check_metric, load_metric
 from vocabpress.metric import power as metric_power
-from vocabpress.weights import count_tokens, load_counts, load_weights, read_lines, tfidf, token_weights
+from vocabpress.texts import read_lines
+from vocabpress.weights import count_tokens, load_counts, load_weights, tfidf, token_weights
 from vocabpress.weights import vocabulary_order as by_order
 
 VOCABULARY_ORDER, UNIFORM, TFIDF = "vocabulary-order", "uniform", "tfidf"

@@ -15,6 +15,7 @@ from vocabpress.embeddings import StorageItem, build
 from vocabpress.hf.checkpoint import find_folder, load_model, weight_bytes
 from vocabpress.hf.config import QUANT_METHOD, VocabpressConfig
 from vocabpress.hf.importance import UNIFORM, find_counts
+from vocabpress.hf.naming import model_name
 from vocabpress.hf.tables import TableInfo, find_tables, input_table
 from vocabpress.methods import METHODS, Plan
 from vocabpress.spectrum import singular_values
@@ -147,7 +148,7 @@ def inspect(
             raise ValueError("there are no token counts to save; give text to count in")
         save_counts(counts, save_counts_to)
     return Inspection(
-        source_name=Path(model).name,
+        source_name=model_name(model),
         architecture=type(loaded).__name__,
         model_bytes=weight_bytes(folder),
         tables=tables,
@@ -177,7 +178,7 @@ def inspect_compressed(model: str | Path) -> CompressedInspection | None:
         ratio = 32 * shape[0] * shape[1] / bits
         tables.append(CompressedTable(name, shape, table.storage(), bits // 8, ratio, table.bits_per_weight))
     linears = _grouped(config.linears)
-    return CompressedInspection(Path(model).name, weight_bytes(folder), tables, linears, config.fitted_by)
+    return CompressedInspection(model_name(model), weight_bytes(folder), tables, linears, config.fitted_by)
 
 
 def _grouped(linears: dict[str, dict[str, Any]]) -> list[CompressedLinears]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vocabpress.budget import Budget
 from vocabpress.hf.shapes import LinearShapes
+from vocabpress.hub import split
 from vocabpress.methods import Method, method_name, method_settings
 
 SNAPSHOT = re.compile(r"models--(?:(?P<owner>[^/]+?)--)?(?P<name>[^/]+)/snapshots/")  # in the hub's cache
@@ -19,7 +20,7 @@ SNAPSHOT = re.compile(r"models--(?:(?P<owner>[^/]+?)--)?(?P<name>[^/]+)/snapshot
 def hub_id(model: str | Path) -> str | None:
     """The id on the hub of what a user called a model by; None of a folder, unless it is one of the hub's cache."""
     if not Path(model).is_dir():
-        return str(model)
+        return split(model)[0]
     found = SNAPSHOT.search(f"{os.path.realpath(model)}/")
     if found is None:
         return None
@@ -51,7 +52,9 @@ def as_command(
         linears: As read.
         more: Options by their names on the command line; None and what is empty are left out.
     """
-    parts = ["vocabpress", "compress", hub_id(model) or _short(model), "-o", _short(output)]
+    name, revision = split(model) if hub_id(model) is not None and not Path(model).is_dir() else (model, None)
+    parts = ["vocabpress", "compress", hub_id(model) or _short(name), "-o", _short(output)]
+    parts += [] if revision is None else ["--revision", revision]
     if isinstance(method, str):
         parts += ["--method", method]
     elif method is not None:
@@ -66,7 +69,9 @@ def as_command(
     for name, value in more.items():
         several = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
         for each in several:
-            if each is not None and each != 0:
+            if each is True:
+                parts.append(f"--{name}")
+            elif each is not None and each != 0:
                 parts += [f"--{name.replace('_', '-')}", _short(each)]
     return shlex.join(parts)
 

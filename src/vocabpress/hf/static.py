@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.modeling_outputs import BaseModelOutput
 
+from vocabpress.hf.layouts import modules_of
+
 MODEL_TYPE = "vocabpress_static"
 POOLING = "pooling"  # folder of that module
 UNLIMITED = 10**18  # tokens of a text; what transformers takes for no limit is larger than that
@@ -68,16 +70,8 @@ AutoModel.register(StaticConfig, StaticModel, exist_ok=True)
 
 def is_static(folder: Path) -> bool:
     """Whether a folder is a SentenceTransformer that begins with a `StaticEmbedding`."""
-    modules = _modules(folder)
+    modules = modules_of(folder)
     return bool(modules) and str(modules[0].get("type", "")).rpartition(".")[2] == "StaticEmbedding"
-
-
-def _modules(folder: Path) -> list[dict[str, Any]]:
-    try:
-        found = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []
-    return found if isinstance(found, list) and all(isinstance(module, dict) for module in found) else []
 
 
 @cache
@@ -103,7 +97,7 @@ def _converted(folder: Path, changed: int) -> TemporaryDirectory[str]:
     for name in ("README.md", "config_sentence_transformers.json"):
         if (folder / name).is_file():
             shutil.copyfile(folder / name, place / name)
-    later = _modules(folder)[1:]
+    later = modules_of(folder)[1:]
     for module in later:
         if module.get("path") and (folder / module["path"]).is_dir():
             shutil.copytree(folder / module["path"], place / module["path"])

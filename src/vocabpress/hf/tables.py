@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from vocabpress.budget import dtype_name
+from vocabpress.chunks import chunks
 from vocabpress.hf.inner import is_quantised, stored_bytes
 from vocabpress.hf.modules import TokenEmbedding
 
@@ -153,6 +155,39 @@ def tied_head(model: PreTrainedModel) -> str | None:
     head = model.get_output_embeddings()
     name = module_name(model, head) if isinstance(head, nn.Linear) else None
     return name if name in tied_modules(model, input_table_name(model)) else None
+
+
+def equal_head(model: PreTrainedModel) -> str | None:
+    """The name of an output head that holds the same numbers as the input table, and is not tied to it; or None."""
+    name, table = input_table(model)
+    head = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear) or is_quantised(head.weight):
+        return None
+    place = module_name(model, head)
+    if place in tied_modules(model, name) or head.weight.shape != table.shape or head.weight.dtype != table.dtype:
+        return None
+    same = all(torch.equal(head.weight[part], table[part]) for part in chunks(*table.shape))
+    return place if same else None
+
+
+def tie_head(model: PreTrainedModel) -> None:
+    """Tie an output head to the input table whose numbers it holds, as the model's config can say it.
+
+    Raises:
+        ValueError: If it holds others, or the model's class can't tie them.
+    """
+    place = equal_head(model)
+    if place is None:
+        raise ValueError(
+            f"the output head of {type(model).__name__} is tied already, or holds other numbers than the table; leave "
+            "out tie"
+        )
+    for config in (model.config, model.config.get_text_config(decoder=True)):
+        config.tie_word_embeddings = True
+    model.all_tied_weights_keys = model.get_expanded_tied_weights_keys(all_submodels=True)
+    model.tie_weights(recompute_mapping=False)
+    if place not in tied_modules(model, input_table_name(model)):
+        raise ValueError(f"{type(model).__name__} has no tie between {place} and its table; leave out tie")
 
 
 def settle_ties(model: PreTrainedModel) -> list[str]:

@@ -14,7 +14,7 @@ from vocabpress.evaluate.finetuned.training import check_length, need
 from vocabpress.evaluate.task import Subject
 from vocabpress.recover.settings import Recovery
 from vocabpress.recover.text import Example, Sequences, read_sequences, set_aside, with_own_labels
-from vocabpress.weights import read_lines
+from vocabpress.texts import read_lines
 
 
 @dataclass(frozen=True)

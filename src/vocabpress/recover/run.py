@@ -19,6 +19,7 @@ from vocabpress.recover.lesson import Lesson, Source, read_lesson
 from vocabpress.recover.loop import Progress, Run, held_out_terms, make_accelerator, share, weighted
 from vocabpress.recover.pair import Pair, can_be_stored, open_pair, set_best, table_of, write_student
 from vocabpress.recover.settings import Recovery, RecoveryReport
+from vocabpress.texts import sources
 
 
 def recover(
@@ -61,7 +62,7 @@ def recover(
         ValueError: With one line that says what was wrong and what to try; the output was not written then.
     """
     settings = settings or Recovery()
-    source = Source(text, task, None if data is None else Path(data))
+    source = Source(sources(text), task, None if data is None else Path(data))
     settings.check_terms(task is not None or settings.language_model)
     target, folder, original = check_output(output), find_folder(model), find_folder(teacher)
     check_device(device)

@@ -31,7 +31,7 @@ from vocabpress.progress import Bar
 from vocabpress.recover.loop import ready
 from vocabpress.recover.text import UNSCORED, read_sequences, with_own_labels
 from vocabpress.tensorfile import check_place
-from vocabpress.weights import read_lines
+from vocabpress.texts import read_lines
 
 Output = Callable[[], tuple[Tensor, Tensor]]
 """Runs the model: a number to be derived, and which of the embedded tokens count, (batch, tokens)."""

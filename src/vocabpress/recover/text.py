@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from vocabpress.evaluate.language import CAUSAL, CLASSES, MASKED, pad, table_rows
 from vocabpress.evaluate.masked import choose_places, replacement
 from vocabpress.progress import Bar
-from vocabpress.weights import read_lines
+from vocabpress.texts import read_lines
 
 LINES_PER_CALL = 512
 POOL = 16  # batches whose sequences are sorted by length together, so that little is padding

@@ -13,11 +13,12 @@ from transformers import PreTrainedModel
 
 from vocabpress.hf.checkpoint import find_folder, load_model, open_tokenizer, weight_bytes
 from vocabpress.hf.companions import copy_companions, module_folders
+from vocabpress.hf.naming import model_name
 from vocabpress.hf.tables import find_tables, input_table
 from vocabpress.hf.writing import check_output, save, written_at_once
+from vocabpress.texts import read_lines, sources
 from vocabpress.trim.pick import of_scripts, used
 from vocabpress.trim.tokens import closure, pieces, renumbered
-from vocabpress.weights import read_lines
 
 KEPT_IDS = "kept_ids.json"
 # Other ways of writing the vocabulary, which would be that of the original.
@@ -86,7 +87,7 @@ def trim(
         raise ValueError("give text (--text FILE) or scripts (--script Latin) whose tokens are to be kept")
     if min_count < 1:
         raise ValueError(f"min_count is at least 1, got {min_count}")
-    target, folder = check_output(output), find_folder(model)
+    target, text, folder = check_output(output), sources(text), find_folder(model)
     module_folders(folder)
     loaded, tokenizer = load_model(folder), open_tokenizer(folder)
     info = find_tables(loaded)[0]
@@ -109,7 +110,7 @@ def trim(
         copy_companions(folder, temporary, without=VOCABULARIES)
         same = _same_lines(tokenizer, open_tokenizer(temporary), text, kept) if text else None
         return TrimReport(
-            source_name=Path(model).name,
+            source_name=model_name(model),
             output=str(output),
             tokens_before=info.shape[0],
             tokens_after=len(kept),
