@@ -99,6 +99,9 @@ class ScalarCodes(TransformMethod):
         ]
         return Columns(parts, sum(run.columns for run in runs))
 
+    def pace(self, rows: Table, runs: Sequence[Run], generator: torch.Generator) -> float:
+        raise NotImplementedError  # nobody asks how long it takes
+
     def code(
         self, rows: Table, runs: Sequence[Run], importance: Tensor, generator: torch.Generator, bar: Bar
     ) -> Columns:

@@ -7,11 +7,12 @@ import vocabpress
 
 SOURCE = Path(vocabpress.__file__).parent
 LAYERS = [
-    {"packing", "budget", "chunks", "weights", "metric", "tensorfile", "settings", "results"},
+    {"registration", "progress"},
+    {"packing", "budget", "chunks", "texts", "hub", "weights", "metric", "tensorfile", "settings", "results"},
     {"embeddings"},
     {"fitting"},
     {"methods"},
-    {"reconstruction", "spectrum", "neighbours", "forecast"},
+    {"reconstruction", "spectrum", "neighbours", "forecast", "estimate"},
     {"hf"},
     {"evaluate", "export", "trim"},
     {"recover"},

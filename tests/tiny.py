@@ -84,8 +84,13 @@ def batch() -> torch.Tensor:
 def save(name: str, folder: Path) -> Path:
     """A checkpoint folder with a tokenizer of whole words."""
     make(name).save_pretrained(folder)
+    tokenizer_files(folder)
+    return folder
+
+
+def tokenizer_files(folder: Path) -> None:
+    """Those of a tokenizer of whole words."""
     words = {f"w{i}": i for i in range(VOCAB - 1)} | {"[UNK]": VOCAB - 1}
     tokenizer = Tokenizer(WordLevel(words, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]").save_pretrained(folder)
-    return folder

@@ -4,8 +4,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
-
 IGNORED = ["onnx/*", "openvino/*", "*.h5", "*.msgpack", "*.ot", "*.onnx", "*.gguf"]
 
 
@@ -36,12 +34,17 @@ def check(model: str | Path) -> None:
     """
     if _local(model) is not None:
         return
-    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub import constants  # each of its parts when it is needed: the command line must answer at once
 
     name, revision = split(model)
+    if (Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}").is_dir():
+        return
+    if constants.HF_HUB_OFFLINE:
+        raise _no_such(model)
+    from huggingface_hub import HfApi
+
     try:
-        if not isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
-            HfApi().model_info(name, revision=revision, timeout=10)
+        HfApi().model_info(name, revision=revision, timeout=10)
     except Exception as error:  # of the network, in any way
         raise _no_such(model, error) from None
 
@@ -61,7 +64,7 @@ def _download(name: str, revision: str | None) -> Path:
 
     try:
         return Path(snapshot_download(name, revision=revision, ignore_patterns=IGNORED))
-    except (OSError, HFValidationError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise _no_such(name if revision is None else f"{name}@{revision}", error) from None
 
 
@@ -83,12 +86,10 @@ def _local(model: str | Path) -> Path | None:
 
 
 def _no_such(model: str | Path, error: Any = None) -> ValueError:
-    if isinstance(error, RevisionNotFoundError):
-        name, revision = split(model)
+    kind, (name, revision) = type(error).__name__, split(model)
+    if kind == "RevisionNotFoundError":
         return ValueError(f"the model {name!r} has no revision {revision!r}; give a branch, a tag or a commit of it")
-    why = ""
-    if error is not None and not isinstance(error, RepositoryNotFoundError | HFValidationError):
-        why = ", which can't be reached" if isinstance(error, OSError) or "onnect" in type(error).__name__ else ""
+    why = ", which can't be reached" if "onnect" in kind or "imeout" in kind else ""
     return ValueError(
         f"no such model: {str(model)!r} is neither a folder here nor a model that the hub{why}, or its local cache, "
         "gives; check the spelling, or download it first and give the folder"

@@ -1,21 +1,24 @@
 """The command line. It reads arguments, calls the library, prints; errors are one line and exit code 2."""
 
-import logging
 import signal
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import typer
-from transformers.utils import logging as transformers_logging
 
-from vocabpress.cli.compress import compress, inspect
+import vocabpress
+from vocabpress.cli.compress import compress
 from vocabpress.cli.evaluate import evaluate
 from vocabpress.cli.execute import execute
 from vocabpress.cli.export import export
 from vocabpress.cli.gates import gates
+from vocabpress.cli.inspect import inspect
+from vocabpress.cli.later import quieten
 from vocabpress.cli.metric import metric
+from vocabpress.cli.options import only_json_on_stdout
 from vocabpress.cli.plan import plan
 from vocabpress.cli.recover import recover
 from vocabpress.cli.report import report
@@ -29,12 +32,29 @@ INTERRUPTED = 130
 ClickException: Any = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
-    help="Press the vocabulary table of a language model to a small fraction of its size.",
+    help="Compress the vocabulary table of a language model to a small fraction of its size.",
+    context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"vocabpress {vocabpress.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Compress the vocabulary table of a language model to a small fraction of its size."""
+
 
 for command in (inspect, trim, gates, metric, plan, compress, evaluate, recover, export, sweep, report):
     app.command()(command)
@@ -52,6 +72,19 @@ def _terminated_as_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextmanager
+def _warned_in_a_line() -> Iterator[None]:
+    """Our own warnings as a line each; those of other libraries are for who develops with them."""
+
+    def show(message: Any, category: Any, filename: str, *_: Any) -> None:
+        if "vocabpress" in filename and issubclass(category, UserWarning):
+            print(f"vocabpress: warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line.
 
@@ -61,11 +94,12 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         The exit code: 0, 2 for bad input, 130 when interrupted.
     """
-    transformers_logging.set_verbosity_error()
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    quieten()
+    given = sys.argv[1:] if arguments is None else arguments
+    json_wanted = "--json" in given and given[:1] != ["exec"]  # what follows exec is another program's
     try:
-        with _terminated_as_interrupted():
-            code = app(args=arguments, standalone_mode=False)
+        with _terminated_as_interrupted(), _warned_in_a_line(), only_json_on_stdout(json_wanted):
+            code = app(args=given, standalone_mode=False)
     except typer.Exit as stop:  # some versions of typer turn an interruption into this
         return _interrupted() if stop.exit_code == INTERRUPTED else stop.exit_code
     except (typer.Abort, KeyboardInterrupt):

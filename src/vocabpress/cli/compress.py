@@ -1,4 +1,4 @@
-"""`vocabpress inspect` and `vocabpress compress`."""
+"""`vocabpress compress`."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -7,67 +7,46 @@ from typing import Annotated, Any
 
 import typer
 
-from vocabpress.budget import Budget
+from vocabpress.cli.later import Later
+from vocabpress.cli.names import BODIES, METHODS, PRESETS
 from vocabpress.cli.options import (
+    BitsOption,
     JsonOption,
     ModelArgument,
+    RatioOption,
+    ReferenceOption,
+    RevisionOption,
     SettingsOption,
+    SizeOption,
     TextOption,
     TrustOption,
+    located,
     parse_settings,
     print_json,
 )
-from vocabpress.cli.together import together
-from vocabpress.hf.compress import compress as compress_checkpoint
-from vocabpress.hf.importance import Sensitivity
-from vocabpress.hf.inner import BODIES
-from vocabpress.hf.inspect import inspect as inspect_checkpoint
-from vocabpress.hf.inspect import inspect_compressed
-from vocabpress.hf.presets import PRESETS, preset
-from vocabpress.hf.shapes import LinearShapes
-from vocabpress.methods import METHODS, make_method
-from vocabpress.report.console import plot_spectrum, print_compressed, print_inspection, print_report
 
-
-def inspect(
-    model: ModelArgument,
-    text: TextOption = None,
-    plot: Annotated[Path | None, typer.Option(help="Write the spectrum as a PNG to this file.")] = None,
-    save_counts: Annotated[Path | None, typer.Option(help="Write the counts of --text, for compress --counts.")] = None,
-    trust_remote_code: TrustOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Show the vocabulary tables of a model, their spectrum, and what each method would store of them."""
-    found = inspect_compressed(model)
-    if found is not None:
-        if text or plot or save_counts:
-            raise ValueError(f"{model} is compressed already; --text, --plot and --save-counts need the original")
-        print_compressed(found)
-    else:
-        found = inspect_checkpoint(model, text or (), save_counts, progress=True, trust_remote_code=trust_remote_code)
-        if plot is not None:
-            plot_spectrum(found, plot)
-        print_inspection(found)
-    if as_json:
-        print_json(asdict(found))
+budgets, methods, forecasts = Later("vocabpress.budget"), Later("vocabpress.methods"), Later("vocabpress.forecast")
+library, slices, shapes = Later("vocabpress.hf.compress"), Later("vocabpress.hf.slices"), Later("vocabpress.hf.shapes")
+presets, importance = Later("vocabpress.hf.presets"), Later("vocabpress.hf.importance")
+console, processes = Later("vocabpress.report.console"), Later("vocabpress.cli.together")
 
 
 def compress(
     model: ModelArgument,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to make; must not exist, or be empty.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder to make; must not exist, or be empty.")
+    ] = None,
     method: Annotated[
         str | None,
         typer.Option(
-            help=f"One of: {', '.join(METHODS)}; A+B, where B presses what A leaves over; or blockwise:A, A for each "
-            "block of tokens by weight. [fastscan where an output head is tied to the table, tcq elsewhere]"
+            help=f"One of: {', '.join(METHODS)}; A+B, where B compresses what A leaves over; or blockwise:A, A for "
+            "each block of tokens by weight. [fastscan where an output head is tied to the table, tcq elsewhere]"
         ),
     ] = None,
-    ratio: Annotated[float | None, typer.Option(help="Table at most 1/RATIO of its size in --reference. [25]")] = None,
-    bits_per_weight: Annotated[float | None, typer.Option(help="Or: at most so many bits for each entry.")] = None,
-    size: Annotated[str | None, typer.Option(help="Or: at most so many bytes, such as 2MB or 800kB.")] = None,
-    reference: Annotated[
-        str | None, typer.Option(help="What a ratio is against: float32, bfloat16, float16. [float32]")
-    ] = None,
+    ratio: RatioOption = None,
+    bits_per_weight: BitsOption = None,
+    size: SizeOption = None,
+    reference: ReferenceOption = None,
     linears: Annotated[
         list[str] | None,
         typer.Option(
@@ -94,7 +73,7 @@ def compress(
     metric: Annotated[
         Path | None, typer.Option(help="What vocabpress metric wrote: in which directions errors of a row matter.")
     ] = None,
-    metric_strength: Annotated[float, typer.Option(help="Exponent of --metric; 0 heeds it not at all.")] = 1.0,
+    metric_strength: Annotated[float, typer.Option(help="Exponent of --metric; 0 leaves it out.")] = 1.0,
     direction: Annotated[
         float, typer.Option(help="0 to 1: how far an error counts relative to the length of its row, as in cosine.")
     ] = 0.0,
@@ -102,9 +81,16 @@ def compress(
     body: Annotated[
         str | None, typer.Option(help=f"Quantise all else, too: {', '.join(BODIES)}, by torchao. [as it is]")
     ] = None,
+    tie: Annotated[
+        bool, typer.Option("--tie", help="Tie an output head that is stored apart and equals the table.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
     device: Annotated[str, typer.Option(help="Where to fit: cpu, cuda, cuda:1.")] = "cpu",
+    revision: RevisionOption = None,
     trust_remote_code: TrustOption = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what bytes, memory and time it would take, and write nothing.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compress the token table of a model, and write a checkpoint that from_pretrained loads.
@@ -112,30 +98,35 @@ def compress(
     Under torchrun all processes fit one table together, each some of its rows.
     """
     budget, fields = parse_budget(ratio, bits_per_weight, size, reference), parse_settings(settings or [])
+    if output is None and not dry_run:
+        raise ValueError("Missing option '-o' / '--output': the folder to make")
+    model = located(model, revision)
     if preset_name is None:
-        if fields and method is None:
-            raise ValueError(f"--set {next(iter(fields))}=… sets a field of a method; name the method with --method")
         chosen: dict[str, Any] = {
-            "method": None if method is None else make_method(method, **fields),
-            "budget": budget or Budget.ratio(25, reference or "float32"),
-            "linears": LinearShapes.read(parse_settings(linears, "--linears")) if linears else None,
+            "method": chosen_method(model, method, fields),
+            "budget": budget or budgets.Budget.ratio(25, reference or "float32"),
+            "linears": shapes.LinearShapes.read(parse_settings(linears, "--linears")) if linears else None,
         }
     elif method is not None or budget is not None or reference is not None or linears:
         raise ValueError(f"--preset {preset_name} says method, size and linear maps; give it, or give them")
     else:
-        chosen = preset(preset_name, **fields)
+        chosen = presets.preset(preset_name, **fields)
+    if dry_run:
+        foretell(model, chosen["method"], chosen["budget"], as_json=as_json)
+        return
     if text or counts is not None:
         chosen["counts"] = counts
-    with together(device) as shards:
-        report = compress_checkpoint(
+    with processes.together(device) as shards:
+        report = library.compress(
             model,
             output,
             **chosen,
             text=text or (),
             weights=weights,
-            metric=None if metric is None else Sensitivity(metric, metric_strength),
+            metric=None if metric is None else importance.Sensitivity(metric, metric_strength),
             direction=direction,
             body=body,
+            tie=tie,
             seed=seed,
             device=device,
             progress=True,
@@ -144,24 +135,55 @@ def compress(
         )
     if shards.rank:
         return
-    print_report(report)
-    print(f"Written to {output}. To use it, `import vocabpress` and load the folder as before.")
+    console.print_report(report)
+    print(
+        f"Written to {output}. To use it, `import vocabpress` and load the folder as before; its README.md shows how."
+    )
     if as_json:
         print_json(asdict(report))
 
 
-def parse_budget(
-    ratio: float | None, bits_per_weight: float | None, size: str | None, reference: str | None
-) -> Budget | None:
+def chosen_method(model: str, name: str | None, fields: dict[str, str]) -> Any:
+    """The method by name and fields; of fields alone, the one that the model gets by default; None of neither.
+
+    Raises:
+        ValueError: If a name, a field or a value is unknown.
+    """
+    if name is None and not fields:
+        return None
+    return methods.make_method(name or slices.default_method_name(model), **fields)
+
+
+def foretell(model: str, method: Any, budget: Any, *, as_json: bool, **circumstances: Any) -> None:
+    """Print what a compression will take, and why: `--dry-run`, and `vocabpress plan`."""
+    table = slices.find_stored_table(model)
+    method = method or methods.make_method(slices.default_method_name(model))
+    foretell_shape(table.shape, table.dtype, method, budget, as_json=as_json, **circumstances)
+
+
+def foretell_shape(
+    shape: tuple[int, int], dtype: Any, method: Any, budget: Any, *, as_json: bool, **circumstances: Any
+) -> None:
+    """The same of a table that need not be there."""
+    found = forecasts.forecast(method, *shape, budget, dtype=dtype, **circumstances)
+    name, kind = methods.method_name(method), budgets.dtype_name(dtype)
+    console.print_forecast(found, f"{shape[0]:,} x {shape[1]:,} in {kind} by {name}, {budget}")
+    few = ", ".join(f"{count:,} rows in {seconds:.1f} s" for count, seconds in found.measured.items())
+    print(f"From {few}, fitted on this machine; memory beside Python and torch, which take half a gigabyte.")
+    if as_json:
+        print_json(asdict(found) | {"method": name, "budget": str(budget), "dtype": kind})
+
+
+def parse_budget(ratio: float | None, bits_per_weight: float | None, size: str | None, reference: str | None) -> Any:
     """The budget that the options say, if they say one.
 
     Raises:
         ValueError: If they say more than one, or a reference beside one that is no ratio.
     """
-    makers: dict[str, tuple[Any, Callable[[Any], Budget]]] = {
-        "--ratio": (ratio, lambda value: Budget.ratio(value, reference or "float32")),
-        "--bits-per-weight": (bits_per_weight, Budget.bits_per_weight),
-        "--size": (size, Budget.bytes),
+    makers: dict[str, tuple[Any, Callable[[Any], Any]]] = {
+        "--ratio": (ratio, lambda value: budgets.Budget.ratio(value, reference or "float32")),
+        "--bits-per-weight": (bits_per_weight, lambda value: budgets.Budget.bits_per_weight(value)),
+        "--size": (size, lambda value: budgets.Budget.bytes(value)),
     }
     given = [name for name, (value, _) in makers.items() if value is not None]
     if len(given) > 1:

@@ -7,11 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from vocabpress.cli.options import JsonOption, ModelArgument, parse_settings, print_json
-from vocabpress.evaluate import GLUE, TASKS, Task, make_task
-from vocabpress.evaluate.run import evaluate as evaluate_model
-from vocabpress.hf.compress import check_device
-from vocabpress.report.measurements import print_results
+from vocabpress.cli.later import Later
+from vocabpress.cli.names import GLUE, TASKS
+from vocabpress.cli.options import TEXT, JsonOption, ModelArgument, located, parse_settings, print_json
+
+texts, library, devices = Later("vocabpress.texts"), Later("vocabpress.evaluate"), Later("vocabpress.hf.compress")
+measurements = Later("vocabpress.report.measurements")
 
 GROUPS = {"glue": GLUE}
 
@@ -27,7 +28,7 @@ def evaluate(
         Path | None, typer.Option(help="Folder of the data sets, laid out as docs/evaluate.md says.")
     ] = None,
     text: Annotated[
-        list[Path] | None, typer.Option("--text", help="UTF-8 text file, for tasks that read text; may be repeated.")
+        list[str] | None, typer.Option("--text", help=f"{TEXT}, for tasks that read text. May be repeated.")
     ] = None,
     subset: Annotated[
         int | None, typer.Option(help="Lines or training rows, for the chosen tasks that can take fewer.")
@@ -55,8 +56,10 @@ def evaluate(
     and clm are perplexities of masked and causal language models (--text). sts ranks pairs of sentences (--data).
     The tasks of GLUE and SQuAD fine-tune first (--data).
 
-    With --output, what was measured before by the same settings is not measured again.
+    With --against, each task is run on the original, too, and before, after and the difference are shown. With
+    --output, what was measured before by the same settings is not measured again.
     """
+    model, against = located(model), None if against is None else located(against)
     chosen = choose_tasks(task, parse_settings(settings or []), {"subset": subset, "epochs": epochs})
     if seeds < 1:
         raise ValueError(f"--seeds is the number of runs, at least 1, got {seeds}")
@@ -66,25 +69,27 @@ def evaluate(
         raise ValueError(f"--keep {keep}: no chosen task fine-tunes the model; leave it out")
     if output is not None and output.exists() and not output.is_dir():
         raise ValueError(f"the output {output} exists and is a file; give the name of a folder")
-    check_device(device)
-    results = evaluate_model(
-        model,
-        chosen,
-        against=against,
-        data=data,
-        text=text or (),
-        seeds=range(seeds),
-        device=device,
-        output=output,
-        keep=keep,
-        progress=True,
-    )
-    print_results(results)
+    devices.check_device(device)
+    common: dict[str, Any] = {
+        "data": data,
+        "text": texts.sources(text or ()),
+        "seeds": range(seeds),
+        "device": device,
+        "progress": True,
+    }
+    results = library.evaluate(model, chosen, against=against, output=output, keep=keep, **common)
+    before = []
+    if against is not None:
+        alone = {name: each for name, each in chosen.items() if not each.compares}
+        place = None if output is None else output / "original"
+        before = library.evaluate(against, alone, output=place, **common)
+    measurements.print_results(results, before)
     if as_json:
-        print_json({"results": [asdict(result) for result in results]})
+        originals = {"original": [asdict(result) for result in before]} if against is not None else {}
+        print_json({"results": [asdict(result) for result in results], **originals})
 
 
-def choose_tasks(names: Sequence[str], settings: Mapping[str, str], shared: Mapping[str, Any]) -> dict[str, Task]:
+def choose_tasks(names: Sequence[str], settings: Mapping[str, str], shared: Mapping[str, Any]) -> dict[str, Any]:
     """Name -> task, groups spelt out, each name once.
 
     Args:
@@ -97,7 +102,7 @@ def choose_tasks(names: Sequence[str], settings: Mapping[str, str], shared: Mapp
     """
     wanted = list(dict.fromkeys(each for name in names for each in GROUPS.get(name, (name,))))
     per_task: dict[str, dict[str, Any]] = {name: {} for name in wanted}
-    known = {name: _fields(make_task(name)) for name in wanted}
+    known = {name: _fields(library.make_task(name)) for name in wanted}
     given = {f"--{name}": (name, value) for name, value in shared.items() if value is not None}
     given |= {f"--set {name}": (name, value) for name, value in settings.items()}
     for option, (name, value) in given.items():
@@ -107,7 +112,7 @@ def choose_tasks(names: Sequence[str], settings: Mapping[str, str], shared: Mapp
             raise ValueError(f"{option}: {f'{task} is not a chosen task' if dot else 'no chosen task has this field'}")
         for taker in takers:
             per_task[taker][field if dot else name] = value
-    return {name: make_task(name, **values) for name, values in per_task.items()}
+    return {name: library.make_task(name, **values) for name, values in per_task.items()}
 
 
 def _fields(task: Any) -> list[str]:

@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from vocabpress.cli.options import JsonOption, ModelArgument, print_json
-from vocabpress.export import export as export_checkpoint
-from vocabpress.report.console import print_export
+from vocabpress.cli.later import Later
+from vocabpress.cli.options import TEXT, JsonOption, ModelArgument, RevisionOption, located, print_json
+
+console, library = Later("vocabpress.report.console"), Later("vocabpress.export")
 
 
 def export(
@@ -16,12 +17,13 @@ def export(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to make; must not exist, or be empty.")],
     to: Annotated[str, typer.Option(help="onnx.")] = "onnx",
     text: Annotated[
-        list[Path] | None, typer.Option("--text", help="UTF-8 text file to check the result on; may be repeated.")
+        list[str] | None, typer.Option("--text", help=f"{TEXT}; the result is checked on it. May be repeated.")
     ] = None,
     operators: Annotated[
         str,
         typer.Option(help="onnxruntime: its own operator reads tables of uniform codes; standard: for other runtimes."),
     ] = "onnxruntime",
+    revision: RevisionOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a model for other runtimes, its table as small as in the checkpoint.
@@ -29,7 +31,8 @@ def export(
     The ONNX file is run on text and compared with torch before it appears. Config and tokenizer lie beside it, as
     transformers.js reads them.
     """
-    report = export_checkpoint(model, output, to=to, text=text or (), operators=operators, progress=True)
-    print_export(report)
+    model = located(model, revision)
+    report = library.export(model, output, to=to, text=text or (), operators=operators, progress=True)
+    console.print_export(report)
     if as_json:
         print_json(asdict(report))

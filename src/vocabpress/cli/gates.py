@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vocabpress.budget import Budget
+from vocabpress.cli.later import Later
 from vocabpress.cli.options import (
     JsonOption,
     LessonData,
@@ -14,14 +14,13 @@ from vocabpress.cli.options import (
     LessonText,
     ModelArgument,
     SettingsOption,
+    located,
     parse_settings,
     print_json,
 )
-from vocabpress.recover import GateSettings, learn_gates
-from vocabpress.report.console import print_gates
 from vocabpress.settings import read_settings
 
-FIELDS = {field.name: field.default for field in fields(GateSettings)}
+budgets, library, console = Later("vocabpress.budget"), Later("vocabpress.recover"), Later("vocabpress.report.console")
 
 
 def gates(
@@ -31,7 +30,7 @@ def gates(
     task: LessonTask = None,
     data: LessonData = None,
     ratio: Annotated[float, typer.Option(help="Of the tables by which an epoch is judged, to float32.")] = 25,
-    epochs: Annotated[int, typer.Option(help="Passes over the text or the rows.")] = GateSettings.epochs,
+    epochs: Annotated[int, typer.Option(help="Passes over the text or the rows.")] = 10,
     settings: SettingsOption = None,
     seed: Annotated[int, typer.Option(help="Of what is held out, the order of the text, and the noise.")] = 0,
     device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1.")] = "cpu",
@@ -42,18 +41,21 @@ def gates(
     From text without labels, by the model's hidden states; from text by a language model's own loss, with --set
     language_model=true; or from the rows of a task, of a model that `vocabpress evaluate --task … --keep DIR` made.
     """
-    report = learn_gates(
+    model, settings_class = located(model), library.GateSettings
+    known = {field.name: field.default for field in fields(settings_class)}
+    chosen = read_settings("gates", known, {"epochs": epochs, **parse_settings(settings or [])})
+    report = library.learn_gates(
         model,
         output,
         text=text or (),
         task=task,
         data=data,
-        budget=Budget.ratio(ratio),
-        settings=GateSettings(**read_settings("gates", FIELDS, {"epochs": epochs, **parse_settings(settings or [])})),
+        budget=budgets.Budget.ratio(ratio),
+        settings=settings_class(**chosen),
         seed=seed,
         device=device,
         progress=True,
     )
-    print_gates(report)
+    console.print_gates(report)
     if as_json:
         print_json(asdict(report))

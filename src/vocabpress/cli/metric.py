@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from vocabpress.cli.options import JsonOption, LessonText, ModelArgument, print_json
-from vocabpress.recover import measure_metric
-from vocabpress.report.console import print_metric
+from vocabpress.cli.later import Later
+from vocabpress.cli.options import JsonOption, LessonText, ModelArgument, RevisionOption, located, print_json
+
+console, library = Later("vocabpress.report.console"), Later("vocabpress.recover")
 
 
 def metric(
@@ -19,6 +20,7 @@ def metric(
     max_length: Annotated[int, typer.Option(help="Tokens of a sequence.")] = 128,
     seed: Annotated[int, typer.Option(help="Of the draw, and of the projections.")] = 0,
     device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1.")] = "cpu",
+    revision: RevisionOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure in which directions an error of an embedded token matters to a model, from text without labels.
@@ -26,8 +28,8 @@ def metric(
     What is looked at is the sentence embedding of a sentence encoder, the predictions of a language model, the last
     hidden states of others.
     """
-    report = measure_metric(
-        model,
+    report = library.measure_metric(
+        located(model, revision),
         output,
         text=text or (),
         sequences=sequences,
@@ -36,6 +38,6 @@ def metric(
         device=device,
         progress=True,
     )
-    print_metric(report)
+    console.print_metric(report)
     if as_json:
         print_json(asdict(report))

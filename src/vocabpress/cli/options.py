@@ -1,20 +1,24 @@
-"""Options that several commands share, and how they are read."""
+"""Options that several commands share, and how they are read. Nothing here waits for torch."""
 
 import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
-from vocabpress.evaluate import GLUE
+from vocabpress import hub
+from vocabpress.cli.names import DTYPES, GLUE
 
 ModelArgument = Annotated[str, typer.Argument(help="A hub id, or a folder with config.json and weights.")]
+RevisionOption = Annotated[str | None, typer.Option(help="Of a model of the hub: a branch, a tag or a commit. [main]")]
+TEXT = "UTF-8 text: files, .gz, .jsonl (or .jsonl:FIELD), folders, pipes, - for standard input"
 TextOption = Annotated[
-    list[Path] | None, typer.Option("--text", help="UTF-8 text file to count token frequencies in; may be repeated.")
+    list[str] | None, typer.Option("--text", help=f"{TEXT}; token frequencies are counted in it. May be repeated.")
 ]
-LessonText = Annotated[
-    list[Path] | None, typer.Option("--text", help="UTF-8 text file, a sequence a line; may be repeated.")
-]
+LessonText = Annotated[list[str] | None, typer.Option("--text", help=f"{TEXT}; a sequence a line. May be repeated.")]
 LessonTask = Annotated[
     str | None, typer.Option("--task", help=f"Instead of --text: the labelled rows of one of {', '.join(GLUE)}.")
 ]
@@ -31,7 +35,26 @@ TrustOption = Annotated[
         "--trust-remote-code", help="Run code beside the weights if the model needs it; read pickled weights."
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else; tables go to stderr.")
+]
+RatioOption = Annotated[float | None, typer.Option(help="Table at most 1/RATIO of its size in --reference. [25]")]
+BitsOption = Annotated[float | None, typer.Option(help="Or: at most so many bits for each entry.")]
+SizeOption = Annotated[str | None, typer.Option(help="Or: at most so many bytes, such as 2MB or 800kB.")]
+ReferenceOption = Annotated[str | None, typer.Option(help=f"What a ratio is against: {', '.join(DTYPES)}. [float32]")]
+
+_stdout: list[TextIO] = []
+
+
+def located(model: str, revision: str | None = None) -> str:
+    """A model with its revision, seen to be there before anything large is imported.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    found = hub.at(model, revision)
+    hub.check(found)
+    return found
 
 
 def parse_settings(settings: list[str], option: str = "--set") -> dict[str, str]:
@@ -48,6 +71,20 @@ def parse_settings(settings: list[str], option: str = "--set") -> dict[str, str]
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
+@contextmanager
+def only_json_on_stdout(wanted: bool) -> Iterator[None]:
+    """Send all that is printed to stderr, but for what `print_json` prints."""
+    if not wanted:
+        yield
+        return
+    _stdout.append(sys.stdout)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _stdout.pop()
+
+
 def print_json(data: dict[str, Any]) -> None:
     """One JSON object on one line of stdout."""
-    print(json.dumps(data, allow_nan=False))
+    print(json.dumps(data, allow_nan=False), file=_stdout[-1] if _stdout else sys.stdout)

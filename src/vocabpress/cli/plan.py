@@ -1,60 +1,67 @@
-"""`vocabpress plan`: what a compression will take, before it is begun."""
+"""`vocabpress plan`: what a compression of a table of any size will take; of a model, `compress --dry-run` says it."""
 
 import re
-from dataclasses import asdict
 from typing import Annotated
 
-import torch
 import typer
 
-from vocabpress.budget import DTYPES, Budget, dtype_name
-from vocabpress.cli.compress import parse_budget
-from vocabpress.cli.options import JsonOption, SettingsOption, parse_settings, print_json
-from vocabpress.forecast import forecast
-from vocabpress.hf.slices import find_stored_table
-from vocabpress.methods import METHODS, make_method
-from vocabpress.report.console import print_forecast
+from vocabpress.cli.compress import chosen_method, foretell, foretell_shape, parse_budget
+from vocabpress.cli.later import Later
+from vocabpress.cli.names import DTYPES, METHODS
+from vocabpress.cli.options import (
+    BitsOption,
+    JsonOption,
+    RatioOption,
+    ReferenceOption,
+    SettingsOption,
+    SizeOption,
+    located,
+    parse_settings,
+)
 
 SHAPE = re.compile(r"(\d+)[xX](\d+)")
+
+budgets, methods = Later("vocabpress.budget"), Later("vocabpress.methods")
 
 
 def plan(
     table: Annotated[str, typer.Argument(help="ROWSxCOLUMNS, such as 262144x2048, or a hub id or model folder.")],
-    method: Annotated[str, typer.Option(help=f"One of: {', '.join(METHODS)}; or A+B.")] = "tcq",
-    ratio: Annotated[float | None, typer.Option(help="Table at most 1/RATIO of its size in --reference. [25]")] = None,
-    bits_per_weight: Annotated[float | None, typer.Option(help="Or: at most so many bits for each entry.")] = None,
-    size: Annotated[str | None, typer.Option(help="Or: at most so many bytes, such as 2MB or 800kB.")] = None,
-    reference: Annotated[str | None, typer.Option(help="What a ratio is against. [float32]")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help=f"One of: {', '.join(METHODS)}; or A+B. [as compress would take; of a shape alone tcq, or fastscan "
+            "with --tied]"
+        ),
+    ] = None,
+    ratio: RatioOption = None,
+    bits_per_weight: BitsOption = None,
+    size: SizeOption = None,
+    reference: ReferenceOption = None,
     settings: SettingsOption = None,
+    tied: Annotated[bool, typer.Option("--tied", help="Of a shape: an output head is tied to the table.")] = False,
     machines: Annotated[int, typer.Option(help="Processes that share the rows, each on a machine like this one.")] = 1,
     bandwidth: Annotated[float, typer.Option(help="Between machines, in Gbit/s.")] = 10.0,
     dtype: Annotated[
-        str | None, typer.Option(help=f"Of the table as it is loaded: {', '.join(DTYPES)}. [float32, or the model's]")
+        str | None, typer.Option(help=f"Of a shape, as it would be loaded: {', '.join(DTYPES)}. [float32]")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what bytes, memory, traffic and time a compression will take; a table of any size need not be there.
 
-    Fits small tables of the same width on this machine, in seconds to minutes.
+    Fits small tables of the same width on this machine, in seconds to minutes. Of a model, compress --dry-run does
+    the same.
     """
-    rows, columns, stored = _shape(table)
+    match = SHAPE.fullmatch(table)
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"unknown dtype {dtype!r}; choose from {', '.join(DTYPES)}")
-    made, budget = make_method(method, **parse_settings(settings or [])), Budget.ratio(25, reference or "float32")
-    budget = parse_budget(ratio, bits_per_weight, size, reference) or budget
-    taken = DTYPES[dtype] if dtype else stored
-    found = forecast(made, rows, columns, budget, dtype=taken, machines=machines, bandwidth=bandwidth * 1e9 / 8)
-    print_forecast(found, f"{rows:,} x {columns:,} in {dtype_name(taken)} by {method}, {budget}")
-    few = ", ".join(f"{count:,} rows in {seconds:.1f} s" for count, seconds in found.measured.items())
-    print(f"From {few}, fitted on this machine; memory beside Python and torch, which take half a gigabyte.")
-    if as_json:
-        print_json(asdict(found) | {"method": method, "budget": str(budget), "dtype": dtype_name(taken)})
-
-
-def _shape(table: str) -> tuple[int, int, torch.dtype]:
-    """Rows, columns and dtype of a shape, or of a checkpoint's table."""
-    match = SHAPE.fullmatch(table)
-    if match:
-        return int(match[1]), int(match[2]), torch.float32
-    found = find_stored_table(table)
-    return *found.shape, found.dtype
+    if match is None and (dtype is not None or tied):
+        raise ValueError("--dtype and --tied are of a shape; a model has its own, so leave them out")
+    model = table if match is not None else located(table)
+    budget = parse_budget(ratio, bits_per_weight, size, reference) or budgets.Budget.ratio(25, reference or "float32")
+    fields, circumstances = parse_settings(settings or []), {"machines": machines, "bandwidth": bandwidth * 1e9 / 8}
+    if match is None:
+        foretell(model, chosen_method(model, method, fields), budget, as_json=as_json, **circumstances)
+        return
+    made = methods.make_method(method or ("fastscan" if tied else "tcq"), **fields)
+    shape, stored = (int(match[1]), int(match[2])), budgets.DTYPES[dtype or "float32"]
+    foretell_shape(shape, stored, made, budget, as_json=as_json, **circumstances)

@@ -6,21 +6,21 @@ from typing import Annotated, Any
 
 import typer
 
+from vocabpress.cli.later import Later
+from vocabpress.cli.names import OBJECTIVES
 from vocabpress.cli.options import (
     JsonOption,
     LessonData,
     LessonTask,
     LessonText,
     SettingsOption,
+    located,
     parse_settings,
     print_json,
 )
-from vocabpress.recover import OBJECTIVES, Recovery
-from vocabpress.recover import recover as recover_checkpoint
-from vocabpress.report.console import print_recovery
 from vocabpress.settings import read_settings
 
-FIELDS = {field.name: field.default for field in fields(Recovery)}
+library, console = Later("vocabpress.recover"), Later("vocabpress.report.console")
 
 
 def recover(
@@ -34,7 +34,7 @@ def recover(
         str, typer.Option(help="relative: errors over the teacher's numbers. kroneckerbert: the paper's plain ones.")
     ] = "relative",
     mode: Annotated[str, typer.Option(help="table: the table alone, the body frozen. model: the body too.")] = "table",
-    steps: Annotated[int, typer.Option(help="Of the optimiser, at most.")] = Recovery.steps,
+    steps: Annotated[int, typer.Option(help="Of the optimiser, at most.")] = 400,
     settings: SettingsOption = None,
     seed: Annotated[int, typer.Option(help="Of what is held out and of the order of the text.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu keeps accelerate from a GPU.")] = None,
@@ -50,19 +50,21 @@ def recover(
     """
     if objective not in OBJECTIVES:
         raise ValueError(f"unknown objective {objective!r}; choose from {', '.join(OBJECTIVES)}")
-    chosen: dict[str, Any] = {**OBJECTIVES[objective], "mode": mode, "steps": steps, **parse_settings(settings or [])}
-    report = recover_checkpoint(
+    model, teacher, given = Path(located(str(model))), located(teacher), parse_settings(settings or [])
+    known = {field.name: field.default for field in fields(library.Recovery)}
+    chosen: dict[str, Any] = {**library.OBJECTIVES[objective], "mode": mode, "steps": steps, **given}
+    report = library.recover(
         model,
         output,
         teacher=teacher,
         text=text or (),
         task=task,
         data=data,
-        settings=Recovery(**read_settings("recover", FIELDS, chosen)),
+        settings=library.Recovery(**read_settings("recover", known, chosen)),
         seed=seed,
         device=device,
         progress=True,
     )
-    print_recovery(report)
+    console.print_recovery(report)
     if as_json:
         print_json(asdict(report))

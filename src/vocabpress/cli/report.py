@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
+from vocabpress.cli.later import Later
 from vocabpress.cli.options import JsonOption, print_json
-from vocabpress.report.collect import collect
-from vocabpress.report.console import print_table
-from vocabpress.report.markdown import to_markdown
-from vocabpress.report.page import to_page, write_whole
-from vocabpress.report.speed.section import TITLE
+
+collection, console = Later("vocabpress.report.collect"), Later("vocabpress.report.console")
+markdowns, pages = Later("vocabpress.report.markdown"), Later("vocabpress.report.page")
+speed = Later("vocabpress.report.speed.section")
 
 
 def report(
@@ -26,17 +26,17 @@ def report(
             raise ValueError(f"{path} is a folder; give a file to write, such as {path / 'report.html'}")
         if path.resolve() in {source.resolve() for source in results}:
             raise ValueError(f"{path} is one of the results; give another file to write")
-    found = collect(results)
-    page = to_page(found, title, progress=True)
-    tables = to_markdown(found.models, title, found.timings) if markdown is not None else ""
-    write_whole(output, page)
+    found = collection.collect(results)
+    page = pages.to_page(found, title, progress=True)
+    tables = markdowns.to_markdown(found.models, title, found.timings) if markdown is not None else ""
+    pages.write_whole(output, page)
     if markdown is not None:
-        write_whole(markdown, tables)
+        pages.write_whole(markdown, tables)
     rows = [(model.name, len(model.names), len(model.tasks), len(model.rows)) for model in found.models]
     if found.timings:
         tasks = {row.task for row in found.timings}
-        rows.append((TITLE.lower(), len({row.name for row in found.timings}), len(tasks), len(found.timings)))
-    print_table(["model", "variants", "tasks", "rows"], rows)
+        rows.append((speed.TITLE.lower(), len({row.name for row in found.timings}), len(tasks), len(found.timings)))
+    console.print_table(["model", "variants", "tasks", "rows"], rows)
     skipped = f"; {found.skipped} JSON files hold no results" if found.skipped else ""
     print(f"{len(found.results)} results from {found.files} files{skipped}. Written to {output}.")
     if as_json:

@@ -2,15 +2,20 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from vocabpress.cli.later import Later
 from vocabpress.cli.options import JsonOption, print_json
-from vocabpress.report.console import print_table
-from vocabpress.sweep.expand import expand
-from vocabpress.sweep.plan import Plan, read_plan
-from vocabpress.sweep.run import SweepReport, cells_to_run, folders_of, run_sweep
+
+cells_of, plans, running = (
+    Later("vocabpress.sweep.expand"),
+    Later("vocabpress.sweep.plan"),
+    Later("vocabpress.sweep.run"),
+)
+console, collection = Later("vocabpress.report.console"), Later("vocabpress.report.collect")
+tables = Later("vocabpress.report.tables")
 
 SOME_FAILED = 1
 
@@ -29,11 +34,13 @@ def sweep(
     """
     if workers is not None and (slurm or cluster):
         raise ValueError("--workers is for local processes; with --slurm set slurm_array_parallelism in the plan")
-    checked = read_plan(plan)
+    if not plan.is_file():
+        raise ValueError(f"no such plan: {plan} is no file; docs/sweep.md says what is in one")
+    checked = plans.read_plan(plan)
     if dry_run:
         show_cells(checked, as_json)
         return
-    report = run_sweep(checked, workers=workers, cluster=cluster or ("slurm" if slurm else None), progress=True)
+    report = running.run_sweep(checked, workers=workers, cluster=cluster or ("slurm" if slurm else None), progress=True)
     show_report(report)
     if as_json:
         print_json(asdict(report))
@@ -41,21 +48,26 @@ def sweep(
         raise typer.Exit(SOME_FAILED)
 
 
-def show_cells(plan: Plan, as_json: bool) -> None:
+def show_cells(plan: Any, as_json: bool) -> None:
     """What `--dry-run` prints."""
-    cells = expand(plan)
-    names = {cell.name for cell in cells_to_run(cells, folders_of(plan))}
+    cells = cells_of.expand(plan)
+    names = {cell.name for cell in running.cells_to_run(cells, running.folders_of(plan))}
     rows = [(cell.name, cell.stage, "to run" if cell.name in names else "done") for cell in cells]
-    print_table(["cell", "stage", "state"], rows, f"{len(cells)} cells, {len(names)} to run")
+    console.print_table(["cell", "stage", "state"], rows, f"{len(cells)} cells, {len(names)} to run")
     if as_json:
         print_json({"cells": [dict(zip(("name", "stage", "state"), row, strict=True)) for row in rows]})
 
 
-def show_report(report: SweepReport) -> None:
-    """Each cell and what became of it."""
+def show_report(report: Any) -> None:
+    """Each cell and what became of it, then what was measured: one line for each table, one figure for each task."""
     rows = [(name, "there already") for name in report.reused] + [(name, "done") for name in report.done]
     title = f"{len(report.done)} cells done, {len(report.reused)} there already, {len(report.failed)} failed"
-    print_table(["cell", "state"], rows + [(name, "failed") for name, _ in report.failed], title)
+    console.print_table(["cell", "state"], rows + [(name, "failed") for name, _ in report.failed], title)
     for name, reason in report.failed:
         print(f"{name}: {reason}")
+    if len(report.failed) < len(rows) + len(report.failed):
+        for model in collection.collect([Path(report.results)]).models:
+            found = tables.overview(model)
+            body = [[" ".join(filter(None, (cell.text, cell.remark))) for cell in line] for line in found.rows]
+            console.print_table(found.heads, body, model.name)
     print(f"{report.seconds:.0f} s; results in {report.results}")

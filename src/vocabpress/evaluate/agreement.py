@@ -37,6 +37,7 @@ class ModelAgreement(Task):
     """
 
     reads_text: ClassVar[bool] = True
+    compares: ClassVar[bool] = True
 
     max_length: int = 128
     batch_size: int = 8

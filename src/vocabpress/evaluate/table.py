@@ -55,6 +55,7 @@ class TableErrors(Task):
     """
 
     reads_text: ClassVar[bool] = True
+    compares: ClassVar[bool] = True
 
     k: int = 10
     queries: int = 0

@@ -111,11 +111,13 @@ class Task(ABC):
         seeded: Whether the result depends on the seed, so that several seeds are worth running.
         reads_text: Whether it reads the text files.
         fine_tunes: Whether it trains the model first, and can keep what it made of it.
+        compares: Whether it compares with the original, which alone would score nothing.
     """
 
     seeded: ClassVar[bool] = False
     reads_text: ClassVar[bool] = False
     fine_tunes: ClassVar[bool] = False
+    compares: ClassVar[bool] = False
 
     @abstractmethod
     def measure(self, subject: Subject) -> Measurement:

@@ -12,16 +12,19 @@ from torch import Tensor
 
 from vocabpress.budget import Budget
 from vocabpress.embeddings import StorageItem, build
+from vocabpress.estimate import expected_seconds
 from vocabpress.hf.checkpoint import find_folder, load_model, weight_bytes
 from vocabpress.hf.config import QUANT_METHOD, VocabpressConfig
+from vocabpress.hf.fit import default_method
 from vocabpress.hf.importance import UNIFORM, find_counts
 from vocabpress.hf.naming import model_name
 from vocabpress.hf.tables import TableInfo, find_tables, input_table
-from vocabpress.methods import METHODS, Plan
+from vocabpress.methods import METHODS, Plan, method_name
 from vocabpress.spectrum import singular_values
 from vocabpress.weights import save_counts
 
 RATIOS = (5.0, 10.0, 25.0, 50.0, 100.0)
+USUAL = 25.0  # what `compress` makes if no size is given
 RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -42,12 +45,22 @@ class Skew:
 
 @dataclass(frozen=True)
 class WouldStore:
-    """What a method with its default settings would store at a ratio to float32; no plan where none fits."""
+    """What a method with its default settings would store at a ratio to float32.
+
+    Attributes:
+        method: Its name.
+        ratio: To float32.
+        plan: The only plan there is; None where none fits, or a search picks one of several.
+        bytes: What is stored; where rates or plans are chosen when the table is known, the most that can be. None where
+            nothing fits.
+        exact: Whether it is that many, whatever the table.
+    """
 
     method: str
     ratio: float
     plan: Plan | None
     bytes: int | None
+    exact: bool
 
 
 @dataclass(frozen=True)
@@ -103,7 +116,9 @@ class Inspection:
         tables: Input table first.
         singular_values: Of the centred input table, falling.
         energy: Rank -> share of the input table's variance that this many axes hold.
-        would_store: For the input table.
+        would_store: For the input table, the recommended method first.
+        recommended: The method that `compress` takes if none is named.
+        seconds: About what its fit takes here, at 25 times; None where that can't be told in a second.
         skew: None without text.
     """
 
@@ -114,6 +129,8 @@ class Inspection:
     singular_values: list[float]
     energy: dict[int, float]
     would_store: list[WouldStore]
+    recommended: str
+    seconds: float | None
     skew: Skew | None
 
 
@@ -140,7 +157,7 @@ def inspect(
     loaded = load_model(folder, trust_remote_code, quantised=True)
     tables = find_tables(loaded)
     table = input_table(loaded)[1].detach()
-    values = singular_values(table)
+    method, values = default_method(loaded), singular_values(table)
     shares = values.square().cumsum(0) / values.square().sum().clamp(min=1e-30)
     counts, _ = find_counts(folder, len(table), text, None if text else UNIFORM, progress)
     if save_counts_to is not None:
@@ -154,7 +171,9 @@ def inspect(
         tables=tables,
         singular_values=values.tolist(),
         energy={rank: float(shares[rank - 1]) for rank in RANKS if rank <= len(values)},
-        would_store=would_store(table.shape[0], table.shape[1]),
+        would_store=would_store(table.shape[0], table.shape[1], method_name(method)),
+        recommended=method_name(method),
+        seconds=expected_seconds(method, table, Budget.ratio(USUAL)),
         skew=None if counts is None else skew(counts),
     )
 
@@ -202,16 +221,29 @@ def skew(counts: Tensor) -> Skew:
     return Skew(int(total), float((counts > 0).double().mean()), {n: float(ordered[:n].sum() / total) for n in sizes})
 
 
-def would_store(num_embeddings: int, embedding_dim: int) -> list[WouldStore]:
-    """For each method and each of RATIOS the first plan that fits, counted on the meta device."""
-    rows = []
-    for name, cls in METHODS.items():
-        method = cls()
-        for ratio in RATIOS:
-            try:
-                plan = method.plans(num_embeddings, embedding_dim, Budget.ratio(ratio))[0]
-            except ValueError:
-                rows.append(WouldStore(name, ratio, None, None))
-                continue
-            rows.append(WouldStore(name, ratio, plan, method.stored_bits(num_embeddings, embedding_dim, plan) // 8))
-    return rows
+def would_store(num_embeddings: int, embedding_dim: int, first: str | None = None) -> list[WouldStore]:
+    """For each method and each of RATIOS the bytes that it stores, counted on the meta device.
+
+    Args:
+        num_embeddings: V.
+        embedding_dim: d.
+        first: The method to begin with.
+    """
+    names = sorted(METHODS, key=lambda name: name != first)
+    return [_would_store(name, num_embeddings, embedding_dim, ratio) for name in names for ratio in RATIOS]
+
+
+def _would_store(name: str, rows: int, columns: int, ratio: float) -> WouldStore:
+    method, budget, weights = METHODS[name](), Budget.ratio(ratio), torch.ones(rows)
+    families, limit = method.families(rows, columns, weights), budget.max_bits(rows, columns)
+    try:
+        if len(families) > 1:  # a search picks one: that the least of one fits is all that need be known
+            least = (method.stored_bits(rows, columns, {**f.fixed, f.size: f.sizes[0]}) for f in families if f.sizes)
+            fits = any(bits <= limit for bits in least)
+            return WouldStore(name, ratio, None, limit // 8 if fits else None, False)
+        (plan,) = method.plans(rows, columns, budget, weights)
+    except ValueError:
+        return WouldStore(name, ratio, None, None, False)
+    if "limit" in plan:  # to be shared out when the table is known
+        return WouldStore(name, ratio, None, limit // 8, False)
+    return WouldStore(name, ratio, plan, method.stored_bits(rows, columns, plan) // 8, True)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from vocabpress.embeddings import CompressedEmbedding
 from vocabpress.embeddings.readers import Distinct, Reader
 from vocabpress.embeddings.reading import top_logits
-from vocabpress.hf.devices import dense, read_where_it_lies
+from vocabpress.hf.devices import read_where_it_lies
+from vocabpress.hf.readings import WeightReading
 from vocabpress.hf.states import ReadsTable
 
 ADDITIONS = ("embed_norm", "additional_embedding", "eoi_embedding")
@@ -104,9 +105,9 @@ class TokenEmbedding(ReadsTable):
     def weight(self) -> Tensor:
         """The dense table, unscaled as in the original; rebuilt at every access.
 
-        It is a reading: gradients pass through it to the table's parameters, but what is written into it is lost.
+        It is a reading, see `WeightReading`.
         """
-        return dense(self.table)
+        return WeightReading.of(self.table)
 
     @property
     def embed_scale(self) -> float | Tensor | None:
@@ -179,8 +180,8 @@ class CompressedLinear(ReadsTable):
 
     @property
     def weight(self) -> Tensor:
-        """The dense weight; rebuilt at every access."""
-        return dense(self.table)
+        """The dense weight, a reading; rebuilt at every access."""
+        return WeightReading.of(self.table)
 
     def extra_repr(self) -> str:
         """Shape, as `nn.Linear` says it."""

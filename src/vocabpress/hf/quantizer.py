@@ -8,7 +8,6 @@ shape that does not fit, and refuses.
 
 import copy
 from functools import partial
-from types import MethodType
 from typing import Any
 
 import torch
@@ -33,8 +32,8 @@ from vocabpress.hf.inner import HOOKS, Unquantised, holds, make_quantizer, witho
 from vocabpress.hf.keys import resolve, without_converters
 from vocabpress.hf.linears import compress_linears
 from vocabpress.hf.modules import TokenEmbedding, check_readers, owned_tables
+from vocabpress.hf.overrides import override
 from vocabpress.hf.reading import read_with
-from vocabpress.hf.resize import resize_token_embeddings
 from vocabpress.hf.states import SIGN, anchor, with_stored
 from vocabpress.hf.stored import check_digests, check_places, check_size, check_table, digests, read_headers
 from vocabpress.hf.swap import install, install_linear, uninstall
@@ -169,7 +168,7 @@ class VocabpressQuantizer(HfQuantizer):
         _say(model, self.quantization_config)
         self._tied = bool(getattr(model.config, "tie_word_embeddings", False))
         without_deserialisers(model)
-        vars(model)[resize_token_embeddings.__name__] = MethodType(resize_token_embeddings, model)
+        override(model, plain_body=self.quantization_config.inner is None)
         read_with(model, hot_rows=self.quantization_config.hot_rows, resident=self.quantization_config.resident)
 
     def get_state_dict_and_metadata(  # pyright: ignore[reportIncompatibleMethodOverride]: the base returns None

@@ -9,8 +9,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from vocabpress.hf.checkpoint import empty_model, find_folder, weight_files
+from vocabpress.hf.fit import default_method
 from vocabpress.hf.stored import read_headers
 from vocabpress.hf.tables import input_table, tied_modules
+from vocabpress.methods import method_name
 
 
 class StoredTable(NamedTuple):
@@ -38,6 +40,15 @@ class StoredTable(NamedTuple):
             raise ValueError(f"the table has rows 0 to {self.shape[0]}, asked for {start} to {stop}")
         with safe_open(self.file, "pt") as opened:
             return opened.get_slice(self.key)[start:stop]
+
+
+def default_method_name(model: str | Path) -> str:
+    """The method that a checkpoint's table gets where none is named; no weights are read.
+
+    Raises:
+        ValueError: If the model has no table, or it is compressed already.
+    """
+    return method_name(default_method(empty_model(find_folder(model))))
 
 
 def find_stored_table(model: str | Path) -> StoredTable:

@@ -59,6 +59,14 @@ class ReadsTable(nn.Module):
         """Whether the table's tensors are saved, moved and trained as this module's."""
         return "table" in self._modules
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "weight":
+            raise KeyError(
+                "attribute 'weight' already exists: it is a reading of the compressed table, which none replaces; "
+                "exchange the module (set_input_embeddings, set_output_embeddings), or set it after model.dequantize()"
+            )
+        super().__setattr__(name, value)
+
     def _load_from_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride]: torch passes all by place
         self, state_dict: dict[str, Any], prefix: str, *arguments: Any
     ) -> None:

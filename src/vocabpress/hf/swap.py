@@ -105,7 +105,7 @@ def uninstall(model: PreTrainedModel, dtype: torch.dtype) -> None:
             scale = torch.full((), module.scale, device=module.table.device)
             dense.register_buffer("embed_scale", scale, persistent=False)
         with torch.no_grad():  # the rows that inference reads, which loops round once
-            dense.weight = nn.Parameter(module.weight.to(dtype))
+            dense.weight = nn.Parameter(module.weight.to(dtype, copy=True))
         for addition in (*ADDITIONS, "additional_fc"):
             if getattr(module, addition, None) is not None:
                 setattr(dense, addition, getattr(module, addition))
@@ -115,7 +115,8 @@ def uninstall(model: PreTrainedModel, dtype: torch.dtype) -> None:
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
             module.__dict__.pop("_tied_weights_keys", None)
-    vars(model).pop("resize_token_embeddings", None)  # that of compressed tables
+    for name in ("resize_token_embeddings", "get_submodule", "half", "float"):
+        vars(model).pop(name, None)  # those of compressed tables
     model.all_tied_weights_keys = ties
     model.tie_weights(recompute_mapping=False)
 

@@ -95,6 +95,16 @@ class Method(ABC):
         """
         return plan
 
+    def expected_seconds(self, sample: Table, num_embeddings: int, budget: Budget) -> float | None:
+        """About how long a fit of a table like a sample takes here; None where the method can't tell in a second.
+
+        Args:
+            sample: Some rows of the table, or of one like it.
+            num_embeddings: Rows of the table.
+            budget: Of the table.
+        """
+        return None
+
     def stored_bits(self, num_embeddings: int, embedding_dim: int, plan: Plan) -> int:
         """Bits that a plan stores, counted on the empty form."""
         with torch.device("meta"):

@@ -17,6 +17,7 @@ Pieces with equally many stages share books, which are started by k-means stage 
 Stored: ``Projected(Rows(Columns(Codebooks, …), …), Scalar)``.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -96,6 +97,16 @@ class FastScan(TransformMethod):
 
         rows.fill([part.codes for part in parts], packed)
         return Columns(parts, rows.shape[1])
+
+    def pace(self, rows: Table, runs: Sequence[Run], generator: torch.Generator) -> float:
+        run, many = coded(runs)[0], 4096
+        pieces = rows.columns(slice(0, run.columns)).pieces(run.columns // PIECE)
+        sample = pieces.gather(draw(len(pieces), many, generator))
+        books = sample[torch.randint(len(sample), (run.bits // BITS, 1 << BITS), generator=generator)]
+        for some in (sample[:64], sample):  # what is read at first use is no part of it
+            start = time.perf_counter()
+            beam_search(some, books, self.beam)
+        return (time.perf_counter() - start) / (len(sample) * len(books))
 
     def work(self, size: int, runs: Sequence[Run]) -> float:
         """Searches for a word, of the rows and of the samples that books are learnt from."""

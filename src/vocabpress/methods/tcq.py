@@ -10,6 +10,7 @@ Stored: ``Projected(Rows(Trellis, …), Scalar)``.
 """
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -64,6 +65,12 @@ class TCQ(TransformMethod):
         row = self.work(1, runs)
         encode(rows, form.codes, runs, scales, importance, self.memory, lambda coded: bar.update(coded * row))
         return form
+
+    def pace(self, rows: Table, runs: Sequence[Run], generator: torch.Generator) -> float:
+        for few in (2, 64 * torch.get_num_threads()):  # what is read or compiled at first use is no part of it
+            some, start = rows.some(torch.arange(min(few, len(rows)))), time.perf_counter()
+            self.code(some, runs, torch.ones(rows.shape[1]), generator, Bar(disable=True))
+        return (time.perf_counter() - start) / max(1.0, self.work(len(some), runs))
 
     def work(self, size: int, runs: Sequence[Run]) -> float:
         """Steps through the trellis, of all rows."""

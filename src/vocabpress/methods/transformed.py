@@ -80,6 +80,23 @@ class TransformMethod(Method):
             bar: Is moved by as much as `work` says.
         """
 
+    @abstractmethod
+    def pace(self, rows: Table, runs: Sequence[Run], generator: torch.Generator) -> float:
+        """Seconds that a unit of `work` takes here, measured on some rows, as `code` takes them."""
+
+    def expected_seconds(self, sample: Table, num_embeddings: int, budget: Budget) -> float | None:
+        (rows, width), generator = sample.shape, torch.Generator().manual_seed(0)
+        weights, larger = torch.ones(rows), num_embeddings / rows
+        (plan,) = self.plans(num_embeddings, width, budget)
+        basis = BASIS_BITS[-1] * width**2  # the least; a larger one would be traded for bits of the few rows
+        plan |= {"sizes": [rows], "limit": basis + int(max(plan["limit"] - basis, 0) / larger)}
+        plan = self.choose(sample, [plan], weights, generator, False)
+        columns = sum(run.columns for run in plan["runs"][0])
+        coordinates = self.axes(sample, weights).coordinates(sample, columns).kept()
+        blocks = zip(plan["sizes"], plan["runs"], strict=True)
+        work = sum(self.work(round(size * larger), runs) for size, runs in blocks)
+        return work * self.pace(coordinates, plan["runs"][0], generator)
+
     def work(self, size: int, runs: Sequence[Run]) -> float:
         """What coding a block of so many rows takes, in units of the method's own."""
         return float(size)

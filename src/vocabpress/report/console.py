@@ -8,17 +8,34 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from vocabpress.export import ExportReport
-from vocabpress.forecast import Forecast
-from vocabpress.hf.inspect import CompressedInspection, Inspection
-from vocabpress.hf.outcome import Report
-from vocabpress.recover import GateReport, MetricReport, RecoveryReport
-from vocabpress.trim import TrimReport
+from vocabpress.progress import duration
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from vocabpress.export import ExportReport
+    from vocabpress.forecast import Forecast
+    from vocabpress.hf.inspect import CompressedInspection, Inspection
+    from vocabpress.hf.outcome import Report
+    from vocabpress.recover import GateReport, MetricReport, RecoveryReport
+    from vocabpress.trim import TrimReport
+
 MIN_WIDTH = 120  # of a table written to a pipe
+SUITS = {
+    "tcq": "the least error for the bytes",
+    "fastscan": "a tied output head: logits without decoding",
+    "svd": "the baseline, in a second",
+    "autoencoder": "directions over lengths",
+    "groupreduce": "low rank, where text is known",
+    "discblock": "low rank, by learned scores",
+    "lighttoken": "hash codes",
+    "kronecker": "KroneckerBERT",
+    "uniform": "above two bits a weight, in seconds",
+    "product": "quick, near the least error",
+    "residual": "as product, in minutes",
+    "compositional": "the published training",
+    "binary": "hash codes alone",
+}
 
 
 def size(count: float) -> str:
@@ -45,29 +62,27 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[Any]], title: st
     console.print(table)
 
 
-def print_report(report: Report) -> None:
+def print_report(report: "Report") -> None:
     """What `vocabpress compress` did."""
+    sizes = [("token table", report.table_bytes_before, report.table_bytes_after)]
+    sizes += [(f"linear maps of {part.role}", part.bytes_before, part.bytes_after) for part in report.linears]
+    sizes += [("whole model, on disk", report.model_bytes_before, report.model_bytes_after)]
+    rows = [(name, size(before), size(after), f"{before / after:.2f}") for name, before, after in sizes]
+    title = f"{report.source_name}: {report.table} by {report.method}, {report.budget}"
+    print_table([f"bytes, the original in {report.dtype}", "before", "after", "times smaller"], rows, title)
+    weighted = report.weighted_relative_error is not None
     rows = [
-        ("token table", size(report.table_bytes_before), size(report.table_bytes_after)),
-        ("whole model, on disk", size(report.model_bytes_before), size(report.model_bytes_after)),
+        ("relative error", f"{report.relative_error:.4f}", f"{report.weighted_relative_error or 0:.4f}"),
+        ("mean cosine", f"{report.mean_cosine:.4f}", f"{report.weighted_mean_cosine or 0:.4f}"),
     ]
-    for part in report.linears:
-        rows.insert(-1, (f"linear maps of {part.role}", size(part.bytes_before), size(part.bytes_after)))
-    print_table(["bytes", "before", "after"], rows, f"{report.table} by {report.method}, {report.budget}")
-    rows = [
-        ("ratio to float32", f"{report.ratio_to_float32:.2f}"),
-        (f"ratio to {report.dtype}, as the original stores it", f"{report.ratio_to_stored:.2f}"),
+    headers = ["rows, read back", "all alike", "by token frequency"]
+    print_table(headers if weighted else headers[:2], rows if weighted else [row[:2] for row in rows])
+    print_pairs(
         ("bits per weight, everything counted", f"{report.bits_per_weight:.4f}"),
-        ("relative error of the rows", f"{report.relative_error:.4f}"),
-        ("mean cosine of the rows", f"{report.mean_cosine:.4f}"),
-    ]
-    if report.weighted_relative_error is not None:
-        rows += [
-            ("relative error, by token frequency", f"{report.weighted_relative_error:.4f}"),
-            ("mean cosine, by token frequency", f"{report.weighted_mean_cosine:.4f}"),
-        ]
-    rows.append((f"seconds to fit, token weights: {report.weighted_by}", f"{report.seconds:.1f}"))
-    print_table(["the table, read back", ""], rows)
+        *([] if report.dtype == "float32" else [("ratio to float32", f"{report.ratio_to_float32:.2f}")]),
+        ("tokens weighted by", report.weighted_by),
+        ("fitted in", duration(report.seconds)),
+    )
     if report.linears:
         rows = [
             (
@@ -84,7 +99,13 @@ def print_report(report: Report) -> None:
         print_table(headers, rows, "linear maps as Kronecker products")
 
 
-def print_recovery(report: RecoveryReport) -> None:
+def print_pairs(*pairs: tuple[str, str]) -> None:
+    """A name and a value on each line."""
+    width = max(len(name) for name, _ in pairs)
+    Console(highlight=False).print("".join(f"  {name:<{width}}  {value}\n" for name, value in pairs), markup=False)
+
+
+def print_recovery(report: "RecoveryReport") -> None:
     """What `vocabpress recover` did."""
     rows = [("weighted", f"{report.held_out_before:.4g}", f"{report.held_out_after:.4g}")]
     rows += [(name, f"{before:.4g}", f"{report.terms_after[name]:.4g}") for name, before in report.terms_before.items()]
@@ -99,7 +120,7 @@ def print_recovery(report: RecoveryReport) -> None:
         print_table([f"Written to {report.output}, its table {size(report.table_bytes)} as before."], [])
 
 
-def print_gates(report: GateReport) -> None:
+def print_gates(report: "GateReport") -> None:
     """What `vocabpress gates` did."""
     marks = {0: "TF-IDF", report.best_epoch: "written"} | ({0: "TF-IDF, written"} if report.best_epoch == 0 else {})
     rows = [(epoch, f"{error:.4g}", marks.get(epoch, "")) for epoch, error in enumerate(report.held_out)]
@@ -109,7 +130,7 @@ def print_gates(report: GateReport) -> None:
     print_table([f"Written to {report.output}, mean gate {report.mean_gate:.3f}; for compress --weights."], [])
 
 
-def print_trim(report: TrimReport) -> None:
+def print_trim(report: "TrimReport") -> None:
     """What `vocabpress trim` did."""
     rows = [
         ("tokens", f"{report.tokens_before:,}", f"{report.tokens_after:,}"),
@@ -121,7 +142,7 @@ def print_trim(report: TrimReport) -> None:
         print_table([f"{report.same_lines:.1%} of the text's first lines are cut into the same tokens as before."], [])
 
 
-def print_export(report: ExportReport) -> None:
+def print_export(report: "ExportReport") -> None:
     """What `vocabpress export` did."""
     rows = [
         ("bytes of the checkpoint's weights", size(report.checkpoint_bytes)),
@@ -134,7 +155,7 @@ def print_export(report: ExportReport) -> None:
     print_table([f"{report.architecture}, {report.result}", ""], rows, f"Written to {report.output}.")
 
 
-def print_metric(report: MetricReport) -> None:
+def print_metric(report: "MetricReport") -> None:
     """What `vocabpress metric` did."""
     of = {"sentence": "sentence embeddings", "predictions": "predictions", "hidden": "last hidden states"}
     rows = [
@@ -147,8 +168,8 @@ def print_metric(report: MetricReport) -> None:
     print_table([f"Written to {report.output}; for compress --metric."], [])
 
 
-def print_inspection(found: Inspection) -> None:
-    """What `vocabpress inspect` found."""
+def print_inspection(found: "Inspection", verbose: bool = False) -> None:
+    """What `vocabpress inspect` found; ``verbose`` shows the spectrum and the plans, too."""
     rows = [
         (
             table.name,
@@ -163,25 +184,47 @@ def print_inspection(found: Inspection) -> None:
     ]
     headers = ["table", "role", "tied to it", "shape", "dtype", "bytes", "of the model"]
     print_table(headers, rows, f"{found.source_name}: {found.architecture}, {size(found.model_bytes)} of weights")
-    ranks = [(rank, f"{found.singular_values[rank - 1]:.4g}", f"{share:.1%}") for rank, share in found.energy.items()]
-    print_table(["rank", "singular value", "variance held"], ranks, "spectrum of the centred input table")
     if found.skew is not None:
         shares = [(f"{count:,} most frequent", f"{share:.1%}") for count, share in found.skew.top.items()]
         title = f"{found.skew.tokens:,} tokens of text, {found.skew.used:.1%} of the vocabulary occurs"
         print_table(["tokens", "of the text"], shares, title)
-    plans = [
-        (
-            row.method,
-            f"{row.ratio:g}",
-            "-" if row.plan is None else ", ".join(f"{key} {value}" for key, value in row.plan.items()),
-            "can't" if row.bytes is None else size(row.bytes),
-        )
-        for row in found.would_store
+    _print_matrix(found)
+    if verbose:
+        _print_details(found)
+
+
+def _print_matrix(found: "Inspection") -> None:
+    ratios = list(dict.fromkeys(row.ratio for row in found.would_store))
+    by_method: dict[str, list[str]] = {}
+    for row in found.would_store:
+        told = "-" if row.bytes is None else f"{size(row.bytes)}" if row.exact else f"≤ {size(row.bytes)}"
+        by_method.setdefault(row.method, []).append(told)
+    rows = [
+        (f"{name} (recommended)" if name == found.recommended else name, SUITS.get(name, ""), *cells)
+        for name, cells in by_method.items()
     ]
-    print_table(["method", "ratio to float32", "plan", "would store"], plans, "what each method would store of it")
+    title = f"bytes of {found.tables[0].name}, by how many times smaller than in float32"
+    print_table(["method", "suits", *(f"{ratio:g}x" for ratio in ratios)], rows, title)
+    took = "" if found.seconds is None else f", about {duration(found.seconds)} here"
+    Console(highlight=False).print(
+        f"compress takes {found.recommended} at 25x if not told otherwise{took}; --verbose shows spectrum and plans.",
+        markup=False,
+    )
 
 
-def print_compressed(found: CompressedInspection) -> None:
+def _print_details(found: "Inspection") -> None:
+    ranks = [(rank, f"{found.singular_values[rank - 1]:.4g}", f"{share:.1%}") for rank, share in found.energy.items()]
+    print_table(["rank", "singular value", "variance held"], ranks, "spectrum of the centred input table")
+    plans = [
+        (row.method, f"{row.ratio:g}", ", ".join(f"{key} {value}" for key, value in row.plan.items()))
+        for row in found.would_store
+        if row.plan is not None
+    ]
+    title = "plans that do not depend on the table; the other methods choose theirs when they fit"
+    print_table(["method", "ratio to float32", "plan"], plans, title)
+
+
+def print_compressed(found: "CompressedInspection") -> None:
     """What `vocabpress inspect` found in a folder that is compressed already."""
     for table in found.tables:
         shape = f"{table.shape[0]:,} x {table.shape[1]}"
@@ -223,7 +266,7 @@ def new_figure(width: float, height: float) -> "Figure":
     return Drawn(figsize=(width, height), layout="constrained")
 
 
-def plot_spectrum(found: Inspection, path: str | Path) -> None:
+def plot_spectrum(found: "Inspection", path: str | Path) -> None:
     """The singular values, and the variance they hold, as a PNG.
 
     Raises:
@@ -259,14 +302,7 @@ def save_figure(figure: "Figure", path: str | Path) -> None:
         raise ValueError(f"can't write the picture {path}: {error.strerror or error}") from None
 
 
-def duration(seconds: float) -> str:
-    """Seconds for people: 12 s, 3.5 min, 2.1 h."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
-def print_forecast(found: Forecast, title: str) -> None:
+def print_forecast(found: "Forecast", title: str) -> None:
     """What `vocabpress plan` expects."""
     rows = [
         ("table, as it is loaded", size(found.table_bytes)),

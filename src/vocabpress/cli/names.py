@@ -1,0 +1,12 @@
+"""What options may be given, written out so that help needs no import; `tests/test_cli_start.py` compares."""
+
+METHODS = (
+    "svd", "autoencoder", "groupreduce", "discblock", "lighttoken", "kronecker", "uniform", "product", "residual",
+    "compositional", "tcq", "fastscan", "binary",
+)  # fmt: skip
+GLUE = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
+TASKS = ("reconstruction", "mlm", "clm", "sts", "similarity", "agreement", *GLUE, "squad", "squad2")
+PRESETS = ("kronecker-8x", "kronecker-20x")
+BODIES = ("int8",)
+OBJECTIVES = ("relative", "kroneckerbert")
+DTYPES = ("float32", "bfloat16", "float16")

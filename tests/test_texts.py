@@ -1,0 +1,94 @@
+"""Text from wherever it comes."""
+
+import gzip
+import io
+import json
+import os
+import sys
+import threading
+
+import pytest
+
+import tiny
+from command import run
+from vocabpress.texts import read_lines, sources
+
+LINES = ["w1 w2 w3", "w4 w5"]
+TEXT = "\n".join(LINES) + "\n\n"
+
+
+def jsonl(field="text"):
+    return "".join(json.dumps({"id": number, field: line}) + "\n" for number, line in enumerate(LINES))
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(text.encode()) if path.name.endswith(".gz") else text.encode())
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.gz", "a", "a.jsonl", "a.jsonl.gz", "a.jsonl:content"])
+def test_files_of_all_kinds_give_their_lines(name, tmp_path):
+    path, _, field = name.partition(":")
+    write(tmp_path / path, jsonl(field or "text") if "jsonl" in path else TEXT)
+    assert list(read_lines([f"{tmp_path}/{name}"])) == LINES
+
+
+def test_what_is_compressed_is_known_by_its_bytes_and_a_byte_order_mark_is_no_text(tmp_path):
+    (tmp_path / "a.txt").write_bytes(gzip.compress(TEXT.encode("utf-8-sig")))
+    assert list(read_lines([tmp_path / "a.txt"])) == LINES
+
+
+def test_a_folder_stands_for_the_text_in_it(tmp_path):
+    write(tmp_path / "b" / "two.jsonl.gz", jsonl())
+    write(tmp_path / "one.txt", "first\n")
+    write(tmp_path / "picture.png", "\0")
+    assert list(read_lines([tmp_path])) == [*LINES, "first"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"empty holds no text; give one with files such as \.txt"):
+        sources([tmp_path / "empty"])
+
+
+def test_a_pipe_is_read_once_and_serves_again(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_bytes(gzip.compress(TEXT.encode())))
+    writer.start()
+    files = sources([tmp_path / "pipe"])
+    writer.join()
+    assert list(read_lines(files)) == LINES
+    assert list(read_lines(files)) == LINES
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(TEXT.encode())))
+    assert list(read_lines(["-"])) == LINES
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        (
+            "a.jsonl",
+            '{"title": "x", "id": 3}\n',
+            "has no text under 'text' in line 1, it has title, id; write .*a.jsonl:FIELD",
+        ),
+        ("a.jsonl", "[1\n", "holds no JSON in line 1"),
+        ("a.txt", "\n \n", "holds no text"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line(name, text, words, tmp_path):
+    write(tmp_path / name, text)
+    with pytest.raises(ValueError, match=words):
+        list(read_lines([tmp_path / name]))
+
+
+def test_a_broken_archive_is_said_in_a_line(tmp_path):
+    (tmp_path / "a.gz").write_bytes(gzip.compress(os.urandom(20000).hex().encode())[:9000])
+    with pytest.raises(ValueError, match=r"a\.gz is broken: .*; make it again"):
+        list(read_lines([tmp_path / "a.gz"]))
+
+
+def test_commands_take_text_from_standard_input(tmp_path, capsys, monkeypatch):
+    source = tiny.save("bert", tmp_path / "source")
+    for number, more in enumerate(([], ["--weights", "tfidf"])):  # which reads the text twice
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(gzip.compress(TEXT.encode()))))
+        small = ("compress", source, "-o", tmp_path / f"out{number}", "--method", "svd", "--ratio", "6")
+        code, _, err = run(capsys, *small, "--text", "-", *more)
+        assert code == 0, err
