@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import torch
+import torch._dynamo  # which optimisers import when they are first made
 
 from vocabpress import (
     SVD,

@@ -18,7 +18,8 @@ def test_the_command_prints_tables_and_one_line_of_json(source, pressed, text, c
         capsys, "evaluate", folder, *arguments, "--subset", 9, "--set", "agreement.max_length=7", "--json"
     )
     assert code == 0, err
-    assert "neighbours kept" in out
+    assert "neighbours kept" in err
+    assert len(out.splitlines()) == 1
     results = json.loads(out.splitlines()[-1])["results"]
     assert [result["task"] for result in results] == ["reconstruction", "agreement"]
     assert results[0]["settings"]["text"] == ["text.txt"]
@@ -72,8 +73,8 @@ def test_several_seeds_get_a_mean_and_a_spread(tmp_path, text, capsys, monkeypat
     assert [result["settings"]["seed"] for result in results] == [0, 1, 2]
     values = [result["metrics"]["perplexity_head_compressed"] for result in results]
     assert len(set(values)) == 3
-    assert "spread" in out
-    assert f"{sum(values) / 3:,.0f}" in out
+    assert "spread" in err
+    assert f"{sum(values) / 3:,.0f}" in err
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [f"mlm-seed{n}.json" for n in range(3)]
 
 

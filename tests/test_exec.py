@@ -40,7 +40,7 @@ def test_commands_and_modules_run_too(monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         run(capsys, "exec", "vocabpress", "--help")
     assert stop.value.code == 0
-    assert "Press the vocabulary table" in capsys.readouterr().out
+    assert "Compress the vocabulary table" in capsys.readouterr().out
     code, out, _ = run(capsys, "exec", "this")
     assert code == 0
     assert "Zen of Python" in out

@@ -108,7 +108,7 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(name, checkpoints, tmp_p
         if state.global_step == 4:  # in the second epoch of three steps each
             raise Interrupted
 
-    monkeypatch.setattr(resume_module.Bar, "on_step_begin", interrupt)
+    monkeypatch.setattr(resume_module.TrainingBar, "on_step_begin", interrupt)
     with pytest.raises(Interrupted):
         tuned(checkpoints[name], recipe, work=tmp_path / "work")
     assert steps == [0, 1, 2, 3, 4]
@@ -116,7 +116,7 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(name, checkpoints, tmp_p
     cut = ['{"global_step": 9, "cut']  # as if it had been stopped while this was written
     write_lines(run / "checkpoint-9" / "trainer_state.json", cut)
     steps.clear()
-    monkeypatch.setattr(resume_module.Bar, "on_step_begin", lambda *args, **kwargs: steps.append(1))
+    monkeypatch.setattr(resume_module.TrainingBar, "on_step_begin", lambda *args, **kwargs: steps.append(1))
     resumed, _, found = tuned(checkpoints[name], recipe, work=tmp_path / "work")
     assert len(steps) == 6
     assert torch.equal(found, expected)
@@ -138,7 +138,7 @@ def test_an_interrupted_evaluation_gives_the_metrics_of_a_whole_one(checkpoints,
             raise Interrupted
 
     with monkeypatch.context() as patched:
-        patched.setattr(resume_module.Bar, "on_step_end", interrupt)
+        patched.setattr(resume_module.TrainingBar, "on_step_end", interrupt)
         with pytest.raises(Interrupted):
             evaluate(checkpoints["svd"], tasks, data=labelled_data, output=tmp_path)
     assert list((tmp_path / "sst2-seed0.work").rglob("model.safetensors"))

@@ -16,9 +16,9 @@ from vocabpress import Budget, Uniform, VocabpressConfig, build, compress
 from vocabpress.embeddings.fields import MAX_DEPTH
 from vocabpress.hf import stored
 from vocabpress.hf.checkpoint import find_folder, load_model
+from vocabpress.hf.companions import companions
 from vocabpress.hf.fit import compress_input_table
 from vocabpress.hf.quantizer import attach
-from vocabpress.hf.writing import copy_companions
 
 DENSE = {"form": "dense", "num_embeddings": 4, "embedding_dim": 2, "dtype": "float16"}
 SOME = ("scalar 3 bit, column", "rows, mapped", "trellis, rates of all kinds", "codebooks, rotated", "columns")
@@ -199,7 +199,7 @@ def test_modules_of_sentence_transformers_lie_in_the_folder(tmp_path):
         (tmp_path / name).mkdir()
     (tmp_path / "source" / "modules.json").write_text('[{"path": ""}, {"path": "../outside"}]')
     with pytest.raises(ValueError, match="is not a folder beside it"):
-        copy_companions(tmp_path / "source", tmp_path / "target")
+        companions(tmp_path / "source")
 
 
 def test_pickled_weights_are_not_read_unasked(tmp_path):

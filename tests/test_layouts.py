@@ -22,7 +22,7 @@ SMALL = {"method": "svd", "budget": Budget.ratio(4)}
 def old_layout(folder):
     """A SentenceTransformer as its first versions wrote it."""
     tiny.make("bert").base_model.save_pretrained(folder / "0_Transformer")
-    tiny.tokenizer_files(folder / "0_Transformer")
+    tiny.tokenizer_files(folder / "0_Transformer", pad_token="w0")
     (folder / "1_Pooling").mkdir()
     pooling = {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True}
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))

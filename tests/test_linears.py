@@ -244,7 +244,7 @@ def test_the_command_the_card_and_inspect(tmp_path, capsys):
     assert code == 0, err
     report = json.loads(out.splitlines()[-1])
     assert [(part["role"], part["maps"]) for part in report["linears"]] == [("attention", 8), ("ffn", 4)]
-    assert "linear maps as Kronecker products" in out
+    assert "linear maps as Kronecker products" in err
     card = (tmp_path / "out" / "README.md").read_text()
     assert "attention (8, left factors 2x16), ffn (4, left factors 2x8). All other weights are unchanged." in card
     assert f"| linear maps of ffn | {4 * 64 * 32 * 4:,} | {report['linears'][1]['bytes_after']:,} |" in card

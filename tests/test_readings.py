@@ -96,22 +96,18 @@ def test_a_model_is_cast_as_a_dense_one(model):
     assert "half" not in vars(plain)
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "bert"])
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
 @pytest.mark.parametrize("init", ["RANDOM", "SAMPLE_VOCAB"])
 @pytest.mark.parametrize("method", ["svd", "tcq"])
 def test_prompts_are_tuned_on_a_compressed_model(name, init, method):
     peft = pytest.importorskip("peft", reason="prompt tuning is PEFT's")
     model = compressed(name, method)
-    kind = None if name == "bert" else "CAUSAL_LM"
     config = peft.PromptTuningConfig(
-        task_type=kind, num_virtual_tokens=4, prompt_tuning_init=init, token_dim=32, num_layers=2,
+        task_type="CAUSAL_LM", num_virtual_tokens=4, prompt_tuning_init=init, token_dim=32, num_layers=2,
         num_attention_heads=2, num_transformer_submodules=1,
     )  # fmt: skip
     tuned = peft.get_peft_model(model, config)
     assert tuned.word_embeddings is model.get_input_embeddings()
     ids = tiny.batch()
-    labels = None if name == "bert" else ids
-    said = tuned(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels)
-    loss = said.logits.square().mean() if labels is None else said.loss
-    loss.backward()
+    tuned(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids).loss.backward()
     assert any(parameter.grad is not None for parameter in tuned.prompt_encoder.parameters())

@@ -301,7 +301,7 @@ def test_the_command(folder, tmp_path, capsys):
     report = json.loads(out.splitlines()[-1])
     assert report["steps"] == 8
     assert report["held_out_after"] < report["held_out_before"]
-    assert "held-out sequences" in out
+    assert "held-out sequences" in err
 
 
 @pytest.mark.slow

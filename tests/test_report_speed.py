@@ -324,7 +324,7 @@ def test_the_command_takes_timings_alone(tmp_path, capsys):
     assert code == 0, err
     said = json.loads(out.splitlines()[-1])
     assert (said["timings"], said["models"]) == (len(heads()), [])
-    assert "speed and memory" in out
+    assert "speed and memory" in err
     page = Page(output.read_text(encoding="utf-8")).text("script", "style")
     assert f"{len(heads())} results of speed and memory, from 1 file." in page
     assert "ratio to float32" not in page

@@ -206,7 +206,7 @@ def test_the_commands(folder, labelled_data, tmp_path, capsys):
     report = json.loads(out.splitlines()[-1])
     assert report["task"] == "sst2"
     assert "ffn" in report["terms_after"]
-    assert "sst2, development rows" in out
+    assert "sst2, development rows" in err
     code, _, err = run(capsys, "evaluate", folder / "bert", "--task", "mlm", "--keep", tmp_path / "kept")
     assert code == 2
     assert "no chosen task fine-tunes the model; leave it out" in err

@@ -3,12 +3,12 @@ import math
 import pytest
 import torch
 
+from vocabpress.texts import read_lines
 from vocabpress.weights import (
     count_tokens,
     load_counts,
     load_weights,
     over_length,
-    read_lines,
     save_counts,
     save_weights,
     tfidf,

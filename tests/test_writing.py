@@ -121,7 +121,7 @@ def test_a_place_that_can_not_be_written_is_refused_before_the_work(command, tmp
     jobs = {
         "compress": lambda out: compress("model", out),
         "trim": lambda out: trim("model", out, scripts=["Latin"]),
-        "recover": lambda out: recover("model", out, teacher="teacher", text=["text"], settings=Recovery(steps=1)),
+        "recover": lambda out: recover("model", out, teacher="teacher", settings=Recovery(steps=1)),
     }
     modules = {"compress": "vocabpress.hf.compress", "trim": "vocabpress.trim.run", "recover": "vocabpress.recover.run"}
     if command == "export":

@@ -88,9 +88,9 @@ def save(name: str, folder: Path) -> Path:
     return folder
 
 
-def tokenizer_files(folder: Path) -> None:
+def tokenizer_files(folder: Path, **special: str) -> None:
     """Those of a tokenizer of whole words."""
     words = {f"w{i}": i for i in range(VOCAB - 1)} | {"[UNK]": VOCAB - 1}
     tokenizer = Tokenizer(WordLevel(words, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]").save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", **special).save_pretrained(folder)

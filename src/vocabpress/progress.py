@@ -7,6 +7,7 @@ however its parts show theirs. What takes less than two seconds shows nothing.
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
+from contextlib import suppress
 from typing import Any, Generic, Self, TextIO, TypeVar
 
 from tqdm import tqdm
@@ -24,6 +25,13 @@ def duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def tell(line: str, stream: TextIO | None = None) -> None:
+    """Say something on stderr; that nobody listens any more, as behind ``| head``, is no reason to fail."""
+    with suppress(OSError, ValueError):
+        (stream or sys.stderr).write(f"{line}\n")
+        (stream or sys.stderr).flush()
 
 
 class Bar(Generic[Item]):
@@ -106,7 +114,7 @@ class Bar(Generic[Item]):
         left = f", about {duration(passed * (1 - self.share) / done)} left" if done > 0 else ""
         how_far = f"{self.share:.0%}" if self.total else f"{self.n:,.0f}"
         note = f" ({self.note})" if self.note else ""
-        print(f"{self.desc}: {how_far} after {duration(passed)}{left}{note}", file=self.stream, flush=True)
+        tell(f"{self.desc}: {how_far} after {duration(passed)}{left}{note}", self.stream)
         self.told, self.share_told = now, self.share
 
     def close(self) -> None:

@@ -1,5 +1,6 @@
 """The command line. It reads arguments, calls the library, prints; errors are one line and exit code 2."""
 
+import os
 import signal
 import sys
 import warnings
@@ -104,6 +105,9 @@ def main(arguments: list[str] | None = None) -> int:
         return _interrupted() if stop.exit_code == INTERRUPTED else stop.exit_code
     except (typer.Abort, KeyboardInterrupt):
         return _interrupted()
+    except BrokenPipeError:  # as behind `| head`; what was to be written is written
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123 - for what Python flushes at its end
+        return 0
     except ValueError as error:
         return _fail(" ".join(str(error).split()))
     except ClickException as error:

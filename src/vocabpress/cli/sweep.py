@@ -35,7 +35,7 @@ def sweep(
     if workers is not None and (slurm or cluster):
         raise ValueError("--workers is for local processes; with --slurm set slurm_array_parallelism in the plan")
     if not plan.is_file():
-        raise ValueError(f"no such plan: {plan} is no file; docs/sweep.md says what is in one")
+        raise ValueError(f"can't read the plan {plan}: it is no file; docs/sweep.md says what is in one")
     checked = plans.read_plan(plan)
     if dry_run:
         show_cells(checked, as_json)

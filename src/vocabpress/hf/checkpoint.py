@@ -68,10 +68,20 @@ def weight_files(folder: Path) -> list[Path]:
         whole = folder / f"{name}{suffix}"
         if whole.is_file():
             return [whole]
-        shards = sorted(folder.glob(f"{name}-*-of-*{suffix}"))
+        shards = sorted({*folder.glob(f"{name}-*-of-*{suffix}"), *_indexed(folder / f"{whole.name}.index.json")})
         if shards:
             return shards
     return []
+
+
+def _indexed(index: Path) -> set[Path]:
+    """The files that an index names, and that are there."""
+    try:
+        named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return set()
+    files = {index.parent / name for name in named if isinstance(name, str) and Path(name).name == name}
+    return {file for file in files if file.is_file()}
 
 
 def weight_bytes(folder: Path) -> int:

@@ -13,26 +13,30 @@ from transformers import PreTrainedModel
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from vocabpress.budget import Budget
+from vocabpress.estimate import expected_seconds
 from vocabpress.fitting.shards import ALONE, Shards
 from vocabpress.hf.card import write_card
 from vocabpress.hf.checkpoint import find_folder, load_model, weight_bytes
 from vocabpress.hf.companions import copy_companions, module_folders
 from vocabpress.hf.config import VocabpressConfig
-from vocabpress.hf.fit import compress_input_table
+from vocabpress.hf.fit import compress_input_table, default_method
 from vocabpress.hf.importance import Counts, Importance, Sensitivity, Weights, find_importance
 from vocabpress.hf.inner import body_config, method_of
 from vocabpress.hf.linears import compress_linears
-from vocabpress.hf.naming import as_command, hub_id, model_name
+from vocabpress.hf.naming import as_command, hub_id, model_name, named_by
 from vocabpress.hf.outcome import Report
 from vocabpress.hf.page import read_page
 from vocabpress.hf.quantizer import attach
 from vocabpress.hf.shapes import LinearShapes
 from vocabpress.hf.tables import equal_head, find_tables, input_table, tie_head
 from vocabpress.hf.writing import check_output, save, written_at_once
-from vocabpress.methods import Method
+from vocabpress.methods import Method, method_name
+from vocabpress.progress import DELAY, duration, tell
 from vocabpress.reconstruction import row_errors
 from vocabpress.texts import sources
 from vocabpress.weights import over_length
+
+LARGE = 2**21  # entries of a table
 
 
 def compress(
@@ -121,7 +125,8 @@ def compress(
     quantised = body_config(body) if isinstance(body, str) else body
     folder = find_folder(model)
     module_folders(folder)  # which are copied at the end, and may be broken
-    page = read_page(folder)
+    page, known = read_page(folder), hub_id(model)
+    title, from_page = named_by(page.text)
     loaded = load_model(folder, trust_remote_code, quantised=True, body=quantised)
     if tie:
         tie_head(loaded)
@@ -147,8 +152,8 @@ def compress(
     with written_at_once(target) as temporary:
         save(loaded, temporary)
         report = Report(
-            source_name=model_name(model),
-            base_model=hub_id(model),
+            source_name=title or model_name(model) if known is None else model_name(model),
+            base_model=known or from_page,
             output=str(output),
             architecture=type(loaded).__name__,
             method=made["method"],
@@ -182,6 +187,8 @@ def fit_and_measure(
     info = find_tables(model)[0]
     linears = compress_linears(model, config, device, progress)
     original = input_table(model)[1].detach()
+    if progress:
+        _foretell(original, config.method or default_method(model), config.budget)
     start = time.perf_counter()
     fit = {"token_weights": importance.weights, "metric": importance.metric, "progress": progress}
     table = compress_input_table(model, config, device, importance.source, shards, **fit)
@@ -210,6 +217,14 @@ def fit_and_measure(
         "weighted_relative_error": None if weighted is None else weighted.relative_error,
         "weighted_mean_cosine": None if weighted is None else weighted.mean_cosine,
     }
+
+
+def _foretell(table: Tensor, method: Method, budget: Budget) -> None:
+    """Say on stderr how long the fit will take, about, where that is worth a second of looking."""
+    seconds = expected_seconds(method, table, budget) if table.numel() >= LARGE else None
+    if seconds is not None and seconds > DELAY:
+        shape = " x ".join(f"{side:,}" for side in table.shape)
+        tell(f"fitting {shape} by {method_name(method)}: about {duration(seconds)}")
 
 
 def check_device(device: str | None) -> None:

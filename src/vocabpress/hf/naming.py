@@ -14,6 +14,7 @@ from vocabpress.hf.shapes import LinearShapes
 from vocabpress.hub import split
 from vocabpress.methods import Method, method_name, method_settings
 
+TITLE = re.compile(r"\A\s*#\s+([\w.-]*[-_.\d][\w.-]*)\s*$", re.MULTILINE)  # a name, not a sentence
 SNAPSHOT = re.compile(r"models--(?:(?P<owner>[^/]+?)--)?(?P<name>[^/]+)/snapshots/")  # in the hub's cache
 
 
@@ -31,6 +32,19 @@ def model_name(model: str | Path) -> str:
     """The name of a model, without its owner or the folders above it; ``.`` has one, too."""
     known = hub_id(model)
     return Path(os.path.realpath(model)).name if known is None else known.rpartition("/")[2]
+
+
+def named_by(page: str) -> tuple[str | None, str | None]:
+    """The name that a model's own page gives it as its title, and its id on the hub, if the page has that, too.
+
+    Args:
+        page: Its text, such as ``# some-name`` and below it ``Model.from_pretrained("some-org/some-name")``.
+    """
+    title = TITLE.search(page)
+    if title is None:
+        return None, None
+    known = re.search(rf"[\"'`/]([\w.-]+/{re.escape(title[1])})[\"'`)\s]", page)
+    return title[1], known[1] if known is not None else None
 
 
 def as_command(
@@ -71,7 +85,7 @@ def as_command(
         for each in several:
             if each is True:
                 parts.append(f"--{name}")
-            elif each is not None and each != 0:
+            elif isinstance(each, Tensor) or (each is not None and each != 0):
                 parts += [f"--{name.replace('_', '-')}", _short(each)]
     return shlex.join(parts)
 

@@ -25,6 +25,7 @@ class WeightReading(Tensor):
     """
 
     _table: CompressedEmbedding | None
+    _is_hf_initialized: bool
 
     @classmethod
     def of(cls, table: CompressedEmbedding) -> Tensor:
@@ -34,13 +35,14 @@ class WeightReading(Tensor):
             return numbers
         reading = numbers.as_subclass(cls)
         reading._table = table
+        reading._is_hf_initialized = True  # transformers initialises what has not been loaded
         return reading
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Ordinary tensors of whatever is computed, readings of what shares this one's memory, and no writes."""
         kwargs = kwargs or {}
-        name, owner = func.__name__, args[0] if args else None
+        name, owner = func.__name__, next(iter(args or kwargs.values()), None)
         attribute = getattr(getattr(func, "__self__", None), "__name__", "")
         table = getattr(owner, "_table", None) if isinstance(owner, WeightReading) else None
         if (

@@ -62,9 +62,10 @@ def recover(
         ValueError: With one line that says what was wrong and what to try; the output was not written then.
     """
     settings = settings or Recovery()
-    source = Source(sources(text), task, None if data is None else Path(data))
     settings.check_terms(task is not None or settings.language_model)
-    target, folder, original = check_output(output), find_folder(model), find_folder(teacher)
+    target = check_output(output)
+    source = Source(sources(text), task, None if data is None else Path(data))
+    folder, original = find_folder(model), find_folder(teacher)
     check_device(device)
     pair = open_pair(folder, original, settings, source)
     lesson = read_lesson(source, pair.teacher, pair.tokenizer, settings, seed, progress)

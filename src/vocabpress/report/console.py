@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 MIN_WIDTH = 120  # of a table written to a pipe
 SUITS = {
-    "tcq": "the least error for the bytes",
-    "fastscan": "a tied output head: logits without decoding",
+    "tcq": "least error for the bytes",
+    "fastscan": "tied heads: logits at once",
     "svd": "the baseline, in a second",
     "autoencoder": "directions over lengths",
-    "groupreduce": "low rank, where text is known",
-    "discblock": "low rank, by learned scores",
+    "groupreduce": "low rank, by frequency",
+    "discblock": "low rank, by scores",
     "lighttoken": "hash codes",
     "kronecker": "KroneckerBERT",
-    "uniform": "above two bits a weight, in seconds",
-    "product": "quick, near the least error",
+    "uniform": "above two bits, quick",
+    "product": "quick, near least error",
     "residual": "as product, in minutes",
     "compositional": "the published training",
     "binary": "hash codes alone",
@@ -47,8 +47,10 @@ def size(count: float) -> str:
     raise AssertionError("unreachable")
 
 
-def print_table(headers: Sequence[str], rows: Sequence[Sequence[Any]], title: str | None = None) -> None:
-    """A table on stdout, the first column to the left and the others to the right."""
+def print_table(
+    headers: Sequence[str], rows: Sequence[Sequence[Any]], title: str | None = None, text_columns: int = 1
+) -> None:
+    """A table on stdout, the first columns, of text, to the left and the others to the right."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, MIN_WIDTH)
@@ -56,7 +58,7 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[Any]], title: st
         console.print(title, style="bold", markup=False)
     table = Table(box=box.SIMPLE_HEAD)
     for index, header in enumerate(headers):
-        table.add_column(header, justify="left" if index == 0 else "right")
+        table.add_column(header, justify="left" if index < text_columns else "right")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     console.print(table)
@@ -204,11 +206,12 @@ def _print_matrix(found: "Inspection") -> None:
         for name, cells in by_method.items()
     ]
     title = f"bytes of {found.tables[0].name}, by how many times smaller than in float32"
-    print_table(["method", "suits", *(f"{ratio:g}x" for ratio in ratios)], rows, title)
+    print_table(["method", "suits", *(f"{ratio:g}x" for ratio in ratios)], rows, title, text_columns=2)
     took = "" if found.seconds is None else f", about {duration(found.seconds)} here"
     Console(highlight=False).print(
         f"compress takes {found.recommended} at 25x if not told otherwise{took}; --verbose shows spectrum and plans.",
         markup=False,
+        soft_wrap=True,
     )
 
 
