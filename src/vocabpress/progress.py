@@ -121,6 +121,8 @@ class Bar(Generic[Item]):
         """Take the bar away."""
         if self in _open:
             _open.remove(self)
+        if self.share_told is not None and self.share >= 1:
+            tell(f"{self.desc}: done after {duration(time.monotonic() - self.began)}", self.stream)
         if self.outer is not None:
             self.outer.inner = 0.0
         if self.drawn is not None:

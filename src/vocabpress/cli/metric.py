@@ -28,8 +28,9 @@ def metric(
     What is looked at is the sentence embedding of a sentence encoder, the predictions of a language model, the last
     hidden states of others.
     """
+    model = located(model, revision)
     report = library.measure_metric(
-        located(model, revision),
+        model,
         output,
         text=text or (),
         sequences=sequences,

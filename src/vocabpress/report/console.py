@@ -141,7 +141,10 @@ def print_trim(report: "TrimReport") -> None:
     ]
     print_table(["", "before", "after"], rows, f"{report.source_name}, {report.tokens_used:,} tokens asked for")
     if report.same_lines is not None:
-        print_table([f"{report.same_lines:.1%} of the text's first lines are cut into the same tokens as before."], [])
+        print_pairs(
+            ("tokens of the text that are kept", f"{report.kept_share:.2%}"),
+            ("first lines of the text that are cut into the same tokens", f"{report.same_lines:.1%}"),
+        )
 
 
 def print_export(report: "ExportReport") -> None:

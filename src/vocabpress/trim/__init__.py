@@ -1,5 +1,6 @@
 """Fewer tokens: rows of the table that nobody's text needs are left out, and the tokenizer follows."""
 
-from vocabpress.trim.run import TrimReport, trim
+from vocabpress.trim.card import TrimReport
+from vocabpress.trim.run import trim
 
 __all__ = ["TrimReport", "trim"]

@@ -1,20 +1,9 @@
-"""Which tokens to keep: those that texts use, and those of scripts."""
+"""Which tokens to keep: those of scripts."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import regex
-
-from vocabpress.weights import Tokenizer, count_tokens
-
-
-def used(texts: Iterable[str], tokenizer: Tokenizer, num_embeddings: int, min_count: int = 1) -> list[int]:
-    """Ids of the tokens that occur in the texts at least so many times.
-
-    Raises:
-        ValueError: If there is not one token, or an id is outside of the table.
-    """
-    return (count_tokens(texts, tokenizer, num_embeddings) >= min_count).nonzero()[:, 0].tolist()
 
 
 def of_scripts(pieces: dict[str, int], backend: Any, scripts: Sequence[str]) -> list[int]:

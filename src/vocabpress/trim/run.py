@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,15 @@ from transformers import PreTrainedModel
 
 from vocabpress.hf.checkpoint import find_folder, load_model, open_tokenizer, weight_bytes
 from vocabpress.hf.companions import copy_companions, module_folders
-from vocabpress.hf.naming import model_name
+from vocabpress.hf.naming import hub_id, model_name, named_by
+from vocabpress.hf.page import read_page
 from vocabpress.hf.tables import find_tables, input_table
 from vocabpress.hf.writing import check_output, save, written_at_once
 from vocabpress.texts import read_lines, sources
-from vocabpress.trim.pick import of_scripts, used
+from vocabpress.trim.card import TrimReport, write_card
+from vocabpress.trim.pick import of_scripts
 from vocabpress.trim.tokens import closure, pieces, renumbered
+from vocabpress.weights import count_tokens
 
 KEPT_IDS = "kept_ids.json"
 # Other ways of writing the vocabulary, which would be that of the original.
@@ -27,35 +29,6 @@ VOCABULARIES |= {"sentencepiece.bpe.model", "source.spm", "target.spm", "tokeniz
 SUPPRESSED = ("suppress_tokens", "begin_suppress_tokens")  # what is not there need not be suppressed
 TOKEN_KEYS = ("_token_id", "_token_ids", "_token_index", *SUPPRESSED)
 CHECKED_LINES = 2000  # of the text, cut anew by the trimmed tokenizer
-
-
-@dataclass(frozen=True)
-class TrimReport:
-    """What was left out. Sizes are bytes of tensors and files.
-
-    Attributes:
-        source_name: Of the model.
-        output: The folder written.
-        tokens_before: Rows of the table.
-        tokens_after: Rows kept.
-        tokens_used: Of them, those that text or scripts asked for; the others are what the tokenizer needs.
-        table_bytes_before: Of the table in the original's dtype.
-        table_bytes_after: The same, trimmed.
-        model_bytes_before: Of the files of weights.
-        model_bytes_after: The same, trimmed.
-        same_lines: Share of the lines of text that the trimmed tokenizer cuts as the original does; None without text.
-    """
-
-    source_name: str
-    output: str
-    tokens_before: int
-    tokens_after: int
-    tokens_used: int
-    table_bytes_before: int
-    table_bytes_after: int
-    model_bytes_before: int
-    model_bytes_after: int
-    same_lines: float | None
 
 
 def trim(
@@ -89,13 +62,15 @@ def trim(
         raise ValueError(f"min_count is at least 1, got {min_count}")
     target, text, folder = check_output(output), sources(text), find_folder(model)
     module_folders(folder)
+    page = read_page(folder)
     loaded, tokenizer = load_model(folder), open_tokenizer(folder)
     info = find_tables(loaded)[0]
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise ValueError(f"{folder} has no fast tokenizer (tokenizer.json), which alone can be trimmed")
     data = json.loads(backend.to_str())
-    wanted = set(used(read_lines(text, progress), tokenizer, info.shape[0], min_count)) if text else set()
+    counts = count_tokens(read_lines(text, progress), tokenizer, info.shape[0]) if text else None
+    wanted = set() if counts is None else set((counts >= min_count).nonzero()[:, 0].tolist())
     wanted |= set(of_scripts(pieces(data), backend, scripts)) if scripts else set()
     every = {i for config in _configs(loaded) for key, ids in _entries(config) if key not in SUPPRESSED for i in ids}
     named = {index for index in every if 0 <= index < info.shape[0]}
@@ -109,8 +84,8 @@ def trim(
         _write_tokenizer(folder, temporary, smaller, kept)
         copy_companions(folder, temporary, without=VOCABULARIES)
         same = _same_lines(tokenizer, open_tokenizer(temporary), text, kept) if text else None
-        return TrimReport(
-            source_name=model_name(model),
+        report = TrimReport(
+            source_name=named_by(page.text)[0] or model_name(model) if hub_id(model) is None else model_name(model),
             output=str(output),
             tokens_before=info.shape[0],
             tokens_after=len(kept),
@@ -120,7 +95,10 @@ def trim(
             model_bytes_before=weight_bytes(folder),
             model_bytes_after=weight_bytes(temporary),
             same_lines=same,
+            kept_share=None if counts is None else float(counts[kept].double().sum() / counts.double().sum()),
         )
+        write_card(report, temporary, type(loaded).__name__, page, hub_id(model) or named_by(page.text)[1])
+    return report
 
 
 @torch.no_grad()
