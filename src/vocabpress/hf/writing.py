@@ -9,11 +9,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
-from transformers import PreTrainedModel
 
 from vocabpress.hf.companions import INDEX, is_weights
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 try:
     import fcntl
@@ -222,7 +225,7 @@ def _umask() -> int:
     return mask
 
 
-def save(model: PreTrainedModel, folder: Path) -> None:
+def save(model: "PreTrainedModel", folder: Path) -> None:
     """`save_pretrained`, its storage errors told as OSError.
 
     Raises:
