@@ -16,10 +16,10 @@ export OMP_WAIT_POLICY ?= PASSIVE
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-demo: $(READY)  ## Press the table of a real model 25 times by four methods, and show what it cost (minutes)
+demo: $(READY)  ## Compress the table of a real model 25 times by four methods, and show what it cost (minutes)
 	$(BIN)/python examples/demo.py --output demo-output
 
-browser: $(READY)  ## Search by meaning in a browser, with a pressed model (needs npm): http://localhost:8000
+browser: $(READY)  ## Search by meaning in a browser, with a compressed model (needs npm): http://localhost:8000
 	test -d examples/browser/model || $(BIN)/python examples/browser/make_model.py
 	npm ci --prefix examples/browser
 	$(BIN)/python -m http.server --directory examples/browser --bind 127.0.0.1 8000
@@ -47,6 +47,7 @@ bench: $(READY)  ## Write benchmarks/results and the tables made of them (reads 
 	$(BIN)/python benchmarks/dryrun.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/reading.py
+	$(BIN)/python benchmarks/start.py
 	$(BIN)/python benchmarks/runtimes.py
 	-$(BIN)/python benchmarks/gpu.py  # where there is one
 	$(BIN)/python benchmarks/combination.py

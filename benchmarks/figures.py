@@ -344,6 +344,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "trellis": timings.trellis,
     "runtimes": timings.runtimes,
     "reading": timings.reading,
+    "start": timings.start,
     "combination": combination,
     "kronecker": kronecker,
     "recovery": recovery,

@@ -7,7 +7,8 @@ of Wikipedia one after another, so that tokens repeat as they do in text. Each w
 dense model, on the same batches; what a way keeps decoded, it has kept from earlier batches. Where in memory a model
 lies makes it faster or slower by some per cent for as long as it is there, so all are loaded several times, and the
 pair of times is told whose ratio is the median. The dense model loaded once more is timed like that, too: what it
-differs by, the measurement cannot tell. One model is all-MiniLM-L6-v2, the other is of the size of BERT-base with
+differs by, the measurement cannot tell. Beside it: what each reading spends on a look at whether the numbers that it
+copied are what they were. One model is all-MiniLM-L6-v2, the other is of the size of BERT-base with
 random weights, which take as long as any.
 """
 
@@ -27,6 +28,8 @@ from transformers import AutoModel, BertConfig, BertModel
 from bench import SENTENCES
 from common import RESULTS, SAMPLE, milliseconds, parse
 from vocabpress import compress, read_with
+from vocabpress.embeddings.kernels.decoders import copied
+from vocabpress.embeddings.kernels.watch import Watch
 from vocabpress.hf.checkpoint import open_tokenizer
 from vocabpress.results import Result, write_results
 
@@ -75,10 +78,20 @@ def timed(original: Path, small: Path, data: Path) -> dict[str, list[tuple[float
     return found
 
 
+def look(small: Path) -> dict[str, float]:
+    """Microseconds that a look takes at whether the numbers that a way of reading copied are what they were."""
+    table: Any = AutoModel.from_pretrained(small).get_input_embeddings().table
+    copies, everything = copied(table), [*copied(table), *table.parameters()]
+    stored, kept = Watch(table, copies), Watch(table, everything, table.buffers())
+    times = milliseconds([lambda: stored.holds(table), lambda: kept.holds(table)], SECONDS, most=1000)
+    return dict(zip(WAYS, (1000 * times[0], 1000 * times[1], 1000 * times[1]), strict=True))
+
+
 def measure(name: str, original: Path, small: Path, arguments: argparse.Namespace) -> list[Result]:
     """All ways of reading one model, at all shapes."""
     report, start = compress(original, small, progress=True), time.perf_counter()
     loads, results = [timed(original, small, arguments.data) for _ in range(LOADS)], list[Result]()
+    looks = look(small)
     for way in (AGAIN, *WAYS):
         metrics = dict[str, float]()
         for place, shape in enumerate(SHAPES):
@@ -90,6 +103,7 @@ def measure(name: str, original: Path, small: Path, arguments: argparse.Namespac
         if way in WAYS:
             settings |= {"method": report.method, "ratio": 25}
             table = report.table_bytes_after
+            metrics["us_look"] = looks[way]
         sizes = {"table": table, "table_before": report.table_bytes_before}
         print(f"{name}, {way}: " + ", ".join(f"{key} {value:.4g}" for key, value in metrics.items()), flush=True)
         results.append(Result("reading", way, settings, sizes, metrics, time.perf_counter() - start))

@@ -79,8 +79,18 @@ def reading() -> str:
         for shape in shapes:
             spread = f" ({of[f'least_{shape}']:.2f} to {of[f'most_{shape}']:.2f})"
             cells.append(f"{of[f'ms_{shape}'] / of[f'ms_{shape}_original']:.3f}{spread}")
-        body.append([row.settings["model"], row.variant, *cells])
-    return table(["model", "reading", *(f"time, {shape}" for shape in shapes)], body)
+        look = f"{of['us_look']:.0f}" if "us_look" in of else "-"
+        body.append([row.settings["model"], row.variant, *cells, look])
+    return table(["model", "reading", *(f"time, {shape}" for shape in shapes), "look, us"], body)
+
+
+def start() -> str:
+    """How long it takes until something happens, over the import of torch and transformers."""
+    rows = read_results(RESULTS / "start.json")
+    body = [
+        [row.variant, *(f"{row.metrics[key]:.2f}" for key in ("seconds", "over_torch_transformers"))] for row in rows
+    ]
+    return table(["", "seconds", "over `import torch, transformers`"], body)
 
 
 def memory() -> str:

@@ -20,7 +20,7 @@ LAYERS = [
     {"report", ""},
     {"cli", "__main__"},
 ]
-TRANSFORMERS_MAY = {"hf", "evaluate", "recover", "export", "trim", "cli"}
+TRANSFORMERS_MAY = {"hf", "evaluate", "recover", "export", "trim"}
 
 
 def layer_of(module: str) -> int:

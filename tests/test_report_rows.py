@@ -7,7 +7,7 @@ import pytest
 from reporting import BENCHMARKS, FLOAT32, everything, original, result
 from vocabpress.report.collect import collect, group
 from vocabpress.report.names import figure, method, metric, places
-from vocabpress.report.tables import OVER_BOUND, recovery, task_table
+from vocabpress.report.tables import OVER_BOUND, overview, recovery, task_table
 from vocabpress.results import write_results
 
 
@@ -131,3 +131,13 @@ def test_numbers_and_names():
     assert metric("weighted_relative_error").better == "lower"
     assert metric("accuracy_mismatched").label == "accuracy, mismatched"
     assert (metric("sts14").label, metric("stripes_per_metre").label) == ("STS14", "stripes per metre")
+
+
+def test_an_original_that_only_the_compressed_tell_of_has_a_line():
+    (model,) = group([result("clm", metrics={"perplexity": 30.0, "perplexity_original": 20.0})])
+    for table in (overview(model), task_table(model, "clm")):
+        assert table.rows[0][0].text == "original"
+        assert any(cell.text == "20" or cell.text.startswith("20.") for cell in table.rows[0])
+        assert {len(row) for row in table.rows} == {len(table.heads)}
+    (measured,) = group([original("clm", {"perplexity": 20.0}), result("clm", metrics={"perplexity": 30.0})])
+    assert len(overview(measured).rows) == 2

@@ -1,5 +1,6 @@
 """One tensor in a safetensors file, for what commands hand to each other: counts, weights, a metric."""
 
+import tempfile
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -7,14 +8,27 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 
-def check_place(path: str | Path) -> None:
+def check_place(path: str | Path, what: str = "") -> None:
     """Refuse a file that can't be made, before the work that it is to hold.
 
+    Args:
+        path: The file.
+        what: It is, for the message, such as ``"the picture "``.
+
     Raises:
-        ValueError: If it is a folder, or in none.
+        ValueError: If it is a folder, or in none, or can't be written.
     """
-    if Path(path).is_dir() or not Path(path).absolute().parent.is_dir():
-        raise ValueError(f"can't write {path}: it is a folder, or in none; give a file, such as out.safetensors")
+    file = Path(path).absolute()
+    if file.is_dir() or not file.parent.is_dir():
+        raise ValueError(f"can't write {what}{path}: it is a folder, or in none; give a file, such as out.safetensors")
+    try:
+        if file.exists():
+            file.open("ab").close()
+        else:
+            tempfile.TemporaryFile(dir=file.parent).close()
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(f"can't write {what}{path}: {reason}; give a place where you may make files") from None
 
 
 def save_tensor(values: Tensor, key: str, path: str | Path) -> None:

@@ -17,6 +17,7 @@ from vocabpress.cli.options import (
     print_json,
 )
 
+files = Later("vocabpress.tensorfile")
 console, inspection = Later("vocabpress.report.console"), Later("vocabpress.hf.inspect")
 
 
@@ -32,6 +33,9 @@ def inspect(
 ) -> None:
     """Show the vocabulary tables of a model, and what each method would make of the input table."""
     model = located(model, revision)
+    for path, what in ((plot, "the picture "), (save_counts, "the counts to ")):
+        if path is not None:
+            files.check_place(path, what)
     found = inspection.inspect_compressed(model)
     if found is not None:
         if text or plot or save_counts:

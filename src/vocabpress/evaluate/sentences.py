@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from vocabpress.progress import Bar
+
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
@@ -23,6 +25,9 @@ class Agreement:
 
     mean_cosine: float
     spearman: float
+
+
+SENTENCES = 2048  # that are handed to an encoder at a time; it sorts them by length
 
 
 def open_encoder(folder: Path, device: str = "cpu") -> "SentenceTransformer":
@@ -44,11 +49,13 @@ def open_encoder(folder: Path, device: str = "cpu") -> "SentenceTransformer":
 
 def embed(encoder: "SentenceTransformer", sentences: Sequence[str], progress: bool = False) -> Tensor:
     """Unit-length embeddings, shape (sentences, d), on the CPU; ``progress`` draws a bar on stderr."""
-    embeddings = encoder.encode(
-        list(sentences), convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=progress
-    )
-    assert isinstance(embeddings, Tensor)
-    return embeddings.float().cpu()
+    parts, given = list[Tensor](), list(sentences)
+    for start in Bar(range(0, max(1, len(given)), SENTENCES), desc="sentences", disable=not progress):
+        some = given[start : start + SENTENCES]
+        found = encoder.encode(some, convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False)
+        assert isinstance(found, Tensor)
+        parts.append(found.float().cpu())
+    return torch.cat(parts)
 
 
 def spearman(a: Tensor, b: Tensor) -> float:

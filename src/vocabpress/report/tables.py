@@ -44,7 +44,21 @@ def overview(model: Model) -> Table:
     ]
     sizes = [size_cells(row) for row in firsts]
     rows = [[*sized, *(column[index] for column in values)] for index, sized in enumerate(sizes)]
+    rows = [*_original(model, columns), *rows]
     return Table("One line for each table, one figure for each task", heads, rows)
+
+
+def _original(model: Model, columns: list[tuple[str, str]]) -> list[list[Cell]]:
+    """A line of an original that has no row of its own: what the results of the compressed say of it.
+
+    Charts draw it, so a table has it, too.
+    """
+    if any(row.original for row in model.rows):
+        return []
+    known = [model.original(task, name) for task, name in columns]
+    if not any(known):
+        return []
+    return [[Cell("original"), EMPTY, EMPTY, EMPTY, *(value_cells([value])[0] for value in known)]]
 
 
 SIZE_HEADS = ["method", "table", "ratio to float32", "bits per weight"]
@@ -56,6 +70,7 @@ def task_table(model: Model, task: str) -> Table:
     rows = model.of(task)
     heads = [*SIZE_HEADS, *(f"{metric(name).label}{metric(name).arrow}" for name in names), "seconds"]
     values = [value_cells([row.metrics.get(name) for row in rows]) for name in names]
+    first = _original(model, [(task, name) for name in names])
     gaps = [model.over_bound(row) for row in rows]
     if any(gaps):
         heads.insert(-1, OVER_BOUND)
@@ -65,7 +80,8 @@ def task_table(model: Model, task: str) -> Table:
         [*size_cells(row), *(column[index] for column in values), Cell(f"{seconds[index]:,.1f}", "", seconds[index])]
         for index, row in enumerate(rows)
     ]
-    return Table(task, heads, body)
+    beside = len(heads) - len(first[0]) if first else 0  # columns after the metrics
+    return Table(task, heads, [*([*line, *[EMPTY] * beside] for line in first), *body])
 
 
 def recovery(model: Model) -> Table | None:
