@@ -27,8 +27,7 @@ def report(
             raise ValueError(f"{path} is a folder; give a file to write, such as {path / 'report.html'}")
         if path.resolve() in {source.resolve() for source in results}:
             raise ValueError(f"{path} is one of the results; give another file to write")
-        folder = next(place for place in path.absolute().parents if place.exists())
-        files.check_place(folder / path.name)
+        files.check_place(path, made=True)
     found = collection.collect(results)
     page = pages.to_page(found, title, progress=True)
     tables = markdowns.to_markdown(found.models, title, found.timings) if markdown is not None else ""
