@@ -26,8 +26,8 @@ from vocabpress.cli.options import (
 )
 
 budgets, methods, forecasts = Later("vocabpress.budget"), Later("vocabpress.methods"), Later("vocabpress.forecast")
-library, slices, shapes = Later("vocabpress.hf.compress"), Later("vocabpress.hf.slices"), Later("vocabpress.hf.shapes")
-presets, importance = Later("vocabpress.hf.presets"), Later("vocabpress.hf.importance")
+library, slices, shapes = Later("vocabpress.hf.compress"), Later("vocabpress.hf.slices"), Later("vocabpress.hf.request")
+presets, importance = Later("vocabpress.hf.request"), Later("vocabpress.hf.importance")
 console, processes = Later("vocabpress.report.console"), Later("vocabpress.cli.together")
 
 

@@ -28,12 +28,14 @@ class Importance:
         weights: What a fit takes; None counts all alike.
         source: A word for where the weights come from.
         metric: What a fit takes, (d, d); None counts all directions alike.
+        metric_strength: The exponent that it was taken to.
     """
 
     counts: Tensor | None
     weights: Tensor | None
     source: str
     metric: Tensor | None = None
+    metric_strength: float | None = None
 
 
 @dataclass(frozen=True)

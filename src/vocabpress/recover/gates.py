@@ -30,10 +30,11 @@ from transformers import AutoModel, PreTrainedModel
 from vocabpress.budget import Budget
 from vocabpress.evaluate.finetuned.training import padded
 from vocabpress.fitting.quantise import Factors
-from vocabpress.hf.checkpoint import find_folder, named_class, open_model, open_tokenizer
+from vocabpress.hf.checkpoint import named_class, open_model, open_tokenizer
 from vocabpress.hf.compress import check_device
+from vocabpress.hf.folders import find_folder
 from vocabpress.hf.modules import TokenEmbedding
-from vocabpress.hf.tables import input_table
+from vocabpress.hf.original import Original
 from vocabpress.methods import DiscBlock
 from vocabpress.progress import Bar
 from vocabpress.recover.gated import LEAST_GATE, MOST_GATE, Gated, Rows
@@ -164,7 +165,7 @@ def learn_gates(
     source = Source(text, task, None if data is None else Path(data))
     folder = find_folder(model)
     opened, tokenizer = _open(folder, source, settings)
-    _, table = input_table(opened)
+    table = Original.of(opened).weight
     recovery = Recovery(
         batch_size=settings.batch_size,
         max_length=settings.max_length,

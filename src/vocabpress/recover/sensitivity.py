@@ -23,8 +23,9 @@ from transformers import AutoModel, PreTrainedModel
 
 from vocabpress.evaluate.language import CAUSAL, MASKED, head_kind
 from vocabpress.evaluate.sentences import open_encoder
-from vocabpress.hf.checkpoint import find_folder, named_class, open_model, open_tokenizer
+from vocabpress.hf.checkpoint import named_class, open_model, open_tokenizer
 from vocabpress.hf.compress import check_device
+from vocabpress.hf.folders import find_folder
 from vocabpress.hf.modules import TokenEmbedding
 from vocabpress.metric import save_metric
 from vocabpress.progress import Bar

@@ -15,10 +15,10 @@ from typing import Any
 
 from vocabpress.budget import Budget
 from vocabpress.evaluate.run import Labels, evaluate, provenance, sizes
-from vocabpress.hf.checkpoint import find_folder
 from vocabpress.hf.compress import compress
+from vocabpress.hf.folders import find_folder
 from vocabpress.hf.importance import UNIFORM, Sensitivity
-from vocabpress.hf.shapes import LinearShapes
+from vocabpress.hf.request import LinearShapes
 from vocabpress.recover import recover
 from vocabpress.results import Result, environment, write_results
 from vocabpress.sweep.expand import Folders
