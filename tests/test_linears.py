@@ -351,5 +351,5 @@ def test_shapes_as_text():
     assert read_shape("ffn", "2X16") == (2, 16)
     assert read_shape("ffn", [2, 16]) == (2, 16)
     shapes = LinearShapes.read({"attention": "1/16x1/2", "terms": "2"})
-    assert shapes.told() == {"attention": "1/16x1/2", "terms": 2, "factors": "float16"}
-    assert LinearShapes.read(shapes.told()) == shapes
+    assert shapes.to_dict() == {"attention": "1/16x1/2", "terms": 2, "factors": "float16"}
+    assert LinearShapes.read(shapes.to_dict()) == shapes
