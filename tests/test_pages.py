@@ -25,10 +25,11 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
 
 
 def test_figures_come_from_the_results():
-    check = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / "render.py", "--check"], capture_output=True, text=True, check=False
-    )
-    assert check.returncode == 0, check.stdout
+    for script in ("render.py", "picture.py"):
+        check = subprocess.run(
+            [sys.executable, ROOT / "benchmarks" / script, "--check"], capture_output=True, text=True, check=False
+        )
+        assert check.returncode == 0, check.stdout
     for file in (ROOT / "benchmarks" / "results").rglob("*.json"):
         for result in read_results(file):
             assert result.environment["uncommitted_changes"] is False, f"{file}: {result.variant}"
