@@ -11,12 +11,12 @@ from vocabpress import registration
 
 if TYPE_CHECKING:
     from vocabpress.budget import Budget
+    from vocabpress.calibrate.calibration import Calibration
     from vocabpress.embeddings import EMBEDDINGS, CompressedEmbedding, build
     from vocabpress.fitting.shards import Shards
     from vocabpress.hf.compress import compress
     from vocabpress.hf.config import VocabpressConfig
     from vocabpress.hf.extract import static_embedding
-    from vocabpress.hf.importance import Sensitivity
     from vocabpress.hf.outcome import Report
     from vocabpress.hf.presets import PRESETS, preset
     from vocabpress.hf.reading import read_with
@@ -47,12 +47,12 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "budget": ("Budget",),
+    "calibrate.calibration": ("Calibration",),
     "embeddings": ("EMBEDDINGS", "CompressedEmbedding", "build"),
     "fitting.shards": ("Shards",),
     "hf.compress": ("compress",),
     "hf.config": ("VocabpressConfig",),
     "hf.extract": ("static_embedding",),
-    "hf.importance": ("Sensitivity",),
     "hf.outcome": ("Report",),
     "hf.presets": ("PRESETS", "preset"),
     "hf.reading": ("read_with",),
@@ -91,6 +91,7 @@ __all__ = [
     "Binary",
     "Blockwise",
     "Budget",
+    "Calibration",
     "Compositional",
     "CompressedEmbedding",
     "DiscBlock",
@@ -103,7 +104,6 @@ __all__ = [
     "Product",
     "Report",
     "Residual",
-    "Sensitivity",
     "Shards",
     "Stacked",
     "TableInfo",

@@ -3,7 +3,6 @@
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,15 @@ from transformers import PreTrainedModel
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from vocabpress.budget import Budget
+from vocabpress.calibrate.calibration import Calibration
+from vocabpress.calibrate.counts import weigh_tokens
 from vocabpress.estimate import expected_seconds
 from vocabpress.fitting.shards import ALONE, Shards
 from vocabpress.hf.card import write_card
-from vocabpress.hf.checkpoint import find_folder, load_model, weight_bytes
+from vocabpress.hf.checkpoint import find_folder, load_model, open_tokenizer, weight_bytes
 from vocabpress.hf.companions import copy_companions, module_folders
 from vocabpress.hf.config import VocabpressConfig
 from vocabpress.hf.fit import compress_input_table, default_method
-from vocabpress.hf.importance import Counts, Importance, Sensitivity, Weights, find_importance
 from vocabpress.hf.inner import body_config, method_of
 from vocabpress.hf.linears import compress_linears
 from vocabpress.hf.naming import as_command, hub_id, model_name, named_by
@@ -34,7 +34,6 @@ from vocabpress.methods import Method, method_name
 from vocabpress.progress import DELAY, duration, tell
 from vocabpress.reconstruction import row_errors
 from vocabpress.texts import sources
-from vocabpress.weights import over_length
 
 LARGE = 2**21  # entries of a table
 
@@ -47,10 +46,7 @@ def compress(
     budget: Budget | None = None,
     linears: LinearShapes | Mapping[str, Any] | None = None,
     text: Sequence[str | Path] = (),
-    counts: Counts | None = None,
-    weights: Weights | None = None,
-    metric: Sensitivity | Tensor | str | Path | None = None,
-    direction: float = 0.0,
+    calibration: Calibration | str | Path | None = None,
     body: str | QuantizationConfigMixin | None = None,
     tie: bool = False,
     seed: int = 0,
@@ -70,14 +66,9 @@ def compress(
         linears: Linear maps that become Kronecker products, too, such as ``{"attention": (48, 384), "ffn": (2, 16)}``:
             columns and rows of the left factor; see `LinearShapes`. None leaves them as they are.
         text: UTF-8 text files; tokens that occur in them often are stored more exactly.
-        counts: Instead of text: counts of shape (V), a file of them, ``"vocabulary-order"``, or ``"uniform"``, every
-            token alike. Without either it is the vocabulary's order, where the model has a tokenizer.
-        weights: What a fit takes, where it is not the square root of the counts: another power of them, a number;
-            weights of shape (V), a file of them, such as `vocabpress gates` writes, or ``"tfidf"``, which needs text,
-            each line a document.
-        metric: In which directions errors of a row matter: (d, d), or a file that `vocabpress metric` wrote; in a
-            `Sensitivity`, how strongly. For methods that read rows through a basis.
-        direction: How strongly an error counts relative to the length of its row, 0 to 1: 1 is what cosine sees.
+        calibration: Which errors matter, as `vocabpress.calibrate` measures it: a `Calibration`, a file of one,
+            ``"vocabulary-order"``, or ``"uniform"``, every token alike. Without it or text it is the vocabulary's
+            order, where the model has a tokenizer. A metric is for methods that read rows through a basis.
         body: What all else is quantised with, by the library of its name: ``"int8"`` is torchao's, or any quantization
             config of transformers. None leaves it as it is; what is quantised already stays so.
         tie: Whether an output head that is stored apart, and holds the same numbers as the table, is tied to it and
@@ -104,7 +95,7 @@ def compress(
     check_device(device)
     shapes = LinearShapes.read(linears) if isinstance(linears, Mapping) else linears
     config = VocabpressConfig(method, budget, seed, shapes)
-    chosen = metric if isinstance(metric, Sensitivity) or metric is None else Sensitivity(metric)
+    known = Calibration.read(calibration)
     command = as_command(
         model,
         output,
@@ -112,11 +103,7 @@ def compress(
         budget=budget,
         linears=shapes,
         text=list(given),
-        counts=counts,
-        weights=weights,
-        metric=None if chosen is None else chosen.metric,
-        metric_strength=None if chosen is None or chosen.strength == 1 else chosen.strength,
-        direction=direction,
+        calibration="..." if isinstance(calibration, Calibration) else calibration,
         body=body if isinstance(body, str) or body is None else method_of(body),
         tie=tie or None,
         seed=seed,
@@ -125,7 +112,7 @@ def compress(
     quantised = body_config(body) if isinstance(body, str) else body
     folder = find_folder(model)
     module_folders(folder)  # which are copied at the end, and may be broken
-    page, known = read_page(folder), hub_id(model)
+    page, hub = read_page(folder), hub_id(model)
     title, from_page = named_by(page.text)
     loaded = load_model(folder, trust_remote_code, quantised=True, body=quantised)
     if tie:
@@ -136,24 +123,20 @@ def compress(
             "--tie (tie=True) compresses both as one",
             stacklevel=2,
         )
-    rows, width = find_tables(loaded)[0].shape
-    importance = find_importance(folder, rows, text, counts, weights, progress and not shards.rank)
-    if chosen is not None:
-        importance = replace(importance, metric=chosen.read(width))
-        config.fitted_by = {"metric": chosen.strength}
-    if direction:
-        weights = over_length(importance.weights, input_table(loaded)[1].detach(), direction)
-        importance = replace(importance, weights=weights)
-        config.fitted_by = {**(config.fitted_by or {}), "direction": direction}
-    figures = fit_and_measure(loaded, config, importance, device, progress and not shards.rank, shards)
+    rows, _ = find_tables(loaded)[0].shape
+    watched = progress and not shards.rank
+    known = weigh_tokens(known, lambda: open_tokenizer(folder), rows, text, progress=watched)
+    strength = {} if known.metric is None else {"metric": known.metric_strength}
+    config.fitted_by = {**strength, "calibration": known.provenance()}
+    figures = fit_and_measure(loaded, config, known, device, watched, shards)
     if shards.rank:  # the first process measures and writes
         return shards.agree_on(None)
     made: dict[str, Any] = config.fitted_by or {}
     with written_at_once(target) as temporary:
         save(loaded, temporary)
         report = Report(
-            source_name=title or model_name(model) if known is None else model_name(model),
-            base_model=known or from_page,
+            source_name=title or model_name(model) if hub is None else model_name(model),
+            base_model=hub or from_page,
             output=str(output),
             architecture=type(loaded).__name__,
             method=made["method"],
@@ -175,7 +158,7 @@ def compress(
 def fit_and_measure(
     model: PreTrainedModel,
     config: VocabpressConfig,
-    importance: Importance,
+    calibration: Calibration,
     device: str | None,
     progress: bool,
     shards: Shards = ALONE,
@@ -190,21 +173,21 @@ def fit_and_measure(
     if progress:
         _foretell(original, config.method or default_method(model), config.budget)
     start = time.perf_counter()
-    fit = {"token_weights": importance.weights, "metric": importance.metric, "progress": progress}
-    table = compress_input_table(model, config, device, importance.source, shards, **fit)
+    fit = calibration.for_table(*original.shape)
+    table = compress_input_table(model, config, device, calibration.describe(), shards, **fit, progress=progress)
     seconds = time.perf_counter() - start
     attach(model, config)
     if shards.rank:
         return {}
     errors = row_errors(original, table)
     plain = errors.against(original)
-    weighted = None if importance.counts is None else errors.against(original, importance.counts)
+    weighted = None if calibration.counts is None else errors.against(original, calibration.counts)
     return {
         "table": info.name,
         "num_embeddings": info.shape[0],
         "embedding_dim": info.shape[1],
         "dtype": info.dtype,
-        "weighted_by": importance.source,
+        "weighted_by": calibration.describe(),
         "linears": linears,
         "seconds": seconds,
         "table_bytes_before": info.bytes,

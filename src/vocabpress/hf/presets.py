@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vocabpress.budget import Budget
-from vocabpress.hf.importance import UNIFORM
+from vocabpress.calibrate.calibration import UNIFORM
 from vocabpress.hf.shapes import LinearShapes
 from vocabpress.methods import Method, NearestKronecker, make_method, method_name
 
@@ -50,4 +50,4 @@ def preset(name: str, **settings: Any) -> dict[str, Any]:
     chosen = PRESETS[name]
     method = make_method(method_name(chosen.method), **{**vars(chosen.method), **settings})
     linears = replace(chosen.linears, factors=settings.get("factors", chosen.linears.factors))
-    return {"method": method, "budget": chosen.budget, "linears": linears, "counts": UNIFORM}
+    return {"method": method, "budget": chosen.budget, "linears": linears, "calibration": UNIFORM}
