@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from vocabpress.calibrate.counts import count_tokens
 from vocabpress.hf.checkpoint import load_model, open_tokenizer
 from vocabpress.hf.companions import copy_companions, module_folders
 from vocabpress.hf.folders import find_folder, weight_bytes
@@ -21,7 +22,6 @@ from vocabpress.texts import read_lines, sources
 from vocabpress.trim.card import TrimReport, write_card
 from vocabpress.trim.pick import of_scripts
 from vocabpress.trim.tokens import closure, pieces, renumbered
-from vocabpress.weights import count_tokens
 
 KEPT_IDS = "kept_ids.json"
 # Other ways of writing the vocabulary, which would be that of the original.
