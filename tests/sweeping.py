@@ -78,7 +78,7 @@ class InProcess:
     def __init__(self, folders, workers, threads):
         self.folders = folders
 
-    def run(self, cells, told):
+    def run(self, cells, ended):
         for cell in cells:
             process = process_of(cell, self.folders, 1)
             with Path(process.log).open("w") as log, redirect_stderr(log):
@@ -87,7 +87,7 @@ class InProcess:
                 except RuntimeError as error:
                     log.write(f"Traceback (most recent call last):\n  File …\nRuntimeError: {error}\n")
                     code = 1
-            told(cell, process.reason(code))
+            ended(cell, process.reason(code))
 
 
 @pytest.fixture

@@ -152,13 +152,7 @@ def scripted(monkeypatch, tmp_path, scripts):
     """Cells that are shell scripts, and the pool to run them in."""
     folders = Folders(tmp_path)
     folders.log("x").parent.mkdir()
-    plain = Process.arguments
-
-    def arguments(self):
-        name = Path(self.spec).stem
-        return {**plain(self), "args": ["bash", "-c", scripts[name]]}
-
-    monkeypatch.setattr(Process, "arguments", arguments)
+    monkeypatch.setattr(Process, "command", lambda process: ["bash", "-c", scripts[Path(process.spec).stem]])
     return folders, [Cell(name, "press", None, {}) for name in scripts]
 
 
@@ -169,9 +163,9 @@ def test_a_killed_cell_fails_alone_and_each_has_its_threads(monkeypatch, tmp_pat
         "bad": "echo error: bad input; exit 2",
     }
     folders, cells = scripted(monkeypatch, tmp_path, scripts)
-    told = {}
-    LocalPool(folders, workers=2, threads=3).run(cells, lambda cell, reason: told.update({cell.name: reason}))
-    assert told == {"killed": "killed by SIGKILL (out of memory?)", "fine": None, "bad": "bad input"}
+    reasons = {}
+    LocalPool(folders, workers=2, threads=3).run(cells, lambda cell, reason: reasons.update({cell.name: reason}))
+    assert reasons == {"killed": "killed by SIGKILL (out of memory?)", "fine": None, "bad": "bad input"}
     assert folders.log("fine").read_text() == "3 PASSIVE\n"
 
 
@@ -180,18 +174,20 @@ def test_an_interruption_stops_the_cells(monkeypatch, tmp_path):
     quick = f"until grep -q ready {tmp_path}/logs/slow.log; do sleep 0.05; done"
     folders, cells = scripted(monkeypatch, tmp_path, {"slow": waiting, "quick": quick, "never": "echo ran"})
 
-    def told(cell, reason):
+    def ended(cell, reason):
         raise KeyboardInterrupt
 
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        LocalPool(folders, workers=2, threads=1).run([cells[0], cells[1], *[replace(cells[2], name="never")] * 2], told)
+        LocalPool(folders, workers=2, threads=1).run(
+            [cells[0], cells[1], *[replace(cells[2], name="never")] * 2], ended
+        )
     assert time.monotonic() - start < 50
     assert folders.log("slow").read_text() == "ready\nstopped\n"
 
 
 def test_an_interruption_on_the_command_line(place, capsys, monkeypatch):
-    def interrupted(self, cells, told):
+    def interrupted(self, cells, ended):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(InProcess, "run", interrupted)

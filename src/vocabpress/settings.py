@@ -1,45 +1,55 @@
-"""Fields of a method or a task from text, for command lines and plan files."""
+"""Settings of methods, tasks and trainings, checked against the types of their dataclass's fields by pydantic."""
 
+import re
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import fields
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")  # a key that TOML takes without quotes
 
 
-def read_settings(what: str, defaults: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings, each value that is text read as its field's default is typed.
+def read_settings(what: str, kind: type, settings: Mapping[str, Any], *, strict: bool = False) -> dict[str, Any]:
+    """The settings with their values as the fields of a dataclass are typed.
 
     Args:
         what: For messages, such as ``"method svd"``.
-        defaults: Field -> its default.
-        settings: Field -> value.
+        kind: The dataclass.
+        settings: Field -> value. Text is converted: ``"3"``, ``"1e-4"``, ``"true"``. Other values must be of the type.
+        strict: Whether text must be of the type, too.
 
     Raises:
         ValueError: If a field is unknown or a value does not fit.
     """
-    unknown = sorted(set(settings) - set(defaults))
+    known = {field.name for field in fields(kind)}
+    unknown = sorted(set(settings) - known)
     if unknown:
-        has = ", ".join(defaults) or "no fields"
-        raise ValueError(f"{what} has no field {unknown[0]!r}; it has {has}")
-    return {key: _read(key, value, defaults[key]) for key, value in settings.items()}
-
-
-def _read(field: str, value: Any, default: Any) -> Any:
-    """Text as the type of the field's default; other values as they are.
-
-    A field without a default is a number, or is true or false.
-    """
-    if not isinstance(value, str) or isinstance(default, str):
-        return value
-    truth = {"true": True, "yes": True, "false": False, "no": False}
-    if default is None:
-        if value.lower() in truth:
-            return truth[value.lower()]
-        default = 0
-    if isinstance(default, bool):
-        truth |= {"1": True, "0": False}
-        if value.lower() not in truth:
-            raise ValueError(f"{field} is true or false, got {value!r}")
-        return truth[value.lower()]
+        names = ", ".join(field.name for field in fields(kind)) or "no fields"
+        raise ValueError(f"{what} has no field {unknown[0]!r}; it has {names}")
+    hints = get_type_hints(kind)
     try:
-        return type(default)(value)
-    except ValueError:
-        raise ValueError(f"{field} takes a number such as {default!r}, got {value!r}") from None
+        return {
+            key: TypeAdapter(dict[str, hints[key]]).validate_python(
+                {key: value}, strict=strict or not isinstance(value, str)
+            )[key]
+            for key, value in settings.items()
+        }
+    except ValidationError as error:
+        raise ValueError(one_line(error)) from None
+
+
+def one_line(error: ValidationError) -> str:
+    """The first of pydantic's errors in one line: the key, what a value must be, and what it is.
+
+    Args:
+        error: Keys of tables inside tables are written as TOML writes them, ``methods.svd.factors``.
+    """
+    first = error.errors()[0]
+    key = ".".join(part if BARE_KEY.fullmatch(part) else f'"{part}"' for part in map(str, first["loc"]))
+    if first["type"] == "value_error":  # ours
+        message = str(first["ctx"]["error"])
+    else:
+        got = "" if first["type"] == "missing" else f", got {first['input']!r}"
+        message = f"{first['msg'][0].lower()}{first['msg'][1:]}{got}"
+    return f"{key}: {message}" if key else message

@@ -1,6 +1,6 @@
 """`vocabpress gates`."""
 
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -18,8 +18,8 @@ from vocabpress.cli.options import (
     parse_settings,
     print_json,
 )
-from vocabpress.settings import read_settings
 
+typed = Later("vocabpress.settings")
 budgets, library, console = Later("vocabpress.budget"), Later("vocabpress.recover"), Later("vocabpress.report.console")
 
 
@@ -42,8 +42,7 @@ def gates(
     language_model=true; or from the rows of a task, of a model that `vocabpress evaluate --task … --keep DIR` made.
     """
     model, settings_class = located(model), library.GateSettings
-    known = {field.name: field.default for field in fields(settings_class)}
-    chosen = read_settings("gates", known, {"epochs": epochs, **parse_settings(settings or [])})
+    chosen = typed.read_settings("gates", settings_class, {"epochs": epochs, **parse_settings(settings or [])})
     report = library.learn_gates(
         model,
         output,

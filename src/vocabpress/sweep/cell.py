@@ -14,23 +14,24 @@ from pathlib import Path
 from typing import Any
 
 from vocabpress.budget import Budget
+from vocabpress.evaluate import read_task
 from vocabpress.evaluate.run import Labels, evaluate, provenance, sizes
 from vocabpress.hf.checkpoint import find_folder
 from vocabpress.hf.compress import compress
 from vocabpress.hf.importance import UNIFORM, Sensitivity
 from vocabpress.hf.shapes import LinearShapes
-from vocabpress.recover import recover
+from vocabpress.methods import make_method
+from vocabpress.recover import Recovery, recover
 from vocabpress.results import Result, environment, write_results
 from vocabpress.sweep.expand import Folders
-from vocabpress.sweep.reading import read_method, read_recovery, read_task
 
 BAD_INPUT = 2
 INTERRUPTED = 130
 FLOAT32_BYTES = 4
 
 
-def press(job: dict[str, Any], folders: Folders) -> None:
-    """Compress, and keep the report as a result.
+def compress_one(job: dict[str, Any], folders: Folders) -> None:
+    """Compress, and write the report as a result.
 
     Raises:
         ValueError: As `vocabpress.hf.compress.compress` does.
@@ -39,11 +40,11 @@ def press(job: dict[str, Any], folders: Folders) -> None:
     report = compress(
         job["model"],
         made,
-        method=read_method("press", job["method"]["name"], job["method"]["fields"]),
+        method=make_method(job["method"]["name"], **job["method"]["fields"]),
         budget=Budget.ratio(job["ratio"]),
         linears=LinearShapes.read(job["linears"]) if "linears" in job else None,
         text=job["text"],
-        counts=job["counts"] or (None if job["text"] else UNIFORM),  # a plan says what it weighs by
+        counts=job["counts"] or (None if job["text"] else UNIFORM),  # without weights in the plan, every token alike
         weights=job["weights"],
         metric=Sensitivity(job["metric"], job["metric_strength"]) if "metric" in job else None,
         seed=job["seed"],
@@ -70,7 +71,7 @@ def press(job: dict[str, Any], folders: Folders) -> None:
 
 
 def recover_one(job: dict[str, Any], folders: Folders) -> None:
-    """Recover a compressed model, and keep the report as a result.
+    """Recover a compressed model, and write the report as a result.
 
     Raises:
         ValueError: As `vocabpress.recover.recover` does.
@@ -81,7 +82,7 @@ def recover_one(job: dict[str, Any], folders: Folders) -> None:
         made,
         teacher=job["model"],
         text=job["text"],
-        settings=read_recovery("recover", job["settings"]),
+        settings=Recovery(**job["settings"]),
         seed=job["seed"],
         device=job["device"],
         progress=True,
@@ -97,7 +98,7 @@ def recover_one(job: dict[str, Any], folders: Folders) -> None:
     _finish(job, folders, made, counted, metrics, report.seconds, details)
 
 
-def measure(job: dict[str, Any], folders: Folders) -> None:
+def measure_one(job: dict[str, Any], folders: Folders) -> None:
     """Run one task on one model.
 
     Raises:
@@ -106,7 +107,7 @@ def measure(job: dict[str, Any], folders: Folders) -> None:
     task, work = job["task"], folders.work(job["name"])
     (result,) = evaluate(
         job["model"] if job["needs"] is None else folders.model(job["needs"]),
-        {task["name"]: read_task("measure", task["name"], task["fields"])},
+        {task["name"]: read_task(task["name"], task["fields"])},
         against=job["model"],
         data=job["data"],
         text=job["text"],
@@ -121,9 +122,9 @@ def measure(job: dict[str, Any], folders: Folders) -> None:
 
 
 RUN: dict[str, Callable[[dict[str, Any], Folders], None]] = {
-    "press": press,
+    "press": compress_one,
     "recover": recover_one,
-    "measure": measure,
+    "measure": measure_one,
 }
 
 
@@ -144,10 +145,17 @@ def _finish(
     details: dict[str, Any] | None = None,
 ) -> None:
     """Move the model to its place, then write the result that says so."""
-    # What the plan says of the recovery: a checkpoint says nothing of one that did not help, and more that varies.
-    said = {"model": Path(job["model"]).name, **provenance(made), "recovered": job["recovered"], "seed": job["seed"]}
+    # The plan's settings of the recovery: a checkpoint has none of one that did not help, and more that varies.
+    settings = {
+        "model": Path(job["model"]).name,
+        **provenance(made),
+        "recovered": job["recovered"],
+        "seed": job["seed"],
+    }
     details = {**(details or {}), "text": [Path(file).name for file in job["text"]]}
-    result = Result(job["stage"], job["variant"], said, counted, metrics, seconds, details, environment(job["device"]))
+    result = Result(
+        job["stage"], job["variant"], settings, counted, metrics, seconds, details, environment(job["device"])
+    )
     target = folders.model(job["name"])
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(target, ignore_errors=True)

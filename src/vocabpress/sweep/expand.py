@@ -3,13 +3,15 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from vocabpress.methods import method_name, method_settings
-from vocabpress.sweep.plan import MethodRow, Plan, RecoverPlan, TaskRow
+from vocabpress.sweep.plan import Plan
+from vocabpress.sweep.rows import MethodRow, RecoverPlan, TaskRow
 
 STAGES = ("press", "recover", "measure")
 DIGEST_BYTES = 5
@@ -21,10 +23,10 @@ class Cell:
     """One process of a sweep.
 
     Attributes:
-        name: Of its files: readable, then a hash of all that its result depends on.
+        name: Stem of its files: readable, then a hash of all that its result depends on.
         stage: One of `STAGES`.
         needs: Name of the cell whose model it reads; None for the original.
-        job: What `vocabpress.sweep.cell` is told, as JSON.
+        job: The input of `vocabpress.sweep.cell`, as JSON.
     """
 
     name: str
@@ -35,7 +37,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Folders:
-    """Where a sweep keeps what; each cell's files carry its name."""
+    """Where a sweep writes; each cell's files carry its name."""
 
     output: Path
 
@@ -57,7 +59,7 @@ class Folders:
         return self.output / "logs" / f"{cell}.log"
 
     def spec(self, cell: str) -> Path:
-        """What the cell's process is told."""
+        """The input of the cell's process."""
         return self.output / "cells" / f"{cell}.json"
 
     def work(self, cell: str) -> Path:
@@ -66,7 +68,7 @@ class Folders:
 
 
 @dataclass(frozen=True)
-class _Pressed:
+class _Subject:
     """A model that measure cells read.
 
     Attributes:
@@ -80,7 +82,7 @@ class _Pressed:
     cell: str | None
     slug: str
     variant: str
-    identity: Any
+    identity: dict[str, Any]
     recovered: dict[str, Any] | None = None
 
 
@@ -91,110 +93,94 @@ def expand(plan: Plan) -> list[Cell]:
         ValueError: If a text or counts file can't be read.
     """
     maker = _Maker(plan)
-    cells: list[Cell] = []
-    models: list[_Pressed] = []
-    if plan.include_original:
-        models.append(_Pressed(None, "original", "original", {"model": plan.model}))
-    for row in plan.methods:
+    models = [_Subject(None, "original", "original", {"model": plan.model})] if plan.include_original else []
+    for row in plan.methods.values():
         for ratio in row.ratios or plan.ratios:
             for seed in plan.seeds:
-                cell, pressed = maker.press(row, ratio, seed)
-                cells.append(cell)
-                models.append(pressed)
+                models.append(maker.compress(row, ratio, seed))
                 if plan.recover is not None and plan.recover.covers(row, ratio, seed):
-                    cell, recovered = maker.recover(plan.recover, pressed, seed)
-                    cells.append(cell)
-                    models.append(recovered)
-    cells += [maker.measure(model, task, seed) for task in plan.tasks for seed in task.seeds for model in models]
-    return sorted(cells, key=lambda cell: STAGES.index(cell.stage))
+                    models.append(maker.recover(plan.recover, models[-1], seed))
+    for row in plan.tasks.values():
+        for seed in row.seeds:
+            for model in models:
+                maker.measure(model, row, seed)
+    return sorted(maker.cells, key=lambda cell: STAGES.index(cell.stage))
 
 
 class _Maker:
-    """Makes the cells of one plan; each file is read once for its digest."""
+    """Makes the cells of one plan. Names depend on the contents of texts; jobs have their paths."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.digests: dict[str, str] = {}
+        self.cells: list[Cell] = []
+        self.digest = cache(lambda file: _digest(plan.place(file)))
 
-    def press(self, row: MethodRow, ratio: float, seed: int) -> tuple[Cell, _Pressed]:
-        method = {"name": method_name(row.method), "fields": method_settings(row.method)}
-        more = {} if row.linears is None else {"linears": row.linears.told()}
+    def compress(self, row: MethodRow, ratio: float, seed: int) -> _Subject:
+        # Keys that plans did not always have are left out at their defaults, so that names stay.
+        more: dict[str, Any] = {} if row.linears is None else {"linears": row.linears}
         more |= {} if row.metric is None else {"metric_strength": row.metric_strength}
+        common = {
+            "method": {"name": method_name(row.method), "fields": method_settings(row.method)},
+            "counts": row.counts,
+            "ratio": ratio,
+            "seed": seed,
+            **more,
+        }
+        text, weights = self.plan.text_of(row), {"weights": row.weights}
         identity = {
-            "stage": "press",
             "row": row.name,
             "model": self.plan.model,
-            "method": method,
-            "text": self.contents(row.text),
-            "counts": row.counts,
-            "ratio": ratio,
-            "seed": seed,
-            # Cells of plans that were run before there were these keys keep their names.
-            **({} if row.weights is None else {"weights": row.weights}),
-            **more,
+            "text": self.contents(text),
+            **common,
+            **(weights if row.weights is not None else {}),
             **{key: self.contents([file]) for key, file in row.files.items()},
         }
-        slug = f"{_slug(row.name)}-ratio{ratio:g}-fit{seed}"
         job = {
             "variant": row.name,
-            "method": method,
             "recovered": None,
-            "text": self.paths(row.text),
-            "counts": row.counts,
-            "weights": row.weights,
-            **more,
-            "ratio": ratio,
-            "seed": seed,
-            **{key: str(self.plan.place(file)) for key, file in row.files.items()},
+            "text": self.paths(text),
+            **common,
+            **weights,
+            **{key: self.paths([file])[0] for key, file in row.files.items()},
         }
-        cell = self.cell("press", f"{slug}-press", None, identity, job)
-        return cell, _Pressed(cell.name, slug, row.name, identity)
+        slug = f"{_slug(row.name)}-ratio{ratio:g}-fit{seed}"
+        cell = self.add("press", f"{slug}-press", None, identity, job)
+        return _Subject(cell.name, slug, row.name, {"stage": "press", **identity})
 
-    def recover(self, plan: RecoverPlan, pressed: _Pressed, seed: int) -> tuple[Cell, _Pressed]:
-        settings = plan.settings.told()
-        identity = {
-            "stage": "recover",
-            "of": pressed.identity,
-            "settings": settings,
-            "text": self.contents(plan.text),
-            "seed": seed,
-        }
-        slug, said = f"{pressed.slug}-recovered", {**settings, "seed": seed}
-        job = {
-            "variant": pressed.variant,
-            "settings": settings,
-            "recovered": said,
-            "text": self.paths(plan.text),
-            "seed": seed,
-        }
-        cell = self.cell("recover", slug, pressed.cell, identity, job)
-        return cell, _Pressed(cell.name, slug, pressed.variant, identity, said)
+    def recover(self, part: RecoverPlan, model: _Subject, seed: int) -> _Subject:
+        text, settings = self.plan.text_of(part), part.settings.told()
+        common = {"settings": settings, "seed": seed}
+        identity = {"of": model.identity, "text": self.contents(text), **common}
+        recovered = {**settings, "seed": seed}
+        job = {"variant": model.variant, "recovered": recovered, "text": self.paths(text), **common}
+        slug = f"{model.slug}-recovered"
+        cell = self.add("recover", slug, model.cell, identity, job)
+        return _Subject(cell.name, slug, model.variant, {"stage": "recover", **identity}, recovered)
 
-    def measure(self, model: _Pressed, row: TaskRow, seed: int) -> Cell:
+    def measure(self, model: _Subject, row: TaskRow, seed: int) -> None:
         fields = asdict(row.task)  # pyright: ignore[reportArgumentType]
-        text = self.plan.text if row.task.reads_text else ()
+        text, data = self.plan.text if row.task.reads_text else [], self.plan.data
         identity = {
-            "stage": "measure",
             "of": model.identity,
             "task": row.name,
             "fields": fields,
             "seed": seed,
-            "data": self.plan.data,
+            "data": data,
             "text": self.contents(text),
         }
         job = {
             "variant": model.variant,
             "task": {"name": row.name, "fields": fields},
-            "data": None if self.plan.data is None else str(self.plan.place(self.plan.data)),
+            "data": None if data is None else str(self.plan.place(data)),
             "text": self.paths(text),
             "seed": seed,
             "recovered": model.recovered,
         }
         slug = f"{model.slug}-{_slug(row.name)}{f'-seed{seed}' if row.task.seeded else ''}"
-        return self.cell("measure", slug, model.cell, identity, job)
+        self.add("measure", slug, model.cell, identity, job)
 
-    def cell(self, stage: str, slug: str, needs: str | None, identity: Any, job: dict[str, Any]) -> Cell:
-        text = json.dumps(identity, sort_keys=True)
+    def add(self, stage: str, slug: str, needs: str | None, identity: dict[str, Any], job: dict[str, Any]) -> Cell:
+        text = json.dumps({"stage": stage, **identity}, sort_keys=True)
         name = f"{slug}-{hashlib.blake2b(text.encode(), digest_size=DIGEST_BYTES).hexdigest()}"
         common = {
             "name": name,
@@ -204,17 +190,15 @@ class _Maker:
             "model": self.plan.source,
             "device": self.plan.device,
         }
-        return Cell(name, stage, needs, {**common, **job})
+        self.cells.append(Cell(name, stage, needs, {**common, **job}))
+        return self.cells[-1]
 
-    def paths(self, files: Iterable[str]) -> list[str]:
+    def paths(self, files: Sequence[str]) -> list[str]:
         return [str(self.plan.place(file)) for file in files]
 
     def contents(self, files: Sequence[str]) -> list[list[str]]:
         """Name and digest of each file."""
-        for file in files:
-            if file not in self.digests:
-                self.digests[file] = _digest(self.plan.place(file))
-        return [[Path(file).name, self.digests[file]] for file in files]
+        return [[Path(file).name, self.digest(file)] for file in files]
 
 
 def _slug(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Where cells run: processes of this machine, or jobs of a cluster. The cells are the same."""
+"""Where cells run: processes of this machine, or jobs of a cluster. Either way a cell is a process of its own."""
 
 import os
 import re
@@ -15,10 +15,10 @@ from typing import Any
 from vocabpress.sweep.expand import Cell, Folders
 
 GRACE = 15.0  # seconds that a stopped cell has to remove what it has half written
-POLL = {"local": 0.5}  # seconds between looks at the jobs
-POLL_CLUSTER = 10.0
+POLL_LOCAL, POLL_CLUSTER = 0.5, 10.0  # seconds between looks at submitit's jobs
 DEFAULTS = {"name": "vocabpress", "timeout_min": 60}  # submitit's own limit is five minutes
-Told = Callable[[Cell, str | None], None]
+Ended = Callable[[Cell, str | None], None]
+"""Called with each cell that ends, and why it failed; None if it did not."""
 
 
 def cores() -> int:
@@ -31,9 +31,9 @@ class Process:
     """A cell as a process of its own, so that whatever happens to it happens to it alone.
 
     Attributes:
-        spec: What it is told.
+        spec: The file with its input.
         log: Gets what it prints.
-        threads: Of torch; None takes the cores that it finds where it runs.
+        threads: Threads of torch; None takes the cores where it runs.
     """
 
     spec: str
@@ -42,9 +42,7 @@ class Process:
 
     def __call__(self) -> str | None:
         """Run it here; returns why it failed, None if it did not."""
-        with Path(self.log).open("wb") as stream:
-            code = subprocess.call(**self.arguments(), stdout=stream)
-        return self.reason(code)
+        return self.reason(self.start().wait())
 
     def checkpoint(self) -> Any:
         """For submitit: a job that was preempted or ran out of time is queued again as it was."""
@@ -52,8 +50,12 @@ class Process:
 
         return DelayedSubmission(self)
 
-    def arguments(self) -> dict[str, Any]:
-        """Of subprocess.Popen, but for where the output goes."""
+    def command(self) -> list[str]:
+        """What is run."""
+        return [sys.executable, "-m", "vocabpress.sweep.cell", self.spec]
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start it, in a process group of its own: Ctrl-C reaches the sweep alone, which then stops its cells."""
         environment = {
             "OMP_NUM_THREADS": str(self.threads or cores()),
             "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin slow each other down
@@ -61,13 +63,15 @@ class Process:
             "TOKENIZERS_PARALLELISM": "false",
             "TQDM_MININTERVAL": "10",  # progress bars go into a file
         }
-        return {
-            "args": [sys.executable, "-m", "vocabpress.sweep.cell", self.spec],
-            "env": {**os.environ, **environment},
-            "stdin": subprocess.DEVNULL,
-            "stderr": subprocess.STDOUT,
-            "process_group": 0,  # Ctrl-C reaches the sweep alone, which then stops its cells
-        }
+        with Path(self.log).open("wb") as log:
+            return subprocess.Popen(
+                self.command(),
+                env={**os.environ, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                process_group=0,
+            )
 
     def reason(self, code: int) -> str | None:
         """Why it failed, from its exit code and its log."""
@@ -78,8 +82,8 @@ class Process:
             return f"killed by {signal.Signals(-code).name}{why}"
         text = Path(self.log).read_text(encoding="utf-8", errors="replace").replace("\r", "\n")
         lines = [line.strip() for line in text.splitlines() if line.strip()]
-        told = [line for line in lines if re.match(r"error: |([A-Za-z_]\w*\.)*\w*(Error|Exception)\b", line)]
-        return (told or lines or [f"exit code {code}"])[-1].removeprefix("error: ")
+        errors = [line for line in lines if re.match(r"error: |([A-Za-z_]\w*\.)*\w*(Error|Exception)\b", line)]
+        return (errors or lines or [f"exit code {code}"])[-1].removeprefix("error: ")
 
 
 def process_of(cell: Cell, folders: Folders, threads: int | None) -> Process:
@@ -88,46 +92,45 @@ def process_of(cell: Cell, folders: Folders, threads: int | None) -> Process:
 
 
 class LocalPool:
-    """Some processes at a time on this machine."""
+    """A number of processes at a time on this machine.
+
+    Args:
+        folders: Of the sweep.
+        workers: Processes at a time.
+        threads: Threads of each.
+    """
 
     def __init__(self, folders: Folders, workers: int, threads: int) -> None:
         self.folders, self.workers, self.threads = folders, workers, threads
-        self._lock = Lock()
-        self._stopped = False
-        self._running: set[subprocess.Popen[Any]] = set()
+        self._lock, self._stopped = Lock(), False
+        self._running: list[subprocess.Popen[bytes]] = []
 
-    def run(self, cells: Sequence[Cell], told: Told) -> None:
-        """Run cells, and tell of each as it ends; an interruption stops those that run."""
+    def run(self, cells: Sequence[Cell], ended: Ended) -> None:
+        """Run cells, and report each as it ends; an interruption stops those that run."""
         with ThreadPoolExecutor(self.workers) as pool:
-            futures = {pool.submit(self._run_one, cell): cell for cell in cells}
+            futures = {pool.submit(self._run_one, process_of(cell, self.folders, self.threads)): cell for cell in cells}
             try:
                 for future in as_completed(futures):
-                    told(futures[future], future.result())
+                    ended(futures[future], future.result())
             except BaseException:
                 self._stop()
                 pool.shutdown(cancel_futures=True)
                 raise
 
-    def _run_one(self, cell: Cell) -> str | None:
-        process = process_of(cell, self.folders, self.threads)
-        with Path(process.log).open("wb") as stream:
-            with self._lock:
-                if self._stopped:
-                    return "interrupted"
-                child = subprocess.Popen(**process.arguments(), stdout=stream)
-                self._running.add(child)
-            code = child.wait()
+    def _run_one(self, process: Process) -> str | None:
         with self._lock:
-            self._running.discard(child)
-        return process.reason(code)
+            if self._stopped:
+                return "interrupted"
+            child = process.start()
+            self._running.append(child)
+        return process.reason(child.wait())
 
     def _stop(self) -> None:
         with self._lock:
             self._stopped = True
-            running = list(self._running)
-        for child in running:
-            child.terminate()
-        for child in running:
+        for child in self._running:
+            child.terminate()  # nothing, if it has ended
+        for child in self._running:
             try:
                 child.wait(GRACE)
             except subprocess.TimeoutExpired:
@@ -141,7 +144,7 @@ class Cluster:
         folders: Of the sweep, on a file system that the nodes share.
         parameters: Of submitit's AutoExecutor; ``timeout_min`` is 60 unless they say otherwise.
         cluster: ``"slurm"``, or ``"local"`` for trying it out.
-        threads: Of torch; None takes the cores of the job.
+        threads: Threads of torch; None takes the cores of the job.
 
     Raises:
         ValueError: If submitit or the cluster is not there, or does not take the parameters.
@@ -153,18 +156,17 @@ class Cluster:
         except ImportError:
             raise ValueError("--slurm needs submitit; install it with: pip install 'vocabpress[slurm]'") from None
         self.folders, self.threads, self.submitit = folders, threads, submitit
-        self.poll = POLL.get(cluster, POLL_CLUSTER)
+        self.poll = POLL_LOCAL if cluster == "local" else POLL_CLUSTER
         try:
             self.executor = submitit.AutoExecutor(folders.output / "slurm", cluster=cluster)
+            self.executor.update_parameters(**{**DEFAULTS, **parameters})
         except RuntimeError:
             raise ValueError("there is no SLURM here (srun is not found); leave --slurm out to run locally") from None
-        try:
-            self.executor.update_parameters(**{**DEFAULTS, **parameters})
         except (NameError, ValueError, AssertionError) as error:
-            raise ValueError(f"[slurm]: {str(error).splitlines()[0]}") from None
+            raise ValueError(f"slurm: {str(error).splitlines()[0]}") from None
 
-    def run(self, cells: Sequence[Cell], told: Told) -> None:
-        """Submit cells as one array, and tell of each as it ends; an interruption cancels those that did not.
+    def run(self, cells: Sequence[Cell], ended: Ended) -> None:
+        """Submit cells as one array, and report each as it ends; an interruption cancels those that did not.
 
         Raises:
             ValueError: If the cluster refuses the jobs.
@@ -176,7 +178,7 @@ class Cluster:
         cell_of = dict(zip((job.job_id for job in jobs), cells, strict=True))
         try:
             for job in self.submitit.helpers.as_completed(jobs, poll_frequency=self.poll):
-                told(cell_of[job.job_id], self._reason(job))
+                ended(cell_of[job.job_id], self._reason(job))
         except BaseException:
             for job in jobs:
                 job.cancel(check=False)

@@ -65,7 +65,7 @@ def run_sweep(
         What became of the cells.
 
     Raises:
-        ValueError: If the model is not to be had, the output can't be written, or the cluster takes no jobs.
+        ValueError: If the model can't be found, the output can't be written, or the cluster takes no jobs.
         KeyboardInterrupt: When stopped; its cells are then stopped, too, and finished results stay.
     """
     start = time.perf_counter()
@@ -79,7 +79,7 @@ def run_sweep(
         _write_specs(todo, folders)
         with Bar(total=len(todo), desc="cells", disable=not progress) as bar:
 
-            def told(cell: Cell, reason: str | None) -> None:
+            def ended(cell: Cell, reason: str | None) -> None:
                 if reason is not None:
                     failed[cell.name] = reason
                 bar.update()
@@ -88,11 +88,11 @@ def run_sweep(
                 ready = []
                 for cell in (cell for cell in todo if cell.stage == stage):
                     if cell.needs in failed:
-                        told(cell, _not_run(cell.needs, failed[cell.needs]))
+                        ended(cell, _not_run(cell.needs, failed[cell.needs]))
                     else:
                         ready.append(cell)
                 if ready:
-                    pool.run(ready, told)
+                    pool.run(ready, ended)
     return SweepReport(
         done=[cell.name for cell in todo if cell.name not in failed],
         reused=[cell.name for cell in cells if cell.name not in names],
@@ -112,7 +112,7 @@ def _pool(plan: Plan, folders: Folders, workers: int | None, cluster: str | None
 
 
 def _not_run(needs: str, reason: str) -> str:
-    """The cell that failed is named; its own reason is told beside its own name."""
+    """Names the cell that failed; its own reason stands beside its own name."""
     return reason if reason.startswith("not run: ") else f"not run: {needs} failed"
 
 
