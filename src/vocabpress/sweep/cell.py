@@ -8,7 +8,6 @@ import json
 import shutil
 import signal
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,14 @@ from vocabpress.sweep.expand import Folders
 BAD_INPUT = 2
 INTERRUPTED = 130
 FLOAT32_BYTES = 4
+COMPRESSION_METRICS = (
+    "ratio_to_float32",
+    "bits_per_weight",
+    "relative_error",
+    "mean_cosine",
+    "weighted_relative_error",
+    "weighted_mean_cosine",
+)
 
 
 def compress_one(job: dict[str, Any], folders: Folders) -> None:
@@ -51,23 +58,15 @@ def compress_one(job: dict[str, Any], folders: Folders) -> None:
         device=job["device"],
         progress=True,
     )
-    metrics = {
-        "ratio_to_float32": report.ratio_to_float32,
-        "bits_per_weight": report.bits_per_weight,
-        "relative_error": report.relative_error,
-        "mean_cosine": report.mean_cosine,
-        "weighted_relative_error": report.weighted_relative_error,
-        "weighted_mean_cosine": report.weighted_mean_cosine,
-        **{f"relative_error_{part.role}": part.relative_error for part in report.linears},
-    }
+    metrics = {name: getattr(report, name) for name in COMPRESSION_METRICS}
+    metrics |= {f"relative_error_{part.role}": part.relative_error for part in report.linears}
     counted = {
         "table": report.table_bytes_after,
         "table_float32": report.num_embeddings * report.embedding_dim * FLOAT32_BYTES,
         "model": report.model_bytes_after,
         "model_before": report.model_bytes_before,
     }
-    known = {name: value for name, value in metrics.items() if value is not None}
-    _finish(job, folders, made, counted, known, report.seconds)
+    _finish(job, made, counted, {name: value for name, value in metrics.items() if value is not None}, report.seconds)
 
 
 def recover_one(job: dict[str, Any], folders: Folders) -> None:
@@ -95,7 +94,7 @@ def recover_one(job: dict[str, Any], folders: Folders) -> None:
     }
     details = {key: value for key, value in asdict(report).items() if key not in {*metrics, "output", "seconds"}}
     counted = sizes(made, find_folder(job["model"]))
-    _finish(job, folders, made, counted, metrics, report.seconds, details)
+    _finish(job, made, counted, metrics, report.seconds, details)
 
 
 def measure_one(job: dict[str, Any], folders: Folders) -> None:
@@ -121,11 +120,7 @@ def measure_one(job: dict[str, Any], folders: Folders) -> None:
     shutil.rmtree(work, ignore_errors=True)
 
 
-RUN: dict[str, Callable[[dict[str, Any], Folders], None]] = {
-    "press": compress_one,
-    "recover": recover_one,
-    "measure": measure_one,
-}
+RUN = {"press": compress_one, "recover": recover_one, "measure": measure_one}
 
 
 def _place(job: dict[str, Any], folders: Folders) -> Path:
@@ -137,7 +132,6 @@ def _place(job: dict[str, Any], folders: Folders) -> Path:
 
 def _finish(
     job: dict[str, Any],
-    folders: Folders,
     made: Path,
     counted: dict[str, int],
     metrics: dict[str, float],
@@ -156,6 +150,7 @@ def _finish(
     result = Result(
         job["stage"], job["variant"], settings, counted, metrics, seconds, details, environment(job["device"])
     )
+    folders = Folders(Path(job["output"]))
     target = folders.model(job["name"])
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(target, ignore_errors=True)

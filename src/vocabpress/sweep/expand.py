@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -41,14 +41,9 @@ class Folders:
 
     output: Path
 
-    @property
-    def results(self) -> Path:
-        """One JSON file a cell."""
-        return self.output / "results"
-
     def result(self, cell: str) -> Path:
         """The JSON file that says that a cell is done."""
-        return self.results / f"{cell}.json"
+        return self.output / "results" / f"{cell}.json"
 
     def model(self, cell: str) -> Path:
         """The checkpoint that a press or a recover cell makes."""
@@ -69,15 +64,7 @@ class Folders:
 
 @dataclass(frozen=True)
 class _Subject:
-    """A model that measure cells read.
-
-    Attributes:
-        cell: That makes it; None for the original.
-        slug: Start of the names of its cells.
-        variant: Name of the row.
-        identity: All that it depends on.
-        recovered: Settings of its recovery, if it had one.
-    """
+    """A model that measure cells read: the cell that makes it, if one does, and what they take over from that."""
 
     cell: str | None
     slug: str
@@ -108,7 +95,11 @@ def expand(plan: Plan) -> list[Cell]:
 
 
 class _Maker:
-    """Makes the cells of one plan. Names depend on the contents of texts; jobs have their paths."""
+    """Makes the cells of one plan.
+
+    A name depends on an identity: what the job says, with the contents of files instead of their paths, and without
+    the keys that plans did not always have where they are at their defaults, so that names stay.
+    """
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -116,85 +107,61 @@ class _Maker:
         self.digest = cache(lambda file: _digest(plan.place(file)))
 
     def compress(self, row: MethodRow, ratio: float, seed: int) -> _Subject:
-        # Keys that plans did not always have are left out at their defaults, so that names stay.
-        more: dict[str, Any] = {} if row.linears is None else {"linears": row.linears}
-        more |= {} if row.metric is None else {"metric_strength": row.metric_strength}
-        common = {
+        common: dict[str, Any] = {
             "method": {"name": method_name(row.method), "fields": method_settings(row.method)},
             "counts": row.counts,
             "ratio": ratio,
             "seed": seed,
-            **more,
+            **({} if row.linears is None else {"linears": row.linears}),
+            **({} if row.metric is None else {"metric_strength": row.metric_strength}),
         }
-        text, weights = self.plan.text_of(row), {"weights": row.weights}
-        identity = {
-            "row": row.name,
-            "model": self.plan.model,
-            "text": self.contents(text),
-            **common,
-            **(weights if row.weights is not None else {}),
-            **{key: self.contents([file]) for key, file in row.files.items()},
-        }
-        job = {
-            "variant": row.name,
-            "recovered": None,
-            "text": self.paths(text),
-            **common,
-            **weights,
-            **{key: self.paths([file])[0] for key, file in row.files.items()},
-        }
-        slug = f"{_slug(row.name)}-ratio{ratio:g}-fit{seed}"
-        cell = self.add("press", f"{slug}-press", None, identity, job)
-        return _Subject(cell.name, slug, row.name, {"stage": "press", **identity})
+        weights = {"weights": row.weights}
+        identity = {**common, "row": row.name, "model": self.plan.model, **(weights if row.weights is not None else {})}
+        identity |= {key: self.contents([file]) for key, file in row.files.items()}
+        job = {**common, **weights, **{key: str(self.plan.place(file)) for key, file in row.files.items()}}
+        model = _Subject(None, f"{_slug(row.name)}-ratio{ratio:g}-fit{seed}", row.name, {})
+        return self.add("press", model, "-press", self.plan.text_of(row), identity, job)
 
     def recover(self, part: RecoverPlan, model: _Subject, seed: int) -> _Subject:
-        text, settings = self.plan.text_of(part), part.settings.told()
+        settings = part.settings.told()
         common = {"settings": settings, "seed": seed}
-        identity = {"of": model.identity, "text": self.contents(text), **common}
-        recovered = {**settings, "seed": seed}
-        job = {"variant": model.variant, "recovered": recovered, "text": self.paths(text), **common}
-        slug = f"{model.slug}-recovered"
-        cell = self.add("recover", slug, model.cell, identity, job)
-        return _Subject(cell.name, slug, model.variant, {"stage": "recover", **identity}, recovered)
+        after = replace(model, slug=f"{model.slug}-recovered", recovered={**settings, "seed": seed})
+        return self.add("recover", after, "", self.plan.text_of(part), {"of": model.identity, **common}, common)
 
     def measure(self, model: _Subject, row: TaskRow, seed: int) -> None:
-        fields = asdict(row.task)  # pyright: ignore[reportArgumentType]
-        text, data = self.plan.text if row.task.reads_text else [], self.plan.data
-        identity = {
-            "of": model.identity,
-            "task": row.name,
-            "fields": fields,
-            "seed": seed,
-            "data": data,
-            "text": self.contents(text),
-        }
-        job = {
-            "variant": model.variant,
-            "task": {"name": row.name, "fields": fields},
-            "data": None if data is None else str(self.plan.place(data)),
-            "text": self.paths(text),
-            "seed": seed,
-            "recovered": model.recovered,
-        }
-        slug = f"{model.slug}-{_slug(row.name)}{f'-seed{seed}' if row.task.seeded else ''}"
-        self.add("measure", slug, model.cell, identity, job)
+        fields, data = asdict(row.task), self.plan.data  # pyright: ignore[reportArgumentType]
+        identity = {"of": model.identity, "task": row.name, "fields": fields, "seed": seed, "data": data}
+        place = None if data is None else str(self.plan.place(data))
+        job = {"task": {"name": row.name, "fields": fields}, "seed": seed, "data": place}
+        suffix = f"-{_slug(row.name)}{f'-seed{seed}' if row.task.seeded else ''}"
+        self.add("measure", model, suffix, self.plan.text if row.task.reads_text else [], identity, job)
 
-    def add(self, stage: str, slug: str, needs: str | None, identity: dict[str, Any], job: dict[str, Any]) -> Cell:
-        text = json.dumps({"stage": stage, **identity}, sort_keys=True)
-        name = f"{slug}-{hashlib.blake2b(text.encode(), digest_size=DIGEST_BYTES).hexdigest()}"
+    def add(
+        self,
+        stage: str,
+        model: _Subject,
+        suffix: str,
+        text: Sequence[str],
+        identity: dict[str, Any],
+        job: dict[str, Any],
+    ) -> _Subject:
+        """Add a cell; returns the model that it makes, if it makes one."""
+        identity = {"stage": stage, "text": self.contents(text), **identity}
+        digest = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=DIGEST_BYTES).hexdigest()
+        name = f"{model.slug}{suffix}-{digest}"
         common = {
             "name": name,
             "stage": stage,
-            "needs": needs,
+            "needs": model.cell,
             "output": str(self.plan.place(self.plan.output)),
             "model": self.plan.source,
             "device": self.plan.device,
+            "variant": model.variant,
+            "recovered": model.recovered,
+            "text": [str(self.plan.place(file)) for file in text],
         }
-        self.cells.append(Cell(name, stage, needs, {**common, **job}))
-        return self.cells[-1]
-
-    def paths(self, files: Sequence[str]) -> list[str]:
-        return [str(self.plan.place(file)) for file in files]
+        self.cells.append(Cell(name, stage, model.cell, {**common, **job}))
+        return replace(model, cell=name, identity=identity)
 
     def contents(self, files: Sequence[str]) -> list[list[str]]:
         """Name and digest of each file."""

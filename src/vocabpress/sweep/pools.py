@@ -9,16 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
 from typing import Any
-
-from vocabpress.sweep.expand import Cell, Folders
 
 GRACE = 15.0  # seconds that a stopped cell has to remove what it has half written
 POLL_LOCAL, POLL_CLUSTER = 0.5, 10.0  # seconds between looks at submitit's jobs
 DEFAULTS = {"name": "vocabpress", "timeout_min": 60}  # submitit's own limit is five minutes
-Ended = Callable[[Cell, str | None], None]
-"""Called with each cell that ends, and why it failed; None if it did not."""
+Ended = Callable[[str, str | None], None]
+"""Called with the name of each cell that ends, and why it failed; None if it did not."""
 
 
 def cores() -> int:
@@ -31,11 +29,13 @@ class Process:
     """A cell as a process of its own, so that whatever happens to it happens to it alone.
 
     Attributes:
+        cell: Its name.
         spec: The file with its input.
         log: Gets what it prints.
         threads: Threads of torch; None takes the cores where it runs.
     """
 
+    cell: str
     spec: str
     log: str
     threads: int | None
@@ -86,106 +86,86 @@ class Process:
         return (errors or lines or [f"exit code {code}"])[-1].removeprefix("error: ")
 
 
-def process_of(cell: Cell, folders: Folders, threads: int | None) -> Process:
-    """The process of a cell."""
-    return Process(str(folders.spec(cell.name)), str(folders.log(cell.name)), threads)
+def run_local(processes: Sequence[Process], ended: Ended, *, workers: int) -> None:
+    """Run processes, so many at a time, and report each as it ends; an interruption stops those that run."""
+    lock, stopped, running = Lock(), Event(), []
 
-
-class LocalPool:
-    """A number of processes at a time on this machine.
-
-    Args:
-        folders: Of the sweep.
-        workers: Processes at a time.
-        threads: Threads of each.
-    """
-
-    def __init__(self, folders: Folders, workers: int, threads: int) -> None:
-        self.folders, self.workers, self.threads = folders, workers, threads
-        self._lock, self._stopped = Lock(), False
-        self._running: list[subprocess.Popen[bytes]] = []
-
-    def run(self, cells: Sequence[Cell], ended: Ended) -> None:
-        """Run cells, and report each as it ends; an interruption stops those that run."""
-        with ThreadPoolExecutor(self.workers) as pool:
-            futures = {pool.submit(self._run_one, process_of(cell, self.folders, self.threads)): cell for cell in cells}
-            try:
-                for future in as_completed(futures):
-                    ended(futures[future], future.result())
-            except BaseException:
-                self._stop()
-                pool.shutdown(cancel_futures=True)
-                raise
-
-    def _run_one(self, process: Process) -> str | None:
-        with self._lock:
-            if self._stopped:
+    def run_one(process: Process) -> str | None:
+        with lock:
+            if stopped.is_set():
                 return "interrupted"
-            child = process.start()
-            self._running.append(child)
+            running.append(child := process.start())
         return process.reason(child.wait())
 
-    def _stop(self) -> None:
-        with self._lock:
-            self._stopped = True
-        for child in self._running:
-            child.terminate()  # nothing, if it has ended
-        for child in self._running:
-            try:
-                child.wait(GRACE)
-            except subprocess.TimeoutExpired:
-                child.kill()
+    with ThreadPoolExecutor(workers) as pool:
+        futures = {pool.submit(run_one, process): process.cell for process in processes}
+        try:
+            for future in as_completed(futures):
+                ended(futures[future], future.result())
+        except BaseException:
+            with lock:
+                stopped.set()
+            _stop(running)
+            raise
 
 
-class Cluster:
-    """Jobs of a cluster, through submitit.
+def _stop(running: Sequence[subprocess.Popen[bytes]]) -> None:
+    for child in running:
+        child.terminate()  # does nothing to one that has ended
+    for child in running:
+        try:
+            child.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            child.kill()
+
+
+def open_cluster(folder: Path, parameters: Mapping[str, Any], cluster: str) -> Any:
+    """An executor of submitit.
 
     Args:
-        folders: Of the sweep, on a file system that the nodes share.
+        folder: For its logs, on a file system that the nodes share.
         parameters: Of submitit's AutoExecutor; ``timeout_min`` is 60 unless they say otherwise.
         cluster: ``"slurm"``, or ``"local"`` for trying it out.
-        threads: Threads of torch; None takes the cores of the job.
 
     Raises:
         ValueError: If submitit or the cluster is not there, or does not take the parameters.
     """
+    try:
+        import submitit
+    except ImportError:
+        raise ValueError("--slurm needs submitit; install it with: pip install 'vocabpress[slurm]'") from None
+    try:
+        executor = submitit.AutoExecutor(folder, cluster=cluster)
+        executor.update_parameters(**{**DEFAULTS, **parameters})
+    except RuntimeError:
+        raise ValueError("there is no SLURM here (srun is not found); leave --slurm out to run locally") from None
+    except (NameError, ValueError, AssertionError) as error:
+        raise ValueError(f"slurm: {str(error).splitlines()[0]}") from None
+    return executor
 
-    def __init__(self, folders: Folders, parameters: Mapping[str, Any], cluster: str, threads: int | None) -> None:
-        try:
-            import submitit
-        except ImportError:
-            raise ValueError("--slurm needs submitit; install it with: pip install 'vocabpress[slurm]'") from None
-        self.folders, self.threads, self.submitit = folders, threads, submitit
-        self.poll = POLL_LOCAL if cluster == "local" else POLL_CLUSTER
-        try:
-            self.executor = submitit.AutoExecutor(folders.output / "slurm", cluster=cluster)
-            self.executor.update_parameters(**{**DEFAULTS, **parameters})
-        except RuntimeError:
-            raise ValueError("there is no SLURM here (srun is not found); leave --slurm out to run locally") from None
-        except (NameError, ValueError, AssertionError) as error:
-            raise ValueError(f"slurm: {str(error).splitlines()[0]}") from None
 
-    def run(self, cells: Sequence[Cell], ended: Ended) -> None:
-        """Submit cells as one array, and report each as it ends; an interruption cancels those that did not.
+def run_cluster(processes: Sequence[Process], ended: Ended, *, executor: Any) -> None:
+    """Submit processes as one array, and report each as it ends; an interruption cancels those that did not.
 
-        Raises:
-            ValueError: If the cluster refuses the jobs.
-        """
-        try:
-            jobs = self.executor.submit_array([process_of(cell, self.folders, self.threads) for cell in cells])
-        except (self.submitit.core.utils.FailedJobError, self.submitit.core.utils.FailedSubmissionError) as error:
-            raise ValueError(f"the cluster refused the jobs: {' '.join(str(error).split())}") from None
-        cell_of = dict(zip((job.job_id for job in jobs), cells, strict=True))
-        try:
-            for job in self.submitit.helpers.as_completed(jobs, poll_frequency=self.poll):
-                ended(cell_of[job.job_id], self._reason(job))
-        except BaseException:
-            for job in jobs:
-                job.cancel(check=False)
-            raise
+    Raises:
+        ValueError: If the cluster refuses the jobs.
+    """
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+    from submitit.helpers import as_completed as jobs_as_completed
 
-    def _reason(self, job: Any) -> str | None:
-        try:
-            return job.result()
-        except Exception:  # whatever the job raised, or submitit's own where there is no result
-            return f"job {job.job_id} ended as {job.state}; its logs are in {self.executor.folder}"
+    try:
+        jobs = executor.submit_array(processes)
+    except (FailedJobError, FailedSubmissionError) as error:
+        raise ValueError(f"the cluster refused the jobs: {' '.join(str(error).split())}") from None
+    cell_of = {job.job_id: process.cell for job, process in zip(jobs, processes, strict=True)}
+    try:
+        for job in jobs_as_completed(jobs, poll_frequency=POLL_LOCAL if executor.cluster == "local" else POLL_CLUSTER):
+            try:
+                reason = job.result()
+            except Exception:  # whatever the job raised, or submitit's own where there is no result
+                reason = f"job {job.job_id} ended as {job.state}; its logs are in {executor.folder}"
+            ended(cell_of[job.job_id], reason)
+    except BaseException:
+        for job in jobs:
+            job.cancel(check=False)
+        raise

@@ -2,14 +2,15 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from vocabpress.hf.checkpoint import find_folder
 from vocabpress.progress import Bar
 from vocabpress.sweep.expand import STAGES, Cell, Folders, expand
 from vocabpress.sweep.plan import Plan
-from vocabpress.sweep.pools import Cluster, LocalPool, cores
+from vocabpress.sweep.pools import Ended, Process, cores, open_cluster, run_cluster, run_local
 
 
 @dataclass(frozen=True)
@@ -75,40 +76,45 @@ def run_sweep(
     failed: dict[str, str] = {}
     if todo:
         find_folder(plan.source)  # a hub id is downloaded once, not by each cell
-        pool = _pool(plan, folders, workers, cluster)
+        run, threads = _pool(plan, folders, workers, cluster)
         _write_specs(todo, folders)
         with Bar(total=len(todo), desc="cells", disable=not progress) as bar:
 
-            def ended(cell: Cell, reason: str | None) -> None:
+            def ended(cell: str, reason: str | None) -> None:
                 if reason is not None:
-                    failed[cell.name] = reason
+                    failed[cell] = reason
                 bar.update()
 
             for stage in STAGES:
                 ready = []
                 for cell in (cell for cell in todo if cell.stage == stage):
                     if cell.needs in failed:
-                        ended(cell, _not_run(cell.needs, failed[cell.needs]))
+                        ended(cell.name, _not_run(cell.needs, failed[cell.needs]))
                     else:
-                        ready.append(cell)
+                        spec, log = folders.spec(cell.name), folders.log(cell.name)
+                        ready.append(Process(cell.name, str(spec), str(log), threads))
                 if ready:
-                    pool.run(ready, ended)
+                    run(ready, ended)
     return SweepReport(
         done=[cell.name for cell in todo if cell.name not in failed],
         reused=[cell.name for cell in cells if cell.name not in names],
         failed=[(cell.name, failed[cell.name]) for cell in todo if cell.name in failed],
         seconds=time.perf_counter() - start,
-        results=str(folders.results),
+        results=str(folders.output / "results"),
     )
 
 
-def _pool(plan: Plan, folders: Folders, workers: int | None, cluster: str | None) -> LocalPool | Cluster:
+def _pool(
+    plan: Plan, folders: Folders, workers: int | None, cluster: str | None
+) -> tuple[Callable[[Sequence[Process], Ended], None], int | None]:
+    """What runs processes, and the threads of each."""
     if cluster is not None:
-        return Cluster(folders, plan.slurm, cluster, plan.threads or plan.slurm.get("cpus_per_task"))
+        executor = open_cluster(folders.output / "slurm", plan.slurm, cluster)
+        return partial(run_cluster, executor=executor), plan.threads or plan.slurm.get("cpus_per_task")
     workers = plan.workers if workers is None else workers
     if workers < 1:
         raise ValueError(f"workers is at least 1, got {workers}")
-    return LocalPool(folders, workers, plan.threads or max(1, cores() // workers))
+    return partial(run_local, workers=workers), plan.threads or max(1, cores() // workers)
 
 
 def _not_run(needs: str, reason: str) -> str:
