@@ -12,7 +12,7 @@ LAYERS = [
     {"embeddings"},
     {"fitting"},
     {"methods"},
-    {"reconstruction", "spectrum", "neighbours", "forecast", "estimate"},
+    {"reconstruction", "spectrum", "neighbours", "forecast"},
     {"hf"},
     {"evaluate", "export", "trim"},
     {"recover"},

@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from vocabpress.budget import Budget
-from vocabpress.estimate import expected_seconds
 from vocabpress.fitting.shards import ALONE, Shards
+from vocabpress.forecast import expected_seconds
 from vocabpress.hf.card import write_card
 from vocabpress.hf.checkpoint import find_folder, load_model, weight_bytes
 from vocabpress.hf.companions import copy_companions, module_folders

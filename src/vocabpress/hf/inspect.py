@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vocabpress.budget import Budget
 from vocabpress.embeddings import StorageItem, build
-from vocabpress.estimate import expected_seconds
+from vocabpress.forecast import expected_seconds
 from vocabpress.hf.checkpoint import find_folder, load_model, weight_bytes
 from vocabpress.hf.config import QUANT_METHOD, VocabpressConfig
 from vocabpress.hf.fit import default_method

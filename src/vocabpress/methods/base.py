@@ -83,18 +83,6 @@ class Method(ABC):
         """The plan to fit, out of `plans`; the first, unless a method searches."""
         return plans[0]
 
-    def resized(self, plan: Plan, num_embeddings: int, rows: int, embedding_dim: int, weights: Tensor) -> Plan:
-        """A plan for a table of another number of rows that gives each row as much; for forecasts.
-
-        Args:
-            plan: For ``num_embeddings`` rows.
-            num_embeddings: V.
-            rows: Of the other table.
-            embedding_dim: d, of both.
-            weights: (rows), of the other table.
-        """
-        return plan
-
     def expected_seconds(self, sample: Table, num_embeddings: int, budget: Budget) -> float | None:
         """About how long a fit of a table like a sample takes here; None where the method can't tell in a second.
 

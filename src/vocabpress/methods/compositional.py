@@ -21,12 +21,14 @@ least-squares fit of all words to the codes, which is never worse. Token weights
 
 import copy
 import math
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from vocabpress.budget import Budget
 from vocabpress.embeddings import Codebooks, CompressedEmbedding
 from vocabpress.fitting.codes import decode, refit
 from vocabpress.fitting.loop import Batch, Minimiser, Schedule
@@ -101,6 +103,15 @@ class Compositional(Method):
         for places, some in zip(form.codes.split(ROWS_PER_CALL), codes.split(ROWS_PER_CALL), strict=True):
             places.copy_(pack(some, self.bits))
         return form
+
+    def expected_seconds(self, sample: Table, num_embeddings: int, budget: Budget) -> float | None:
+        rows, width = sample.shape
+        generator, weights = torch.Generator().manual_seed(0), torch.ones(rows)
+        (plan,) = self.plans(num_embeddings, width, budget)
+        network, once = _Coder(sample, plan["books"], 1 << self.bits, generator), replace(self, epochs=1)
+        start = time.perf_counter()
+        once._train(network, sample, weights, generator, False)
+        return (time.perf_counter() - start) * self.epochs * num_embeddings / rows
 
     def _train(
         self, network: "_Coder", rows: Table, weights: Tensor, generator: torch.Generator, progress: bool

@@ -102,9 +102,6 @@ class GroupReduce(Method):
     def empty(self, num_embeddings: int, embedding_dim: int, plan: Plan) -> CompressedEmbedding:
         return empty_blocks(plan["sizes"], embedding_dim, plan["ranks"], self.factors, plan["mapped"])
 
-    def resized(self, plan: Plan, num_embeddings: int, rows: int, embedding_dim: int, weights: Tensor) -> Plan:
-        return plan | {"sizes": tuple(torch.bincount(self.cut(weights)[0]).tolist())}
-
     def fit_plan(
         self, table: Table, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
     ) -> CompressedEmbedding:

@@ -80,13 +80,6 @@ class Stacked(Method):
         shape = (num_embeddings, embedding_dim)
         return Sum([self.first.empty(*shape, plan["first"]), self.second.empty(*shape, plan["second"])])
 
-    def resized(self, plan: Plan, num_embeddings: int, rows: int, embedding_dim: int, weights: Tensor) -> Plan:
-        first = self.first.resized(plan["first"], num_embeddings, rows, embedding_dim, weights)
-        return {
-            "first": first,
-            "second": self.second.resized(plan["second"], num_embeddings, rows, embedding_dim, weights),
-        }
-
     def choose(
         self, table: Table, plans: list[Plan], weights: Tensor, generator: torch.Generator, progress: bool
     ) -> Plan:

@@ -126,11 +126,6 @@ class TransformMethod(Method):
             raise self.too_little(num_embeddings, embedding_dim, budget, least)
         return [smallest]
 
-    def resized(self, plan: Plan, num_embeddings: int, rows: int, embedding_dim: int, weights: Tensor) -> Plan:
-        basis = BASIS_BITS[0] * embedding_dim**2  # which costs the same for any number of rows
-        limit = basis + max(plan["limit"] - basis, 0) * rows // num_embeddings
-        return plan | {"sizes": [rows], "limit": limit}
-
     def _least_run(self, groups: int) -> Run:
         """The first groups at the lowest rate that the first one can have."""
         return Run(groups * self.ladder.group, *self.ladder.rungs[self.ladder.least(self.first_bits())])
