@@ -27,7 +27,6 @@ from torch import Tensor, nn
 
 from vocabpress.embeddings import CompressedEmbedding, Projected
 from vocabpress.fitting.loop import Batch, Minimiser, Schedule
-from vocabpress.fitting.losses import direction
 from vocabpress.fitting.lowrank import weighted_svd
 from vocabpress.fitting.quantise import Factors, check_factors, empty_factor, store_factor
 from vocabpress.fitting.table import Table
@@ -93,7 +92,7 @@ class Autoencoder(Method):
 
         def loss(batch: Batch) -> Tensor:
             alpha, rows = 1 - 0.9 * min(int(batch.done * 30) / 20, 1.0), table[batch.ids]
-            return weights[batch.ids] * direction(network(rows), rows, alpha, self.cosine_weight, self.l1_weight)
+            return weights[batch.ids] * direction_loss(network(rows), rows, alpha, self.cosine_weight, self.l1_weight)
 
         def keep_best(epoch: int) -> bool:
             nonlocal best, best_cosine
@@ -132,6 +131,23 @@ class _Layers(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         return self.activation(self.decoder(self.encode(rows)))
+
+
+def direction_loss(y: Tensor, x: Tensor, alpha: float, cosine_weight: float, l1_weight: float) -> Tensor:
+    """The loss of "Direction is what you need": cosine distance and an annealed power of the entries' errors.
+
+    Args:
+        y: Reconstruction, (batch, d).
+        x: Original, (batch, d).
+        alpha: Exponent of the second term, annealed from 1 to 0.1 while training.
+        cosine_weight: Of 1 - c.
+        l1_weight: Of the mean over entries of ``(|y - x| + 1e-10) ** alpha``.
+
+    Returns:
+        A value per row, (batch).
+    """
+    distance = 1 - nn.functional.cosine_similarity(y, x, dim=-1)
+    return cosine_weight * distance + l1_weight * ((y - x).abs() + 1e-10).pow(alpha).mean(-1)
 
 
 @torch.no_grad()
