@@ -9,7 +9,7 @@ import torch
 from cases import low_rank_table
 from command import run
 from vocabpress import SVD, Budget, LightToken, Stacked, make_method
-from vocabpress.methods import is_method, method_name, method_settings, read_method
+from vocabpress.methods import is_method, method_from, method_name, method_settings
 from vocabpress.report.repeat import compress_command
 
 
@@ -18,7 +18,7 @@ def test_names_and_fields_make_the_same_method_again():
     assert made == Stacked(SVD("int8"), Stacked(SVD(), LightToken(epochs=2)), 0.2)
     assert method_name(made) == "svd+svd+lighttoken"
     assert make_method(method_name(made), **method_settings(made)) == made
-    assert read_method("svd+svd", {"first": {"factors": "int4"}}, strict=True) == Stacked(SVD("int4"), SVD())
+    assert method_from("svd+svd", {"first": {"factors": "int4"}}, strict=True) == Stacked(SVD("int4"), SVD())
 
 
 def test_two_low_ranks_are_one_of_their_common_rank():

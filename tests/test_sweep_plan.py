@@ -9,7 +9,7 @@ import pytest
 from sweeping import PLAN, names, sweep, write_plan
 from vocabpress.cli import main
 from vocabpress.sweep.expand import STAGES, expand
-from vocabpress.sweep.plan import Plan, read_plan
+from vocabpress.sweep.plan import SweepPlan, read_plan
 
 
 def files(place):
@@ -166,4 +166,4 @@ def test_the_page_shows_a_plan_that_is_read_and_names_every_key(tmp_path):
     plan = read_plan(tmp_path / "plans" / "plan.toml")
     # 3 rows x 3 ratios, 6 of them recovered, 3 seeds of rte on these and on the original
     assert [sum(cell.stage == stage for cell in expand(plan)) for stage in STAGES] == [9, 6, 3 * 16]
-    assert all(f"`{key}`" in page or f"`[{key}" in page for key in Plan.model_fields)
+    assert all(f"`{key}`" in page or f"`[{key}" in page for key in SweepPlan.model_fields)

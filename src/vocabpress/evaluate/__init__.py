@@ -48,10 +48,10 @@ def make_task(name: str, **settings: Any) -> Task:
     Raises:
         ValueError: If the name, a field or a value is none of the task's.
     """
-    return read_task(name, settings)
+    return task_from(name, settings)
 
 
-def read_task(name: str, settings: Mapping[str, Any], *, strict: bool = False) -> Task:
+def task_from(name: str, settings: Mapping[str, Any], *, strict: bool = False) -> Task:
     """As `make_task`; ``strict`` refuses text where a field is a number.
 
     Raises:
@@ -63,4 +63,4 @@ def read_task(name: str, settings: Mapping[str, Any], *, strict: bool = False) -
     return replace(task, **read_settings(f"task {name}", type(task), settings, strict=strict))  # pyright: ignore[reportArgumentType]
 
 
-__all__ = ["GLUE", "TASKS", "Labels", "Measurement", "Subject", "Task", "evaluate", "make_task", "read_task"]
+__all__ = ["GLUE", "TASKS", "Labels", "Measurement", "Subject", "Task", "evaluate", "make_task", "task_from"]

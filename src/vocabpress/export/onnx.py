@@ -104,7 +104,7 @@ def open_onnx(path: Path) -> Any:
         raise ValueError("running an ONNX file needs onnxruntime; pip install 'vocabpress[onnx]'") from None
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors alone
-    with _told_in_a_line():
+    with _runtime_errors():
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
@@ -115,13 +115,13 @@ def run_onnx(path: Path, feeds: Sequence[dict[str, Tensor]]) -> list[Tensor]:
         ValueError: If it is missing, or refuses the file.
     """
     session = open_onnx(path)
-    with _told_in_a_line():
+    with _runtime_errors():
         found = [session.run(None, {name: each.numpy() for name, each in feed.items()})[0] for feed in feeds]
     return [torch.from_numpy(each) for each in found]
 
 
 @contextmanager
-def _told_in_a_line() -> Iterator[None]:
+def _runtime_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:  # onnxruntime has a class of its own for each kind of refusal

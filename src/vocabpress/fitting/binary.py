@@ -12,7 +12,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from vocabpress.fitting.loop import Batch, Minimiser, Schedule
+from vocabpress.fitting.loop import Minimiser, RowBatch, Schedule
 from vocabpress.fitting.lowrank import principal_axes, ridge
 from vocabpress.fitting.table import Places, Readable, Table
 from vocabpress.packing import pack, packed_bytes, unpack
@@ -202,7 +202,7 @@ class _Stage:
         start, end = self.options.temperature
         return start * (end / start) ** done
 
-    def losses(self, batch: Batch) -> Tensor:
+    def losses(self, batch: RowBatch) -> Tensor:
         """Weighted losses of whole rows, from soft codes."""
         original, rows = self.table[batch.ids], self.rows[batch.ids]
         reconstructed = original + self.scale * (self.network(rows, self.temperature(batch.done)) - rows)
@@ -223,7 +223,7 @@ class _Stage:
         These are read under a decoder refitted on some of the other rows.
         """
         network, ids = self.network, self.held_out
-        decode = affine(network.codes(self.sample), self.sample, self.shares, penalty=1e-2)
+        decode = ridge(network.codes(self.sample), self.sample, self.shares, penalty=1e-2, offset=True)
         whole = self.table.some(ids)
 
         def values(places: slice, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -234,11 +234,6 @@ class _Stage:
 
         beyond, summed = self.rows.some(ids).sum(values)
         return float(beyond) / (len(ids) * len(network.threshold)), float(summed) / len(ids)
-
-
-def affine(features: Readable, targets: Table | Tensor, weights: Tensor, penalty: float) -> Tensor:
-    """Ridge least squares with an offset: row 0 of the result is the offset, the others the map."""
-    return ridge(features, targets, weights, penalty, offset=True)
 
 
 def flip_bits(

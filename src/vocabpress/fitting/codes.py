@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from vocabpress.fitting.kmeans import kmeans, nearest, pick
+from vocabpress.fitting.kmeans import kmeans, nearest_words, pick
 from vocabpress.fitting.points import Points
 from vocabpress.fitting.table import Places, Table
 
@@ -55,8 +55,8 @@ def _left_over(points: Points, words: Tensor) -> Points:
     """Each point less its nearest word; many of them are coded anew when they are read."""
 
     def less(_: Places, rows: Tensor) -> Tensor:
-        own = points.cut(rows, rows[:, 0])[0]
-        return points.joined(own - pick(words, nearest(own, words)))
+        own = points.split(rows, rows[:, 0])[0]
+        return points.joined(own - pick(words, nearest_words(own, words)))
 
     return replace(points, table=points.table.map(less).kept())
 

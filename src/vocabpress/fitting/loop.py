@@ -17,7 +17,7 @@ from vocabpress.fitting.table import Table
 from vocabpress.progress import Bar
 
 
-class Batch(NamedTuple):
+class RowBatch(NamedTuple):
     """Rows of a step.
 
     Attributes:
@@ -33,7 +33,7 @@ class Batch(NamedTuple):
     done: float
 
 
-RowLosses = Callable[[Batch], Tensor]
+RowLosses = Callable[[RowBatch], Tensor]
 """A batch -> the loss of each of its own rows; what is minimised is their mean over the batch."""
 
 SMALL_BATCH = 128
@@ -111,19 +111,19 @@ class Minimiser:
 
     def _add_gradients(self, shards: Shards) -> None:
         """The gradients of the whole batch, from those of each process' rows; one message for all parameters."""
-        if not shards.alone:
+        if shards.world > 1:
             gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
             joined = shards.add(torch.cat([gradient.flatten() for gradient in gradients]))
             for gradient, part in zip(gradients, joined.split([each.numel() for each in gradients]), strict=True):
                 gradient.copy_(part.view_as(gradient))
 
 
-def _batch(ids: Tensor, table: Table, done: float) -> Batch:
+def _batch(ids: Tensor, table: Table, done: float) -> RowBatch:
     if table.shards.world == 1:
-        return Batch(ids, slice(None), len(ids), done)
+        return RowBatch(ids, slice(None), len(ids), done)
     first, end = table.own
     own = ((ids >= first) & (ids < end)).nonzero()[:, 0]
-    return Batch(ids[own], own, len(ids), done)
+    return RowBatch(ids[own], own, len(ids), done)
 
 
 @contextmanager

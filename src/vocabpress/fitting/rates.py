@@ -39,7 +39,7 @@ class Ladder:
         return next(n for n, (rung, width) in enumerate(self.rungs) if rung * self.group >= bits * width)
 
 
-def cut(weights: Tensor, blocks: int) -> Tensor:
+def weight_classes(weights: Tensor, blocks: int) -> Tensor:
     """The block of each token, (V): equal steps of the logarithm of its weight, numbered without gaps."""
     logs = weights.clamp(min=float(weights[weights > 0].min())).log2()
     span = logs.max() - logs.min()
@@ -76,7 +76,7 @@ class Axes:
         return table.minus(self.mean).times(self._turn[:, :width])
 
 
-class Blocks:
+class BlockRates:
     """How much weighted energy each block of tokens has in each group of axes, and what rates it gets for that.
 
     Args:

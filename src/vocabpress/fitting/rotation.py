@@ -16,7 +16,7 @@ from vocabpress.fitting.table import Readable, Table
 TINY = 1e-30  # stands for a variance of nothing, whose logarithm is asked for
 
 
-def allocate(variances: Tensor, segments: int, width: int) -> Tensor:
+def deal_axes(variances: Tensor, segments: int, width: int) -> Tensor:
     """Which axis goes where: the ``segments * width`` first axes, dealt out so that products of variances are balanced.
 
     The paper's "eigenvalue allocation" (section 3.3): one axis after another, the largest first, goes to the segment

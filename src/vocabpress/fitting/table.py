@@ -119,10 +119,10 @@ class Table:
                 return source[places.start - first : places.stop - first].to(wanted)
             if not everywhere or self.shards.world == 1:
                 rows = source[places - first if first else places].to(wanted)
-                return self.shards.collect(rows) if everywhere else rows
+                return self.shards.add(rows) if everywhere else rows
             rows, here = source.new_zeros(len(places), self.shape[1], dtype=wanted), (places >= first) & (places < end)
             rows[here] = source[places[here] - first].to(wanted)
-            return self.shards.collect(rows)
+            return self.shards.add(rows)
 
         return read
 

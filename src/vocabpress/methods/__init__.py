@@ -54,10 +54,10 @@ def make_method(name: str, **settings: Any) -> Method:
     Raises:
         ValueError: If the name, a field or a value is none of the method's.
     """
-    return read_method(name, settings)
+    return method_from(name, settings)
 
 
-def read_method(name: str, settings: Mapping[str, Any], *, strict: bool = False) -> Method:
+def method_from(name: str, settings: Mapping[str, Any], *, strict: bool = False) -> Method:
     """As `make_method`; ``strict`` refuses text where a field is a number.
 
     Raises:
@@ -77,7 +77,7 @@ def read_method(name: str, settings: Mapping[str, Any], *, strict: bool = False)
         names = {}
     for place, part in names.items():
         inside = [key for key in own if key.partition(".")[0] == place]
-        parts[place] = read_method(part, {key.partition(".")[2]: own.pop(key) for key in inside}, strict=strict)
+        parts[place] = method_from(part, {key.partition(".")[2]: own.pop(key) for key in inside}, strict=strict)
     return cls(**parts, **read_settings(f"method {name}", cls, own, strict=strict))
 
 
@@ -132,7 +132,7 @@ __all__ = [
     "Uniform",
     "is_method",
     "make_method",
+    "method_from",
     "method_name",
     "method_settings",
-    "read_method",
 ]

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from vocabpress.embeddings import CompressedEmbedding, Projected
-from vocabpress.fitting.loop import Batch, Minimiser, Schedule
+from vocabpress.fitting.loop import Minimiser, RowBatch, Schedule
 from vocabpress.fitting.lowrank import weighted_svd
 from vocabpress.fitting.quantise import Factors, check_factors, empty_factor, store_factor
 from vocabpress.fitting.table import Table
@@ -90,7 +90,7 @@ class Autoencoder(Method):
     ) -> "_Layers":
         best, best_cosine = copy.deepcopy(network), mean_cosine(network, table, weights)
 
-        def loss(batch: Batch) -> Tensor:
+        def loss(batch: RowBatch) -> Tensor:
             alpha, rows = 1 - 0.9 * min(int(batch.done * 30) / 20, 1.0), table[batch.ids]
             return weights[batch.ids] * direction_loss(network(rows), rows, alpha, self.cosine_weight, self.l1_weight)
 

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from vocabpress.embeddings import CompressedEmbedding, Dense, Projected, Scalar
-from vocabpress.fitting.loop import Batch, Minimiser, Schedule
+from vocabpress.fitting.loop import Minimiser, RowBatch, Schedule
 from vocabpress.fitting.lowrank import weighted_mean
 from vocabpress.fitting.table import Table
 from vocabpress.methods.base import Family, Method, Plan, largest_entry
@@ -129,7 +129,7 @@ class _Tied:
         square = (squares / (len(self.table) * self.table.shape[1])).float().clamp(min=1e-12)
         one = torch.eye(min(self.frame.shape), device=self.table.device)
 
-        def loss(batch: Batch) -> Tensor:
+        def loss(batch: RowBatch) -> Tensor:
             rows = self.table[batch.ids]
             left = torch.tanh(self.step(rows) @ self.frame + self.offset) - rows
             tall = self.frame if len(self.frame) >= rows.shape[1] else self.frame.T

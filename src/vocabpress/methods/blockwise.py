@@ -25,7 +25,7 @@ from torch import Tensor
 from vocabpress.budget import Budget
 from vocabpress.embeddings import CompressedEmbedding, Rows
 from vocabpress.fitting.allocation import allocate
-from vocabpress.fitting.rates import cut
+from vocabpress.fitting.rates import weight_classes
 from vocabpress.fitting.table import Table, draw
 from vocabpress.methods.base import Method, Plan, rounded
 from vocabpress.progress import Bar
@@ -58,9 +58,9 @@ class Blockwise(Method):
         if not 1 <= self.blocks <= 256:
             raise ValueError(f"blocks is 1 to 256, got {self.blocks}")
 
-    def cut(self, weights: Tensor, embedding_dim: int) -> Tensor:
+    def assign_blocks(self, weights: Tensor, embedding_dim: int) -> Tensor:
         """The block of each token, (V), the weightiest first; all but the last have rows enough."""
-        block_of = cut(weights, self.blocks)
+        block_of = weight_classes(weights, self.blocks)
         merged, rows = torch.zeros(int(block_of.max()) + 1, dtype=torch.int64, device=weights.device), 0
         for block, count in enumerate(torch.bincount(block_of).tolist()):
             merged[block], rows = int(merged[block - 1]) if block else 0, rows + count
@@ -79,7 +79,7 @@ class Blockwise(Method):
             ValueError: If that is too little for a block.
         """
         weights = torch.ones(num_embeddings) if weights is None else weights
-        sizes = torch.bincount(self.cut(weights, embedding_dim)).tolist()
+        sizes = torch.bincount(self.assign_blocks(weights, embedding_dim)).tolist()
         if len(sizes) == 1:
             plans = self.inner.plans(num_embeddings, embedding_dim, budget, weights)
             return [{"blocks": [plan], "sizes": sizes} for plan in plans]
@@ -102,7 +102,7 @@ class Blockwise(Method):
         if len(first["sizes"]) == 1:
             inner = [plan["blocks"][0] for plan in plans]
             return first | {"blocks": [self.inner.choose(table, inner, weights, generator, progress)]}
-        block_of = self.cut(weights, width)
+        block_of = self.assign_blocks(weights, width)
         blocks = [_block(table, weights, block_of == b) for b in range(len(first["sizes"]))]
         costs, distortions = [], []
         with Bar(total=len(blocks) * len(SHARES), desc="blockwise: sizes", disable=not progress) as bar:
@@ -154,7 +154,7 @@ class Blockwise(Method):
     ) -> CompressedEmbedding:
         if len(plan["sizes"]) == 1:
             return self.inner.fit_plan(table, plan["blocks"][0], weights, generator, progress)
-        block_of = self.cut(weights, table.shape[1])
+        block_of = self.assign_blocks(weights, table.shape[1])
         forms = []
         for number, part in enumerate(plan["blocks"]):
             rows, weighs = _block(table, weights, block_of == number)

@@ -17,9 +17,9 @@ from vocabpress.embeddings import Codebooks, CompressedEmbedding, Projected, Sca
 from vocabpress.embeddings.scalar import ScaleAxis
 from vocabpress.fitting.codes import decode
 from vocabpress.fitting.lowrank import principal_axes, ridge, weighted_mean
-from vocabpress.fitting.points import Points, cut
+from vocabpress.fitting.points import Points, pieces_of
 from vocabpress.fitting.quantise import FACTOR_BITS, Factors, empty_factor, quantise, store_factor
-from vocabpress.fitting.rotation import TINY, allocate, block_variances, gaussian_distortion
+from vocabpress.fitting.rotation import TINY, block_variances, deal_axes, gaussian_distortion
 from vocabpress.fitting.table import Decoded, Table
 from vocabpress.methods.base import Method, Plan
 from vocabpress.packing import pack
@@ -133,7 +133,7 @@ class CodebookMethod(Method):
         mean = weighted_mean(table, weights)
         centred = table.minus(mean)
         axes, variances = principal_axes(centred, weights)
-        order = allocate(variances, plan["segments"], plan["axes"])
+        order = deal_axes(variances, plan["segments"], plan["axes"])
         axes = self.turn(centred, axes[order].to(table.dtype), plan, weights, generator)
         codes = self._fit_codes(centred.times(axes.T).kept(), plan, weights, generator, progress)
         # The axes that suit the codes best need not be at right angles, once the codes are there.
@@ -154,7 +154,7 @@ class CodebookMethod(Method):
         with Bar(total=len(rows), desc=f"{name}: codes", disable=not progress) as bar:
 
             def packed(places: slice, part: Tensor) -> list[Tensor]:
-                codes = self.encode(points.cut(part, weights[places])[0], stored)
+                codes = self.encode(points.split(part, weights[places])[0], stored)
                 bar.update(len(part))
                 return [pack(codes.view(segments, len(part), stages).permute(1, 2, 0).flatten(1), bits)]
 
@@ -233,7 +233,7 @@ class _View:
         """The Gaussian bound of each segment, (segments); its sum and `missed` rank plans before they are measured."""
         segments, axes = plan["segments"], plan["axes"]
         if axes:
-            variances = self.variances[allocate(self.variances, segments, axes)].unflatten(0, (segments, axes))
+            variances = self.variances[deal_axes(self.variances, segments, axes)].unflatten(0, (segments, axes))
         else:
             variances = block_variances(self.covariance, segments)
         return gaussian_distortion(variances, plan["bits"] * plan["stages"]).clamp(min=TINY)
@@ -247,12 +247,12 @@ class _View:
         some = min(rows, MOST_PIECES // segments + 1) if plan["shared"] else rows
         points = self.rows[:some]
         if plan["axes"]:
-            order = allocate(self.variances, segments, plan["axes"])
+            order = deal_axes(self.variances, segments, plan["axes"])
             axes = self.axes[order].unflatten(0, (segments, -1))[picked].flatten(0, 1)
             points = (points - self.mean) @ axes.T.to(points.dtype)
         else:
             points = points.unflatten(1, (segments, -1))[:, picked].flatten(1)
-        points, weights = cut(points, len(picked), self.weights[:some], plan["shared"])
+        points, weights = pieces_of(points, len(picked), self.weights[:some], plan["shared"])
         return points, weights, bounds.mean()[None] if plan["shared"] else bounds[picked]
 
 

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from vocabpress.budget import Budget
 from vocabpress.embeddings import Codebooks, CompressedEmbedding
 from vocabpress.fitting.codes import decode, refit
-from vocabpress.fitting.loop import Batch, Minimiser, Schedule
+from vocabpress.fitting.loop import Minimiser, RowBatch, Schedule
 from vocabpress.fitting.quantise import Factors, check_factors, empty_factor, store_factor
 from vocabpress.fitting.table import Table
 from vocabpress.methods.base import Family, Method, Plan
@@ -120,7 +120,7 @@ class Compositional(Method):
         judged = rows.gather(some)
         best, best_error = copy.deepcopy(network), math.inf
 
-        def loss(batch: Batch) -> Tensor:
+        def loss(batch: RowBatch) -> Tensor:
             original = rows[batch.ids]
             logits = network(original)
             noise = torch.empty(batch.size, *logits.shape[1:], device=logits.device)

@@ -58,7 +58,7 @@ class DiscBlock(GroupReduce):
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha is 0 to 1, got {self.alpha:g}; 0 leaves it out")
 
-    def cut(self, weights: Tensor) -> tuple[Tensor, list[float]]:
+    def assign_blocks(self, weights: Tensor) -> tuple[Tensor, list[float]]:
         block_of, centroids = clusters(weights, self.blocks)
         return block_of, centroids.clamp(min=self.alpha * float(centroids.max())).tolist()
 

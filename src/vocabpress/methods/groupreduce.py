@@ -78,7 +78,7 @@ class GroupReduce(Method):
                 f"rounds is at least 0 and least_candidates at least 1, got {self.rounds} and {self.least_candidates}"
             )
 
-    def cut(self, weights: Tensor) -> tuple[Tensor, list[float]]:
+    def assign_blocks(self, weights: Tensor) -> tuple[Tensor, list[float]]:
         """The block of each token, shape (V), and what each block's rank is proportional to."""
         block_of = torch.empty_like(weights, dtype=torch.int64)
         parts = weights.argsort(descending=True, stable=True).tensor_split(self.blocks)
@@ -92,7 +92,7 @@ class GroupReduce(Method):
                 f"{self.blocks} blocks are more than the {num_embeddings} tokens of this table; "
                 f"set blocks to {num_embeddings} or less"
             )
-        block_of, importance = self.cut(weights)
+        block_of, importance = self.assign_blocks(weights)
         sizes = tuple(torch.bincount(block_of).tolist())
         # Refinement moves any token anywhere, so it needs the map.
         mapped = len(sizes) > 1 and (self.rounds > 0 or not contiguous(block_of))
@@ -105,7 +105,7 @@ class GroupReduce(Method):
     def fit_plan(
         self, table: Table, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
     ) -> CompressedEmbedding:
-        block_of, _ = self.cut(weights)
+        block_of, _ = self.assign_blocks(weights)
         if self.rounds and len(plan["sizes"]) > 1:
             storage = self._storage(table.shape[0], table.shape[1], plan)
             options = Options(self.rounds, self.moving_ratio, self.least_candidates)

@@ -34,8 +34,8 @@ import torch
 from torch import Tensor
 
 from vocabpress.embeddings import CompressedEmbedding, Projected, Scalar, Sum
-from vocabpress.fitting.binary import Signs, StageOptions, affine, flip_bits, train_codes
-from vocabpress.fitting.lowrank import weighted_svd
+from vocabpress.fitting.binary import Signs, StageOptions, flip_bits, train_codes
+from vocabpress.fitting.lowrank import ridge, weighted_svd
 from vocabpress.fitting.quantise import Factors, check_factors, empty_factor, store_factor
 from vocabpress.fitting.table import Beside, Decoded, Places, Readable, Table, draw
 from vocabpress.methods.base import Family, Method, Plan
@@ -196,7 +196,7 @@ class LightToken(Method):
             title = f"lighttoken: stage {number}/{plan['stages']}, {bits} bits"
             options = StageOptions(self.epochs)
             codes = train_codes(table, base, bits, weights, self.row_loss, options, generator, title, progress)
-            fitted = affine(codes, table.minus(base), weights, RIDGE)
+            fitted = ridge(codes, table.minus(base), weights, RIDGE, offset=True)
             base = _Base(base.offset + fitted[0], [*base.parts, (codes, fitted[1:])])
             stages.append(codes.packed)
         codes = Signs(torch.cat(stages, 1), sum(stage_bits(plan)))
@@ -269,7 +269,7 @@ class _Fitted:
     def refit(self, table: Table, weights: Tensor) -> None:
         """Offset, low and decoder together, by ridge least squares."""
         features = self.codes if self.left is None else Beside([Decoded(self.left), self.codes])
-        fitted = affine(features, table, weights, RIDGE)
+        fitted = ridge(features, table, weights, RIDGE, offset=True)
         rank = 0 if self.left is None else self.left.embedding_dim
         self.offset, self.low, self.decoder = fitted.split([1, rank, self.codes.shape[1]])
         self.offset = self.offset[0]

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from vocabpress.embeddings.scalar import ScaleAxis
-from vocabpress.fitting.kmeans import kmeans, means, nearest, pick
+from vocabpress.fitting.kmeans import kmeans, means, nearest_words, pick
 from vocabpress.fitting.points import Points
 from vocabpress.fitting.rotation import procrustes
 from vocabpress.fitting.table import Places, Table
@@ -112,7 +112,7 @@ class Product(CodebookMethod):
         )[:, None]
 
     def encode(self, points: Tensor, books: Tensor) -> Tensor:
-        return nearest(points, books[:, 0])[..., None]
+        return nearest_words(points, books[:, 0])[..., None]
 
 
 def _decoded(points: Points, words: Tensor, _: Places, codes: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from vocabpress.budget import Budget
 from vocabpress.embeddings import CompressedEmbedding, Projected, Rows, Run, Scalar
 from vocabpress.fitting.lowrank import ridge, weighted_mean
 from vocabpress.fitting.quantise import quantise
-from vocabpress.fitting.rates import Axes, Blocks, Ladder, cut
+from vocabpress.fitting.rates import Axes, BlockRates, Ladder, weight_classes
 from vocabpress.fitting.table import Decoded, Table
 from vocabpress.methods.base import Method, Plan
 from vocabpress.progress import Bar
@@ -142,8 +142,10 @@ class TransformMethod(Method):
         axes, floor = self.axes(table, weights), self._floor(table.shape[1])
         coordinates = axes.coordinates(table).kept()
         for count in sorted({1, (self.blocks + 1) // 2, self.blocks}):
-            block_of = self.cut(table, weights, count)
-            cuts[count] = blocks = Blocks(axes, coordinates, weights, block_of, self.ladder, self.first_bits(), floor)
+            block_of = self.assign_blocks(table, weights, count)
+            cuts[count] = blocks = BlockRates(
+                axes, coordinates, weights, block_of, self.ladder, self.first_bits(), floor
+            )
             groups = blocks.energy.shape[1]
             for kept in sorted({max(1, math.ceil(groups * part / 8)) for part in (1, 2, 3, 4, 6, 8)}):
                 for bits in BASIS_BITS:
@@ -157,20 +159,20 @@ class TransformMethod(Method):
                 return found | {"cut": count}
         raise ValueError(f"no plan fits {plan['limit'] // 8:,} bytes; allow more, or a smaller min_bits")
 
-    def cut(self, table: Table, weights: Tensor, blocks: int) -> Tensor:
+    def assign_blocks(self, table: Table, weights: Tensor, blocks: int) -> Tensor:
         """The block of each token, (V): by its weight times the energy of its row, which are worth bits alike."""
         energy = table.minus(weighted_mean(table, weights)).column(lambda _, rows: rows.square().sum(1))
         worth = weights * energy.clamp(min=1e-6 * float(energy.mean()) + 1e-30)
         few = float(worth.kthvalue(1 + len(worth) // 200).values)  # a few rows of next to nothing are no block
-        return cut(worth.clamp(min=few), blocks)
+        return weight_classes(worth.clamp(min=few), blocks)
 
-    def _beside_rows(self, table: Table, blocks: Blocks, kept: int, bits: int) -> int:
+    def _beside_rows(self, table: Table, blocks: BlockRates, kept: int, bits: int) -> int:
         """Bits of basis, mean and map, and about those of what the rows of a block have in common."""
         sizes, run = blocks.counts.tolist(), self._least_run(kept)
         plan = {"sizes": sizes, "runs": [[run]] * len(sizes), "basis_bits": bits}
         return self.stored_bits(table.shape[0], table.shape[1], plan) - len(table) * row_bits([run])
 
-    def _exact(self, table: Table, blocks: Blocks, kept: int, bits: int, limit: int) -> Plan | None:
+    def _exact(self, table: Table, blocks: BlockRates, kept: int, bits: int, limit: int) -> Plan | None:
         """Rates of rows of whole bytes, so that all that is stored fits; none if it can't."""
         room = limit - self._beside_rows(table, blocks, kept, bits)
         while True:
@@ -191,7 +193,7 @@ class TransformMethod(Method):
     def fit_plan(
         self, table: Table, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
     ) -> CompressedEmbedding:
-        block_of = self.cut(table, weights, plan["cut"])
+        block_of = self.assign_blocks(table, weights, plan["cut"])
         axes = self.axes(table, weights)
         width = sum(run.columns for run in plan["runs"][0])
         blocks: list[CompressedEmbedding] = []

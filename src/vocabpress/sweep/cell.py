@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vocabpress.budget import Budget
-from vocabpress.evaluate import read_task
+from vocabpress.evaluate import task_from
 from vocabpress.evaluate.run import Labels, evaluate, provenance, sizes
 from vocabpress.hf.checkpoint import find_folder
 from vocabpress.hf.compress import compress
@@ -106,7 +106,7 @@ def measure_one(job: dict[str, Any], folders: Folders) -> None:
     task, work = job["task"], folders.work(job["name"])
     (result,) = evaluate(
         job["model"] if job["needs"] is None else folders.model(job["needs"]),
-        {task["name"]: read_task(task["name"], task["fields"])},
+        {task["name"]: task_from(task["name"], task["fields"])},
         against=job["model"],
         data=job["data"],
         text=job["text"],

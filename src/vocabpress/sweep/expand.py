@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vocabpress.methods import method_name, method_settings
-from vocabpress.sweep.plan import Plan
+from vocabpress.sweep.plan import SweepPlan
 from vocabpress.sweep.rows import MethodRow, RecoverPlan, TaskRow
 
 STAGES = ("press", "recover", "measure")
@@ -73,7 +73,7 @@ class _Subject:
     recovered: dict[str, Any] | None = None
 
 
-def expand(plan: Plan) -> list[Cell]:
+def expand(plan: SweepPlan) -> list[Cell]:
     """All cells of a plan, those that others need first.
 
     Raises:
@@ -101,7 +101,7 @@ class _Maker:
     the keys that plans did not always have where they are at their defaults, so that names stay.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: SweepPlan) -> None:
         self.plan = plan
         self.cells: list[Cell] = []
         self.digest = cache(lambda file: _digest(plan.place(file)))

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, Valida
 
 from vocabpress.hf.importance import TFIDF, VOCABULARY_ORDER
 from vocabpress.settings import one_line
-from vocabpress.sweep.rows import MethodRow, Ratios, RecoverPlan, Section, Seeds, TaskRow
+from vocabpress.sweep.rows import MethodRow, PlanSection, Ratios, RecoverPlan, Seeds, TaskRow
 
 
 def _named(tables: Any) -> Any:
@@ -34,7 +34,7 @@ def _slurm(parameters: dict[str, Any]) -> dict[str, Any]:
     return parameters
 
 
-class Plan(Section):
+class SweepPlan(PlanSection):
     """A sweep. Paths are as the file says them; `place` says where they are.
 
     Attributes:
@@ -138,7 +138,7 @@ class Plan(Section):
                     raise ValueError(f"methods.{row.name}: no such {key} file: {file}; try {other[key]}")
 
 
-def read_plan(path: str | Path) -> Plan:
+def read_plan(path: str | Path) -> SweepPlan:
     """Read and check a plan file.
 
     Args:
@@ -155,6 +155,6 @@ def read_plan(path: str | Path) -> Plan:
     except ValueError as error:  # also what is not UTF-8
         raise ValueError(f"the plan {file} is not TOML: {error}") from None
     try:
-        return Plan.model_validate(table, context=file.absolute().parent)
+        return SweepPlan.model_validate(table, context=file.absolute().parent)
     except ValidationError as error:
         raise ValueError(f"{file.name}: {one_line(error)}") from None

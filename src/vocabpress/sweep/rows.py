@@ -6,10 +6,10 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, model_validator
 
 from vocabpress.budget import Budget
-from vocabpress.evaluate import Task, read_task
+from vocabpress.evaluate import Task, task_from
 from vocabpress.hf.importance import TFIDF, VOCABULARY_ORDER
 from vocabpress.hf.shapes import LinearShapes
-from vocabpress.methods import METHODS, Method, is_method, read_method
+from vocabpress.methods import METHODS, Method, is_method, method_from
 from vocabpress.recover.settings import Recovery
 from vocabpress.settings import read_settings
 
@@ -45,7 +45,7 @@ Seeds = Annotated[
 ]
 
 
-class Section(BaseModel):
+class PlanSection(BaseModel):
     """A table of the file: values have the types of its fields, and an unknown key is an error."""
 
     model_config = ConfigDict(strict=True, frozen=True)
@@ -67,7 +67,7 @@ class Section(BaseModel):
         return {**own, field: read({key: value for key, value in table.items() if key not in own})}
 
 
-class MethodRow(Section):
+class MethodRow(PlanSection):
     """A row of the sweep's tables. Keys that are not listed here are fields of the method.
 
     Attributes:
@@ -107,7 +107,7 @@ class MethodRow(Section):
             name = rest.pop("method", table["name"])
             if not is_method(name):
                 raise ValueError(f"unknown method {name!r}; set method to one of {', '.join(METHODS)}")
-            return read_method(name, rest, strict=True)
+            return method_from(name, rest, strict=True)
 
         return cls._with_rest(table, "method", read)
 
@@ -122,7 +122,7 @@ class MethodRow(Section):
         return self
 
 
-class TaskRow(Section):
+class TaskRow(PlanSection):
     """A task and the seeds that it is run with. Keys that are not listed here are fields of the task."""
 
     name: str
@@ -132,7 +132,7 @@ class TaskRow(Section):
     @model_validator(mode="before")
     @classmethod
     def _read_task(cls, table: Any) -> Any:
-        return cls._with_rest(table, "task", lambda rest: read_task(table["name"], rest, strict=True))
+        return cls._with_rest(table, "task", lambda rest: task_from(table["name"], rest, strict=True))
 
     @model_validator(mode="after")
     def _check_seeds(self) -> Self:
@@ -141,7 +141,7 @@ class TaskRow(Section):
         return self
 
 
-class Only(Section):
+class Only(PlanSection):
     """The compressed models that are recovered: names of rows, ratios and seeds of the plan; None means all."""
 
     methods: list[str] | None = None
@@ -149,7 +149,7 @@ class Only(Section):
     seeds: list[int] | None = None
 
 
-class RecoverPlan(Section):
+class RecoverPlan(PlanSection):
     """Which compressed models are recovered, and how. Keys that are not listed here are fields of `Recovery`.
 
     Attributes:

@@ -9,7 +9,7 @@ from functools import partial
 from vocabpress.hf.checkpoint import find_folder
 from vocabpress.progress import Bar
 from vocabpress.sweep.expand import STAGES, Cell, Folders, expand
-from vocabpress.sweep.plan import Plan
+from vocabpress.sweep.plan import SweepPlan
 from vocabpress.sweep.pools import Ended, Process, cores, open_cluster, run_cluster, run_local
 
 
@@ -32,7 +32,7 @@ class SweepReport:
     results: str
 
 
-def folders_of(plan: Plan) -> Folders:
+def folders_of(plan: SweepPlan) -> Folders:
     """Where a plan writes."""
     return Folders(plan.place(plan.output))
 
@@ -52,7 +52,7 @@ def cells_to_run(cells: Sequence[Cell], folders: Folders) -> list[Cell]:
 
 
 def run_sweep(
-    plan: Plan, *, workers: int | None = None, cluster: str | None = None, progress: bool = False
+    plan: SweepPlan, *, workers: int | None = None, cluster: str | None = None, progress: bool = False
 ) -> SweepReport:
     """Run the cells of a plan that have no result yet. A cell that fails is reported and stops no other.
 
@@ -105,7 +105,7 @@ def run_sweep(
 
 
 def _pool(
-    plan: Plan, folders: Folders, workers: int | None, cluster: str | None
+    plan: SweepPlan, folders: Folders, workers: int | None, cluster: str | None
 ) -> tuple[Callable[[Sequence[Process], Ended], None], int | None]:
     """What runs processes, and the threads of each."""
     if cluster is not None:

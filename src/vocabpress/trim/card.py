@@ -38,7 +38,9 @@ class TrimReport:
     kept_share: float | None
 
 
-def write_card(report: TrimReport, folder: Path, architecture: str, original: Page, base_model: str | None) -> None:
+def write_trim_card(
+    report: TrimReport, folder: Path, architecture: str, original: Page, base_model: str | None
+) -> None:
     """Write the card of a trimmed checkpoint. The checkpoint is there by then: no card is worth an error.
 
     Args:
