@@ -39,6 +39,18 @@ def read_settings(what: str, kind: type, settings: Mapping[str, Any], *, strict:
         raise ValueError(one_line(error)) from None
 
 
+def check_least(settings: object, **least: float) -> None:
+    """Refuse fields below their least value; None is no value.
+
+    Raises:
+        ValueError: With the field, the limit and the value.
+    """
+    for field, limit in least.items():
+        value = getattr(settings, field)
+        if value is not None and value < limit:
+            raise ValueError(f"{field} is at least {limit}, got {value}")
+
+
 def one_line(error: ValidationError) -> str:
     """The first of pydantic's errors in one line: the key, what a value must be, and what it is.
 

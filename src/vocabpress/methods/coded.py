@@ -24,6 +24,7 @@ from vocabpress.fitting.table import Decoded, Table
 from vocabpress.methods.base import Method, Plan
 from vocabpress.packing import pack
 from vocabpress.progress import Bar
+from vocabpress.settings import check_least
 
 WORD_FACTORS: tuple[Factors, ...] = ("int8", "int4", "float16")
 ROUNDS_OF_SEARCH = ((4096, 6), (16384, 2))  # rows of a short fit, and how many plans go on from it
@@ -56,10 +57,7 @@ class CodebookMethod(Method):
             raise ValueError(f"unknown rotation {self.rotation!r}; choose from {list(self.rotations)}")
         if self.bits is not None and not 1 <= self.bits <= 8:
             raise ValueError(f"codes have 1 to 8 bits, got {self.bits}")
-        if self.segments is not None and self.segments < 1:
-            raise ValueError(f"segments is at least 1, got {self.segments}")
-        if self.rounds < 1:
-            raise ValueError(f"rounds is at least 1, got {self.rounds}")
+        check_least(self, segments=1, rounds=1)
 
     @abstractmethod
     def learn(

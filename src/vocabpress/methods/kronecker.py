@@ -31,6 +31,7 @@ from vocabpress.fitting.quantise import Factors, check_factors
 from vocabpress.fitting.table import Decoded, Table
 from vocabpress.methods.base import Family, Method, Plan
 from vocabpress.progress import Bar
+from vocabpress.settings import check_least
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,7 @@ class NearestKronecker(Method):
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
         check_factors(self.factors)
-        for field, least in {"width": 1, "rows": 1, "terms": 0}.items():
-            value = getattr(self, field)
-            if value is not None and value < least:
-                raise ValueError(f"{field} is at least {least}, got {value}")
+        check_least(self, width=1, rows=1, terms=0)
 
     def families(self, num_embeddings: int, embedding_dim: int, weights: Tensor) -> list[Family]:
         if self.rows > num_embeddings:

@@ -40,6 +40,7 @@ from vocabpress.fitting.quantise import Factors, check_factors, empty_factor, st
 from vocabpress.fitting.table import Beside, Decoded, Places, Readable, Table, draw
 from vocabpress.methods.base import Family, Method, Plan
 from vocabpress.progress import Bar
+from vocabpress.settings import check_least
 
 STAGES = (1, 2, 4)
 SAMPLE_ROWS, SAMPLE_EPOCHS = 6144, 3  # of the short fits that rank the plans
@@ -81,11 +82,7 @@ class LightToken(Method):
             raise ValueError(
                 f"cosine_weight is at least 1, where the loss is the squared error; got {self.cosine_weight}"
             )
-        limits = {"rank": 0, "stages": 1, "epochs": 0, "polish": 0}
-        for field, least in limits.items():
-            value = getattr(self, field)
-            if value is not None and value < least:
-                raise ValueError(f"{field} is at least {least}, got {value}")
+        check_least(self, rank=0, stages=1, epochs=0, polish=0)
 
     def families(self, num_embeddings: int, embedding_dim: int, weights: Tensor) -> list[Family]:
         full = min(num_embeddings, embedding_dim)

@@ -34,6 +34,7 @@ from vocabpress.fitting.rotation import procrustes
 from vocabpress.fitting.table import Places, Table
 from vocabpress.methods.base import Family, Plan
 from vocabpress.methods.coded import CodebookMethod
+from vocabpress.settings import check_least
 
 BITS = tuple(range(8, 0, -1))
 AXES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16)  # of a segment, tried where rows are rotated
@@ -65,8 +66,7 @@ class Product(CodebookMethod):
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
         super().__post_init__()
-        if self.turns < 0:
-            raise ValueError(f"turns is at least 0, got {self.turns}")
+        check_least(self, turns=0)
 
     def families(self, num_embeddings: int, embedding_dim: int, weights: Tensor) -> list[Family]:
         found = []

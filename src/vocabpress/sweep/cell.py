@@ -26,7 +26,6 @@ from vocabpress.sweep.expand import Folders
 
 BAD_INPUT = 2
 INTERRUPTED = 130
-FLOAT32_BYTES = 4
 COMPRESSION_METRICS = (
     "ratio_to_float32",
     "bits_per_weight",
@@ -60,13 +59,7 @@ def compress_one(job: dict[str, Any], folders: Folders) -> None:
     )
     metrics = {name: getattr(report, name) for name in COMPRESSION_METRICS}
     metrics |= {f"relative_error_{part.role}": part.relative_error for part in report.linears}
-    counted = {
-        "table": report.table_bytes_after,
-        "table_float32": report.num_embeddings * report.embedding_dim * FLOAT32_BYTES,
-        "model": report.model_bytes_after,
-        "model_before": report.model_bytes_before,
-    }
-    _finish(job, made, counted, {name: value for name, value in metrics.items() if value is not None}, report.seconds)
+    _finish(job, made, {name: value for name, value in metrics.items() if value is not None}, report.seconds)
 
 
 def recover_one(job: dict[str, Any], folders: Folders) -> None:
@@ -93,8 +86,7 @@ def recover_one(job: dict[str, Any], folders: Folders) -> None:
         "minutes": report.seconds / 60,
     }
     details = {key: value for key, value in asdict(report).items() if key not in {*metrics, "output", "seconds"}}
-    counted = sizes(made, find_folder(job["model"]))
-    _finish(job, made, counted, metrics, report.seconds, details)
+    _finish(job, made, metrics, report.seconds, details)
 
 
 def measure_one(job: dict[str, Any], folders: Folders) -> None:
@@ -133,22 +125,23 @@ def _place(job: dict[str, Any], folders: Folders) -> Path:
 def _finish(
     job: dict[str, Any],
     made: Path,
-    counted: dict[str, int],
     metrics: dict[str, float],
     seconds: float,
     details: dict[str, Any] | None = None,
 ) -> None:
     """Move the model to its place, then write the result that says so."""
     # The plan's settings of the recovery: a checkpoint has none of one that did not help, and more that varies.
-    settings = {
-        "model": Path(job["model"]).name,
-        **provenance(made),
-        "recovered": job["recovered"],
-        "seed": job["seed"],
-    }
-    details = {**(details or {}), "text": [Path(file).name for file in job["text"]]}
+    settings = {"model": Path(job["model"]).name, **provenance(made)}
+    settings |= {"recovered": job["recovered"], "seed": job["seed"]}
     result = Result(
-        job["stage"], job["variant"], settings, counted, metrics, seconds, details, environment(job["device"])
+        job["stage"],
+        job["variant"],
+        settings,
+        sizes(made, find_folder(job["model"])),
+        metrics,
+        seconds,
+        {**(details or {}), "text": [Path(file).name for file in job["text"]]},
+        environment(job["device"]),
     )
     folders = Folders(Path(job["output"]))
     target = folders.model(job["name"])
