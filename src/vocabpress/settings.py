@@ -27,16 +27,13 @@ def read_settings(what: str, kind: type, settings: Mapping[str, Any], *, strict:
     if unknown:
         names = ", ".join(field.name for field in fields(kind)) or "no fields"
         raise ValueError(f"{what} has no field {unknown[0]!r}; it has {names}")
-    hints = get_type_hints(kind)
-    try:
-        return {
-            key: TypeAdapter(dict[str, hints[key]]).validate_python(
-                {key: value}, strict=strict or not isinstance(value, str)
-            )[key]
-            for key, value in settings.items()
-        }
-    except ValidationError as error:
-        raise ValueError(one_line(error)) from None
+    hints, typed = get_type_hints(kind), {}
+    for key, value in settings.items():
+        try:
+            typed[key] = TypeAdapter(hints[key]).validate_python(value, strict=strict or not isinstance(value, str))
+        except ValidationError as error:
+            raise ValueError(f"{key}: {one_line(error)}") from None
+    return typed
 
 
 def check_least(settings: object, **least: float) -> None:
@@ -60,7 +57,7 @@ def one_line(error: ValidationError) -> str:
     first = error.errors()[0]
     key = ".".join(part if BARE_KEY.fullmatch(part) else f'"{part}"' for part in map(str, first["loc"]))
     if first["type"] == "value_error":  # ours
-        message = str(first["ctx"]["error"])
+        message = str(first.get("ctx", {})["error"])
     else:
         got = "" if first["type"] == "missing" else f", got {first['input']!r}"
         message = f"{first['msg'][0].lower()}{first['msg'][1:]}{got}"
