@@ -24,7 +24,7 @@ def test_names_and_fields_make_the_same_method_again():
         ("blockwise:origami", {}, "unknown method 'origami'"),
         ("blockwise:svd", {"inner.bits": 1}, "method svd has no field 'bits'"),
         ("blockwise:svd", {"factors": "int8"}, "no field 'factors'"),
-        ("blockwise:svd", {"blocks": 0}, "blocks is 1 to 256, got 0"),
+        ("blockwise:svd", {"blocks": 0}, "blocks should be greater than or equal to 1, got 0"),
     ):
         with pytest.raises(ValueError, match=words):
             make_method(name, **settings)

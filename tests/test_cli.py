@@ -192,7 +192,7 @@ def bad_inputs(source, tmp):
         "half a field": (small(source, out, "--set", "factors"), "--set takes field=value, got 'factors'"),
         "bad value": (
             small(source, out, "--set", "factors=int5"),
-            "factors: input should be 'float16', 'int8' or 'int4', got 'int5'",
+            "factors should be 'float16', 'int8' or 'int4', got 'int5'",
         ),
         "unknown reference": (small(source, out, "--reference", "int8"), "unknown reference dtype 'int8'"),
         "empty text": (small(source, out, "--text", tmp / "blank.txt"), "holds no text"),

@@ -94,7 +94,7 @@ def test_the_command_line_takes_weights(source, text, tmp_path, capsys):
         (("--weights", "0.5", "--counts", "uniform"), "0.5 are a power of the counts, and there are none; give --text"),
         (("--weights", "-1", "--text", text), "the power of the counts is 0 to 2, got -1"),
         (("--weights", text), "is not a weights file"),
-        (("--weights", tmp_path / "w", "--set", "blocks=300"), "blocks is 1 to 256, got 300"),
+        (("--weights", tmp_path / "w", "--set", "blocks=300"), "blocks should be less than or equal to 256, got '300'"),
     ):
         code, out, err = run(capsys, *common, "-o", tmp_path / "c", *arguments)
         assert (code, out) == (2, "")

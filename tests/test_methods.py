@@ -155,14 +155,14 @@ def test_methods_by_name():
     ("name", "settings", "word"),
     [
         ("origami", {}, "choose from svd, autoencoder, lighttoken, kronecker"),
-        ("groupreduce", {"blocks": "0"}, "blocks is 1 to 256, got 0"),
+        ("groupreduce", {"blocks": "0"}, "blocks should be greater than or equal to 1, got '0'"),
         ("svd", {"rank": "3"}, "has no field 'rank'; it has factors"),
-        ("autoencoder", {"epochs": "many"}, "epochs: input should be a valid integer, unable to parse.*got 'many'"),
-        ("autoencoder", {"nonlinear": "perhaps"}, "nonlinear: input should be a valid boolean.*got 'perhaps'"),
-        ("lighttoken", {"loss": "hinge"}, "loss: input should be 'calibrated'.*got 'hinge'"),
-        ("lighttoken", {"cosine_weight": "0.5"}, "at least 1"),
-        ("lighttoken", {"stages": "0"}, "stages is at least 1, got 0"),
-        ("lighttoken", {"rank": "-1"}, "rank is at least 0, got -1"),
+        ("autoencoder", {"epochs": "many"}, "epochs should be a valid integer, unable to parse.*got 'many'"),
+        ("autoencoder", {"nonlinear": "perhaps"}, "nonlinear should be a valid boolean.*got 'perhaps'"),
+        ("lighttoken", {"loss": "hinge"}, "loss should be 'calibrated'.*got 'hinge'"),
+        ("lighttoken", {"cosine_weight": "0.5"}, "cosine_weight should be greater than or equal to 1"),
+        ("lighttoken", {"stages": "0"}, "stages should be greater than or equal to 1, got '0'"),
+        ("lighttoken", {"rank": "-1"}, "rank should be greater than or equal to 0, got '-1'"),
     ],
 )
 def test_bad_names_and_settings_are_refused(name, settings, word):

@@ -228,7 +228,7 @@ def test_quantisers_by_name():
     assert make_method("product", shared="true", bits="6") == Product(bits=6, shared=True)
     assert make_method("residual", shared="no", beam="4") == Residual(shared=False, beam=4)
     assert make_method("uniform", search="false", group_size="32") == Uniform(search=False, group_size=32)
-    with pytest.raises(ValueError, match=r"bits: input should be a valid integer.*got 'few'"):
+    with pytest.raises(ValueError, match=r"bits should be a valid integer.*got 'few'"):
         make_method("product", bits="few")
 
 

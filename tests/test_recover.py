@@ -256,7 +256,7 @@ def bad_inputs(folder, tmp):
         "no teacher": ((small, "--teacher", "/no/such", *ok, *out), "no such model"),
         "unknown mode": (
             (small, *teacher, *ok, *out, "--mode", "all"),
-            "mode: input should be 'table' or 'model'",
+            "mode should be 'table' or 'model'",
         ),
         "unknown field": ((small, *teacher, *ok, *out, "--set", "speed=9"), "recover has no field 'speed'"),
         "no weight": (

@@ -60,8 +60,8 @@ def test_the_searched_share_is_the_best_of_those_tried():
     [
         ("svd+origami", {}, "unknown method 'origami'"),
         ("svd+", {}, "unknown method ''"),
-        ("svd+svd", {"share": "half"}, "share: input should be a valid number, unable to parse"),
-        ("svd+svd", {"share": "2"}, "between 0 and 1, got 2"),
+        ("svd+svd", {"share": "half"}, "share should be a valid number, unable to parse"),
+        ("svd+svd", {"share": "2"}, "share should be less than 1, got '2'"),
         ("svd+svd", {"third.rank": 1}, "no field 'third.rank'"),
         ("svd+svd", {"first.bits": 1}, "method svd has no field 'bits'"),
     ],
@@ -93,4 +93,4 @@ def test_the_command_line_takes_a_plus_and_the_report_gives_it_back(source, tmp_
     assert "--set second.factors=int8 --set share=0.25" in command
     code, said, err = run(capsys, *words, "--set", "share=7")
     assert (code, said) == (2, "")
-    assert "between 0 and 1" in err
+    assert "share should be less than 1" in err

@@ -2,11 +2,18 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import fields
-from typing import Any, get_type_hints
+from dataclasses import fields, is_dataclass
+from functools import cache
+from typing import Annotated, Any, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
+AtLeast0 = Annotated[int, Field(ge=0)]
+AtLeast1 = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+CodeBits = Annotated[int, Field(ge=1, le=8)]
+BlockCount = Annotated[int, Field(ge=1, le=256)]  # a block's number takes at most a byte
 BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")  # a key that TOML takes without quotes
 
 
@@ -27,38 +34,45 @@ def read_settings(what: str, kind: type, settings: Mapping[str, Any], *, strict:
     if unknown:
         names = ", ".join(field.name for field in fields(kind)) or "no fields"
         raise ValueError(f"{what} has no field {unknown[0]!r}; it has {names}")
-    hints, typed = get_type_hints(kind), {}
-    for key, value in settings.items():
-        try:
-            typed[key] = TypeAdapter(hints[key]).validate_python(value, strict=strict or not isinstance(value, str))
-        except ValidationError as error:
-            raise ValueError(f"{key}: {one_line(error)}") from None
-    return typed
+    return {key: _typed(kind, key, value, strict or not isinstance(value, str)) for key, value in settings.items()}
 
 
-def check_least(settings: object, **least: float) -> None:
-    """Refuse fields below their least value; None is no value.
+def check_settings(settings: Any) -> None:
+    """Check the fields of a dataclass that Python code made: their types, and the limits in their annotations.
 
     Raises:
-        ValueError: With the field, the limit and the value.
+        ValueError: With the first field that does not fit.
     """
-    for field, limit in least.items():
-        value = getattr(settings, field)
-        if value is not None and value < limit:
-            raise ValueError(f"{field} is at least {limit}, got {value}")
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if not is_dataclass(value):
+            _typed(type(settings), field.name, value, strict=isinstance(value, str))
 
 
-def one_line(error: ValidationError) -> str:
+def _typed(kind: type, key: str, value: Any, strict: bool) -> Any:
+    try:
+        return _adapter(kind, key).validate_python(value, strict=strict)
+    except ValidationError as error:
+        raise ValueError(one_line(error, key)) from None
+
+
+@cache
+def _adapter(kind: type, key: str) -> TypeAdapter[Any]:
+    return TypeAdapter(get_type_hints(kind, include_extras=True)[key])
+
+
+def one_line(error: ValidationError, key: str = "") -> str:
     """The first of pydantic's errors in one line: the key, what a value must be, and what it is.
 
     Args:
         error: Keys of tables inside tables are written as TOML writes them, ``methods.svd.factors``.
+        key: Of the value, where the error knows none.
     """
     first = error.errors()[0]
-    key = ".".join(part if BARE_KEY.fullmatch(part) else f'"{part}"' for part in map(str, first["loc"]))
+    key = key or ".".join(part if BARE_KEY.fullmatch(part) else f'"{part}"' for part in map(str, first["loc"]))
     if first["type"] == "value_error":  # ours
-        message = str(first.get("ctx", {})["error"])
-    else:
-        got = "" if first["type"] == "missing" else f", got {first['input']!r}"
-        message = f"{first['msg'][0].lower()}{first['msg'][1:]}{got}"
-    return f"{key}: {message}" if key else message
+        return f"{key}: {first.get('ctx', {})['error']}".removeprefix(": ")
+    if first["type"] == "missing":
+        return f"{key} is missing"
+    message = first["msg"].removeprefix("Input ")
+    return f"{key} {message[0].lower()}{message[1:]}, got {first['input']!r}"

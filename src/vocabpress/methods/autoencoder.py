@@ -28,9 +28,10 @@ from torch import Tensor, nn
 from vocabpress.embeddings import CompressedEmbedding, Projected
 from vocabpress.fitting.loop import Minimiser, RowBatch, Schedule
 from vocabpress.fitting.lowrank import weighted_svd
-from vocabpress.fitting.quantise import Factors, check_factors, empty_factor, store_factor
+from vocabpress.fitting.quantise import Factors, empty_factor, store_factor
 from vocabpress.fitting.table import Table
 from vocabpress.methods.base import Family, Method, Plan
+from vocabpress.settings import AtLeast1, Positive, check_settings
 
 
 @dataclass(frozen=True)
@@ -53,18 +54,13 @@ class Autoencoder(Method):
     factors: Factors = "float16"
     cosine_weight: float = 0.9975 / 5
     l1_weight: float = 0.0025
-    epochs: int = 30
-    batch_size: int = 32
-    learning_rate: float = 1e-3
+    epochs: AtLeast1 = 30
+    batch_size: AtLeast1 = 32
+    learning_rate: Positive = 1e-3
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        check_factors(self.factors)
-        if min(self.epochs, self.batch_size) < 1 or self.learning_rate <= 0:
-            raise ValueError(
-                "epochs and batch_size must be at least 1 and learning_rate positive, got "
-                f"{self.epochs}, {self.batch_size}, {self.learning_rate:g}; the paper has 30, 32, 0.001"
-            )
+        check_settings(self)
 
     def families(self, num_embeddings: int, embedding_dim: int, weights: Tensor) -> list[Family]:
         return [Family({}, "rank", range(1, min(num_embeddings, embedding_dim) + 1))]

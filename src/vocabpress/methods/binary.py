@@ -34,6 +34,7 @@ from vocabpress.fitting.lowrank import weighted_mean
 from vocabpress.fitting.table import Table
 from vocabpress.methods.base import Family, Method, Plan, largest_entry
 from vocabpress.packing import pack
+from vocabpress.settings import AtLeast1, NotNegative, Positive, check_settings
 
 OUT_OF_REACH = 0.01  # share of the squares that may lie beyond -1 and 1
 
@@ -52,23 +53,15 @@ class Binary(Method):
 
     paper: ClassVar[str] = "Tissier et al., AAAI 2019"
 
-    code_bits: int | None = None
-    regulariser: float = 1.0
-    epochs: int = 5
-    batch_size: int = 75
-    learning_rate: float = 0.01
+    code_bits: AtLeast1 | None = None
+    regulariser: NotNegative = 1.0
+    epochs: AtLeast1 = 5
+    batch_size: AtLeast1 = 75
+    learning_rate: Positive = 0.01
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        if self.code_bits is not None and self.code_bits < 1:
-            raise ValueError(f"code_bits is at least 1, got {self.code_bits}; the paper has 256")
-        if self.regulariser < 0:
-            raise ValueError(f"regulariser is at least 0, got {self.regulariser:g}; try 1")
-        if min(self.epochs, self.batch_size) < 1 or self.learning_rate <= 0:
-            raise ValueError(
-                "epochs and batch_size must be at least 1 and learning_rate positive, got "
-                f"{self.epochs}, {self.batch_size}, {self.learning_rate:g}; the paper has 5, 75"
-            )
+        check_settings(self)
 
     def families(self, num_embeddings: int, embedding_dim: int, weights: Tensor) -> list[Family]:
         bits = range(8, 8 * embedding_dim + 1, 8) if self.code_bits is None else [self.code_bits]

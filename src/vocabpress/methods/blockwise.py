@@ -29,6 +29,7 @@ from vocabpress.fitting.rates import weight_classes
 from vocabpress.fitting.table import Table, draw
 from vocabpress.methods.base import Method, Plan, rounded
 from vocabpress.progress import Bar
+from vocabpress.settings import BlockCount, check_settings
 
 SAMPLE_ROWS = 2048
 SHARES = (0.25, 0.5, 1.0, 2.0, 4.0)  # of an equal share a row: the budgets at which a block is measured
@@ -51,12 +52,11 @@ class Blockwise(Method):
     paper: ClassVar[str] = "Shoham and Gersho, 1988; as in Chen et al., NeurIPS 2018"
 
     inner: Method
-    blocks: int = 8
+    blocks: BlockCount = 8
 
     def __post_init__(self) -> None:
-        """Refuse a number of blocks outside its range."""
-        if not 1 <= self.blocks <= 256:
-            raise ValueError(f"blocks is 1 to 256, got {self.blocks}")
+        """Refuse values outside their range."""
+        check_settings(self)
 
     def assign_blocks(self, weights: Tensor, embedding_dim: int) -> Tensor:
         """The block of each token, (V), the weightiest first; all but the last have rows enough."""

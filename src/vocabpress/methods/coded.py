@@ -18,13 +18,13 @@ from vocabpress.embeddings.scalar import ScaleAxis
 from vocabpress.fitting.codes import decode
 from vocabpress.fitting.lowrank import principal_axes, ridge, weighted_mean
 from vocabpress.fitting.points import Points, pieces_of
-from vocabpress.fitting.quantise import FACTOR_BITS, Factors, empty_factor, quantise, store_factor
+from vocabpress.fitting.quantise import Factors, empty_factor, quantise, store_factor
 from vocabpress.fitting.rotation import TINY, block_variances, deal_axes, gaussian_distortion
 from vocabpress.fitting.table import Decoded, Table
 from vocabpress.methods.base import Method, Plan
 from vocabpress.packing import pack
 from vocabpress.progress import Bar
-from vocabpress.settings import check_least
+from vocabpress.settings import AtLeast1, CodeBits, check_settings
 
 WORD_FACTORS: tuple[Factors, ...] = ("int8", "int4", "float16")
 ROUNDS_OF_SEARCH = ((4096, 6), (16384, 2))  # rows of a short fit, and how many plans go on from it
@@ -37,27 +37,21 @@ SHARE, SLACK = 0.9, 1.6  # of the budget and over the least Gaussian bound: plan
 class CodebookMethod(Method):
     """A method that stores `Codebooks`, bare or in a rotated basis."""
 
-    bits: int | None = None
-    segments: int | None = None
+    bits: CodeBits | None = None
+    segments: AtLeast1 | None = None
     shared: bool | None = None
     factors: Literal["auto", "float16", "int8", "int4"] = "auto"
     rotation: str = "auto"
-    rounds: int = 16
+    rounds: AtLeast1 = 16
 
     size: ClassVar[str]
     short_rounds: ClassVar[int]
     scale_axis: ClassVar[ScaleAxis]
-    rotations: ClassVar[tuple[str, ...]]
+    own_rotation: ClassVar[str]
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        if self.factors not in ("auto", *FACTOR_BITS):
-            raise ValueError(f"unknown factors {self.factors!r}; choose from {['auto', *FACTOR_BITS]}")
-        if self.rotation not in self.rotations:
-            raise ValueError(f"unknown rotation {self.rotation!r}; choose from {list(self.rotations)}")
-        if self.bits is not None and not 1 <= self.bits <= 8:
-            raise ValueError(f"codes have 1 to 8 bits, got {self.bits}")
-        check_least(self, segments=1, rounds=1)
+        check_settings(self)
 
     @abstractmethod
     def learn(
@@ -106,10 +100,10 @@ class CodebookMethod(Method):
             ValueError: If the number asked for is none, and no rotation could help.
         """
         divisors = [n for n in range(1, embedding_dim + 1) if embedding_dim % n == 0]
-        wanted, rotated = self.segments, self.rotation == self.rotations[-1]
+        wanted, rotated = self.segments, self.rotation == self.own_rotation
         if wanted is not None and wanted not in divisors and not (rotated and wanted < embedding_dim):
             nearest = [*[n for n in divisors if n < wanted][-1:], *[n for n in divisors if n > wanted][:1]]
-            hint = f", or rotation={self.rotations[-1]!r}, which takes any" if wanted < embedding_dim else ""
+            hint = f", or rotation={self.own_rotation!r}, which takes any" if wanted < embedding_dim else ""
             raise ValueError(
                 f"got {wanted} segments, which do not divide the {embedding_dim} entries of a row; choose "
                 f"{' or '.join(str(n) for n in nearest)}{hint}"

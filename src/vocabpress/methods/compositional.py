@@ -32,10 +32,11 @@ from vocabpress.budget import Budget
 from vocabpress.embeddings import Codebooks, CompressedEmbedding
 from vocabpress.fitting.codes import decode, refit
 from vocabpress.fitting.loop import Minimiser, RowBatch, Schedule
-from vocabpress.fitting.quantise import Factors, check_factors, empty_factor, store_factor
+from vocabpress.fitting.quantise import Factors, empty_factor, store_factor
 from vocabpress.fitting.table import Table
 from vocabpress.methods.base import Family, Method, Plan
 from vocabpress.packing import pack
+from vocabpress.settings import AtLeast1, CodeBits, Positive, check_settings
 
 MOST_WORDS = 8192  # in all books: they are fitted together
 JUDGED_ROWS, ROWS_PER_CALL = 640, 4096
@@ -57,26 +58,19 @@ class Compositional(Method):
 
     paper: ClassVar[str] = "Shu and Nakayama, ICLR 2018"
 
-    bits: int = 4
-    books: int | None = None
+    bits: CodeBits = 4
+    books: AtLeast1 | None = None
     factors: Factors = "float16"
-    temperature: float = 1.0
-    epochs: int = 16
-    batch_size: int = 128
-    learning_rate: float = 1e-2
+    temperature: Positive = 1.0
+    epochs: AtLeast1 = 16
+    batch_size: AtLeast1 = 128
+    learning_rate: Positive = 1e-2
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        check_factors(self.factors)
-        if not 1 <= self.bits <= 8:
-            raise ValueError(f"codes have 1 to 8 bits, got {self.bits}; the paper has 4 and 5")
-        if self.books is not None and not 1 <= self.books <= MOST_WORDS >> self.bits:
+        check_settings(self)
+        if self.books is not None and self.books > MOST_WORDS >> self.bits:
             raise ValueError(f"books of {self.bits} bits are 1 to {MOST_WORDS >> self.bits}, got {self.books}")
-        if min(self.epochs, self.batch_size) < 1 or min(self.learning_rate, self.temperature) <= 0:
-            raise ValueError(
-                "epochs and batch_size must be at least 1, learning_rate and temperature positive, got "
-                f"{self.epochs}, {self.batch_size}, {self.learning_rate:g}, {self.temperature:g}"
-            )
 
     def families(self, num_embeddings: int, embedding_dim: int, weights: Tensor) -> list[Family]:
         books = range(1, (MOST_WORDS >> self.bits) + 1) if self.books is None else [self.books]

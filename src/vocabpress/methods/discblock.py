@@ -19,15 +19,17 @@ there are as many blocks as values: with equal weights this is `svd`.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from vocabpress.budget import Budget, largest
 from vocabpress.fitting.blocks import full_ranks
 from vocabpress.methods.base import Plan
 from vocabpress.methods.groupreduce import GroupReduce
+from vocabpress.settings import AtLeast0
 
 ITERATIONS = 1000  # of k-means, at most
 
@@ -48,15 +50,9 @@ class DiscBlock(GroupReduce):
 
     paper: ClassVar[str] = "Lee et al., Findings of EMNLP 2021"
 
-    rounds: int = 0
-    alpha: float = 0.0
+    rounds: AtLeast0 = 0
+    alpha: Annotated[float, Field(ge=0, le=1)] = 0.0
     expand: bool = True
-
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        super().__post_init__()
-        if not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha is 0 to 1, got {self.alpha:g}; 0 leaves it out")
 
     def assign_blocks(self, weights: Tensor) -> tuple[Tensor, list[float]]:
         block_of, centroids = clusters(weights, self.blocks)

@@ -33,6 +33,7 @@ from vocabpress.fitting.table import Table, draw
 from vocabpress.methods.transformed import TransformMethod, coded
 from vocabpress.packing import pack
 from vocabpress.progress import Bar
+from vocabpress.settings import AtLeast0, AtLeast1
 
 BITS, PIECE = 4, 8  # of a code; columns of a piece
 STAGES = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
@@ -55,14 +56,8 @@ class FastScan(TransformMethod):
     paper: ClassVar[str] = "Andre et al., VLDB 2015; Babenko and Lempitsky, CVPR 2014"
     ladder: ClassVar[Ladder] = Ladder(2 * PIECE, tuple((BITS * stages, PIECE) for stages in STAGES), LOSSES)
 
-    beam: int = 16
-    rounds: int = 6
-
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        super().__post_init__()
-        if self.beam < 1 or self.rounds < 0:
-            raise ValueError(f"beam is at least 1 and rounds at least 0, got {self.beam} and {self.rounds}")
+    beam: AtLeast1 = 16
+    rounds: AtLeast0 = 6
 
     def first_bits(self) -> int:
         return 2 * BITS

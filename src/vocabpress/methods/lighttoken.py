@@ -28,19 +28,20 @@ Stored: ``Sum(Projected(L, P, mean), Projected(Scalar 1 bit, W_1), …)``.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from vocabpress.embeddings import CompressedEmbedding, Projected, Scalar, Sum
 from vocabpress.fitting.binary import Signs, StageOptions, flip_bits, train_codes
 from vocabpress.fitting.lowrank import ridge, weighted_svd
-from vocabpress.fitting.quantise import Factors, check_factors, empty_factor, store_factor
+from vocabpress.fitting.quantise import Factors, empty_factor, store_factor
 from vocabpress.fitting.table import Beside, Decoded, Places, Readable, Table, draw
 from vocabpress.methods.base import Family, Method, Plan
 from vocabpress.progress import Bar
-from vocabpress.settings import check_least
+from vocabpress.settings import AtLeast0, AtLeast1, check_settings
 
 STAGES = (1, 2, 4)
 SAMPLE_ROWS, SAMPLE_EPOCHS = 6144, 3  # of the short fits that rank the plans
@@ -65,24 +66,17 @@ class LightToken(Method):
 
     paper: ClassVar[str] = "Wang et al., KDD 2023"
 
-    rank: int | None = None
-    stages: int | None = None
+    rank: AtLeast0 | None = None
+    stages: AtLeast1 | None = None
     loss: Literal["calibrated", "mse"] = "calibrated"
-    cosine_weight: float = 1.0
-    epochs: int = 8
-    polish: int = 10
+    cosine_weight: Annotated[float, Field(ge=1)] = 1.0
+    epochs: AtLeast0 = 8
+    polish: AtLeast0 = 10
     factors: Factors = "int8"
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        check_factors(self.factors)
-        if self.loss not in ("calibrated", "mse"):
-            raise ValueError(f"unknown loss {self.loss!r}; choose from calibrated, mse")
-        if self.cosine_weight < 1:
-            raise ValueError(
-                f"cosine_weight is at least 1, where the loss is the squared error; got {self.cosine_weight}"
-            )
-        check_least(self, rank=0, stages=1, epochs=0, polish=0)
+        check_settings(self)
 
     def families(self, num_embeddings: int, embedding_dim: int, weights: Tensor) -> list[Family]:
         full = min(num_embeddings, embedding_dim)

@@ -22,7 +22,7 @@ axes, the sharing and the words' format are searched inside the budget by short 
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ from vocabpress.fitting.rotation import procrustes
 from vocabpress.fitting.table import Places, Table
 from vocabpress.methods.base import Family, Plan
 from vocabpress.methods.coded import CodebookMethod
-from vocabpress.settings import check_least
+from vocabpress.settings import AtLeast0
 
 BITS = tuple(range(8, 0, -1))
 AXES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16)  # of a segment, tried where rows are rotated
@@ -59,14 +59,10 @@ class Product(CodebookMethod):
     size: ClassVar[str] = "segments"
     short_rounds: ClassVar[int] = 6
     scale_axis: ClassVar[ScaleAxis] = "column"
-    rotations: ClassVar[tuple[str, ...]] = ("auto", "none", "opq")
+    own_rotation: ClassVar[str] = "opq"
 
-    turns: int = 8
-
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        super().__post_init__()
-        check_least(self, turns=0)
+    rotation: Literal["auto", "none", "opq"] = "auto"
+    turns: AtLeast0 = 8
 
     def families(self, num_embeddings: int, embedding_dim: int, weights: Tensor) -> list[Family]:
         found = []

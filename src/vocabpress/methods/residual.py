@@ -21,7 +21,7 @@ each, because stages differ in length.
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ from vocabpress.fitting.points import Points
 from vocabpress.methods.base import Family, Plan
 from vocabpress.methods.coded import CodebookMethod
 from vocabpress.progress import Bar
+from vocabpress.settings import AtLeast1
 
 BITS = (4, 6, 8)
 WIDTHS = (8, 12, 16, 24, 32, 48)  # axes of a segment that are tried where rows are rotated
@@ -60,17 +61,16 @@ class Residual(CodebookMethod):
     size: ClassVar[str] = "stages"
     short_rounds: ClassVar[int] = 1
     scale_axis: ClassVar[ScaleAxis] = "row"
-    rotations: ClassVar[tuple[str, ...]] = ("auto", "none", "pca")
+    own_rotation: ClassVar[str] = "pca"
 
-    stages: int | None = None
-    rounds: int = 4
-    beam: int = 8
+    rotation: Literal["auto", "none", "pca"] = "auto"
+    stages: AtLeast1 | None = None
+    rounds: AtLeast1 = 4
+    beam: AtLeast1 = 8
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
         super().__post_init__()
-        if self.beam < 1 or (self.stages is not None and self.stages < 1):
-            raise ValueError(f"beam and stages are at least 1, got {self.beam} and {self.stages}")
         if self.stages is not None and self.stages << (self.bits or 1) > MOST_WORDS:
             raise ValueError(
                 f"got {self.stages} stages of {2 ** (self.bits or 1)} words; books of a segment hold at most "

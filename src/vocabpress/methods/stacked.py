@@ -12,9 +12,10 @@ Stored: ``Sum(what the first stores, what the second stores)``.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from vocabpress.budget import Budget
@@ -22,6 +23,7 @@ from vocabpress.embeddings import CompressedEmbedding, Sum
 from vocabpress.fitting.table import Decoded, Table, draw
 from vocabpress.methods.base import Method, Plan, rounded
 from vocabpress.progress import Bar
+from vocabpress.settings import check_settings
 
 SHARES = (1 / 32, 1 / 8, 1 / 4, 1 / 2, 3 / 4)
 SAMPLE_ROWS = 8192  # for the choice of the share
@@ -46,12 +48,11 @@ class Stacked(Method):
 
     first: Method
     second: Method
-    share: float | None = None
+    share: Annotated[float, Field(gt=0, lt=1)] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a share that leaves one of them nothing."""
-        if self.share is not None and not 0 < self.share < 1:
-            raise ValueError(f"share lies between 0 and 1, got {self.share:g}; try 0.25, or leave it out to search")
+        """Refuse values outside their range."""
+        check_settings(self)
 
     def plans(
         self, num_embeddings: int, embedding_dim: int, budget: Budget, weights: Tensor | None = None

@@ -13,9 +13,10 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from vocabpress.embeddings import Run, Trellis
@@ -42,13 +43,7 @@ class TCQ(TransformMethod):
     paper: ClassVar[str] = "Marcellin and Fischer, 1990; Tseng et al., NeurIPS 2024"
     ladder: ClassVar[Ladder] = Ladder(4, RUNGS, (1.0, *(GAP * 4 ** -(bits / width) for bits, width in RUNGS[1:])))
 
-    memory: int = 12
-
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        super().__post_init__()
-        if not 8 <= self.memory <= 16:
-            raise ValueError(f"memory is 8 to 16 bits, got {self.memory}; each bit more doubles the time")
+    memory: Annotated[int, Field(ge=8, le=16)] = 12  # each bit more doubles the time
 
     def first_bits(self) -> int:
         return self.memory

@@ -21,9 +21,10 @@ import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from vocabpress.budget import Budget
@@ -34,6 +35,7 @@ from vocabpress.fitting.rates import Axes, BlockRates, Ladder, weight_classes
 from vocabpress.fitting.table import Decoded, Table
 from vocabpress.methods.base import Method, Plan
 from vocabpress.progress import Bar
+from vocabpress.settings import BlockCount, check_settings
 
 BASIS_BITS = (8, 6, 5, 4)
 RIDGE = 1e-6
@@ -46,17 +48,14 @@ IN_DOUBT = 0.01
 class TransformMethod(Method):
     """A method that codes rows on their principal axes, bits shared out over axes and blocks of tokens."""
 
-    blocks: int = 8
-    min_bits: float = 0.0
+    blocks: BlockCount = 8
+    min_bits: Annotated[float, Field(ge=0, le=8)] = 0.0
 
     ladder: ClassVar[Ladder]
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        if not 1 <= self.blocks <= 256:
-            raise ValueError(f"blocks is 1 to 256, got {self.blocks}")
-        if not 0 <= self.min_bits <= 8:
-            raise ValueError(f"min_bits is 0 to 8 for each entry, got {self.min_bits:g}")
+        check_settings(self)
 
     @abstractmethod
     def first_bits(self) -> int:
