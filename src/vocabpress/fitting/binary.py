@@ -186,7 +186,7 @@ class _Stage:
         generator: torch.Generator,
     ) -> None:
         self.table, self.scale, self.weights, self.loss, self.options = table, scale, weights, loss, options
-        self.rows = rest.map(lambda _, rows: rows / scale).kept()
+        self.rows = rest.map(lambda _, rows: rows / scale).cached()
         self.network = BinaryAutoencoder(self.rows, bits, weights, options.temperature[0], generator)
         order = torch.randperm(len(table), generator=generator, device=table.device)
         held_out, self.seen = order.tensor_split([max(1, int(HELD_OUT * len(table)))])

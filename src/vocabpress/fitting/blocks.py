@@ -90,8 +90,8 @@ def store_blocks(
         weights: (V); a block whose rows all weigh nothing is fitted as if they weighed the same.
         factors: Number format.
     """
-    table, (block_of, kept), forms = Table.of(table), by_first_row(block_of), []
-    for block, old in enumerate(kept):
+    table, (block_of, numbers), forms = Table.of(table), by_first_row(block_of), []
+    for block, old in enumerate(numbers):
         ids = (block_of == block).nonzero()[:, 0]
         rows = table.some(ids)
         rank = min(ranks[old], *rows.shape)

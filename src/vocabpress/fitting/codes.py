@@ -58,7 +58,7 @@ def _left_over(points: Points, words: Tensor) -> Points:
         own = points.split(rows, rows[:, 0])[0]
         return points.joined(own - pick(words, nearest_words(own, words)))
 
-    return replace(points, table=points.table.map(less).kept())
+    return replace(points, table=points.table.map(less).cached())
 
 
 def beam_search(targets: Tensor, books: Tensor, width: int) -> Tensor:

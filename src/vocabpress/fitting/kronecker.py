@@ -88,7 +88,7 @@ class KroneckerBlocks(NamedTuple):
         gram, aims = self.matrix.sum(sums)
         return self.matrix.shards.agree(_solve(gram, aims).to(self.matrix.dtype))
 
-    def held(self, left: Tensor, right: Tensor) -> float:
+    def explained(self, left: Tensor, right: Tensor) -> float:
         """The weighted square that the products account for, left factors (terms, m1, n1)."""
 
         def inner(places: slice, rows: Tensor) -> tuple[Tensor]:
@@ -146,12 +146,12 @@ def nearest_products(blocks: KroneckerBlocks, terms: int) -> tuple[Tensor, Tenso
 
 
 def _take_turns(blocks: KroneckerBlocks, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    held = -math.inf  # weighted square that the products account for
+    explained = -math.inf  # weighted square that the products account for
     for _ in range(SWEEPS):
         right = blocks.solve_right(left.transpose(0, 1))
         left = blocks.solve_left(right)
-        before, held = held, blocks.held(left, right)
-        if held <= before * (1 + FLAT):
+        before, explained = explained, blocks.explained(left, right)
+        if explained <= before * (1 + FLAT):
             break
     return left, right
 

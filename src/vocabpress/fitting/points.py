@@ -38,7 +38,7 @@ class Points:
         def read(places: Places, everywhere: bool) -> Tensor:
             return points[:, places].transpose(0, 1).flatten(1)
 
-        return cls(Table(shape, points.dtype, points.device, read, chunk_borders(*shape), count, held=True), books)
+        return cls(Table(shape, points.dtype, points.device, read, chunk_borders(*shape), count, in_memory=True), books)
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -93,7 +93,7 @@ def quantise(
     form = Scalar(len(values), values.shape[1], bits, scale_axis, group_size, dtype).to(values.device)
     assert form.scales is not None
     if scale_axis == "column":
-        values = values.kept()
+        values = values.cached()
         scales = _column_scales(values, bits, dtype, search, weights)
         form.scales.data.copy_(scales)
         values.fill([form.codes], lambda _, rows: [pack(scalar_codes(rows, scales, bits), bits)])

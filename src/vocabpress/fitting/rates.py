@@ -134,8 +134,8 @@ class BlockRates:
         if int(every[:, 0].sum()) > room:
             return None, math.inf
         chosen = allocate(every, distortion.flatten(0, 1), room).view(len(self.counts), groups)
-        kept = float(distortion.gather(2, chosen[..., None]).sum())
-        return chosen, kept + float(self.energy[:, groups:].sum())
+        coded = float(distortion.gather(2, chosen[..., None]).sum())
+        return chosen, coded + float(self.energy[:, groups:].sum())
 
     def whole_bytes(self, groups: int, room: int) -> list[list[Run]] | None:
         """The runs of each block, rows of whole bytes, for ``room`` bits of streams; none if that is too little."""

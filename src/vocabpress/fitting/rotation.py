@@ -30,9 +30,9 @@ def deal_axes(variances: Tensor, segments: int, width: int) -> Tensor:
     Returns:
         Indices of the axes, segment after segment, (segments * width).
     """
-    kept = variances[: segments * width].double().clamp(min=TINY)
+    used = variances[: segments * width].double().clamp(min=TINY)
     # Relative to the least one, no factor is below 1: an axis more never makes a product smaller.
-    logs = (kept / kept[-1]).log().tolist()
+    logs = (used / used[-1]).log().tolist()
     places: list[list[int]] = [[] for _ in range(segments)]
     heap = [(0.0, 0, segment) for segment in range(segments)]  # product so far, axes so far
     for axis, log in enumerate(logs):

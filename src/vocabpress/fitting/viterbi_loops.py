@@ -125,8 +125,8 @@ def trace_back(steps: Any, states: int, state: int, at: int, won: Any, end: int,
         if number + 1 == at:
             wanted = state
         bits = steps[number, 1]
-        kept = states >> bits
-        fresh, state = state // kept, state % kept
+        remaining = states >> bits
+        fresh, state = state // remaining, state % remaining
         place -= bits
         for bit in range(bits):
             stream[place + bit] = fresh >> bit & 1

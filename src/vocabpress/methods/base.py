@@ -175,7 +175,7 @@ class Method(ABC):
         largest = check_table(rows)
         weights = check_weights(token_weights, len(rows), rows.device)
         plans = self.plans(*rows.shape, budget, weights)
-        rows = rows.kept() if largest >= SMALLEST else rows.map(lambda _, part: torch.zeros_like(part))
+        rows = rows.cached() if largest >= SMALLEST else rows.map(lambda _, part: torch.zeros_like(part))
         if generator is None:
             generator = torch.Generator(rows.device).manual_seed(0)
         if metric is None:
@@ -183,7 +183,7 @@ class Method(ABC):
             return rounded(self.fit_plan(rows, plan, weights, generator, progress), rows)
         check_metric(metric, rows.shape[1])
         root, inverse = (power(metric.to(rows.device), half).float() for half in (0.5, -0.5))
-        turned = rows.times(shards.agree(root)).kept()
+        turned = rows.times(shards.agree(root)).cached()
         plans = self._foldable(plans, *rows.shape)
         plan = shards.agree_on(self.choose(turned, plans, weights, generator, progress))
         fitted = self.fit_plan(turned, plan, weights, generator, progress)

@@ -127,7 +127,7 @@ class CodebookMethod(Method):
         axes, variances = principal_axes(centred, weights)
         order = deal_axes(variances, plan["segments"], plan["axes"])
         axes = self.turn(centred, axes[order].to(table.dtype), plan, weights, generator)
-        codes = self._fit_codes(centred.times(axes.T).kept(), plan, weights, generator, progress)
+        codes = self._fit_codes(centred.times(axes.T).cached(), plan, weights, generator, progress)
         # The axes that suit the codes best need not be at right angles, once the codes are there.
         basis = quantise(ridge(Decoded(codes), centred, weights), 8, "row")
         left = centred.map(lambda places, rows: rows - Decoded(codes)[places] @ basis.dense().detach())
@@ -172,7 +172,7 @@ class CodebookMethod(Method):
         first = [plan for plan in plans if plan["factors"] in self.word_formats()[:2]] or plans
         bounds = [view.missed(plan) + float(view.bounds(plan).sum()) for plan in first]
         first = [plan for plan, bound in zip(first, bounds, strict=True) if bound <= SLACK * min(bounds)]
-        (few, many), (more, last) = ROUNDS_OF_SEARCH
+        (rows, many), (more, last) = ROUNDS_OF_SEARCH
         with Bar(total=len(first) + many + 3 * last, desc="search", disable=not progress) as bar:
 
             def best(some: list[Plan], rows: int, count: int) -> list[Plan]:
@@ -183,7 +183,7 @@ class CodebookMethod(Method):
                     bar.update()
                 return [some[place] for place in sorted(range(len(some)), key=errors.__getitem__)[:count]]
 
-            leading = best(best(first, few, many), more, last)
+            leading = best(best(first, rows, many), more, last)
             apart = {"factors", self.size}
             kinds = [{key: plan[key] for key in plan if key not in apart} for plan in leading]
             finalists = [plan for plan in plans if any(kind.items() <= plan.items() for kind in kinds)]

@@ -86,7 +86,7 @@ class Compositional(Method):
         (squares,) = table.sum(lambda _, rows: (rows.square().sum().double(),))
         scale = (squares / (len(table) * table.shape[1])).sqrt().to(table.dtype)
         scale = scale.clamp(min=torch.finfo(table.dtype).tiny)
-        rows = table.map(lambda _, some: some / scale).kept()
+        rows = table.map(lambda _, some: some / scale).cached()
         network = _Coder(rows, plan["books"], 1 << self.bits, generator)
         network = self._train(network, rows, weights, generator, progress)
         codes = torch.empty(len(table), plan["books"], dtype=torch.uint8, device=table.device)

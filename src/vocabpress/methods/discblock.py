@@ -106,5 +106,5 @@ def clusters(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
         if torch.equal(means, centroids):
             break
         centroids = means
-    kept, labels = labels.unique(return_inverse=True)
-    return labels[inverse], centroids[kept]
+    used, labels = labels.unique(return_inverse=True)
+    return labels[inverse], centroids[used]

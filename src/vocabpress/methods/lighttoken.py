@@ -193,7 +193,7 @@ class LightToken(Method):
         codes = Signs(torch.cat(stages, 1), sum(stage_bits(plan)))
         fit = _Fitted.of(left, codes, table, weights)
         for number in Bar(range(rounds + COLD) if rounds else [], desc="lighttoken: polish", disable=not progress):
-            targets = fit.targets(table, fit.low).kept()
+            targets = fit.targets(table, fit.low).cached()
             for _ in range(2):
                 flip_bits(targets, fit.codes, fit.decoder, HOT * max(0.0, 1 - number / rounds), generator)
             fit.refit(table, weights)

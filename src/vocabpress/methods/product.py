@@ -93,7 +93,7 @@ class Product(CodebookMethod):
         segments, words = plan["segments"], None
         codes = torch.empty(len(centred), segments, dtype=torch.uint8, device=centred.device)
         for _ in range(self.turns):
-            points = Points(centred.times(axes.T).kept(), segments, plan["shared"])
+            points = Points(centred.times(axes.T).cached(), segments, plan["shared"])
             if words is None:
                 words = kmeans(points, weights, 1 << plan["bits"], 1, generator)
             words = means(points, weights, words, codes)

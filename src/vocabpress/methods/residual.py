@@ -36,7 +36,7 @@ from vocabpress.settings import AtLeast1
 
 BITS = (4, 6, 8)
 WIDTHS = (8, 12, 16, 24, 32, 48)  # axes of a segment that are tried where rows are rotated
-KEPT = (1.0, 0.75, 0.5, 0.25)  # share of the principal axes that is kept
+AXES_SHARES = (1.0, 0.75, 0.5, 0.25)  # share of the principal axes that is coded
 SEARCHED_BITS = 64  # of the code of a segment: longer ones gain nothing, and their beam search takes minutes
 MOST_WORDS = 8192  # in the books of one segment: they are fitted together
 K_MEANS_ROUNDS = 8
@@ -89,12 +89,12 @@ class Residual(CodebookMethod):
         return found
 
     def _rotated(self, embedding_dim: int) -> list[Plan]:
-        """Segments of principal axes, by how many axes each has and how many are kept."""
+        """Segments of principal axes, by how many axes each has and how many are coded."""
         if self.segments is None:
-            kept = [(share * embedding_dim, min(width, embedding_dim)) for width in WIDTHS for share in KEPT]
-            sizes = [(max(1, round(axes / width)), width) for axes, width in kept]
+            wanted = [(share * embedding_dim, min(width, embedding_dim)) for width in WIDTHS for share in AXES_SHARES]
+            sizes = [(max(1, round(axes / width)), width) for axes, width in wanted]
         else:
-            sizes = [(self.segments, max(1, int(share * embedding_dim / self.segments))) for share in KEPT]
+            sizes = [(self.segments, max(1, int(share * embedding_dim / self.segments))) for share in AXES_SHARES]
         return [
             {"segments": segments, "shared": bool(self.shared), "axes": width}
             for segments, width in dict.fromkeys(sizes)
@@ -106,13 +106,13 @@ class Residual(CodebookMethod):
     ) -> Tensor:
         count, stages = 1 << plan["bits"], plan["stages"]
         start = min(4 * rounds, K_MEANS_ROUNDS)
-        found = residual_kmeans(points, weights, stages, count, start, generator) if points.table.held else None
+        found = residual_kmeans(points, weights, stages, count, start, generator) if points.table.in_memory else None
         books = []
         steps = Bar(total=rounds * points.shape[0], desc="residual: fit", disable=not progress)
         with steps as bar:
             for number in range(points.shape[0]):
                 own = points.segment(number)
-                own = replace(own, table=own.table.kept())  # if the table is not: it is read many times
+                own = replace(own, table=own.table.cached())  # if the table is not: it is read many times
                 book = found[number] if found is not None else None
                 if book is None:
                     book = residual_kmeans(own, weights, stages, count, start, generator)[0]

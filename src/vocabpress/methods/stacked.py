@@ -94,7 +94,7 @@ class Stacked(Method):
         best, least = plans[0], float("inf")
         for first in Bar(firsts, desc="share of the first", disable=not progress or len(firsts) == 1):
             partial = rounded(self.first.fit_plan(rows, first, weights, generator, False), rows)
-            rest = rows.minus(Decoded(partial)).kept()
+            rest = rows.minus(Decoded(partial)).cached()
             seconds = [plan["second"] for plan in plans if plan["first"] == first]
             second = seconds[0]
             if len(seconds) > 1:
@@ -109,5 +109,5 @@ class Stacked(Method):
         self, table: Table, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
     ) -> CompressedEmbedding:
         first = rounded(self.first.fit_plan(table, plan["first"], weights, generator, progress), table)
-        rest = table.minus(Decoded(first)).kept()
+        rest = table.minus(Decoded(first)).cached()
         return Sum([first, self.second.fit_plan(rest, plan["second"], weights, generator, progress)])

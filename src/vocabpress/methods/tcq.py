@@ -62,8 +62,8 @@ class TCQ(TransformMethod):
         return form
 
     def pace(self, rows: Table, runs: Sequence[Run], generator: torch.Generator) -> float:
-        for few in (2, 64 * torch.get_num_threads()):  # what is read or compiled at first use is no part of it
-            some, start = rows.some(torch.arange(min(few, len(rows)))), time.perf_counter()
+        for count in (2, 64 * torch.get_num_threads()):  # what is read or compiled at first use is no part of it
+            some, start = rows.some(torch.arange(min(count, len(rows)))), time.perf_counter()
             self.code(some, runs, torch.ones(rows.shape[1]), generator, Bar(disable=True))
         return (time.perf_counter() - start) / max(1.0, self.work(len(some), runs))
 

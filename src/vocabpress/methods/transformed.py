@@ -91,7 +91,7 @@ class TransformMethod(Method):
         plan |= {"sizes": [rows], "limit": basis + int(max(plan["limit"] - basis, 0) / larger)}
         plan = self.choose(sample, [plan], weights, generator, False)
         columns = sum(run.columns for run in plan["runs"][0])
-        coordinates = self.axes(sample, weights).coordinates(sample, columns).kept()
+        coordinates = self.axes(sample, weights).coordinates(sample, columns).cached()
         blocks = zip(plan["sizes"], plan["runs"], strict=True)
         work = sum(self.work(round(size * larger), runs) for size, runs in blocks)
         return work * self.pace(coordinates, plan["runs"][0], generator)
@@ -139,21 +139,21 @@ class TransformMethod(Method):
         """How many blocks and axes, how exact a basis, and the rates of every block, by the distortion they promise."""
         (plan,), promises, cuts = plans, {}, {}
         axes, floor = self.axes(table, weights), self._floor(table.shape[1])
-        coordinates = axes.coordinates(table).kept()
+        coordinates = axes.coordinates(table).cached()
         for count in sorted({1, (self.blocks + 1) // 2, self.blocks}):
             block_of = self.assign_blocks(table, weights, count)
             cuts[count] = blocks = BlockRates(
                 axes, coordinates, weights, block_of, self.ladder, self.first_bits(), floor
             )
             groups = blocks.energy.shape[1]
-            for kept in sorted({max(1, math.ceil(groups * part / 8)) for part in (1, 2, 3, 4, 6, 8)}):
+            for used in sorted({max(1, math.ceil(groups * part / 8)) for part in (1, 2, 3, 4, 6, 8)}):
                 for bits in BASIS_BITS:
-                    _, distortion = blocks.share(kept, plan["limit"] - self._beside_rows(table, blocks, kept, bits))
+                    _, distortion = blocks.share(used, plan["limit"] - self._beside_rows(table, blocks, used, bits))
                     # What a rounded basis loses: its entries are near to normal, clipped at 3.5 deviations.
-                    promised = distortion + 4.1 * 4.0**-bits * float(blocks.energy[:, :kept].sum())
-                    promises[count, kept, bits] = promised * (1 - IN_DOUBT * count / self.blocks)
-        for count, kept, bits in sorted(promises, key=promises.__getitem__):
-            found = self._exact(table, cuts[count], kept, bits, plan["limit"])
+                    promised = distortion + 4.1 * 4.0**-bits * float(blocks.energy[:, :used].sum())
+                    promises[count, used, bits] = promised * (1 - IN_DOUBT * count / self.blocks)
+        for count, used, bits in sorted(promises, key=promises.__getitem__):
+            found = self._exact(table, cuts[count], used, bits, plan["limit"])
             if found is not None:
                 return found | {"cut": count}
         raise ValueError(f"no plan fits {plan['limit'] // 8:,} bytes; allow more, or a smaller min_bits")
@@ -162,20 +162,20 @@ class TransformMethod(Method):
         """The block of each token, (V): by its weight times the energy of its row, which are worth bits alike."""
         energy = table.minus(weighted_mean(table, weights)).column(lambda _, rows: rows.square().sum(1))
         worth = weights * energy.clamp(min=1e-6 * float(energy.mean()) + 1e-30)
-        few = float(worth.kthvalue(1 + len(worth) // 200).values)  # a few rows of next to nothing are no block
-        return weight_classes(worth.clamp(min=few), blocks)
+        least = float(worth.kthvalue(1 + len(worth) // 200).values)  # a few rows of next to nothing are no block
+        return weight_classes(worth.clamp(min=least), blocks)
 
-    def _beside_rows(self, table: Table, blocks: BlockRates, kept: int, bits: int) -> int:
+    def _beside_rows(self, table: Table, blocks: BlockRates, used: int, bits: int) -> int:
         """Bits of basis, mean and map, and about those of what the rows of a block have in common."""
-        sizes, run = blocks.counts.tolist(), self._least_run(kept)
+        sizes, run = blocks.counts.tolist(), self._least_run(used)
         plan = {"sizes": sizes, "runs": [[run]] * len(sizes), "basis_bits": bits}
         return self.stored_bits(table.shape[0], table.shape[1], plan) - len(table) * row_bits([run])
 
-    def _exact(self, table: Table, blocks: BlockRates, kept: int, bits: int, limit: int) -> Plan | None:
+    def _exact(self, table: Table, blocks: BlockRates, used: int, bits: int, limit: int) -> Plan | None:
         """Rates of rows of whole bytes, so that all that is stored fits; none if it can't."""
-        room = limit - self._beside_rows(table, blocks, kept, bits)
+        room = limit - self._beside_rows(table, blocks, used, bits)
         while True:
-            runs = blocks.whole_bytes(kept, room)
+            runs = blocks.whole_bytes(used, room)
             if runs is None:
                 return None
             found = {"sizes": blocks.counts.tolist(), "runs": runs, "basis_bits": bits}
@@ -199,7 +199,7 @@ class TransformMethod(Method):
         total = sum(map(self.work, plan["sizes"], plan["runs"]))
         with Bar(total=total, desc=f"{type(self).__name__}: codes", disable=not progress) as bar:
             for number, runs in enumerate(plan["runs"]):
-                rows = axes.coordinates(table.some((block_of == number).nonzero()[:, 0]), width).kept()
+                rows = axes.coordinates(table.some((block_of == number).nonzero()[:, 0]), width).cached()
                 blocks.append(self.code(rows, runs, axes.deviations[:width].square(), generator, bar))
         inner = blocks[0] if len(blocks) == 1 else Rows.of(blocks, block_of)
         return self.refit(inner, table, weights, plan["basis_bits"])
