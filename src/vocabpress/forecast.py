@@ -21,7 +21,7 @@ class Forecast:
         columns: d.
         table_bytes: Size of the table as it is.
         stored_bytes: Size of the compressed table, at most.
-        seconds: Of the fit on this machine, within a factor of about two; None where the method can't predict it.
+        seconds: Time of the fit on this machine, within a factor of about two; None where the method can't predict it.
     """
 
     rows: int

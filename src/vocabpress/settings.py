@@ -66,7 +66,7 @@ def one_line(error: ValidationError, key: str = "") -> str:
 
     Args:
         error: Keys of tables inside tables are written as TOML writes them, ``methods.svd.factors``.
-        key: Of the value, where the error knows none.
+        key: Name of the value, where the error has none.
     """
     first = error.errors()[0]
     key = key or ".".join(part if BARE_KEY.fullmatch(part) else f'"{part}"' for part in map(str, first["loc"]))

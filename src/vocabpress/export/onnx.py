@@ -27,8 +27,8 @@ def to_onnx(
         module: Its ``forward(*tensors)`` takes the inputs in their order and returns one tensor.
         inputs: Name -> example, with at least two along each dynamic axis.
         output: Name of the result.
-        dynamic: Name of an input -> names of its axes, of which the first ones are free.
-        path: Of the file.
+        dynamic: Name of an input -> names of its free axes, the first ones.
+        path: The file.
 
     Returns:
         How many of its nodes are not ONNX's but onnxruntime's own.

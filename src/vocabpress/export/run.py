@@ -39,12 +39,12 @@ class ExportReport:
     """What was written. Sizes are bytes of files.
 
     Attributes:
-        source_name: Of the model.
+        source_name: Name of the model.
         output: The folder written.
         architecture: Class of the model.
         result: Name of the graph's output.
-        onnx_bytes: Of the graph, weights included.
-        checkpoint_bytes: Of the files of weights that it was made from.
+        onnx_bytes: Size of the graph, weights included.
+        checkpoint_bytes: Size of the files of weights that it was made from.
         largest_difference: Between the outputs of onnxruntime and torch for the text.
         largest_value: In the output of torch.
         runtime_nodes: Nodes of the graph that are onnxruntime's own; without any, it is standard ONNX.

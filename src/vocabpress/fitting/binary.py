@@ -34,8 +34,8 @@ class StageOptions:
     Attributes:
         epochs: At most.
         batch_size: Rows a step.
-        learning_rate: Of Adam at the start, falling by a cosine to a twentieth.
-        temperature: Of the sigmoid at the start and at the end, annealed geometrically.
+        learning_rate: Learning rate of Adam at the start, falling by a cosine to a twentieth.
+        temperature: Temperature of the sigmoid at the start and at the end, annealed geometrically.
         saturation: Share of saturated codes at which training stops.
         patience: Epochs without a better held-out loss after which it stops, too.
     """
@@ -53,7 +53,7 @@ class Signs:
 
     Args:
         packed: uint8, (V, ceil(bits / 8)), as `Scalar` stores them.
-        bits: Of a row.
+        bits: Bits of a row.
     """
 
     def __init__(self, packed: Tensor, bits: int) -> None:
@@ -80,10 +80,10 @@ class BinaryAutoencoder(nn.Module):
 
     Args:
         rows: (V, d), what is to be encoded.
-        bits: Of the code; may exceed d.
+        bits: Bits of the code; may exceed d.
         weights: (V).
         temperature: At which the decoder is first fitted.
-        generator: Of the rotation.
+        generator: Draws the rotation.
     """
 
     def __init__(self, rows: Table, bits: int, weights: Tensor, temperature: float, generator: torch.Generator) -> None:
@@ -144,12 +144,12 @@ def train_codes(
     Args:
         table: (V, d).
         base: (V, d), what earlier stages reconstruct; read some rows at a time.
-        bits: Of the code.
+        bits: Bits of the code.
         weights: (V).
-        loss: Of a batch of whole rows.
+        loss: The loss of a batch of whole rows.
         options: How to train.
         generator: All randomness.
-        title: Of the progress bar.
+        title: Title of the progress bar.
         progress: Whether to draw it.
     """
     table = Table.of(table)
@@ -218,7 +218,7 @@ class _Stage:
         return saturated > self.options.saturation or self.flat_for >= self.options.patience
 
     def _held_out(self, limit: float) -> tuple[float, float]:
-        """Of the held-out rows the share of scores beyond the limit, and the mean loss from *hard* codes.
+        """The share of scores beyond the limit in the held-out rows, and their mean loss from *hard* codes.
 
         These are read under a decoder refitted on some of the other rows.
         """
@@ -251,7 +251,7 @@ def flip_bits(
         codes: (V, bits), -1 and +1; changed in place, the rows of this process.
         decoder: (bits, d).
         temperature: Standard deviation of the noise in units of the mean of ||w_j||^2.
-        generator: Of the noise.
+        generator: Draws the noise.
     """
     gram = decoder @ decoder.T
     noise = temperature * float(gram.diagonal().mean())

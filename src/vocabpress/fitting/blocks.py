@@ -19,7 +19,7 @@ class ProportionalRanks(Sequence[tuple[int, ...]]):
     come last, blocks of equal importance one after another.
 
     Args:
-        importance: Of each block, not negative.
+        importance: Importance of each block, not negative.
         full: The highest rank of each block.
 
     Example:
@@ -86,7 +86,7 @@ def store_blocks(
     Args:
         table: (V, d).
         block_of: (V), the block of each row.
-        ranks: Of the blocks; clipped to what a block can have.
+        ranks: Ranks of the blocks; clipped to what a block can have.
         weights: (V); a block whose rows all weigh nothing is fitted as if they weighed the same.
         factors: Number format.
     """

@@ -35,11 +35,11 @@ def residual_kmeans(
 
     Args:
         points: (segments, n, width).
-        weights: Of the points' rows, (V); that is (n) but for books that segments share.
+        weights: Weights of the points' rows, (V); that is (n) but for books that segments share.
         stages: Books for each segment.
         count: K, words in a book.
-        rounds: Of each k-means.
-        generator: Of its first words.
+        rounds: Rounds of each k-means.
+        generator: Draws its first words.
 
     Returns:
         (segments, stages, K, width).
@@ -69,7 +69,7 @@ def beam_search(targets: Tensor, books: Tensor, width: int) -> Tensor:
     Args:
         targets: (n, width of a row).
         books: (stages, K, width of a row).
-        width: Of the beam, at least 1.
+        width: Width of the beam, at least 1.
 
     Returns:
         (n, stages).
@@ -110,7 +110,7 @@ def refit(
         codes: (n, stages); or what makes them of some of the targets.
         books: (stages, K, width), as they are.
         weights: (n); of the points' rows where there are several points in a row.
-        penalty: Of the ridge, relative to the mean of the words' weights.
+        penalty: Strength of the ridge, relative to the mean of the words' weights.
     """
     stages, count, width = books.shape
     points = targets if isinstance(targets, Points) else Points(Table.of(targets), 1)

@@ -54,12 +54,12 @@ def kmeans(
 
     Args:
         points: (segments, n, width).
-        weights: Of the points' rows, (V), not negative, not all zero; that is (n) but for books that segments share.
+        weights: Weights of the points' rows, (V), not negative, not all zero; (n) but for shared books.
         count: K; may exceed n, the words past it are then copies.
-        rounds: Of Lloyd's algorithm.
-        generator: Of the first words.
+        rounds: Rounds of Lloyd's algorithm.
+        generator: Draws the first words.
         start: Words to go on from, (segments, K, width); None draws them.
-        title: Of the progress bar.
+        title: Title of the progress bar.
         progress: Whether to draw it.
 
     Returns:
@@ -95,7 +95,7 @@ def means(points: Points, weights: Tensor, words: Tensor, codes: Tensor | None =
 
     Args:
         points: (segments, n, width).
-        weights: Of the points' rows, (V).
+        weights: Weights of the points' rows, (V).
         words: (segments, K, width).
         codes: Where the codes of this process' rows go, (V, pieces of a row), if they are wanted.
     """

@@ -40,8 +40,8 @@ class KroneckerBlocks(NamedTuple):
 
         Args:
             matrix: (V, d); zero rows are added where ``rows`` does not divide V.
-            rows: Of a block, m2.
-            width: Of a block, n2; divides d.
+            rows: Rows of a block, m2.
+            width: Columns of a block, n2; divides d.
             weights: (V), not negative; None counts all rows alike.
         """
         matrix = Table.of(matrix)
@@ -164,8 +164,8 @@ def empty_kronecker(
     Args:
         num_embeddings: V.
         embedding_dim: d.
-        rows: Of the right factors, m2.
-        width: Of the right factors, n2; divides d.
+        rows: Rows of the right factors, m2.
+        width: Columns of the right factors, n2; divides d.
         terms: Products that are added up.
         factors: Number format of all factors.
     """
@@ -200,8 +200,8 @@ def fit_kronecker(
 
     Args:
         matrix: (V, d).
-        rows: Of the right factors, m2.
-        width: Of the right factors, n2; divides d.
+        rows: Rows of the right factors, m2.
+        width: Columns of the right factors, n2; divides d.
         terms: Products that are added up, at most min(m1 n1, m2 n2).
         factors: Number format of all factors.
         weights: (V), how much each row's error counts; None counts all alike.

@@ -21,7 +21,7 @@ class RowBatch(NamedTuple):
     """Rows of a step.
 
     Attributes:
-        ids: Of this process' own rows of the batch.
+        ids: Ids of this process' own rows of the batch.
         among: Which rows of the batch these are, for what is drawn for all of it; all of them where one process is.
         size: Rows of the batch, whosever they are.
         done: How far training has come, 0 to 1.
@@ -46,7 +46,7 @@ class Schedule:
     Attributes:
         epochs: Passes over the rows.
         batch_size: Rows a step.
-        learning_rate: Of Adam, at the start.
+        learning_rate: Learning rate of Adam at the start.
         decay: (how far training has come, 0 to 1) -> the factor on the learning rate.
     """
 
@@ -62,7 +62,7 @@ class Minimiser:
 
     Attributes:
         parameters: Leaf tensors; changed in place.
-        loss: Of the rows of a batch.
+        loss: The loss of the rows of a batch.
         schedule: How long and how fast.
         generator: Draws the batches; its device is where the ids are.
         title: What the progress bar says.

@@ -85,7 +85,7 @@ def quantise(
         bits: 1 to 8.
         scale_axis: ``"row"``, ``"column"`` or ``"group"``.
         group_size: For ``"group"``; the last group may be shorter.
-        dtype: Of the scales on disk.
+        dtype: Dtype of the scales on disk.
         search: Whether scales may clip; without it each reaches the largest entry.
         weights: (rows), how much a row's error counts; only scales of columns are more than one row's.
     """

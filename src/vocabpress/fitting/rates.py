@@ -58,7 +58,7 @@ class Axes:
         group: Axes that share a rate; zeros make the last ones a whole group.
 
     Attributes:
-        deviations: Of the table along each axis, those of zeros included.
+        deviations: Standard deviations of the table along the axes, those of zeros included.
     """
 
     def __init__(self, table: Table, weights: Tensor, group: int) -> None:
@@ -80,7 +80,7 @@ class BlockRates:
     """How much weighted energy each block of tokens has in each group of axes, and what rates it gets for that.
 
     Args:
-        axes: Of the table.
+        axes: Axes of the table.
         coordinates: The table on these axes.
         weights: (V).
         block_of: (V).

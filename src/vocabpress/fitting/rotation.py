@@ -73,7 +73,7 @@ def gaussian_distortion(variances: Tensor, bits: float) -> Tensor:
 
     Args:
         variances: Along the principal axes of each segment, (segments, width), float64.
-        bits: Of the code of a segment.
+        bits: Bits of the code of a segment.
     """
     values = variances.sort(1, descending=True).values.clamp(min=TINY)
     used = torch.arange(1, values.shape[1] + 1, device=values.device)

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-ENTRIES_PER_CHUNK = 2**22  # 16 MB in float32, 32 MB in float64, of which a step holds a few
+ENTRIES_PER_CHUNK = 2**22  # 16 MB in float32, 32 MB in float64; a step holds several
 STRETCHES, GROUP = 64, 8
 
 Value = tuple[Tensor, ...]
@@ -50,7 +50,7 @@ class Shards:
     """Which part of a table this process has.
 
     Attributes:
-        rank: Of this process, from 0.
+        rank: Number of this process, from 0.
         world: Processes.
     """
 
@@ -85,7 +85,7 @@ class Shards:
         Args:
             stretches: How many there are.
             part: The value of one of this process' stretches; None has no say.
-            combine: Of two values; it may write into the first.
+            combine: Combines two values; it may write into the first.
 
         Raises:
             ValueError: If no stretch has a value.

@@ -30,7 +30,7 @@ from vocabpress.fitting.shards import (
 )
 
 ENTRIES_CACHED = 2**25  # of a derived table that is read again and again: up to 128 MB are not made anew each time
-SAMPLED_WHOLE = 2**22  # numbers, of which a sample is drawn by shuffling all
+SAMPLED_WHOLE = 2**22  # numbers at most, to draw a sample by shuffling all
 
 Places = slice | Tensor
 """Rows by number: neighbours, or any, int64 of one axis."""
@@ -69,7 +69,7 @@ class Table:
 
     Attributes:
         shape: n and width.
-        dtype: Of the rows as they are read.
+        dtype: Dtype of the rows as they are read.
         device: Where they are.
         read: (places, whether they are asked for on every process) -> rows. Without that they are this process' own.
         borders: Where chunks begin, and the end.

@@ -41,11 +41,11 @@ class Autoencoder(Method):
     Attributes:
         nonlinear: Whether an ELU follows each of the two layers.
         factors: Number format of latents and decoder: ``"float16"``, ``"int8"`` or ``"int4"``.
-        cosine_weight: Of the cosine distance.
-        l1_weight: Of the annealed power of the entries' errors.
+        cosine_weight: Weight of the cosine distance.
+        l1_weight: Weight of the annealed power of the entries' errors.
         epochs: Passes over the table.
         batch_size: Rows a step.
-        learning_rate: Of Adam, halved every 4 of 30 epochs.
+        learning_rate: Learning rate of Adam, halved every 4 of 30 epochs.
     """
 
     paper: ClassVar[str] = "Balazy et al., RepL4NLP 2021"
@@ -136,8 +136,8 @@ def direction_loss(y: Tensor, x: Tensor, alpha: float, cosine_weight: float, l1_
         y: Reconstruction, (batch, d).
         x: Original, (batch, d).
         alpha: Exponent of the second term, annealed from 1 to 0.1 while training.
-        cosine_weight: Of 1 - c.
-        l1_weight: Of the mean over entries of ``(|y - x| + 1e-10) ** alpha``.
+        cosine_weight: Weight of 1 - c.
+        l1_weight: Weight of the mean over entries of ``(|y - x| + 1e-10) ** alpha``.
 
     Returns:
         A value per row, (batch).

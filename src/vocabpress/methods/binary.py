@@ -48,7 +48,7 @@ class Binary(Method):
         regulariser: lambda, how strictly W stays a tight frame.
         epochs: Passes over the table.
         batch_size: Rows a step.
-        learning_rate: Of Adam at the start, relative to the size of W's entries.
+        learning_rate: Learning rate of Adam at the start, relative to the size of W's entries.
     """
 
     paper: ClassVar[str] = "Tissier et al., AAAI 2019"

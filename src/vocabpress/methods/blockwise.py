@@ -43,7 +43,7 @@ class Blockwise(Method):
 
     Attributes:
         inner: What fits the blocks.
-        blocks: Of tokens, by token weight, at most.
+        blocks: Blocks of tokens by token weight, at most.
 
     Example:
         >>> Blockwise(LightToken()).fit(table, budget=Budget.ratio(50), token_weights=weights)
@@ -113,7 +113,7 @@ class Blockwise(Method):
         chosen = allocate(torch.stack(costs), torch.stack(distortions), first["limit"])
         left, made = first["limit"], []
         for number, (rows, weighs) in enumerate(blocks):
-            # What a block leaves of its share goes to the ones after it, of which the last is the largest.
+            # What a block leaves of its share goes to the ones after it; the last is the largest.
             after = sum(int(costs[later][chosen[later]]) for later in range(number + 1, len(blocks)))
             found = self.inner.plans(len(rows), width, Budget.bytes((left - after) // 8), weighs)
             made.append(self.inner.choose(rows, found, weighs, generator, progress))

@@ -62,9 +62,9 @@ class CodebookMethod(Method):
         Args:
             points: (books, n, width).
             plan: One of `plans`.
-            weights: Of the rows that are cut, (V).
+            weights: Weights of the rows that are cut, (V).
             generator: All randomness.
-            rounds: Of k-means.
+            rounds: Rounds of k-means.
             progress: Whether to draw progress bars on stderr.
 
         Returns:

@@ -47,13 +47,13 @@ class Compositional(Method):
     """Compositional code learning.
 
     Attributes:
-        bits: Of a code: books have K = 2**bits words; the paper has 16 and 32.
+        bits: Bits of a code: books have K = 2**bits words; the paper has 16 and 32.
         books: M; None takes as many as fit.
         factors: Number format of the words: ``"float16"``, ``"int8"`` or ``"int4"``.
-        temperature: Of the Gumbel-softmax.
+        temperature: Temperature of the Gumbel-softmax.
         epochs: Passes over the table.
         batch_size: Rows a step.
-        learning_rate: Of Adam at the start.
+        learning_rate: Learning rate of Adam at the start.
     """
 
     paper: ClassVar[str] = "Shu and Nakayama, ICLR 2018"

@@ -41,7 +41,7 @@ class DiscBlock(GroupReduce):
     Attributes:
         blocks: Clusters.
         factors: Number format of the factors: ``"float16"``, ``"int8"`` or ``"int4"``.
-        rounds: Of moving tokens between blocks, at most; 0 leaves it out.
+        rounds: Rounds of moving tokens between blocks, at most; 0 leaves it out.
         moving_ratio: Share of the candidates that move in a round.
         least_candidates: Fewest for another round.
         alpha: The least importance of a block, relative to the most important one.

@@ -47,10 +47,10 @@ class FastScan(TransformMethod):
     """Additive codes of 16-word books, stages by axis and by block of tokens.
 
     Attributes:
-        blocks: Of tokens, by their weight times the energy of their rows, at most; the search may take fewer.
+        blocks: Blocks of tokens by weight times energy of the row, at most; the search may take fewer.
         min_bits: For each entry of a row, at least, however little its token weighs: what keeps rare tokens readable.
         beam: Width of the search for codes.
-        rounds: Of codes and least squares in turn.
+        rounds: Rounds of codes and least squares in turn.
     """
 
     paper: ClassVar[str] = "Andre et al., VLDB 2015; Babenko and Lempitsky, CVPR 2014"
@@ -108,7 +108,7 @@ class FastScan(TransformMethod):
         return sum(self._book_work(size, run) + size * _searches(run) for run in coded(runs))
 
     def _book_work(self, size: int, run: Run) -> float:
-        """Of the books of pieces that have equally many stages: rounds of searches, and k-means before them."""
+        """Work on the books of pieces with equally many stages: rounds of searches, and k-means before them."""
         pieces = min(SAMPLE, size * run.columns // PIECE)
         return pieces * (run.bits // BITS) * (self.rounds + 1)
 

@@ -57,9 +57,9 @@ class LightToken(Method):
     Attributes:
         rank: k of the SVD; None searches.
         stages: S, the number of residual binary autoencoders; None searches.
-        loss: Of a row: ``"calibrated"``, or ``"mse"``, the squared error.
+        loss: The loss of a row: ``"calibrated"``, or ``"mse"``, the squared error.
         cosine_weight: lambda of the calibrated loss, at least 1.
-        epochs: Of each autoencoder, at most; 0 leaves the training out and keeps its starting point.
+        epochs: Epochs of each autoencoder, at most; 0 leaves the training out.
         polish: Rounds of bit flips and refits after the stages.
         factors: Number format of L, P and the decoders: ``"float16"``, ``"int8"`` or ``"int4"``.
     """

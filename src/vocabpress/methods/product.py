@@ -46,13 +46,13 @@ class Product(CodebookMethod):
     """Product quantisation.
 
     Attributes:
-        bits: Of a code, 1 to 8; None searches.
+        bits: Bits of a code, 1 to 8; None searches.
         segments: Pieces of a row; None searches. Without a rotation it must divide the width of the table.
         shared: Whether all segments use one book; None searches.
         factors: Number format of the words: ``"float16"``, ``"int8"`` or ``"int4"``; ``"auto"`` searches.
         rotation: ``"none"``, ``"opq"``, or ``"auto"``, which takes it where it pays.
-        rounds: Of k-means.
-        turns: Of the alternation that learns the rotation; 0 keeps the principal axes.
+        rounds: Rounds of k-means.
+        turns: Rounds of the alternation that learns the rotation; 0 keeps the principal axes.
     """
 
     paper: ClassVar[str] = "Jegou et al., PAMI 2011; Ge et al., CVPR 2013"

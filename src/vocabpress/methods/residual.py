@@ -47,13 +47,13 @@ class Residual(CodebookMethod):
     """Residual quantisation with beam search.
 
     Attributes:
-        bits: Of a code, 1 to 8; None searches.
+        bits: Bits of a code, 1 to 8; None searches.
         stages: Words that add up; None searches.
         segments: Pieces of a row; None searches. Without a rotation it must divide the width of the table.
         shared: Whether all segments use one book in a stage; None searches.
         factors: Number format of the words: ``"float16"``, ``"int8"`` or ``"int4"``; ``"auto"`` searches.
         rotation: ``"none"``, ``"pca"``, or ``"auto"``, which takes it where it pays.
-        rounds: Of beam search and least squares.
+        rounds: Rounds of beam search and least squares.
         beam: Width of the beam.
     """
 

@@ -36,7 +36,7 @@ class Stacked(Method):
     Attributes:
         first: Fits the table.
         second: Fits what the first left over.
-        share: Of the budget, that the first may use; None searches.
+        share: Share of the budget that the first may use; None searches.
 
     Example:
         >>> table = torch.randn(100, 8)

@@ -36,7 +36,7 @@ class TCQ(TransformMethod):
 
     Attributes:
         memory: Bits of the trellis' state: each one more doubles the time of a fit and takes something off the error.
-        blocks: Of tokens, by their weight times the energy of their rows, at most; the search may take fewer.
+        blocks: Blocks of tokens by weight times energy of the row, at most; the search may take fewer.
         min_bits: For each entry of a row, at least, however little its token weighs: what keeps rare tokens readable.
     """
 

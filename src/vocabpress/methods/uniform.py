@@ -35,7 +35,7 @@ class Uniform(Method):
     """Round to nearest.
 
     Attributes:
-        bits: Of an entry, 1 to 8; None takes as many as fit.
+        bits: Bits of an entry, 1 to 8; None takes as many as fit.
         scales: A scale for each ``"row"``, ``"group"`` of a row or ``"column"``; ``"auto"`` takes the best of these.
         group_size: Entries of a group; None takes the best of 128, 64, 32, 16 and 8. The last may be shorter.
         search: Whether a scale is sought that loses least; without it, it reaches the largest entry.

@@ -124,7 +124,7 @@ def open_cluster(folder: Path, parameters: Mapping[str, Any], cluster: str) -> A
 
     Args:
         folder: For its logs, on a file system that the nodes share.
-        parameters: Of submitit's AutoExecutor; ``timeout_min`` is 60 unless they say otherwise.
+        parameters: Parameters of submitit's AutoExecutor; ``timeout_min`` is 60 unless they say otherwise.
         cluster: ``"slurm"``, or ``"local"`` for trying it out.
 
     Raises:
