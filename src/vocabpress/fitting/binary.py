@@ -7,12 +7,13 @@ table are held as bits (`Signs`).
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from vocabpress.fitting.loop import Minimiser, RowBatch, Schedule
+from vocabpress.fitting.loop import Minimiser, RowBatch, Schedule, cosine_decay
 from vocabpress.fitting.lowrank import principal_axes, ridge
 from vocabpress.fitting.table import Places, Readable, Table
 from vocabpress.packing import pack, packed_bytes, unpack
@@ -160,15 +161,11 @@ def train_codes(
         codes.packed.fill_(255)
         return codes
     stage = _Stage(table, rest, scale, weights, loss, options, bits, generator)
-    schedule = Schedule(options.epochs, options.batch_size, options.learning_rate, _cosine_decay)
+    schedule = Schedule(options.epochs, options.batch_size, options.learning_rate, partial(cosine_decay, least=0.05))
     parameters = list(stage.network.parameters())
     Minimiser(parameters, stage.losses, schedule, generator, title, progress).run(table, stage.finished, stage.seen)
     stage.rows.fill([codes.packed], lambda _, rows: [pack((stage.network.codes(rows) > 0).byte(), 1)])
     return codes
-
-
-def _cosine_decay(done: float) -> float:
-    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done))
 
 
 class _Stage:

@@ -4,6 +4,7 @@ Where several processes have a table's rows, each draws the same batches, sees t
 and gradients are added up: the same training but for the order of sums.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,6 +55,11 @@ class Schedule:
     batch_size: int
     learning_rate: float
     decay: Callable[[float], float]
+
+
+def cosine_decay(done: float, least: float = 0.0) -> float:
+    """A factor on the learning rate that falls from 1 to ``least`` along a cosine."""
+    return least + (1 - least) * 0.5 * (1 + math.cos(math.pi * done))
 
 
 @dataclass

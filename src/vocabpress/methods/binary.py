@@ -21,7 +21,6 @@ equal for all rows. W starts as a random tight frame; Adam at a rate that falls 
 gradient steps; losses are relative to the table's mean square. Token weights multiply the rows' losses.
 """
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -29,7 +28,7 @@ import torch
 from torch import Tensor
 
 from vocabpress.embeddings import CompressedEmbedding, Dense, Projected, Scalar
-from vocabpress.fitting.loop import Minimiser, RowBatch, Schedule
+from vocabpress.fitting.loop import Minimiser, RowBatch, Schedule, cosine_decay
 from vocabpress.fitting.lowrank import weighted_mean
 from vocabpress.fitting.table import Table
 from vocabpress.methods.base import Family, Method, Plan, largest_entry
@@ -132,6 +131,6 @@ class _Tied:
 
         typical = float(self.frame.detach().square().mean().sqrt())
         rate = method.learning_rate * typical
-        schedule = Schedule(method.epochs, method.batch_size, rate, lambda done: 0.5 * (1 + math.cos(math.pi * done)))
+        schedule = Schedule(method.epochs, method.batch_size, rate, cosine_decay)
         minimiser = Minimiser([self.frame, self.offset], loss, schedule, generator, "binary", progress)
         minimiser.run(self.table, lambda epoch: False)

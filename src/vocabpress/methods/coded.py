@@ -16,6 +16,7 @@ from torch import Tensor
 from vocabpress.embeddings import Codebooks, CompressedEmbedding, Projected, Scalar
 from vocabpress.embeddings.scalar import ScaleAxis
 from vocabpress.fitting.codes import decode
+from vocabpress.fitting.kronecker import check_divides, divisors
 from vocabpress.fitting.lowrank import principal_axes, ridge, weighted_mean
 from vocabpress.fitting.points import Points, pieces_of
 from vocabpress.fitting.quantise import Factors, empty_factor, quantise, store_factor
@@ -99,16 +100,11 @@ class CodebookMethod(Method):
         Raises:
             ValueError: If the number asked for is none, and no rotation could help.
         """
-        divisors = [n for n in range(1, embedding_dim + 1) if embedding_dim % n == 0]
         wanted, rotated = self.segments, self.rotation == self.own_rotation
-        if wanted is not None and wanted not in divisors and not (rotated and wanted < embedding_dim):
-            nearest = [*[n for n in divisors if n < wanted][-1:], *[n for n in divisors if n > wanted][:1]]
-            hint = f", or rotation={self.own_rotation!r}, which takes any" if wanted < embedding_dim else ""
-            raise ValueError(
-                f"got {wanted} segments, which do not divide the {embedding_dim} entries of a row; choose "
-                f"{' or '.join(str(n) for n in nearest)}{hint}"
-            )
-        return [] if rotated else divisors if wanted is None else [wanted]
+        if wanted is not None and not (rotated and wanted < embedding_dim):
+            hint = f" (rotation={self.own_rotation!r} takes any)" if wanted < embedding_dim else ""
+            check_divides(wanted, embedding_dim, f"the entries of a row{hint}")
+        return [] if rotated else divisors(embedding_dim) if wanted is None else [wanted]
 
     def empty(self, num_embeddings: int, embedding_dim: int, plan: Plan) -> CompressedEmbedding:
         segments, stages, axes = plan["segments"], plan["stages"], plan["axes"]

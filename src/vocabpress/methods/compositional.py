@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from vocabpress.budget import Budget
 from vocabpress.embeddings import Codebooks, CompressedEmbedding
 from vocabpress.fitting.codes import decode, refit
-from vocabpress.fitting.loop import Minimiser, RowBatch, Schedule
+from vocabpress.fitting.loop import Minimiser, RowBatch, Schedule, cosine_decay
 from vocabpress.fitting.quantise import Factors, empty_factor, store_factor
 from vocabpress.fitting.table import Table
 from vocabpress.methods.base import Family, Method, Plan
@@ -132,9 +132,7 @@ class Compositional(Method):
                 best, best_error = copy.deepcopy(network), error
             return False
 
-        schedule = Schedule(
-            self.epochs, self.batch_size, self.learning_rate, lambda done: 0.5 * (1 + math.cos(math.pi * done))
-        )
+        schedule = Schedule(self.epochs, self.batch_size, self.learning_rate, cosine_decay)
         parameters = list(network.parameters())
         Minimiser(parameters, loss, schedule, generator, "compositional", progress).run(rows, keep_best)
         return best.requires_grad_(False)
