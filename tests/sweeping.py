@@ -3,7 +3,6 @@
 import shutil
 from contextlib import redirect_stderr
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -74,9 +73,9 @@ class Noise(Task):
 def run_here(processes, ended, *, workers):
     """Cells one after another in this process, which has imported everything already."""
     for process in processes:
-        with Path(process.log).open("w") as log, redirect_stderr(log):
+        with process.folders.log(process.cell).open("w") as log, redirect_stderr(log):
             try:
-                code = cell_module.main([process.spec])
+                code = cell_module.main(process.command()[-1:])
             except RuntimeError as error:
                 log.write(f"Traceback (most recent call last):\n  File …\nRuntimeError: {error}\n")
                 code = 1

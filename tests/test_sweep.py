@@ -132,7 +132,9 @@ def test_a_failed_cell_is_reported_and_stops_no_other(place, capsys):
 
 
 def test_the_reason_of_a_failure(tmp_path):
-    process = Process("cell", "spec", str(tmp_path / "log"), 1)
+    process = Process("cell", Folders(tmp_path), 1)
+    place = process.folders.log("cell")
+    place.parent.mkdir()
     logs = {
         "10%|#  |\r20%|## |\nerror: no such text file: x\n": (2, "no such text file: x"),
         "Traceback …\ntorch.OutOfMemoryError: no memory.\nTried 2 GiB.\n": (1, "torch.OutOfMemoryError: no memory."),
@@ -143,14 +145,15 @@ def test_the_reason_of_a_failure(tmp_path):
         "done": (0, None),
     }  # fmt: skip
     for log, (code, reason) in logs.items():
-        (tmp_path / "log").write_text(log, encoding="utf-8")
+        place.write_text(log, encoding="utf-8")
         assert process.reason(code) == reason
 
 
 def scripted(monkeypatch, tmp_path, scripts):
     """Processes of cells that are shell scripts."""
     monkeypatch.setattr(Process, "command", lambda process: ["bash", "-c", scripts[process.cell]])
-    return [Process(name, "spec", str(tmp_path / f"{name}.log"), 3) for name in scripts]
+    (tmp_path / "logs").mkdir()
+    return [Process(name, Folders(tmp_path), 3) for name in scripts]
 
 
 def test_a_killed_cell_fails_alone_and_each_has_its_threads(monkeypatch, tmp_path):
@@ -163,12 +166,12 @@ def test_a_killed_cell_fails_alone_and_each_has_its_threads(monkeypatch, tmp_pat
     reasons = {}
     run_local(processes, lambda cell, reason: reasons.update({cell: reason}), workers=2)
     assert reasons == {"killed": "killed by SIGKILL (out of memory?)", "fine": None, "bad": "bad input"}
-    assert (tmp_path / "fine.log").read_text() == "3 PASSIVE\n"
+    assert (tmp_path / "logs" / "fine.log").read_text() == "3 PASSIVE\n"
 
 
 def test_an_interruption_stops_the_cells(monkeypatch, tmp_path):
     waiting = "trap 'echo stopped; exit 130' TERM; echo ready; for i in $(seq 600); do sleep 0.1; done"
-    quick = f"until grep -q ready {tmp_path}/slow.log; do sleep 0.05; done"
+    quick = f"until grep -q ready {tmp_path}/logs/slow.log; do sleep 0.05; done"
     slow, quick, never = scripted(monkeypatch, tmp_path, {"slow": waiting, "quick": quick, "never": "echo ran"})
 
     def ended(cell, reason):
@@ -178,7 +181,7 @@ def test_an_interruption_stops_the_cells(monkeypatch, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run_local([slow, quick, never, never], ended, workers=2)
     assert time.monotonic() - start < 50
-    assert (tmp_path / "slow.log").read_text() == "ready\nstopped\n"
+    assert (tmp_path / "logs" / "slow.log").read_text() == "ready\nstopped\n"
 
 
 def test_an_interruption_on_the_command_line(place, capsys, monkeypatch):

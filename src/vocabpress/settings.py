@@ -1,6 +1,7 @@
 """Settings of methods, tasks and trainings, checked against the types of their dataclass's fields by pydantic."""
 
 import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
@@ -75,4 +76,4 @@ def one_line(error: ValidationError, key: str = "") -> str:
     if first["type"] == "missing":
         return f"{key} is missing"
     message = first["msg"].removeprefix("Input ")
-    return f"{key} {message[0].lower()}{message[1:]}, got {first['input']!r}"
+    return f"{key} {message[0].lower()}{message[1:]}, got {reprlib.repr(first['input'])}"

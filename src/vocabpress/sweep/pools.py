@@ -12,6 +12,8 @@ from pathlib import Path
 from threading import Event, Lock
 from typing import Any
 
+from vocabpress.sweep.expand import Folders
+
 GRACE = 15.0  # seconds that a stopped cell has to remove what it has half written
 POLL_LOCAL, POLL_CLUSTER = 0.5, 10.0  # seconds between looks at submitit's jobs
 DEFAULTS = {"name": "vocabpress", "timeout_min": 60}  # submitit's own limit is five minutes
@@ -30,14 +32,12 @@ class Process:
 
     Attributes:
         cell: Its name.
-        spec: The file with its input.
-        log: Gets what it prints.
+        folders: Where its input lies, and where the log of its output goes.
         threads: Threads of torch; None takes the cores where it runs.
     """
 
     cell: str
-    spec: str
-    log: str
+    folders: Folders
     threads: int | None
 
     def __call__(self) -> str | None:
@@ -52,7 +52,7 @@ class Process:
 
     def command(self) -> list[str]:
         """What is run."""
-        return [sys.executable, "-m", "vocabpress.sweep.cell", self.spec]
+        return [sys.executable, "-m", "vocabpress.sweep.cell", str(self.folders.spec(self.cell))]
 
     def start(self) -> subprocess.Popen[bytes]:
         """Start it, in a process group of its own: Ctrl-C reaches the sweep alone, which then stops its cells."""
@@ -63,7 +63,7 @@ class Process:
             "TOKENIZERS_PARALLELISM": "false",
             "TQDM_MININTERVAL": "10",  # progress bars go into a file
         }
-        with Path(self.log).open("wb") as log:
+        with self.folders.log(self.cell).open("wb") as log:
             return subprocess.Popen(
                 self.command(),
                 env={**os.environ, **environment},
@@ -80,7 +80,7 @@ class Process:
         if code < 0:
             why = " (out of memory?)" if -code == signal.SIGKILL else ""
             return f"killed by {signal.Signals(-code).name}{why}"
-        text = Path(self.log).read_text(encoding="utf-8", errors="replace").replace("\r", "\n")
+        text = self.folders.log(self.cell).read_text(encoding="utf-8", errors="replace").replace("\r", "\n")
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         errors = [line for line in lines if re.match(r"error: |([A-Za-z_]\w*\.)*\w*(Error|Exception)\b", line)]
         return (errors or lines or [f"exit code {code}"])[-1].removeprefix("error: ")

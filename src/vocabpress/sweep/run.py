@@ -91,8 +91,7 @@ def run_sweep(
                     if cell.needs in failed:
                         ended(cell.name, _not_run(cell.needs, failed[cell.needs]))
                     else:
-                        spec, log = folders.spec(cell.name), folders.log(cell.name)
-                        ready.append(Process(cell.name, str(spec), str(log), threads))
+                        ready.append(Process(cell.name, folders, threads))
                 if ready:
                     run(ready, ended)
     return SweepReport(
