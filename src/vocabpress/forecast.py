@@ -1,13 +1,14 @@
 """What a fit will take, before it is begun: the bytes that are stored, and the time where a method can predict it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vocabpress.budget import Budget
 from vocabpress.fitting.table import Table
-from vocabpress.methods import Method, Plan
+from vocabpress.methods import Method
 
 SAMPLE = 1536  # rows
 
@@ -44,7 +45,8 @@ def forecast(method: Method, table: Tensor, budget: Budget) -> Forecast:
     """
     rows, columns = table.shape
     plans = method.plans(rows, columns, budget, torch.ones(rows))
-    stored = max(max(method.stored_bits(rows, columns, plan), _limit(plan)) for plan in plans)
+    limit = budget.max_bits(rows, columns)
+    stored = max(limit if _decided_later(plan) else method.stored_bits(rows, columns, plan) for plan in plans)
     size = table.numel() * table.itemsize
     return Forecast(rows, columns, size, stored // 8, expected_seconds(method, table, budget))
 
@@ -67,6 +69,8 @@ def expected_seconds(method: Method, table: Tensor, budget: Budget) -> float | N
         return None
 
 
-def _limit(plan: Plan) -> int:
-    """Bits that a plan shares out when the table is known; none, where it says what is stored."""
-    return plan.get("limit", 0) + sum(part.get("limit", 0) for part in plan.values() if isinstance(part, dict))
+def _decided_later(plan: Any) -> bool:
+    """Whether a plan shares out the budget when the table and the weights are known: a limit, or blocks of tokens."""
+    if isinstance(plan, dict):
+        return not plan.keys().isdisjoint(("limit", "sizes")) or any(map(_decided_later, plan.values()))
+    return False
