@@ -1,5 +1,7 @@
 """For each method one example that a person can work out, and one oracle that is not ours."""
 
+from dataclasses import fields
+
 import pytest
 import torch
 
@@ -168,6 +170,17 @@ def test_methods_by_name():
 def test_bad_names_and_settings_are_refused(name, settings, word):
     with pytest.raises(ValueError, match=word):
         make_method(name, **settings)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_number_of_a_method_has_a_limit_and_a_type(name):
+    for field in fields(METHODS[name]):
+        if not isinstance(field.default, bool | str):
+            for text in ("-1", "some"):
+                with pytest.raises(ValueError, match=rf"^{field.name} should be .*, got '{text}'$"):
+                    make_method(name, **{field.name: text})
+            with pytest.raises(ValueError, match=rf"^{field.name} should be"):
+                METHODS[name](**{field.name: -1})
 
 
 @pytest.mark.cuda

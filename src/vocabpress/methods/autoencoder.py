@@ -31,7 +31,7 @@ from vocabpress.fitting.lowrank import weighted_svd
 from vocabpress.fitting.quantise import Factors, empty_factor, store_factor
 from vocabpress.fitting.table import Table
 from vocabpress.methods.base import Family, Method, Plan
-from vocabpress.settings import AtLeast1, Positive, check_settings
+from vocabpress.settings import AtLeast1, NotNegative, Positive, check_settings
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Autoencoder(Method):
 
     nonlinear: bool = False
     factors: Factors = "float16"
-    cosine_weight: float = 0.9975 / 5
-    l1_weight: float = 0.0025
+    cosine_weight: NotNegative = 0.9975 / 5
+    l1_weight: NotNegative = 0.0025
     epochs: AtLeast1 = 30
     batch_size: AtLeast1 = 32
     learning_rate: Positive = 1e-3
