@@ -26,7 +26,7 @@ BAD = {
     "truth is no number": ("[4, 6]", "[4, true]", "ratios.1 should be a valid number, got True"),
     "ratio below 1": ("[4, 6]", "[0.5]", "ratios.0: a ratio is at least 1, got 0.5"),
     "no ratio": ("[4, 6]", "[]", "ratios is missing or empty; try ratios = [8, 25]"),
-    "ratio twice": ("[4, 6]", "[4, 4.0]", "ratios: 4 is there twice; name each once"),
+    "ratio twice": ("[4, 6]", "[4, 4.0]", "ratios: 4 occurs twice; name each once"),
     "seed below 0": ("data =", "seeds = [-1]\ndata =", "seeds.0 should be greater than or equal to 0"),
     "no seeds": ("data =", "seeds = 0\ndata =", "seeds list should have at least 1 item"),
     "workers": ("data =", "workers = 0\ndata =", "workers should be greater than or equal to 1, got 0"),

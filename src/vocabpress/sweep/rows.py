@@ -17,7 +17,7 @@ from vocabpress.settings import read_settings
 def _distinct(values: list[Any]) -> list[Any]:
     twice = [value for index, value in enumerate(values) if value in values[:index]]
     if twice:
-        raise ValueError(f"{twice[0]:g} is there twice; name each once")
+        raise ValueError(f"{twice[0]:g} occurs twice; name each once")
     return values
 
 
