@@ -2,8 +2,8 @@
 
 python benchmarks/dryrun.py [--forecasts]
 
-For each method and size `vocabpress.forecast` says what a fit will take, from small tables; then a table of that
-size is fitted in a process of its own. Bytes, memory beside the table, and seconds, as predicted and as measured.
+For each method and size `vocabpress.forecast` predicts the bytes of a fit, and the seconds where the method can; then a
+table of that size is fitted in a process of its own.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import sys
 from dataclasses import asdict, replace
 
 from common import RESULTS
-from scaling import Case, measure
+from scaling import Case, make_table, measure
 from vocabpress import METHODS, Budget
 from vocabpress.forecast import forecast
 from vocabpress.results import Result, read_results, write_results
@@ -26,33 +26,26 @@ CASES = [
 ]
 
 
-def predicted(case: Case) -> tuple[dict[str, float], int]:
-    """What a forecast says: seconds and bytes beside the table, and bytes stored."""
-    found = forecast(METHODS[case.method](), case.rows, case.columns, Budget.ratio(case.ratio))
-    beside = found.memory_bytes - found.table_bytes
-    return {"seconds_predicted": found.seconds, "working_set_predicted": beside}, found.stored_bytes
+def with_forecast(row: Result, case: Case, seed: int) -> Result:
+    """The result of a fit with today's forecast in it."""
+    table = make_table(case.rows, case.columns, seed)
+    found = forecast(METHODS[case.method](), table, Budget.ratio(case.ratio))
+    metrics = {name: value for name, value in row.metrics.items() if not name.endswith("_predicted")}
+    metrics |= {} if found.seconds is None else {"seconds_predicted": found.seconds}
+    row = replace(row, metrics=metrics, bytes=row.bytes | {"table_predicted": found.stored_bytes})
+    print(f"{case}: {row.metrics} {row.bytes}", flush=True)
+    return row
 
 
-def apart(case: Case, seed: int) -> Result:
-    """A forecast here, and a fit in a process of its own; its progress bars show through."""
-    said_before, stored = predicted(case)
+def fitted(case: Case, seed: int) -> Result:
+    """A fit in a process of its own; its progress bars show through."""
     command = [sys.executable, __file__, "--seed", str(seed), "--one", *map(str, case)]
-    said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-    measured = json.loads(said.splitlines()[-1])
-    metrics = said_before | {"seconds": measured["seconds"], "working_set": measured["working_set"]}
-    table = 4 * case.rows * case.columns
-    sizes = {"table": measured["bytes"], "table_predicted": stored, "table_float32": table}
+    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    measured = json.loads(output.splitlines()[-1])
+    metrics = {"seconds": measured["seconds"], "working_set": measured["working_set"]}
+    sizes = {"table": measured["bytes"], "table_float32": 4 * case.rows * case.columns}
     settings = case._asdict() | {"fields": asdict(METHODS[case.method]()), "seed": seed}
-    print(f"{case}: {metrics} {sizes}", flush=True)
     return Result("dryrun", case.method, settings, sizes, metrics, measured["seconds"])
-
-
-def foretold(row: Result) -> Result:
-    """The same fit beside a forecast of today."""
-    case = Case(**{key: row.settings[key] for key in Case._fields})
-    metrics, stored = predicted(case)
-    print(f"{case}: {row.metrics} -> {metrics}", flush=True)
-    return replace(row, metrics=row.metrics | metrics, bytes=row.bytes | {"table_predicted": stored})
 
 
 def main() -> int:
@@ -68,13 +61,14 @@ def main() -> int:
         print(json.dumps(measure(Case(name, float(ratio), int(rows), int(columns)), arguments.seed)))
         return 0
     results = read_results(FILE) if FILE.exists() else []
+    cases = [Case(**{key: row.settings[key] for key in Case._fields}) for row in results]
     if arguments.forecasts:
-        write_results(FILE, [foretold(row) for row in results])
+        results = [with_forecast(row, case, arguments.seed) for row, case in zip(results, cases, strict=True)]
+        write_results(FILE, results)
         return 0
-    there = [{key: row.settings[key] for key in Case._fields} for row in results]
     for case in CASES:
-        if case._asdict() not in there and case.rows * case.columns <= arguments.most:
-            results.append(apart(case, arguments.seed))
+        if case not in cases and case.rows * case.columns <= arguments.most:
+            results.append(with_forecast(fitted(case, arguments.seed), case, arguments.seed))
             write_results(FILE, results)
     return 0
 

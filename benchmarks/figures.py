@@ -342,7 +342,6 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "resident": timings.resident,
     "noise": noise,
     "scaling": timings.scaling,
-    "dryrun": timings.dryrun,
     "trellis": timings.trellis,
     "runtimes": timings.runtimes,
     "reading": timings.reading,

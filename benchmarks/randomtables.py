@@ -21,7 +21,7 @@ def chosen(method: TransformMethod, rows: int, columns: int, generator: torch.Ge
     plan = method.choose(table, plans, weights, generator, False)
     form = method.empty(rows, columns, plan)
     if isinstance(form, Projected) and isinstance(form.inner, Rows) and form.inner.block_of is not None:
-        form.inner.block_of.copy_(pack(method.cut(table, weights, plan["cut"]), form.inner.map_bits))
+        form.inner.block_of.copy_(pack(method.assign_blocks(table, weights, plan["cut"]), form.inner.map_bits))
     return form
 
 

@@ -24,7 +24,7 @@ from vocabpress import TCQ, Calibration, FastScan
 from vocabpress.calibrate import calibrate
 from vocabpress.embeddings import Codebooks, Columns, CompressedEmbedding, Dense, Kronecker, Projected, Run
 from vocabpress.fitting.fold import power
-from vocabpress.fitting.kmeans import kmeans, nearest
+from vocabpress.fitting.kmeans import kmeans, nearest_words
 from vocabpress.fitting.lowrank import weighted_mean
 from vocabpress.fitting.rates import Axes, Ladder
 from vocabpress.fitting.table import Table
@@ -127,7 +127,7 @@ class ScalarCodes(TransformMethod):
                 points = piece.reshape(1, -1, 1)
                 some = points[:, torch.randperm(points.shape[1], generator=generator)[:SAMPLE_ENTRIES]]
                 words = kmeans(some, torch.ones(some.shape[1]), 1 << run.bits, 20, generator).half().float()
-                codes = nearest(points, words).view(len(rows), 1, run.columns)
+                codes = nearest_words(points, words).view(len(rows), 1, run.columns)
                 parts.append(Codebooks.of(codes, Dense.of(words[0]), run.bits, shared=True))
         return Columns(parts, rows.shape[1])
 

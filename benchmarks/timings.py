@@ -34,20 +34,6 @@ def scaling() -> str:
     return table(["", "rows", "table", "time", "time a row, us", "held beside it", "held, in tables"], body)
 
 
-def dryrun() -> str:
-    """What `vocabpress plan` expects, over what a fit took: of bytes and memory it is a bound."""
-    body = []
-    for row in read_results(RESULTS / "dryrun.json"):
-        of, sizes = row.metrics, row.bytes
-        shape = f"{row.settings['rows']:,} x {row.settings['columns']:,}"
-        held = [size(int(of[name])) for name in ("working_set", "working_set_predicted")]
-        times = [f"{of[name]:.1f}" for name in ("seconds", "seconds_predicted")]
-        body.append([f"{row.variant}, {row.settings['ratio']:g}x", shape,
-                     size(sizes["table"]), size(sizes["table_predicted"]), *held, *times])  # fmt: skip
-    headers = ["", "rows", "stored", "planned", "held beside the table", "planned", "seconds", "planned"]
-    return table(headers, body)
-
-
 def trellis() -> str:
     """Rows a second that the search of a trellis gets through, by compiled loops and in torch."""
     body = []

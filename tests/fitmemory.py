@@ -88,7 +88,7 @@ def peak_of(run) -> int:
 def main(file: str, names: list[str]) -> None:
     torch.set_num_threads(1)
     trellis.CHUNK_ENTRIES = 2**16
-    shards.ENTRIES_PER_CHUNK, table.ENTRIES_KEPT, binary.REFIT_ROWS = 2**17, 2**19, 1000
+    shards.ENTRIES_PER_CHUNK, table.ENTRIES_CACHED, binary.REFIT_ROWS = 2**17, 2**19, 1000
     rows = torch.from_file(file, size=Path(file).stat().st_size // 2, dtype=torch.bfloat16).view(-1, WIDTH)
     weights = 1 / torch.arange(1.0, len(rows) + 1)
     Imprint([weights]).holds()  # a loop that all share, compiled where nobody has done so before

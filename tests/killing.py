@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers.utils import logging
 
 import vocabpress
-from sweeping import InProcess
+from sweeping import run_here
 from vocabpress.export import export
 from vocabpress.hf.checkpoint import open_model
 from vocabpress.recover import Recovery, recover
@@ -47,7 +47,7 @@ def recover_it(folder):
 
 def sweep_it(folder):
     (folder / "plan.toml").write_text(PLAN, encoding="utf-8")
-    run_module.LocalPool = InProcess  # one process, that imports nothing, is killed more often
+    run_module.run_local = run_here  # one process, that imports nothing, is killed more often
     report = run_sweep(read_plan(folder / "plan.toml"))
     if report.failed:
         raise ValueError(str(report.failed))

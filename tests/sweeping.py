@@ -1,9 +1,8 @@
-"""What the tests of sweeps share: a plan, its folder, quick tasks, and a pool that starts no process."""
+"""What the tests of sweeps share: a plan, its folder, quick tasks, and a way to run cells without processes."""
 
 import shutil
 from contextlib import redirect_stderr
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -17,7 +16,6 @@ from vocabpress.sweep import cell as cell_module
 from vocabpress.sweep import run as run_module
 from vocabpress.sweep.expand import expand
 from vocabpress.sweep.plan import read_plan
-from vocabpress.sweep.pools import process_of
 
 PLAN = """
 model = "source"
@@ -72,22 +70,16 @@ class Noise(Task):
         return Measurement({"seed": float(subject.seed)})
 
 
-class InProcess:
+def run_here(processes, ended, *, workers):
     """Cells one after another in this process, which has imported everything already."""
-
-    def __init__(self, folders, workers, threads):
-        self.folders = folders
-
-    def run(self, cells, told):
-        for cell in cells:
-            process = process_of(cell, self.folders, 1)
-            with Path(process.log).open("w") as log, redirect_stderr(log):
-                try:
-                    code = cell_module.main([process.spec])
-                except RuntimeError as error:
-                    log.write(f"Traceback (most recent call last):\n  File …\nRuntimeError: {error}\n")
-                    code = 1
-            told(cell, process.reason(code))
+    for process in processes:
+        with process.folders.log(process.cell).open("w") as log, redirect_stderr(log):
+            try:
+                code = cell_module.main(process.command()[-1:])
+            except RuntimeError as error:
+                log.write(f"Traceback (most recent call last):\n  File …\nRuntimeError: {error}\n")
+                code = 1
+        ended(process.cell, process.reason(code))
 
 
 @pytest.fixture
@@ -95,7 +87,7 @@ def place(source, tmp_path, monkeypatch):
     """A folder with a plan and all that it names."""
     monkeypatch.setitem(TASKS, "spread", Spread())
     monkeypatch.setitem(TASKS, "noise", Noise())
-    monkeypatch.setattr(run_module, "LocalPool", InProcess)
+    monkeypatch.setattr(run_module, "run_local", run_here)
     measured.clear()
     shutil.copytree(source, tmp_path / "source")
     (tmp_path / "data").mkdir()

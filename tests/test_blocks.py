@@ -191,9 +191,9 @@ def test_unused_budget_goes_to_the_largest_block_first():
 
 def test_alpha_floors_the_importance_of_a_block():
     weights = torch.cat([torch.full((350,), 1.0), torch.full((50,), 100.0)])
-    assert DiscBlock(2).cut(weights)[1] == [1.0, 100.0]
-    assert DiscBlock(2, alpha=0.25).cut(weights)[1] == [25.0, 100.0]
-    assert DiscBlock(2, alpha=0.001).cut(weights)[1] == [1.0, 100.0]
+    assert DiscBlock(2).assign_blocks(weights)[1] == [1.0, 100.0]
+    assert DiscBlock(2, alpha=0.25).assign_blocks(weights)[1] == [25.0, 100.0]
+    assert DiscBlock(2, alpha=0.001).assign_blocks(weights)[1] == [1.0, 100.0]
 
 
 def test_blocks_are_numbered_by_their_first_row():

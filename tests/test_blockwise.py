@@ -24,7 +24,7 @@ def test_names_and_fields_make_the_same_method_again():
         ("blockwise:origami", {}, "unknown method 'origami'"),
         ("blockwise:svd", {"inner.bits": 1}, "method svd has no field 'bits'"),
         ("blockwise:svd", {"factors": "int8"}, "no field 'factors'"),
-        ("blockwise:svd", {"blocks": 0}, "blocks is 1 to 256, got 0"),
+        ("blockwise:svd", {"blocks": 0}, "blocks should be greater than or equal to 1, got 0"),
     ):
         with pytest.raises(ValueError, match=words):
             make_method(name, **settings)
@@ -33,12 +33,12 @@ def test_names_and_fields_make_the_same_method_again():
 def test_blocks_by_hand():
     # Steps of the logarithm: 16, 8, 4, 2, 1 in four steps are blocks 0, 1, 2, 3, 3. At width 1 a block has 4 rows.
     weights = torch.tensor([16.0] * 3 + [8.0] * 2 + [4.0] * 9 + [2.0] * 4 + [1.0] * 30)
-    assert Blockwise(SVD(), 4).cut(weights, 1).tolist() == [0] * 5 + [1] * 9 + [2] * 34
-    assert Blockwise(SVD(), 4).cut(weights, 3).tolist() == [0] * 14 + [1] * 34
-    assert Blockwise(SVD(), 4).cut(weights, 9).tolist() == [0] * 48
-    assert Blockwise(SVD(), 4).cut(weights.flip(0), 1).tolist() == [2] * 34 + [1] * 9 + [0] * 5
+    assert Blockwise(SVD(), 4).assign_blocks(weights, 1).tolist() == [0] * 5 + [1] * 9 + [2] * 34
+    assert Blockwise(SVD(), 4).assign_blocks(weights, 3).tolist() == [0] * 14 + [1] * 34
+    assert Blockwise(SVD(), 4).assign_blocks(weights, 9).tolist() == [0] * 48
+    assert Blockwise(SVD(), 4).assign_blocks(weights.flip(0), 1).tolist() == [2] * 34 + [1] * 9 + [0] * 5
     # A last block that is too small joins the one before.
-    assert Blockwise(SVD(), 4).cut(weights[:17], 1).tolist() == [0] * 5 + [1] * 12
+    assert Blockwise(SVD(), 4).assign_blocks(weights[:17], 1).tolist() == [0] * 5 + [1] * 12
 
 
 def test_without_weights_it_is_the_method_itself():

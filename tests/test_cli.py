@@ -189,7 +189,10 @@ def bad_inputs(source, tmp):
             "method fastscan has no field 'bloks'; it has blocks, min_bits, beam, rounds",
         ),
         "half a field": (small(source, out, "--set", "factors"), "--set takes field=value, got 'factors'"),
-        "bad value": (small(source, out, "--set", "factors=int5"), "unknown factors 'int5'"),
+        "bad value": (
+            small(source, out, "--set", "factors=int5"),
+            "factors should be 'float16', 'int8' or 'int4', got 'int5'",
+        ),
         "unknown reference": (small(source, out, "--reference", "int8"), "unknown reference dtype 'int8'"),
         "empty text": (small(source, out, "--text", tmp / "blank.txt"), "holds no text"),
         "latin-1 text": (small(source, out, "--text", tmp / "latin.txt"), "is not UTF-8 text"),

@@ -137,7 +137,6 @@ def test_json_is_all_that_is_on_stdout(tmp_path, capsys):
         "inspect": [source],
         "compress": [source, "-o", tmp_path / "out", *svd],
         "compress --dry-run": [source, *svd],
-        "plan": ["300x16", *svd],
         "inspect compressed": [tmp_path / "out"],
         "trim": [source, "-o", tmp_path / "trimmed", "--text", tmp_path / "text.txt"],
         "evaluate": [tmp_path / "out", "--against", source, "--task", "reconstruction", "-o", tmp_path / "results"],
@@ -152,12 +151,9 @@ def test_json_is_all_that_is_on_stdout(tmp_path, capsys):
         assert err.strip(), name
 
 
-def test_a_dry_run_takes_the_method_that_compress_would_take_and_writes_nothing(tmp_path, capsys, monkeypatch):
-    from vocabpress.forecast import forecast
-
-    monkeypatch.setattr("vocabpress.forecast.forecast", lambda *of, **how: forecast(*of, **how, small=(64, 128)))
+def test_a_dry_run_takes_the_method_that_compress_would_take_and_writes_nothing(tmp_path, capsys):
     for name, method, command in (
-        ("gpt2", "fastscan", ("plan",)),
+        ("gpt2", "fastscan", ("compress", "--dry-run")),
         ("llama, untied", "tcq", ("compress", "--dry-run", "-o", tmp_path / "o")),
     ):
         source = tiny.save(name, tmp_path / name)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from vocabpress.fitting.codes import beam_search, decode, refit, residual_kmeans
-from vocabpress.fitting.kmeans import kmeans, nearest, pick
-from vocabpress.fitting.rotation import allocate, block_variances, gaussian_distortion, procrustes
+from vocabpress.fitting.kmeans import kmeans, nearest_words, pick
+from vocabpress.fitting.rotation import block_variances, deal_axes, gaussian_distortion, procrustes
 
 
 def generator(seed=0):
@@ -29,22 +29,22 @@ def test_a_word_without_points_moves_to_where_it_is_needed():
     points = torch.cat([torch.zeros(50, 2), torch.eye(2) * 9 + torch.randn(2, 2) * 0.01])[None]
     start = torch.zeros(1, 4, 2)
     words = kmeans(points, torch.ones(52), 4, 3, generator(), start)
-    assert float((points - pick(words, nearest(points, words))).square().sum()) < 1e-6
+    assert float((points - pick(words, nearest_words(points, words))).square().sum()) < 1e-6
 
 
 def test_more_words_than_points_are_no_harm():
     points = torch.randn(2, 5, 3)
     words = kmeans(points, torch.ones(5), 16, 4, generator())
     assert words.shape == (2, 16, 3)
-    torch.testing.assert_close(pick(words, nearest(points, words)), points)
+    torch.testing.assert_close(pick(words, nearest_words(points, words)), points)
 
 
 def test_nearest_is_brute_force_and_crosses_chunks(monkeypatch):
     points, words = torch.randn(3, 100, 4), torch.randn(3, 7, 4)
     expected = torch.cdist(points, words).argmin(-1)
-    assert torch.equal(nearest(points, words), expected)
+    assert torch.equal(nearest_words(points, words), expected)
     monkeypatch.setattr("vocabpress.fitting.kmeans.SCORES_PER_CHUNK", 40)
-    assert torch.equal(nearest(points, words), expected)
+    assert torch.equal(nearest_words(points, words), expected)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -53,7 +53,7 @@ def test_kmeans_is_as_good_as_scikit_learns(weighted):
     points = torch.randn(3000, 3) * torch.tensor([3.0, 1.0, 0.5])
     weights = torch.rand(3000) ** 4 + 0.01 if weighted else torch.ones(3000)
     words = kmeans(points[None], weights, 32, 25, generator())
-    ours = float(weights @ (points - pick(words, nearest(points[None], words))[0]).square().sum(1))
+    ours = float(weights @ (points - pick(words, nearest_words(points[None], words))[0]).square().sum(1))
     theirs = cluster.KMeans(32, n_init=1, max_iter=25, random_state=0).fit(
         points.numpy(), sample_weight=weights.numpy()
     )
@@ -83,7 +83,7 @@ def test_a_wider_beam_errs_less_and_one_is_greedy(monkeypatch):
     assert errors[0] > 1.1 * errors[1] > 1.1 * errors[2]
     left, greedy = targets, []
     for book in books:
-        greedy.append(nearest(left[None], book[None])[0])
+        greedy.append(nearest_words(left[None], book[None])[0])
         left = left - book[greedy[-1]]
     assert torch.equal(beam_search(targets, books, 1), torch.stack(greedy, 1))
     monkeypatch.setattr("vocabpress.fitting.codes.FLOATS_PER_CHUNK", 1000)
@@ -126,10 +126,10 @@ def test_rounds_of_both_steps_reach_less_than_residual_kmeans():
 
 def test_axes_are_dealt_out_so_that_products_balance():
     # 16 | 8, then 4 to the second (8 < 16), 2 to the first (16 < 32), 1 to either; 16 * 2 = 8 * 4.
-    order = allocate(torch.tensor([16.0, 8.0, 4.0, 2.0]), 2, 2)
+    order = deal_axes(torch.tensor([16.0, 8.0, 4.0, 2.0]), 2, 2)
     assert order.tolist() == [0, 3, 1, 2]
-    assert sorted(allocate(torch.tensor([5.0, 4.0, 0.0, 0.0, 0.0]), 2, 2).tolist()) == [0, 1, 2, 3]
-    assert allocate(torch.zeros(4), 1, 3).tolist() == [0, 1, 2]
+    assert sorted(deal_axes(torch.tensor([5.0, 4.0, 0.0, 0.0, 0.0]), 2, 2).tolist()) == [0, 1, 2, 3]
+    assert deal_axes(torch.zeros(4), 1, 3).tolist() == [0, 1, 2]
 
 
 def test_procrustes_undoes_a_rotation_and_is_scipys():

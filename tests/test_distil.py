@@ -262,8 +262,11 @@ def test_models_without_a_language_model_have_no_labels_of_their_own(folder):
 BAD = {
     "unknown objective": (("--objective", "tiny"), "unknown objective 'tiny'; choose from relative, kroneckerbert"),
     "text and task": (("--task", "mrpc"), "give one of --text and --task"),
-    "no ffn": (("--set", "ffn=much"), "ffn takes a number"),
-    "truth": (("--set", "normalised=2"), "normalised is true or false, got '2'"),
+    "no ffn": (("--set", "ffn=much"), "ffn should be a valid number"),
+    "truth": (
+        ("--set", "normalised=2"),
+        "normalised should be a valid boolean",
+    ),
 }
 
 

@@ -97,7 +97,7 @@ def bad_commands(source, tmp):
         "unknown field": ((*table, "--set", "colour=red"), "--set colour: no chosen task has this field"),
         "field of another": ((*table, "--set", "mlm.block=9"), "--set mlm.block: mlm is not a chosen task"),
         "unknown field of one": ((*table, "--set", "reconstruction.x=9"), "has no field 'x'; it has k, queries, words"),
-        "bad value": ((*table, "--set", "k=many"), "k takes a number"),
+        "bad value": ((*table, "--set", "k=many"), "k should be a valid integer"),
         "out of range": ((*table, "--set", "k=0"), "k is at least 1"),
         "output is a file": ((*table, "-o", tmp / "file"), "exists and is a file"),
         "unknown device": ((*table, "--device", "abacus"), "can't use the device 'abacus'"),

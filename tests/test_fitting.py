@@ -4,10 +4,11 @@ import math
 import pytest
 import torch
 
-from vocabpress.fitting import losses
 from vocabpress.fitting.binary import StageOptions, flip_bits, train_codes
 from vocabpress.fitting.lowrank import principal_axes, ridge, weighted_svd
 from vocabpress.fitting.quantise import quantise
+from vocabpress.methods import LightToken
+from vocabpress.methods.autoencoder import direction_loss
 
 # Mean squared error of the best uniform quantiser for a unit Gaussian, 1 to 5 bits: J. Max, "Quantizing for minimum
 # distortion", 1960, table II.
@@ -18,10 +19,10 @@ def test_direction_loss_by_hand():
     # x = (3, 4), y = (4, 3): cosine 24/25; both entries are off by 1, so every power of the errors is 1.
     x, y = torch.tensor([[3.0, 4.0]]), torch.tensor([[4.0, 3.0]])
     for alpha in (1.0, 0.1):
-        value = losses.direction(y, x, alpha, cosine_weight=0.1995, l1_weight=0.0025)
+        value = direction_loss(y, x, alpha, cosine_weight=0.1995, l1_weight=0.0025)
         torch.testing.assert_close(value, torch.tensor([0.1995 / 25 + 0.0025]))
     # Errors 0 and 4 with alpha 1/2: mean of their square roots is 1.
-    value = losses.direction(torch.tensor([[3.0, 8.0]]), x, 0.5, cosine_weight=0.0, l1_weight=1.0)
+    value = direction_loss(torch.tensor([[3.0, 8.0]]), x, 0.5, cosine_weight=0.0, l1_weight=1.0)
     torch.testing.assert_close(value, torch.tensor([1.0]), rtol=1e-4, atol=1e-4)
 
 
@@ -31,18 +32,15 @@ def test_the_calibrated_family_bounds_the_error(width):
     x = torch.randn(4000, width, dtype=torch.float64)
     y = torch.randn_like(x) * torch.rand(4000, 1, dtype=torch.float64) * 2
     y[:2000] = x[:2000] + 0.1 * y[:2000]  # near and far pairs
-    square, slack = losses.mse(y, x), 1e-6
-    torch.testing.assert_close(losses.calibrated(y, x, 1.0), square)
-    for bound in (losses.calibrated(y, x, 2.0), losses.am_gm(y, x)):
-        assert bool((bound >= square - slack).all())
-    for bound in (losses.triangle(y, x), losses.tight_triangle(y, x)):
-        assert bool((bound >= square.sqrt() - slack).all())
+    square, slack = LightToken(loss="mse").row_loss(y, x), 1e-6
+    torch.testing.assert_close(square, (x - y).square().sum(-1))
+    torch.testing.assert_close(LightToken().row_loss(y, x), square)
+    assert bool((LightToken(cosine_weight=2.0).row_loss(y, x) >= square - slack).all())
 
 
-@pytest.mark.parametrize("loss", losses.ROW_LOSSES)
+@pytest.mark.parametrize("loss", ["calibrated", "mse"])
 def test_row_losses_are_least_at_the_original(loss):
-    x = torch.randn(50, 6)
-    function = losses.ROW_LOSSES[loss]
+    x, function = torch.randn(50, 6), LightToken(loss=loss, cosine_weight=2.0).row_loss
     y = x.clone().requires_grad_()
     function(y, x).sum().backward()
     assert y.grad is not None
@@ -138,7 +136,7 @@ def calls_of_the_loss(options: StageOptions) -> int:
     def loss(y, x):
         nonlocal calls
         calls += 1
-        return losses.mse(y, x)
+        return (x - y).square().sum(-1)
 
     table = torch.randn(600, 8)
     codes = train_codes(
@@ -162,7 +160,7 @@ def test_trained_codes_beat_the_random_rotation_that_they_start_from():
     errors = []
     for epochs in (0, 8):
         codes = train_codes(
-            table, torch.zeros_like(table), 12, torch.ones(3000), losses.mse, StageOptions(epochs),
+            table, torch.zeros_like(table), 12, torch.ones(3000), LightToken(loss="mse").row_loss, StageOptions(epochs),
             torch.Generator().manual_seed(0),
         )[:]  # fmt: skip
         decoder = ridge(codes, table, torch.ones(3000))

@@ -240,8 +240,8 @@ BAD = {
     "epochs": ({"epochs": 0}, "epochs must be at least 1, got 0"),
     "rate": ({"learning_rate": 0.0}, "learning_rate must be positive, got 0.0"),
     "sparsity": ({"sparsity": 1.5}, "sparsity is 0 to 1"),
-    "factors": ({"factors": "int3"}, "unknown factors 'int3'"),
-    "blocks": ({"blocks": 0}, "blocks is 1 to 256, got 0"),
+    "factors": ({"factors": "int3"}, "factors should be 'float16', 'int8' or 'int4', got 'int3'"),
+    "blocks": ({"blocks": 0}, "blocks should be greater than or equal to 1, got 0"),
 }
 
 

@@ -16,7 +16,7 @@ LAYERS = [
     {"fitting"},
     {"methods"},
     {"calibrate.calibration", "calibrate.counts"},
-    {"reconstruction", "spectrum", "neighbours", "forecast", "estimate"},
+    {"reconstruction", "spectrum", "neighbours", "forecast"},
     {"hf"},
     {"evaluate", "export", "trim"},
     {"recover"},

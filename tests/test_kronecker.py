@@ -5,7 +5,14 @@ import torch
 
 from cases import low_rank_table
 from vocabpress import Budget, NearestKronecker, make_method
-from vocabpress.fitting.kronecker import Blocks, check_divides, divisors, empty_kronecker, fit_kronecker, nearest
+from vocabpress.fitting.kronecker import (
+    KroneckerBlocks,
+    check_divides,
+    divisors,
+    empty_kronecker,
+    fit_kronecker,
+    nearest_products,
+)
 from vocabpress.reconstruction import reconstruction
 
 
@@ -37,7 +44,7 @@ def test_it_is_torchs_optimum_of_the_rearranged_matrix(rows, width, terms):
     pieces = [row.split(width, dim=1) for row in matrix.split(rows)]
     rearranged = torch.stack([block.flatten() for row in pieces for block in row])
     optimum = torch.linalg.svdvals(rearranged)[terms:].square().sum()
-    left, right = nearest(Blocks.of(matrix, rows, width), terms)
+    left, right = nearest_products(KroneckerBlocks.of(matrix, rows, width), terms)
     assert weighted_error(matrix, left, right) == pytest.approx(float(optimum), rel=1e-6)
 
 
@@ -56,7 +63,7 @@ def restart(matrix, rows, width, terms, seed):
 @pytest.mark.parametrize(("rows", "width", "terms"), [(1, 3, 1), (2, 2, 1), (2, 3, 2), (3, 2, 3)])
 def test_random_restarts_never_beat_it(rows, width, terms):
     matrix = torch.randn(6, 6, dtype=torch.float64)
-    left, right = nearest(Blocks.of(matrix, rows, width), terms)
+    left, right = nearest_products(KroneckerBlocks.of(matrix, rows, width), terms)
     error = weighted_error(matrix, left, right)
     assert min(restart(matrix, rows, width, terms, seed) for seed in range(20)) >= error * (1 - 1e-6)
 
@@ -69,7 +76,7 @@ def test_weights_of_whole_blocks_keep_it_an_optimum():
         [b.flatten() * w.sqrt() for row, w in zip(pieces, block_weights, strict=True) for b in row]
     )
     optimum = torch.linalg.svdvals(rearranged)[2:].square().sum()
-    left, right = nearest(Blocks.of(matrix, 4, 3, weights), 2)
+    left, right = nearest_products(KroneckerBlocks.of(matrix, 4, 3, weights), 2)
     assert weighted_error(matrix, left, right, weights) == pytest.approx(float(optimum), rel=1e-6)
 
 
@@ -84,8 +91,8 @@ def best_alone(matrix, weights, shape, make):
 
 def test_weights_inside_blocks_lower_the_error_to_where_no_factor_gains_alone():
     matrix, weights = torch.randn(24, 12, dtype=torch.float64), torch.rand(24, dtype=torch.float64) ** 4 * 9 + 0.01
-    start = nearest(Blocks.of(matrix, 4, 3), 2)
-    left, right = nearest(Blocks.of(matrix, 4, 3, weights), 2)
+    start = nearest_products(KroneckerBlocks.of(matrix, 4, 3), 2)
+    left, right = nearest_products(KroneckerBlocks.of(matrix, 4, 3, weights), 2)
     error = weighted_error(matrix, left, right, weights)
     assert error < weighted_error(matrix, *start, weights) * 0.95
     assert best_alone(matrix, weights, left.shape, lambda unit: product(unit, right, 24)) > error * 0.999
@@ -95,7 +102,7 @@ def test_weights_inside_blocks_lower_the_error_to_where_no_factor_gains_alone():
 def test_rows_past_the_end_do_not_count():
     left, right = torch.randn(1, 4, 2), torch.randn(1, 3, 5)
     matrix = product(left, right, 10)  # two rows of the last block are cut off
-    found = nearest(Blocks.of(matrix, 3, 5), 1)
+    found = nearest_products(KroneckerBlocks.of(matrix, 3, 5), 1)
     assert weighted_error(matrix, *found) < 1e-4 * float(matrix.square().sum())
     fitted = fit_kronecker(matrix, 3, 5, 1, "float16")
     assert (fitted.num_embeddings, fitted.config()["num_embeddings"]) == (10, 10)
@@ -105,8 +112,8 @@ def test_rows_past_the_end_do_not_count():
 def test_a_row_without_weight_is_fitted_where_nothing_else_is_at_stake():
     matrix, weights = low_rank_table(40, 12), torch.ones(40)
     weights[:8] = 0.0  # two whole blocks of four, and for width 12 each row of blocks has numbers of its own
-    left, right = nearest(Blocks.of(matrix, 4, 3, weights), 1)
-    of_their_own = Blocks.of(matrix[:8], 4, 3).solve_left(right)
+    left, right = nearest_products(KroneckerBlocks.of(matrix, 4, 3, weights), 1)
+    of_their_own = KroneckerBlocks.of(matrix[:8], 4, 3).solve_left(right)
     torch.testing.assert_close(left[:, :2], of_their_own, rtol=1e-3, atol=1e-4)
 
 

@@ -1,5 +1,7 @@
 """For each method one example that a person can work out, and one oracle that is not ours."""
 
+from dataclasses import fields
+
 import pytest
 import torch
 
@@ -155,19 +157,30 @@ def test_methods_by_name():
     ("name", "settings", "word"),
     [
         ("origami", {}, "choose from svd, autoencoder, lighttoken, kronecker"),
-        ("groupreduce", {"blocks": "0"}, "blocks is 1 to 256, got 0"),
+        ("groupreduce", {"blocks": "0"}, "blocks should be greater than or equal to 1, got '0'"),
         ("svd", {"rank": "3"}, "has no field 'rank'; it has factors"),
-        ("autoencoder", {"epochs": "many"}, "epochs takes a number such as 30, got 'many'"),
-        ("autoencoder", {"nonlinear": "perhaps"}, "true or false, got 'perhaps'"),
-        ("lighttoken", {"loss": "hinge"}, "unknown loss 'hinge'"),
-        ("lighttoken", {"cosine_weight": "0.5"}, "at least 1"),
-        ("lighttoken", {"stages": "0"}, "stages is at least 1, got 0"),
-        ("lighttoken", {"rank": "-1"}, "rank is at least 0, got -1"),
+        ("autoencoder", {"epochs": "many"}, "epochs should be a valid integer, unable to parse.*got 'many'"),
+        ("autoencoder", {"nonlinear": "perhaps"}, "nonlinear should be a valid boolean.*got 'perhaps'"),
+        ("lighttoken", {"loss": "hinge"}, "loss should be 'calibrated'.*got 'hinge'"),
+        ("lighttoken", {"cosine_weight": "0.5"}, "cosine_weight should be greater than or equal to 1"),
+        ("lighttoken", {"stages": "0"}, "stages should be greater than or equal to 1, got '0'"),
+        ("lighttoken", {"rank": "-1"}, "rank should be greater than or equal to 0, got '-1'"),
     ],
 )
 def test_bad_names_and_settings_are_refused(name, settings, word):
     with pytest.raises(ValueError, match=word):
         make_method(name, **settings)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_number_of_a_method_has_a_limit_and_a_type(name):
+    for field in fields(METHODS[name]):
+        if not isinstance(field.default, bool | str):
+            for text in ("-1", "some"):
+                with pytest.raises(ValueError, match=rf"^{field.name} should be .*, got '{text}'$"):
+                    make_method(name, **{field.name: text})
+            with pytest.raises(ValueError, match=rf"^{field.name} should be"):
+                METHODS[name](**{field.name: -1})
 
 
 @pytest.mark.cuda

@@ -103,11 +103,9 @@ def test_learning_the_rotation_pays():
 
 def test_segments_must_divide_the_row_unless_it_is_turned():
     table = low_rank_table()
-    with pytest.raises(
-        ValueError, match=r"got 5 segments, which do not divide the 24 .*choose 4 or 6, or rotation='opq'"
-    ):
+    with pytest.raises(ValueError, match=r"5 does not divide 24.*rotation='opq' takes any.*the nearest .* is 4 or 6$"):
         Product(segments=5).fit(table, budget=Budget.ratio(8))
-    with pytest.raises(ValueError, match=r"got 25 segments, .*; choose 24$"):
+    with pytest.raises(ValueError, match=r"25 does not divide 24, the entries of a row; the nearest that does is 24$"):
         Residual(segments=25, rotation="pca").fit(table, budget=Budget.ratio(8))
     for method in (Product(segments=5, rotation="opq"), Residual(segments=5, rotation="pca")):
         assert method.fit(table, budget=Budget.ratio(8)).config()["inner"]["segments"] == 5
@@ -228,7 +226,7 @@ def test_quantisers_by_name():
     assert make_method("product", shared="true", bits="6") == Product(bits=6, shared=True)
     assert make_method("residual", shared="no", beam="4") == Residual(shared=False, beam=4)
     assert make_method("uniform", search="false", group_size="32") == Uniform(search=False, group_size=32)
-    with pytest.raises(ValueError, match="bits takes a number such as 0, got 'few'"):
+    with pytest.raises(ValueError, match=r"bits should be a valid integer.*got 'few'"):
         make_method("product", bits="few")
 
 

@@ -254,7 +254,10 @@ def bad_inputs(folder, tmp):
         "not compressed": ((folder / "bert", *teacher, *ok, *out), "is not compressed; run vocabpress compress first"),
         "compressed teacher": ((small, "--teacher", small, *ok, *out), "is compressed itself; give the original"),
         "no teacher": ((small, "--teacher", "/no/such", *ok, *out), "no such model"),
-        "unknown mode": ((small, *teacher, *ok, *out, "--mode", "all"), "unknown mode 'all'; choose from table, model"),
+        "unknown mode": (
+            (small, *teacher, *ok, *out, "--mode", "all"),
+            "mode should be 'table' or 'model'",
+        ),
         "unknown field": ((small, *teacher, *ok, *out, "--set", "speed=9"), "recover has no field 'speed'"),
         "no weight": (
             (small, *teacher, *ok, *out, *(f"--set={n}=0" for n in ("embedding", "hidden", "attention", "logits"))),

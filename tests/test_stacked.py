@@ -9,9 +9,8 @@ import torch
 from cases import low_rank_table
 from command import run
 from vocabpress import SVD, Budget, LightToken, Stacked, make_method
-from vocabpress.methods import is_method, method_name, method_settings
+from vocabpress.methods import is_method, method_from, method_name, method_settings
 from vocabpress.report.repeat import compress_commands
-from vocabpress.sweep.reading import read_method
 
 
 def test_names_and_fields_make_the_same_method_again():
@@ -19,7 +18,7 @@ def test_names_and_fields_make_the_same_method_again():
     assert made == Stacked(SVD("int8"), Stacked(SVD(), LightToken(epochs=2)), 0.2)
     assert method_name(made) == "svd+svd+lighttoken"
     assert make_method(method_name(made), **method_settings(made)) == made
-    assert read_method("plan", "svd+svd", {"first": {"factors": "int4"}}) == Stacked(SVD("int4"), SVD())
+    assert method_from("svd+svd", {"first": {"factors": "int4"}}, strict=True) == Stacked(SVD("int4"), SVD())
 
 
 def test_two_low_ranks_are_one_of_their_common_rank():
@@ -61,8 +60,8 @@ def test_the_searched_share_is_the_best_of_those_tried():
     [
         ("svd+origami", {}, "unknown method 'origami'"),
         ("svd+", {}, "unknown method ''"),
-        ("svd+svd", {"share": "half"}, "share takes a number"),
-        ("svd+svd", {"share": "2"}, "between 0 and 1, got 2"),
+        ("svd+svd", {"share": "half"}, "share should be a valid number, unable to parse"),
+        ("svd+svd", {"share": "2"}, "share should be less than 1, got '2'"),
         ("svd+svd", {"third.rank": 1}, "no field 'third.rank'"),
         ("svd+svd", {"first.bits": 1}, "method svd has no field 'bits'"),
     ],
@@ -94,4 +93,4 @@ def test_the_command_line_takes_a_plus_and_the_report_gives_it_back(source, tmp_
     assert "--set second.factors=int8 --set share=0.25" in command
     code, said, err = run(capsys, *words, "--set", "share=7")
     assert (code, said) == (2, "")
-    assert "between 0 and 1" in err
+    assert "share should be less than 1" in err

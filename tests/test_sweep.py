@@ -6,18 +6,17 @@ import shutil
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
 import tiny
-from sweeping import PLAN, InProcess, measured, names, sweep, write_plan
+from sweeping import PLAN, measured, names, sweep, write_plan
 from vocabpress.results import read_results
 from vocabpress.sweep import run as run_module
 from vocabpress.sweep.expand import Cell, Folders, expand
 from vocabpress.sweep.plan import read_plan
-from vocabpress.sweep.pools import LocalPool, Process
+from vocabpress.sweep.pools import Process, run_local
 from vocabpress.sweep.run import cells_to_run, folders_of, run_sweep
 
 
@@ -100,7 +99,7 @@ def test_a_second_run_does_what_is_missing_and_no_more(place):
 def test_models_are_made_again_as_far_down_as_they_are_missed(place):
     cells = [Cell("p", "press", None, {}), Cell("r", "recover", "p", {}), Cell("m", "measure", "r", {})]
     folders = Folders(place)
-    folders.results.mkdir()
+    folders.result("p").parent.mkdir()
     for name in ("p", "r"):
         folders.result(name).write_text("[]")
     assert [cell.name for cell in cells_to_run(cells, folders)] == ["p", "r", "m"]
@@ -133,7 +132,9 @@ def test_a_failed_cell_is_reported_and_stops_no_other(place, capsys):
 
 
 def test_the_reason_of_a_failure(tmp_path):
-    process = Process("spec", str(tmp_path / "log"), 1)
+    process = Process("cell", Folders(tmp_path), 1)
+    place = process.folders.log("cell")
+    place.parent.mkdir()
     logs = {
         "10%|#  |\r20%|## |\nerror: no such text file: x\n": (2, "no such text file: x"),
         "Traceback …\ntorch.OutOfMemoryError: no memory.\nTried 2 GiB.\n": (1, "torch.OutOfMemoryError: no memory."),
@@ -144,22 +145,15 @@ def test_the_reason_of_a_failure(tmp_path):
         "done": (0, None),
     }  # fmt: skip
     for log, (code, reason) in logs.items():
-        (tmp_path / "log").write_text(log, encoding="utf-8")
+        place.write_text(log, encoding="utf-8")
         assert process.reason(code) == reason
 
 
 def scripted(monkeypatch, tmp_path, scripts):
-    """Cells that are shell scripts, and the pool to run them in."""
-    folders = Folders(tmp_path)
-    folders.log("x").parent.mkdir()
-    plain = Process.arguments
-
-    def arguments(self):
-        name = Path(self.spec).stem
-        return {**plain(self), "args": ["bash", "-c", scripts[name]]}
-
-    monkeypatch.setattr(Process, "arguments", arguments)
-    return folders, [Cell(name, "press", None, {}) for name in scripts]
+    """Processes of cells that are shell scripts."""
+    monkeypatch.setattr(Process, "command", lambda process: ["bash", "-c", scripts[process.cell]])
+    (tmp_path / "logs").mkdir()
+    return [Process(name, Folders(tmp_path), 3) for name in scripts]
 
 
 def test_a_killed_cell_fails_alone_and_each_has_its_threads(monkeypatch, tmp_path):
@@ -168,33 +162,33 @@ def test_a_killed_cell_fails_alone_and_each_has_its_threads(monkeypatch, tmp_pat
         "fine": 'echo "$OMP_NUM_THREADS $OMP_WAIT_POLICY"',
         "bad": "echo error: bad input; exit 2",
     }
-    folders, cells = scripted(monkeypatch, tmp_path, scripts)
-    told = {}
-    LocalPool(folders, workers=2, threads=3).run(cells, lambda cell, reason: told.update({cell.name: reason}))
-    assert told == {"killed": "killed by SIGKILL (out of memory?)", "fine": None, "bad": "bad input"}
-    assert folders.log("fine").read_text() == "3 PASSIVE\n"
+    processes = scripted(monkeypatch, tmp_path, scripts)
+    reasons = {}
+    run_local(processes, lambda cell, reason: reasons.update({cell: reason}), workers=2)
+    assert reasons == {"killed": "killed by SIGKILL (out of memory?)", "fine": None, "bad": "bad input"}
+    assert (tmp_path / "logs" / "fine.log").read_text() == "3 PASSIVE\n"
 
 
 def test_an_interruption_stops_the_cells(monkeypatch, tmp_path):
     waiting = "trap 'echo stopped; exit 130' TERM; echo ready; for i in $(seq 600); do sleep 0.1; done"
     quick = f"until grep -q ready {tmp_path}/logs/slow.log; do sleep 0.05; done"
-    folders, cells = scripted(monkeypatch, tmp_path, {"slow": waiting, "quick": quick, "never": "echo ran"})
+    slow, quick, never = scripted(monkeypatch, tmp_path, {"slow": waiting, "quick": quick, "never": "echo ran"})
 
-    def told(cell, reason):
+    def ended(cell, reason):
         raise KeyboardInterrupt
 
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        LocalPool(folders, workers=2, threads=1).run([cells[0], cells[1], *[replace(cells[2], name="never")] * 2], told)
+        run_local([slow, quick, never, never], ended, workers=2)
     assert time.monotonic() - start < 50
-    assert folders.log("slow").read_text() == "ready\nstopped\n"
+    assert (tmp_path / "logs" / "slow.log").read_text() == "ready\nstopped\n"
 
 
 def test_an_interruption_on_the_command_line(place, capsys, monkeypatch):
-    def interrupted(self, cells, told):
+    def interrupted(processes, ended, *, workers):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(InProcess, "run", interrupted)
+    monkeypatch.setattr(run_module, "run_local", interrupted)
     code, _, err = sweep(capsys, place)
     assert code == 130
     assert "finished work stays" in err
@@ -213,7 +207,7 @@ def test_slurm_that_is_not_there(place, capsys, monkeypatch):
 
 def test_cells_are_processes(place, capsys, monkeypatch):
     """The real thing, once: a cell that ends well and one that does not."""
-    monkeypatch.setattr(run_module, "LocalPool", LocalPool)
+    monkeypatch.setattr(run_module, "run_local", run_local)
     write_plan(place, 'model = "source"\noutput = "runs"\nratios = [4, 5000]\nworkers = 2\nthreads = 1\n[methods.svd]')
     good, bad = names(place, (place / "plan.toml").read_text())
     code, out, _ = sweep(capsys, place, "--json")

@@ -8,7 +8,7 @@ import torch
 from cases import low_rank_table
 from vocabpress import TCQ, Budget
 from vocabpress.embeddings.trellis import Run, Trellis, words
-from vocabpress.fitting.rates import cut
+from vocabpress.fitting.rates import weight_classes
 from vocabpress.fitting.table import Table
 from vocabpress.fitting.trellis import encode
 from vocabpress.fitting.viterbi import Steps, best_path, plain_path
@@ -140,9 +140,9 @@ def test_one_bit_comes_near_to_the_bound_and_memory_brings_it_nearer():
 
 def test_blocks_are_steps_of_the_logarithm_of_the_weights():
     weights = torch.tensor([1.0, 16.0, 2.0, 4.0, 1.0, 8.0])
-    assert cut(weights, 4).tolist() == [3, 0, 3, 2, 3, 1]
-    assert cut(torch.ones(5), 4).tolist() == [0] * 5
-    assert cut(torch.tensor([0.0, 1.0, 100.0]), 8).tolist() == [1, 1, 0]
+    assert weight_classes(weights, 4).tolist() == [3, 0, 3, 2, 3, 1]
+    assert weight_classes(torch.ones(5), 4).tolist() == [0] * 5
+    assert weight_classes(torch.tensor([0.0, 1.0, 100.0]), 8).tolist() == [1, 1, 0]
 
 
 def test_rare_rows_get_the_bits_that_they_must_have_at_least():

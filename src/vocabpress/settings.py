@@ -1,45 +1,79 @@
-"""Fields of a method or a task from text, for command lines and plan files."""
+"""Settings of methods, tasks and trainings, checked against the types of their dataclass's fields by pydantic."""
 
+import re
+import reprlib
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import fields, is_dataclass
+from functools import cache
+from typing import Annotated, Any, get_type_hints
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+AtLeast0 = Annotated[int, Field(ge=0)]
+AtLeast1 = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+CodeBits = Annotated[int, Field(ge=1, le=8)]
+BlockCount = Annotated[int, Field(ge=1, le=256)]  # a block's number takes at most a byte
+BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")  # a key that TOML takes without quotes
 
 
-def read_settings(what: str, defaults: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings, each value that is text read as its field's default is typed.
+def read_settings(what: str, kind: type, settings: Mapping[str, Any], *, strict: bool = False) -> dict[str, Any]:
+    """The settings with their values as the fields of a dataclass are typed.
 
     Args:
         what: For messages, such as ``"method svd"``.
-        defaults: Field -> its default.
-        settings: Field -> value.
+        kind: The dataclass.
+        settings: Field -> value. Text is converted: ``"3"``, ``"1e-4"``, ``"true"``. Other values must be of the type.
+        strict: Whether text must be of the type, too.
 
     Raises:
         ValueError: If a field is unknown or a value does not fit.
     """
-    unknown = sorted(set(settings) - set(defaults))
+    known = {field.name for field in fields(kind)}
+    unknown = sorted(set(settings) - known)
     if unknown:
-        has = ", ".join(defaults) or "no fields"
-        raise ValueError(f"{what} has no field {unknown[0]!r}; it has {has}")
-    return {key: _read(key, value, defaults[key]) for key, value in settings.items()}
+        names = ", ".join(field.name for field in fields(kind)) or "no fields"
+        raise ValueError(f"{what} has no field {unknown[0]!r}; it has {names}")
+    return {key: _typed(kind, key, value, strict or not isinstance(value, str)) for key, value in settings.items()}
 
 
-def _read(field: str, value: Any, default: Any) -> Any:
-    """Text as the type of the field's default; other values as they are.
+def check_settings(settings: Any) -> None:
+    """Check the fields of a dataclass that Python code made: their types, and the limits in their annotations.
 
-    A field without a default is a number, or is true or false.
+    Raises:
+        ValueError: With the first field that does not fit.
     """
-    if not isinstance(value, str) or isinstance(default, str):
-        return value
-    truth = {"true": True, "yes": True, "false": False, "no": False}
-    if default is None:
-        if value.lower() in truth:
-            return truth[value.lower()]
-        default = 0
-    if isinstance(default, bool):
-        truth |= {"1": True, "0": False}
-        if value.lower() not in truth:
-            raise ValueError(f"{field} is true or false, got {value!r}")
-        return truth[value.lower()]
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if not is_dataclass(value):
+            _typed(type(settings), field.name, value, strict=isinstance(value, str))
+
+
+def _typed(kind: type, key: str, value: Any, strict: bool) -> Any:
     try:
-        return type(default)(value)
-    except ValueError:
-        raise ValueError(f"{field} takes a number such as {default!r}, got {value!r}") from None
+        return _adapter(kind, key).validate_python(value, strict=strict)
+    except ValidationError as error:
+        raise ValueError(one_line(error, key)) from None
+
+
+@cache
+def _adapter(kind: type, key: str) -> TypeAdapter[Any]:
+    return TypeAdapter(get_type_hints(kind, include_extras=True)[key])
+
+
+def one_line(error: ValidationError, key: str = "") -> str:
+    """The first of pydantic's errors in one line: the key, what a value must be, and what it is.
+
+    Args:
+        error: Keys of tables inside tables are written as TOML writes them, ``methods.svd.factors``.
+        key: Name of the value, where the error has none.
+    """
+    first = error.errors()[0]
+    key = key or ".".join(part if BARE_KEY.fullmatch(part) else f'"{part}"' for part in map(str, first["loc"]))
+    if first["type"] == "value_error":  # ours
+        return f"{key}: {first.get('ctx', {})['error']}".removeprefix(": ")
+    if first["type"] == "missing":
+        return f"{key} is missing"
+    message = first["msg"].removeprefix("Input ")
+    return f"{key} {message[0].lower()}{message[1:]}, got {reprlib.repr(first['input'])}"

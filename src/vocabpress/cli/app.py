@@ -19,7 +19,6 @@ from vocabpress.cli.export import export
 from vocabpress.cli.inspect import inspect
 from vocabpress.cli.later import quieten
 from vocabpress.cli.options import only_json_on_stdout
-from vocabpress.cli.plan import plan
 from vocabpress.cli.recover import recover
 from vocabpress.cli.report import report
 from vocabpress.cli.sweep import sweep
@@ -56,7 +55,7 @@ def common(
     """Compress the vocabulary table of a language model to a small fraction of its size."""
 
 
-for command in (inspect, trim, calibrate, plan, compress, evaluate, recover, export, sweep, report):
+for command in (inspect, trim, calibrate, compress, evaluate, recover, export, sweep, report):
     app.command()(command)
 # What follows the program's name is for the program.
 app.command("exec", context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True})(execute)

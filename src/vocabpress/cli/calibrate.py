@@ -1,6 +1,6 @@
 """`vocabpress calibrate`."""
 
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,10 +18,9 @@ from vocabpress.cli.options import (
     parse_settings,
     print_json,
 )
-from vocabpress.settings import read_settings
 
 budgets, files, library = Later("vocabpress.budget"), Later("vocabpress.files"), Later("vocabpress.calibrate")
-console = Later("vocabpress.report.console")
+console, typed = Later("vocabpress.report.console"), Later("vocabpress.settings")
 
 
 def calibrate(
@@ -84,7 +83,6 @@ def calibrate(
     files.check_place(output, "the calibration to ")
     if gates:
         given = {"max_length": max_length, **parse_settings(settings or [])}
-        known = {field.name: field.default for field in fields(library.GateSettings)}
         report = library.learn_gates(
             model,
             output,
@@ -92,7 +90,7 @@ def calibrate(
             task=task,
             data=data,
             budget=budgets.Budget.ratio(ratio),
-            settings=library.GateSettings(**read_settings("gates", known, given)),
+            settings=typed.read_settings("gates", library.GateSettings, given),
             seed=seed,
             device=device,
             progress=True,

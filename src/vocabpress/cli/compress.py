@@ -32,6 +32,7 @@ library, slices, requests = (
     Later("vocabpress.hf.request"),
 )
 console, processes = Later("vocabpress.report.console"), Later("vocabpress.cli.together")
+progress = Later("vocabpress.progress")
 
 
 def compress(
@@ -81,7 +82,7 @@ def compress(
     revision: RevisionOption = None,
     trust_remote_code: TrustOption = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what bytes, memory and time it would take, and write nothing.")
+        bool, typer.Option("--dry-run", help="Say what bytes and time it would take, and write nothing.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -104,7 +105,7 @@ def compress(
     else:
         chosen = requests.preset(preset_name, **fields)
     if dry_run:
-        foretell(model, chosen["method"], chosen["budget"], as_json=as_json)
+        show_forecast(model, chosen["method"], chosen["budget"], as_json)
         return
     if text or calibration is not None:
         chosen["calibration"] = calibration
@@ -143,22 +144,19 @@ def chosen_method(model: str, name: str | None, fields: dict[str, str]) -> Any:
     return methods.make_method(name or slices.default_method_name(model), **fields)
 
 
-def foretell(model: str, method: Any, budget: Any, *, as_json: bool, **circumstances: Any) -> None:
-    """Print what a compression will take, and why: `--dry-run`, and `vocabpress plan`."""
-    table = slices.find_stored_table(model)
+def show_forecast(model: str, method: Any, budget: Any, as_json: bool) -> None:
+    """What `--dry-run` prints."""
+    stored = slices.find_stored_table(model)
     method = method or methods.make_method(slices.default_method_name(model))
-    foretell_shape(table.shape, table.dtype, method, budget, as_json=as_json, **circumstances)
-
-
-def foretell_shape(
-    shape: tuple[int, int], dtype: Any, method: Any, budget: Any, *, as_json: bool, **circumstances: Any
-) -> None:
-    """The same of a table that need not be there."""
-    found = forecasts.forecast(method, *shape, budget, dtype=dtype, **circumstances)
-    name, kind = methods.method_name(method), budgets.dtype_name(dtype)
-    console.print_forecast(found, f"{shape[0]:,} x {shape[1]:,} in {kind} by {name}, {budget}")
-    few = ", ".join(f"{count:,} rows in {seconds:.1f} s" for count, seconds in found.measured.items())
-    print(f"From {few}, fitted on this machine; memory beside Python and torch, which take half a gigabyte.")
+    found = forecasts.forecast(method, stored.rows(0, stored.shape[0]), budget)
+    name, kind = methods.method_name(method), budgets.dtype_name(stored.dtype)
+    seconds = f"{name} can't predict it" if found.seconds is None else progress.duration(found.seconds)
+    rows = [
+        ("table", console.size(found.table_bytes)),
+        ("compressed table, at most", console.size(found.stored_bytes)),
+        ("time of the fit", seconds),
+    ]
+    console.print_table(["", ""], rows, f"{found.rows:,} x {found.columns:,} in {kind} by {name}, {budget}")
     if as_json:
         print_json(asdict(found) | {"method": name, "budget": str(budget), "dtype": kind})
 

@@ -1,6 +1,6 @@
 """`vocabpress recover`."""
 
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,8 +18,8 @@ from vocabpress.cli.options import (
     parse_settings,
     print_json,
 )
-from vocabpress.settings import read_settings
 
+typed = Later("vocabpress.settings")
 library, console = Later("vocabpress.recover"), Later("vocabpress.report.console")
 
 
@@ -51,7 +51,6 @@ def recover(
     if objective not in OBJECTIVES:
         raise ValueError(f"unknown objective {objective!r}; choose from {', '.join(OBJECTIVES)}")
     model, teacher, given = Path(located(str(model))), located(teacher), parse_settings(settings or [])
-    known = {field.name: field.default for field in fields(library.Recovery)}
     chosen: dict[str, Any] = {**library.OBJECTIVES[objective], "mode": mode, "steps": steps, **given}
     report = library.recover(
         model,
@@ -60,7 +59,7 @@ def recover(
         text=text or (),
         task=task,
         data=data,
-        settings=library.Recovery(**read_settings("recover", known, chosen)),
+        settings=library.Recovery(**typed.read_settings("recover", library.Recovery, chosen)),
         seed=seed,
         device=device,
         progress=True,

@@ -1,6 +1,7 @@
 """What a compressed model costs, measured: one file per task."""
 
-from dataclasses import fields, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from vocabpress.evaluate.agreement import ModelAgreement
@@ -42,7 +43,16 @@ def make_task(name: str, **settings: Any) -> Task:
 
     Args:
         name: A key of TASKS.
-        settings: Values of its fields; text is read as the field's default is typed.
+        settings: Values of its fields; text is converted to the field's type.
+
+    Raises:
+        ValueError: If the name, a field or a value is none of the task's.
+    """
+    return task_from(name, settings)
+
+
+def task_from(name: str, settings: Mapping[str, Any], *, strict: bool = False) -> Task:
+    """As `make_task`; ``strict`` refuses text where a field is a number.
 
     Raises:
         ValueError: If the name, a field or a value is none of the task's.
@@ -50,8 +60,7 @@ def make_task(name: str, **settings: Any) -> Task:
     if name not in TASKS:
         raise ValueError(f"unknown task {name!r}; choose from {', '.join(TASKS)}")
     task = TASKS[name]
-    known = {field.name: getattr(task, field.name) for field in fields(task)}  # pyright: ignore[reportArgumentType]
-    return replace(task, **read_settings(f"task {name}", known, settings))  # pyright: ignore[reportArgumentType]
+    return replace(task, **read_settings(f"task {name}", type(task), settings, strict=strict))  # pyright: ignore[reportArgumentType]
 
 
-__all__ = ["GLUE", "TASKS", "Labels", "Measurement", "Subject", "Task", "evaluate", "make_task"]
+__all__ = ["GLUE", "TASKS", "Labels", "Measurement", "Subject", "Task", "evaluate", "make_task", "task_from"]

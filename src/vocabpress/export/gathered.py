@@ -44,7 +44,7 @@ class GatheredScalar(Scalar):
     """A :class:`Scalar` whose rows an ONNX graph reads by one operator of the runtime.
 
     Args:
-        form: Of 4 or 8 bits, with a scale a row, or for a power of two of neighbours, at least 16.
+        form: A form of 4 or 8 bits with a scale for each row, or for 16, 32, 64, … neighbours.
 
     Raises:
         ValueError: If it is another.

@@ -27,8 +27,8 @@ def to_onnx(
         module: Its ``forward(*tensors)`` takes the inputs in their order and returns one tensor.
         inputs: Name -> example, with at least two along each dynamic axis.
         output: Name of the result.
-        dynamic: Name of an input -> names of its axes, of which the first ones are free.
-        path: Of the file.
+        dynamic: Name of an input -> names of its free axes, the first ones.
+        path: The file.
 
     Returns:
         How many of its nodes are not ONNX's but onnxruntime's own.
@@ -104,7 +104,7 @@ def open_onnx(path: Path) -> Any:
         raise ValueError("running an ONNX file needs onnxruntime; pip install 'vocabpress[onnx]'") from None
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors alone
-    with _told_in_a_line():
+    with _runtime_errors():
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
@@ -115,13 +115,13 @@ def run_onnx(path: Path, feeds: Sequence[dict[str, Tensor]]) -> list[Tensor]:
         ValueError: If it is missing, or refuses the file.
     """
     session = open_onnx(path)
-    with _told_in_a_line():
+    with _runtime_errors():
         found = [session.run(None, {name: each.numpy() for name, each in feed.items()})[0] for feed in feeds]
     return [torch.from_numpy(each) for each in found]
 
 
 @contextmanager
-def _told_in_a_line() -> Iterator[None]:
+def _runtime_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:  # onnxruntime has a class of its own for each kind of refusal

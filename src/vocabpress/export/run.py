@@ -28,7 +28,7 @@ OPERATORS = ("onnxruntime", "standard")
 PLACE = "onnx/model.onnx"  # where transformers.js and sentence-transformers look
 LINES = 32  # of text, on which the file is checked
 TOLERANCE = 1e-3  # of the largest value
-SENTENCES: list[str] = [
+CHECKED_SENTENCES: list[str] = [
     "The quick brown fox jumps over the lazy dog.",
     "In 1872, she sold 1,204 copies of her book on the birds of Peru!",
     "Why?",
@@ -40,17 +40,17 @@ class ExportReport:
     """What was written. Sizes are bytes of files.
 
     Attributes:
-        source_name: Of the model.
+        source_name: Name of the model.
         output: The folder written.
         architecture: Class of the model.
         result: Name of the graph's output.
-        onnx_bytes: Of the graph, weights included.
-        checkpoint_bytes: Of the files of weights that it was made from.
-        largest_difference: Between what onnxruntime and torch say of the text.
-        largest_value: Of what torch says.
+        onnx_bytes: Size of the graph, weights included.
+        checkpoint_bytes: Size of the files of weights that it was made from.
+        largest_difference: Between the outputs of onnxruntime and torch for the text.
+        largest_value: In the output of torch.
         runtime_nodes: Nodes of the graph that are onnxruntime's own; without any, it is standard ONNX.
-        sequences: On which the two were compared.
-        seconds: Of it all.
+        sequences: Texts that the two were compared on.
+        seconds: Wall time.
     """
 
     source_name: str
@@ -121,17 +121,16 @@ def export(
     loaded, tokenizer = open_model(folder, named_class(folder)), open_tokenizer(folder)
     if any(is_quantised(parameter) for parameter in loaded.parameters()):
         raise ValueError(
-            f"the body of {model} is quantised, which can't be exported yet; press the original without --body"
+            f"the body of {model} is quantised, which can't be exported yet; compress the original without --body"
         )
     if loaded.config.is_encoder_decoder:
         raise ValueError(f"{type(loaded).__name__} is an encoder with a decoder, which can't be exported yet")
-    lines = list(islice(read_lines(text, progress), LINES)) if text else SENTENCES
+    lines = list(islice(read_lines(text, progress), LINES)) if text else CHECKED_SENTENCES
     known = inspect.signature(loaded.forward).parameters
     limit = min(getattr(loaded.config.get_text_config(), "max_position_embeddings", 512), 512)
     feeds = [_inputs(tokenizer, part, known, limit) for part in (lines, lines[:1])]
     with torch.no_grad():
-        said = loaded(**feeds[0])
-        result = "logits" if "logits" in said else "last_hidden_state"
+        result = "logits" if "logits" in loaded(**feeds[0]) else "last_hidden_state"
         graph = _Graph(loaded.requires_grad_(False), list(feeds[0]), result).eval()
         expected = [graph(*feed.values()) for feed in feeds]
     if operators == "onnxruntime" and hasattr(torch.onnx, "ops"):  # torch 2.8; before, it can't name such operators

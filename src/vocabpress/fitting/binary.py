@@ -7,12 +7,13 @@ table are held as bits (`Signs`).
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from vocabpress.fitting.loop import Batch, Minimiser, Schedule
+from vocabpress.fitting.loop import Minimiser, RowBatch, Schedule, cosine_decay
 from vocabpress.fitting.lowrank import principal_axes, ridge
 from vocabpress.fitting.table import Places, Readable, Table
 from vocabpress.packing import pack, packed_bytes, unpack
@@ -34,8 +35,8 @@ class StageOptions:
     Attributes:
         epochs: At most.
         batch_size: Rows a step.
-        learning_rate: Of Adam at the start, falling by a cosine to a twentieth.
-        temperature: Of the sigmoid at the start and at the end, annealed geometrically.
+        learning_rate: Learning rate of Adam at the start, falling by a cosine to a twentieth.
+        temperature: Temperature of the sigmoid at the start and at the end, annealed geometrically.
         saturation: Share of saturated codes at which training stops.
         patience: Epochs without a better held-out loss after which it stops, too.
     """
@@ -53,7 +54,7 @@ class Signs:
 
     Args:
         packed: uint8, (V, ceil(bits / 8)), as `Scalar` stores them.
-        bits: Of a row.
+        bits: Bits of a row.
     """
 
     def __init__(self, packed: Tensor, bits: int) -> None:
@@ -80,10 +81,10 @@ class BinaryAutoencoder(nn.Module):
 
     Args:
         rows: (V, d), what is to be encoded.
-        bits: Of the code; may exceed d.
+        bits: Bits of the code; may exceed d.
         weights: (V).
         temperature: At which the decoder is first fitted.
-        generator: Of the rotation.
+        generator: Draws the rotation.
     """
 
     def __init__(self, rows: Table, bits: int, weights: Tensor, temperature: float, generator: torch.Generator) -> None:
@@ -144,12 +145,12 @@ def train_codes(
     Args:
         table: (V, d).
         base: (V, d), what earlier stages reconstruct; read some rows at a time.
-        bits: Of the code.
+        bits: Bits of the code.
         weights: (V).
-        loss: Of a batch of whole rows.
+        loss: The loss of a batch of whole rows.
         options: How to train.
         generator: All randomness.
-        title: Of the progress bar.
+        title: Title of the progress bar.
         progress: Whether to draw it.
     """
     table = Table.of(table)
@@ -160,15 +161,11 @@ def train_codes(
         codes.packed.fill_(255)
         return codes
     stage = _Stage(table, rest, scale, weights, loss, options, bits, generator)
-    schedule = Schedule(options.epochs, options.batch_size, options.learning_rate, _cosine_decay)
+    schedule = Schedule(options.epochs, options.batch_size, options.learning_rate, partial(cosine_decay, least=0.05))
     parameters = list(stage.network.parameters())
     Minimiser(parameters, stage.losses, schedule, generator, title, progress).run(table, stage.finished, stage.seen)
     stage.rows.fill([codes.packed], lambda _, rows: [pack((stage.network.codes(rows) > 0).byte(), 1)])
     return codes
-
-
-def _cosine_decay(done: float) -> float:
-    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done))
 
 
 class _Stage:
@@ -186,7 +183,7 @@ class _Stage:
         generator: torch.Generator,
     ) -> None:
         self.table, self.scale, self.weights, self.loss, self.options = table, scale, weights, loss, options
-        self.rows = rest.map(lambda _, rows: rows / scale).kept()
+        self.rows = rest.map(lambda _, rows: rows / scale).cached()
         self.network = BinaryAutoencoder(self.rows, bits, weights, options.temperature[0], generator)
         order = torch.randperm(len(table), generator=generator, device=table.device)
         held_out, self.seen = order.tensor_split([max(1, int(HELD_OUT * len(table)))])
@@ -202,7 +199,7 @@ class _Stage:
         start, end = self.options.temperature
         return start * (end / start) ** done
 
-    def losses(self, batch: Batch) -> Tensor:
+    def losses(self, batch: RowBatch) -> Tensor:
         """Weighted losses of whole rows, from soft codes."""
         original, rows = self.table[batch.ids], self.rows[batch.ids]
         reconstructed = original + self.scale * (self.network(rows, self.temperature(batch.done)) - rows)
@@ -218,12 +215,12 @@ class _Stage:
         return saturated > self.options.saturation or self.flat_for >= self.options.patience
 
     def _held_out(self, limit: float) -> tuple[float, float]:
-        """Of the held-out rows the share of scores beyond the limit, and the mean loss from *hard* codes.
+        """The share of scores beyond the limit in the held-out rows, and their mean loss from *hard* codes.
 
         These are read under a decoder refitted on some of the other rows.
         """
         network, ids = self.network, self.held_out
-        decode = affine(network.codes(self.sample), self.sample, self.shares, penalty=1e-2)
+        decode = ridge(network.codes(self.sample), self.sample, self.shares, penalty=1e-2, offset=True)
         whole = self.table.some(ids)
 
         def values(places: slice, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -234,11 +231,6 @@ class _Stage:
 
         beyond, summed = self.rows.some(ids).sum(values)
         return float(beyond) / (len(ids) * len(network.threshold)), float(summed) / len(ids)
-
-
-def affine(features: Readable, targets: Table | Tensor, weights: Tensor, penalty: float) -> Tensor:
-    """Ridge least squares with an offset: row 0 of the result is the offset, the others the map."""
-    return ridge(features, targets, weights, penalty, offset=True)
 
 
 def flip_bits(
@@ -256,7 +248,7 @@ def flip_bits(
         codes: (V, bits), -1 and +1; changed in place, the rows of this process.
         decoder: (bits, d).
         temperature: Standard deviation of the noise in units of the mean of ||w_j||^2.
-        generator: Of the noise.
+        generator: Draws the noise.
     """
     gram = decoder @ decoder.T
     noise = temperature * float(gram.diagonal().mean())

@@ -19,7 +19,7 @@ class ProportionalRanks(Sequence[tuple[int, ...]]):
     come last, blocks of equal importance one after another.
 
     Args:
-        importance: Of each block, not negative.
+        importance: Importance of each block, not negative.
         full: The highest rank of each block.
 
     Example:
@@ -86,12 +86,12 @@ def store_blocks(
     Args:
         table: (V, d).
         block_of: (V), the block of each row.
-        ranks: Of the blocks; clipped to what a block can have.
+        ranks: Ranks of the blocks; clipped to what a block can have.
         weights: (V); a block whose rows all weigh nothing is fitted as if they weighed the same.
         factors: Number format.
     """
-    table, (block_of, kept), forms = Table.of(table), by_first_row(block_of), []
-    for block, old in enumerate(kept):
+    table, (block_of, numbers), forms = Table.of(table), by_first_row(block_of), []
+    for block, old in enumerate(numbers):
         ids = (block_of == block).nonzero()[:, 0]
         rows = table.some(ids)
         rank = min(ranks[old], *rows.shape)

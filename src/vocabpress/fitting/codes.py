@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from vocabpress.fitting.kmeans import kmeans, nearest, pick
+from vocabpress.fitting.kmeans import kmeans, nearest_words, pick
 from vocabpress.fitting.points import Points
 from vocabpress.fitting.table import Places, Table
 
@@ -35,11 +35,11 @@ def residual_kmeans(
 
     Args:
         points: (segments, n, width).
-        weights: Of the points' rows, (V); that is (n) but for books that segments share.
+        weights: Weights of the points' rows, (V); that is (n) but for books that segments share.
         stages: Books for each segment.
         count: K, words in a book.
-        rounds: Of each k-means.
-        generator: Of its first words.
+        rounds: Rounds of each k-means.
+        generator: Draws its first words.
 
     Returns:
         (segments, stages, K, width).
@@ -55,10 +55,10 @@ def _left_over(points: Points, words: Tensor) -> Points:
     """Each point less its nearest word; many of them are coded anew when they are read."""
 
     def less(_: Places, rows: Tensor) -> Tensor:
-        own = points.cut(rows, rows[:, 0])[0]
-        return points.joined(own - pick(words, nearest(own, words)))
+        own = points.split(rows, rows[:, 0])[0]
+        return points.joined(own - pick(words, nearest_words(own, words)))
 
-    return replace(points, table=points.table.map(less).kept())
+    return replace(points, table=points.table.map(less).cached())
 
 
 def beam_search(targets: Tensor, books: Tensor, width: int) -> Tensor:
@@ -69,7 +69,7 @@ def beam_search(targets: Tensor, books: Tensor, width: int) -> Tensor:
     Args:
         targets: (n, width of a row).
         books: (stages, K, width of a row).
-        width: Of the beam, at least 1.
+        width: Width of the beam, at least 1.
 
     Returns:
         (n, stages).
@@ -110,7 +110,7 @@ def refit(
         codes: (n, stages); or what makes them of some of the targets.
         books: (stages, K, width), as they are.
         weights: (n); of the points' rows where there are several points in a row.
-        penalty: Of the ridge, relative to the mean of the words' weights.
+        penalty: Strength of the ridge, relative to the mean of the words' weights.
     """
     stages, count, width = books.shape
     points = targets if isinstance(targets, Points) else Points(Table.of(targets), 1)

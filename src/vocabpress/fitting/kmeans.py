@@ -15,7 +15,7 @@ SCORES_PER_CHUNK = 2**18  # floats: scores are read again at once, from the proc
 SEEDING_POINTS = 16  # points for each word from which k-means++ draws, and at least 1024
 
 
-def nearest(points: Tensor, words: Tensor) -> Tensor:
+def nearest_words(points: Tensor, words: Tensor) -> Tensor:
     """The nearest word of each point.
 
     Args:
@@ -54,12 +54,12 @@ def kmeans(
 
     Args:
         points: (segments, n, width).
-        weights: Of the points' rows, (V), not negative, not all zero; that is (n) but for books that segments share.
+        weights: Weights of the points' rows, (V), not negative, not all zero; (n) but for shared books.
         count: K; may exceed n, the words past it are then copies.
-        rounds: Of Lloyd's algorithm.
-        generator: Of the first words.
+        rounds: Rounds of Lloyd's algorithm.
+        generator: Draws the first words.
         start: Words to go on from, (segments, K, width); None draws them.
-        title: Of the progress bar.
+        title: Title of the progress bar.
         progress: Whether to draw it.
 
     Returns:
@@ -95,7 +95,7 @@ def means(points: Points, weights: Tensor, words: Tensor, codes: Tensor | None =
 
     Args:
         points: (segments, n, width).
-        weights: Of the points' rows, (V).
+        weights: Weights of the points' rows, (V).
         words: (segments, K, width).
         codes: Where the codes of this process' rows go, (V, pieces of a row), if they are wanted.
     """
@@ -103,7 +103,7 @@ def means(points: Points, weights: Tensor, words: Tensor, codes: Tensor | None =
     firsts = torch.arange(segments, device=words.device)[:, None] * count
 
     def sums(places: slice, own: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
-        found = nearest(own, words)
+        found = nearest_words(own, words)
         if codes is not None:
             codes[places] = found.view(codes.shape[1], -1).T.to(codes.dtype)
         named = (found + firsts).flatten()
@@ -128,7 +128,7 @@ def _moved(points: Points, weights: Tensor, words: Tensor, found: Tensor, empty:
         return top.values, pick(candidates, top.indices)
 
     def worst(_: slice, own: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
-        return worst_of(shares * (own - pick(found, nearest(own, words))).square().sum(-1), own)
+        return worst_of(shares * (own - pick(found, nearest_words(own, words))).square().sum(-1), own)
 
     errors, candidates = points.fold(
         weights, worst, lambda a, b: worst_of(torch.cat([a[0], b[0]], 1), torch.cat([a[1], b[1]], 1))

@@ -26,7 +26,7 @@ LEAST_WEIGHT = 1e-6  # of the mean: a row that does not count is still fitted, w
 SWEEPS, FLAT = 25, 1e-5  # of the alternating least squares: at most, and the relative gain at which they end
 
 
-class Blocks(NamedTuple):
+class KroneckerBlocks(NamedTuple):
     """A matrix cut into blocks, (m1, n1, m2, n2), and what each row of each block weighs."""
 
     matrix: Table  # (m1, m2 * d): the rows of blocks side by side are one row here
@@ -35,13 +35,13 @@ class Blocks(NamedTuple):
     weights: Tensor  # (m1, m2), not negative; 0 for rows past the end
 
     @classmethod
-    def of(cls, matrix: Table | Tensor, rows: int, width: int, weights: Tensor | None = None) -> "Blocks":
+    def of(cls, matrix: Table | Tensor, rows: int, width: int, weights: Tensor | None = None) -> "KroneckerBlocks":
         """Blocks of ``rows`` x ``width``.
 
         Args:
             matrix: (V, d); zero rows are added where ``rows`` does not divide V.
-            rows: Of a block, m2.
-            width: Of a block, n2; divides d.
+            rows: Rows of a block, m2.
+            width: Columns of a block, n2; divides d.
             weights: (V), not negative; None counts all rows alike.
         """
         matrix = Table.of(matrix)
@@ -88,7 +88,7 @@ class Blocks(NamedTuple):
         gram, aims = self.matrix.sum(sums)
         return self.matrix.shards.agree(_solve(gram, aims).to(self.matrix.dtype))
 
-    def held(self, left: Tensor, right: Tensor) -> float:
+    def explained(self, left: Tensor, right: Tensor) -> float:
         """The weighted square that the products account for, left factors (terms, m1, n1)."""
 
         def inner(places: slice, rows: Tensor) -> tuple[Tensor]:
@@ -129,7 +129,7 @@ def _leading_axes(rows: Table, count: int) -> Tensor:
     return nn.functional.normalize((left @ wide).double(), dim=1).to(rows.dtype)  # squares may leave float32
 
 
-def nearest(blocks: Blocks, terms: int) -> tuple[Tensor, Tensor]:
+def nearest_products(blocks: KroneckerBlocks, terms: int) -> tuple[Tensor, Tensor]:
     """The sum of ``terms`` Kronecker products with the least weighted squared error (see above where it is the least).
 
     Returns:
@@ -145,13 +145,13 @@ def nearest(blocks: Blocks, terms: int) -> tuple[Tensor, Tensor]:
     return left, right * scales[:, None, None]
 
 
-def _take_turns(blocks: Blocks, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    held = -math.inf  # weighted square that the products account for
+def _take_turns(blocks: KroneckerBlocks, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    explained = -math.inf  # weighted square that the products account for
     for _ in range(SWEEPS):
         right = blocks.solve_right(left.transpose(0, 1))
         left = blocks.solve_left(right)
-        before, held = held, blocks.held(left, right)
-        if held <= before * (1 + FLAT):
+        before, explained = explained, blocks.explained(left, right)
+        if explained <= before * (1 + FLAT):
             break
     return left, right
 
@@ -164,8 +164,8 @@ def empty_kronecker(
     Args:
         num_embeddings: V.
         embedding_dim: d.
-        rows: Of the right factors, m2.
-        width: Of the right factors, n2; divides d.
+        rows: Rows of the right factors, m2.
+        width: Columns of the right factors, n2; divides d.
         terms: Products that are added up.
         factors: Number format of all factors.
     """
@@ -200,14 +200,14 @@ def fit_kronecker(
 
     Args:
         matrix: (V, d).
-        rows: Of the right factors, m2.
-        width: Of the right factors, n2; divides d.
+        rows: Rows of the right factors, m2.
+        width: Columns of the right factors, n2; divides d.
         terms: Products that are added up, at most min(m1 n1, m2 n2).
         factors: Number format of all factors.
         weights: (V), how much each row's error counts; None counts all alike.
     """
-    blocks = Blocks.of(matrix, rows, width, weights)
-    lefts = [store_factor(left, factors, "column") for left in nearest(blocks, terms)[0]]
+    blocks = KroneckerBlocks.of(matrix, rows, width, weights)
+    lefts = [store_factor(left, factors, "column") for left in nearest_products(blocks, terms)[0]]
     rights = blocks.solve_right(_Lefts(lefts))
     parts = [
         Kronecker(left, store_factor(right, factors, "row"), len(matrix))

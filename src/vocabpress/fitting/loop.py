@@ -4,6 +4,7 @@ Where several processes have a table's rows, each draws the same batches, sees t
 and gradients are added up: the same training but for the order of sums.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,11 +18,11 @@ from vocabpress.fitting.table import Table
 from vocabpress.progress import Bar
 
 
-class Batch(NamedTuple):
+class RowBatch(NamedTuple):
     """Rows of a step.
 
     Attributes:
-        ids: Of this process' own rows of the batch.
+        ids: Ids of this process' own rows of the batch.
         among: Which rows of the batch these are, for what is drawn for all of it; all of them where one process is.
         size: Rows of the batch, whosever they are.
         done: How far training has come, 0 to 1.
@@ -33,7 +34,7 @@ class Batch(NamedTuple):
     done: float
 
 
-RowLosses = Callable[[Batch], Tensor]
+RowLosses = Callable[[RowBatch], Tensor]
 """A batch -> the loss of each of its own rows; what is minimised is their mean over the batch."""
 
 SMALL_BATCH = 128
@@ -46,7 +47,7 @@ class Schedule:
     Attributes:
         epochs: Passes over the rows.
         batch_size: Rows a step.
-        learning_rate: Of Adam, at the start.
+        learning_rate: Learning rate of Adam at the start.
         decay: (how far training has come, 0 to 1) -> the factor on the learning rate.
     """
 
@@ -56,13 +57,18 @@ class Schedule:
     decay: Callable[[float], float]
 
 
+def cosine_decay(done: float, least: float = 0.0) -> float:
+    """A factor on the learning rate that falls from 1 to ``least`` along a cosine."""
+    return least + (1 - least) * 0.5 * (1 + math.cos(math.pi * done))
+
+
 @dataclass
 class Minimiser:
     """Adam over batches of rows drawn without replacement, anew in each epoch.
 
     Attributes:
         parameters: Leaf tensors; changed in place.
-        loss: Of the rows of a batch.
+        loss: The loss of the rows of a batch.
         schedule: How long and how fast.
         generator: Draws the batches; its device is where the ids are.
         title: What the progress bar says.
@@ -111,19 +117,19 @@ class Minimiser:
 
     def _add_gradients(self, shards: Shards) -> None:
         """The gradients of the whole batch, from those of each process' rows; one message for all parameters."""
-        if not shards.alone:
+        if shards.world > 1:
             gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
             joined = shards.add(torch.cat([gradient.flatten() for gradient in gradients]))
             for gradient, part in zip(gradients, joined.split([each.numel() for each in gradients]), strict=True):
                 gradient.copy_(part.view_as(gradient))
 
 
-def _batch(ids: Tensor, table: Table, done: float) -> Batch:
+def _batch(ids: Tensor, table: Table, done: float) -> RowBatch:
     if table.shards.world == 1:
-        return Batch(ids, slice(None), len(ids), done)
+        return RowBatch(ids, slice(None), len(ids), done)
     first, end = table.own
     own = ((ids >= first) & (ids < end)).nonzero()[:, 0]
-    return Batch(ids[own], own, len(ids), done)
+    return RowBatch(ids[own], own, len(ids), done)
 
 
 @contextmanager

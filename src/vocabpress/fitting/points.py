@@ -38,7 +38,7 @@ class Points:
         def read(places: Places, everywhere: bool) -> Tensor:
             return points[:, places].transpose(0, 1).flatten(1)
 
-        return cls(Table(shape, points.dtype, points.device, read, chunk_borders(*shape), count, held=True), books)
+        return cls(Table(shape, points.dtype, points.device, read, chunk_borders(*shape), count, in_memory=True), books)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -49,18 +49,18 @@ class Points:
 
     def fold(self, weights: Tensor, part: PointsPart, combine: Combine) -> Value:
         """As `Table.fold`, over points; weights of the rows, (V)."""
-        return self.table.fold(lambda places, rows: part(places, *self.cut(rows, weights[places])), combine)
+        return self.table.fold(lambda places, rows: part(places, *self.split(rows, weights[places])), combine)
 
     def sum(self, weights: Tensor, part: PointsPart) -> Value:
         """As `Table.sum`, over points; weights of the rows, (V)."""
         return self.fold(weights, part, added)
 
-    def cut(self, rows: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    def split(self, rows: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Points of rows, (books, n, width), and the weight of each, (n)."""
-        return cut(rows, self.segments, weights, self.shared)
+        return pieces_of(rows, self.segments, weights, self.shared)
 
     def joined(self, points: Tensor) -> Tensor:
-        """The rows, (n, segments * width), of which `cut` would make these points."""
+        """The rows, (n, segments * width), that `split` would make these points of."""
         pieces = points.reshape(self.segments, -1, points.shape[2])
         return pieces.transpose(0, 1).flatten(1)
 
@@ -81,7 +81,7 @@ class Points:
         return Points(self.table.columns(slice(number * width, (number + 1) * width)), 1)
 
 
-def cut(rows: Tensor, segments: int, weights: Tensor, shared: bool) -> tuple[Tensor, Tensor]:
+def pieces_of(rows: Tensor, segments: int, weights: Tensor, shared: bool) -> tuple[Tensor, Tensor]:
     """Pieces of rows as points (books, n, width), and the weight of each, (n); a shared book sees all pieces.
 
     Args:

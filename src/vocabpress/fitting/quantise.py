@@ -85,7 +85,7 @@ def quantise(
         bits: 1 to 8.
         scale_axis: ``"row"``, ``"column"`` or ``"group"``.
         group_size: For ``"group"``; the last group may be shorter.
-        dtype: Of the scales on disk.
+        dtype: Dtype of the scales on disk.
         search: Whether scales may clip; without it each reaches the largest entry.
         weights: (rows), how much a row's error counts; only scales of columns are more than one row's.
     """
@@ -93,7 +93,7 @@ def quantise(
     form = Scalar(len(values), values.shape[1], bits, scale_axis, group_size, dtype).to(values.device)
     assert form.scales is not None
     if scale_axis == "column":
-        values = values.kept()
+        values = values.cached()
         scales = _column_scales(values, bits, dtype, search, weights)
         form.scales.data.copy_(scales)
         values.fill([form.codes], lambda _, rows: [pack(scalar_codes(rows, scales, bits), bits)])

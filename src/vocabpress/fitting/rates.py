@@ -39,7 +39,7 @@ class Ladder:
         return next(n for n, (rung, width) in enumerate(self.rungs) if rung * self.group >= bits * width)
 
 
-def cut(weights: Tensor, blocks: int) -> Tensor:
+def weight_classes(weights: Tensor, blocks: int) -> Tensor:
     """The block of each token, (V): equal steps of the logarithm of its weight, numbered without gaps."""
     logs = weights.clamp(min=float(weights[weights > 0].min())).log2()
     span = logs.max() - logs.min()
@@ -58,7 +58,7 @@ class Axes:
         group: Axes that share a rate; zeros make the last ones a whole group.
 
     Attributes:
-        deviations: Of the table along each axis, those of zeros included.
+        deviations: Standard deviations of the table along the axes, those of zeros included.
     """
 
     def __init__(self, table: Table, weights: Tensor, group: int) -> None:
@@ -76,11 +76,11 @@ class Axes:
         return table.minus(self.mean).times(self._turn[:, :width])
 
 
-class Blocks:
+class BlockRates:
     """How much weighted energy each block of tokens has in each group of axes, and what rates it gets for that.
 
     Args:
-        axes: Of the table.
+        axes: Axes of the table.
         coordinates: The table on these axes.
         weights: (V).
         block_of: (V).
@@ -134,8 +134,8 @@ class Blocks:
         if int(every[:, 0].sum()) > room:
             return None, math.inf
         chosen = allocate(every, distortion.flatten(0, 1), room).view(len(self.counts), groups)
-        kept = float(distortion.gather(2, chosen[..., None]).sum())
-        return chosen, kept + float(self.energy[:, groups:].sum())
+        coded = float(distortion.gather(2, chosen[..., None]).sum())
+        return chosen, coded + float(self.energy[:, groups:].sum())
 
     def whole_bytes(self, groups: int, room: int) -> list[list[Run]] | None:
         """The runs of each block, rows of whole bytes, for ``room`` bits of streams; none if that is too little."""

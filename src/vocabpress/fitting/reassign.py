@@ -38,7 +38,7 @@ class Storage:
     Attributes:
         bits: (sizes of the blocks) -> bits of the table.
         limit: The most allowed.
-        row_bits: Of one more row in each block.
+        row_bits: Bits of one more row in each block.
         whole: Whether each block is stored whole as it is.
     """
 
@@ -69,10 +69,10 @@ def reassign(
         table: (V, d).
         weights: (V), not negative.
         block_of: (V), the block of each row.
-        ranks: Of the blocks.
+        ranks: Ranks of the blocks.
         storage: What blocks cost, and the most allowed.
         options: When rows move, and when to stop.
-        title: Of the progress bar.
+        title: Title of the progress bar.
         progress: Whether to draw it.
 
     Returns:

@@ -16,7 +16,7 @@ from vocabpress.fitting.table import Readable, Table
 TINY = 1e-30  # stands for a variance of nothing, whose logarithm is asked for
 
 
-def allocate(variances: Tensor, segments: int, width: int) -> Tensor:
+def deal_axes(variances: Tensor, segments: int, width: int) -> Tensor:
     """Which axis goes where: the ``segments * width`` first axes, dealt out so that products of variances are balanced.
 
     The paper's "eigenvalue allocation" (section 3.3): one axis after another, the largest first, goes to the segment
@@ -30,9 +30,9 @@ def allocate(variances: Tensor, segments: int, width: int) -> Tensor:
     Returns:
         Indices of the axes, segment after segment, (segments * width).
     """
-    kept = variances[: segments * width].double().clamp(min=TINY)
+    used = variances[: segments * width].double().clamp(min=TINY)
     # Relative to the least one, no factor is below 1: an axis more never makes a product smaller.
-    logs = (kept / kept[-1]).log().tolist()
+    logs = (used / used[-1]).log().tolist()
     places: list[list[int]] = [[] for _ in range(segments)]
     heap = [(0.0, 0, segment) for segment in range(segments)]  # product so far, axes so far
     for axis, log in enumerate(logs):
@@ -73,7 +73,7 @@ def gaussian_distortion(variances: Tensor, bits: float) -> Tensor:
 
     Args:
         variances: Along the principal axes of each segment, (segments, width), float64.
-        bits: Of the code of a segment.
+        bits: Bits of the code of a segment.
     """
     values = variances.sort(1, descending=True).values.clamp(min=TINY)
     used = torch.arange(1, values.shape[1] + 1, device=values.device)

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-ENTRIES_PER_CHUNK = 2**22  # 16 MB in float32, 32 MB in float64, of which a step holds a few
+ENTRIES_PER_CHUNK = 2**22  # 16 MB in float32, 32 MB in float64; a step holds several
 STRETCHES, GROUP = 64, 8
 
 Value = tuple[Tensor, ...]
@@ -50,7 +50,7 @@ class Shards:
     """Which part of a table this process has.
 
     Attributes:
-        rank: Of this process, from 0.
+        rank: Number of this process, from 0.
         world: Processes.
     """
 
@@ -85,7 +85,7 @@ class Shards:
         Args:
             stretches: How many there are.
             part: The value of one of this process' stretches; None has no say.
-            combine: Of two values; it may write into the first.
+            combine: Combines two values; it may write into the first.
 
         Raises:
             ValueError: If no stretch has a value.
@@ -107,13 +107,13 @@ class Shards:
         if self.world == 1:
             yield from nodes
             return
-        told: list[Any] = [None] * self.world
+        received: list[Any] = [None] * self.world
         kinds = [
             (group, [(tuple(part.shape), part.dtype, str(part.device.type)) for part in value])
             for group, value in nodes
         ]
-        dist.all_gather_object(told, kinds)
-        for rank, theirs in enumerate(told):
+        dist.all_gather_object(received, kinds)
+        for rank, theirs in enumerate(received):
             for place, (group, parts) in enumerate(theirs):
                 value = nodes[place][1] if rank == self.rank else ()
                 value = tuple(part.contiguous() for part in value) or tuple(
@@ -135,36 +135,16 @@ class Shards:
 
     def total(self, number: int) -> int:
         """The sum of a number that each process has."""
-        told = [number] * self.world
+        received = [number] * self.world
         if self.world > 1:
-            dist.all_gather_object(told, number)
-        return sum(told)
-
-    @property
-    def alone(self) -> bool:
-        """Whether there is nobody to send anything to."""
-        return self.world == 1
-
-    def nodes(self, stretches: int) -> int:
-        """How many sums of stretches this process sends, for a sum over all rows."""
-        own, count = self.own(stretches), 0
-        for group in range(own.start // GROUP, -(-own.stop // GROUP)):
-            whole = range(group * GROUP, min((group + 1) * GROUP, stretches))
-            members = range(max(whole.start, own.start), min(whole.stop, own.stop))
-            count += 1 if members == whole else len(members)
-        return count
+            dist.all_gather_object(received, number)
+        return sum(received)
 
     def add(self, tensor: Tensor) -> Tensor:
-        """The sum of gradients over processes, in place, in whatever order."""
+        """The sum over processes, in place, in any order."""
         if self.world > 1:
             dist.all_reduce(tensor)
         return tensor
-
-    def collect(self, rows: Tensor) -> Tensor:
-        """Rows of which one process each has all entries, and the others zeros; in place."""
-        if self.world > 1:
-            dist.all_reduce(rows)
-        return rows
 
     def agree(self, tensor: Tensor) -> Tensor:
         """The first process' numbers, on all: machines may round differently."""
@@ -176,9 +156,9 @@ class Shards:
     def agree_on(self, plan: Any) -> Any:
         """The first process' plan, on all."""
         if self.world > 1:
-            told = [plan]
-            dist.broadcast_object_list(told, 0)
-            return told[0]
+            received = [plan]
+            dist.broadcast_object_list(received, 0)
+            return received[0]
         return plan
 
 

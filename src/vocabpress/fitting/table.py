@@ -29,8 +29,8 @@ from vocabpress.fitting.shards import (
     stretches_of,
 )
 
-ENTRIES_KEPT = 2**25  # of a derived table that is read again and again: up to 128 MB are not made anew each time
-SAMPLED_WHOLE = 2**22  # numbers, of which a sample is drawn by shuffling all
+ENTRIES_CACHED = 2**25  # of a derived table that is read again and again: up to 128 MB are not made anew each time
+SAMPLED_WHOLE = 2**22  # numbers at most, to draw a sample by shuffling all
 
 Places = slice | Tensor
 """Rows by number: neighbours, or any, int64 of one axis."""
@@ -69,13 +69,13 @@ class Table:
 
     Attributes:
         shape: n and width.
-        dtype: Of the rows as they are read.
+        dtype: Dtype of the rows as they are read.
         device: Where they are.
         read: (places, whether they are asked for on every process) -> rows. Without that they are this process' own.
         borders: Where chunks begin, and the end.
         shards: Whose chunks are whose.
         at_once: Rows anywhere in the table that may be read at a time, as a chunk of neighbours is.
-        held: Whether the rows are in memory as they are read.
+        in_memory: Whether the rows are in memory as they are read.
         narrow: How to read some columns alone, where that takes less than all.
     """
 
@@ -86,7 +86,7 @@ class Table:
     borders: Sequence[int]
     at_once: int
     shards: Shards = ALONE
-    held: bool = False
+    in_memory: bool = False
     narrow: "Callable[[slice], Table] | None" = None
 
     @classmethod
@@ -108,7 +108,7 @@ class Table:
         shape = (len(source) if count is None else count, source.shape[1])
         step = rows_per_chunk(shape[1])
         table = cls(shape, wanted, source.device, lambda places, _: source[places], chunk_borders(*shape), step, shards)
-        return replace(table, read=table._reader(source), held=source.dtype == wanted)
+        return replace(table, read=table._reader(source), in_memory=source.dtype == wanted)
 
     def _reader(self, source: Tensor) -> Callable[[Places, bool], Tensor]:
         """How to read the rows of this process, and those of all."""
@@ -119,10 +119,10 @@ class Table:
                 return source[places.start - first : places.stop - first].to(wanted)
             if not everywhere or self.shards.world == 1:
                 rows = source[places - first if first else places].to(wanted)
-                return self.shards.collect(rows) if everywhere else rows
+                return self.shards.add(rows) if everywhere else rows
             rows, here = source.new_zeros(len(places), self.shape[1], dtype=wanted), (places >= first) & (places < end)
             rows[here] = source[places[here] - first].to(wanted)
-            return self.shards.collect(rows)
+            return self.shards.add(rows)
 
         return read
 
@@ -191,7 +191,7 @@ class Table:
 
     def _made(self, shape: tuple[int, int], read: Callable[[Places, bool], Tensor], **changes: Any) -> "Table":
         """A table whose rows are made of this one's."""
-        return replace(self, shape=shape, read=read, held=False, narrow=None, **changes)
+        return replace(self, shape=shape, read=read, in_memory=False, narrow=None, **changes)
 
     def map(self, change: Callable[[Places, Tensor], Tensor], width: int | None = None) -> "Table":
         """The table whose rows are ``change`` of the places and rows of this one."""
@@ -259,15 +259,15 @@ class Table:
         shape, borders = (-(-number // count), count * width), [-(-border // count) for border in borders]
         return self._made(shape, read, borders=borders, at_once=-(-self.at_once // count))
 
-    def kept(self) -> "Table":
+    def cached(self) -> "Table":
         """The same, its rows in memory if they are few, for what reads them again and again."""
-        if self.held or len(self) * self.shape[1] > ENTRIES_KEPT:
+        if self.in_memory or len(self) * self.shape[1] > ENTRIES_CACHED:
             return self
         first, end = self.own
         rows = torch.empty(end - first, self.shape[1], dtype=self.dtype, device=self.device)
         for places, some in self.chunks():
             rows[places.start - first : places.stop - first] = some
-        return replace(self, read=self._reader(rows), held=True, narrow=None)
+        return replace(self, read=self._reader(rows), in_memory=True, narrow=None)
 
 
 def numbers(places: Places, device: torch.device) -> Tensor:

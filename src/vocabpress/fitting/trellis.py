@@ -43,9 +43,9 @@ def encode(
     around, before = _around_the_seam(steps)
     size = max(1, CHUNK_ENTRIES >> memory)
 
-    def encoded(few: Tensor) -> Tensor:
-        _, seam = best_path(few, around, importance, None, before)
-        return pack(best_path(few, steps, importance, seam)[0], 1)
+    def encoded(part: Tensor) -> Tensor:
+        _, seam = best_path(part, around, importance, None, before)
+        return pack(best_path(part, steps, importance, seam)[0], 1)
 
     with chunk_by_chunk(rows.device) as each:
 

@@ -31,7 +31,7 @@ class Steps:
 
     Attributes:
         each: The steps.
-        words: Of all runs, scaled; for each run ``width`` times ``2**memory`` of them, column by column.
+        words: Words of all runs, scaled; for each run ``width`` times ``2**memory`` of them, column by column.
         memory: Bits of a state.
     """
 
@@ -55,7 +55,7 @@ class Steps:
 
     @property
     def bits(self) -> int:
-        """Of all steps."""
+        """Bits of all steps."""
         return sum(step.bits for step in self.each)
 
     def words_of(self, step: Step) -> Tensor:

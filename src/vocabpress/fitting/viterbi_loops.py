@@ -26,10 +26,10 @@ def add_errors(least: Any, words: Any, value: Any, weight: Any, costs: Any) -> N
     """The cost of each state after a step: the least before it, and the weighted squared error of its word.
 
     Args:
-        least: (n), of which state s has that of s mod n.
+        least: (n); state s has the entry s mod n.
         words: (states).
         value: What is coded.
-        weight: Of its squared error.
+        weight: Weight of its squared error.
         costs: (states), is written.
     """
     count = len(least)
@@ -59,7 +59,7 @@ def find_paths(
         memory: Bits of a state.
         at: Which state to return.
         rows: (n, columns), float32.
-        words: Of all runs, scaled; those of a column are neighbours, one for each state.
+        words: Words of all runs, scaled; those of a column are neighbours, one for each state.
         importance: (columns), float32.
         seams: The state before the first and after the last step, (n); -1 leaves both free.
         streams: (n, bits of all steps), is written.
@@ -125,8 +125,8 @@ def trace_back(steps: Any, states: int, state: int, at: int, won: Any, end: int,
         if number + 1 == at:
             wanted = state
         bits = steps[number, 1]
-        kept = states >> bits
-        fresh, state = state // kept, state % kept
+        remaining = states >> bits
+        fresh, state = state // remaining, state % remaining
         place -= bits
         for bit in range(bits):
             stream[place + bit] = fresh >> bit & 1

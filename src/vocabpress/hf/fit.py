@@ -10,8 +10,8 @@ from transformers.core_model_loading import WeightConverter, WeightTransform
 
 from vocabpress.calibrate.calibration import UNIFORM, Calibration
 from vocabpress.embeddings import CompressedEmbedding
-from vocabpress.estimate import expected_seconds
 from vocabpress.fitting.shards import ALONE, Shards
+from vocabpress.forecast import expected_seconds
 from vocabpress.hf.linears import LinearOutcome, compress_linears
 from vocabpress.hf.original import Original
 from vocabpress.hf.request import Request

@@ -14,7 +14,7 @@ from vocabpress.budget import Budget
 from vocabpress.calibrate.calibration import Calibration
 from vocabpress.calibrate.counts import weigh_tokens
 from vocabpress.embeddings import StorageItem, build
-from vocabpress.estimate import expected_seconds
+from vocabpress.forecast import expected_seconds
 from vocabpress.hf.checkpoint import load_model, open_tokenizer
 from vocabpress.hf.config import QUANT_METHOD, VocabpressConfig
 from vocabpress.hf.folders import find_folder, weight_bytes

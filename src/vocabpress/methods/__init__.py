@@ -1,7 +1,7 @@
 """How a table is fitted: one file per published method."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
 
 from vocabpress.methods.autoencoder import Autoencoder
@@ -47,28 +47,38 @@ def make_method(name: str, **settings: Any) -> Method:
     Args:
         name: A key of METHODS; several with a plus, ``"svd+lighttoken"``: each on what the ones before left over; or
             one in blocks of tokens, ``"blockwise:lighttoken"``.
-        settings: Values of its fields; text is read as the field's default is typed. With a plus: ``share``, and the
+        settings: Values of its fields; text is converted to the field's type. With a plus: ``share``, and the
             fields of both as ``first.rank``, ``second.epochs``; see `Stacked`. In blocks: ``blocks``, and the method's
             own as ``inner.rank``; see `Blockwise`.
 
     Raises:
         ValueError: If the name, a field or a value is none of the method's.
     """
-    settings = _flat(settings)
+    return method_from(name, settings)
+
+
+def method_from(name: str, settings: Mapping[str, Any], *, strict: bool = False) -> Method:
+    """As `make_method`; ``strict`` refuses text where a field is a number.
+
+    Raises:
+        ValueError: If the name, a field or a value is none of the method's.
+    """
+    own, parts, cls = _flat(settings), {}, METHODS.get(name)
     if "+" in name:
-        first, second = name.split("+", 1)
-        parts, own = _parts(settings, {"first": first, "second": second})
-        return Stacked(**parts, **read_settings(f"method {name}", {"share": 0.25}, own))
-    if name.startswith(BLOCKWISE):
-        parts, own = _parts(settings, {"inner": name.removeprefix(BLOCKWISE)})
-        return Blockwise(**parts, **read_settings(f"method {name}", {"blocks": Blockwise.blocks}, own))
-    if name not in METHODS:
+        cls, names = Stacked, dict(zip(("first", "second"), name.split("+", 1), strict=True))
+    elif name.startswith(BLOCKWISE):
+        cls, names = Blockwise, {"inner": name.removeprefix(BLOCKWISE)}
+    elif cls is None:
         raise ValueError(
             f"unknown method {name!r}; choose from {', '.join(METHODS)}, join two with a plus, or put "
             f"{BLOCKWISE} before one"
         )
-    known = {field.name: field.default for field in fields(METHODS[name])}
-    return METHODS[name](**read_settings(f"method {name}", known, settings))
+    else:
+        names = {}
+    for place, part in names.items():
+        inside = [key for key in own if key.partition(".")[0] == place]
+        parts[place] = method_from(part, {key.partition(".")[2]: own.pop(key) for key in inside}, strict=strict)
+    return cls(**parts, **read_settings(f"method {name}", cls, own, strict=strict))
 
 
 def method_name(method: Method) -> str:
@@ -89,19 +99,6 @@ def method_settings(method: Method) -> dict[str, Any]:
 def is_method(name: Any) -> bool:
     """Whether :func:`make_method` knows a name."""
     return isinstance(name, str) and all(part.removeprefix(BLOCKWISE) in METHODS for part in name.split("+"))
-
-
-def _parts(settings: Mapping[str, Any], names: Mapping[str, str]) -> tuple[dict[str, Method], dict[str, Any]]:
-    """The methods inside a method, place -> method, and the settings that are not theirs."""
-    of_parts = {place: {} for place in names}
-    own = {}
-    for key, value in settings.items():
-        place, dot, rest = key.partition(".")
-        if dot and place in names:
-            of_parts[place][rest] = value
-        else:
-            own[key] = value
-    return {place: make_method(names[place], **given) for place, given in of_parts.items()}, own
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,6 +132,7 @@ __all__ = [
     "Uniform",
     "is_method",
     "make_method",
+    "method_from",
     "method_name",
     "method_settings",
 ]

@@ -26,12 +26,12 @@ import torch
 from torch import Tensor, nn
 
 from vocabpress.embeddings import CompressedEmbedding, Projected
-from vocabpress.fitting.loop import Batch, Minimiser, Schedule
-from vocabpress.fitting.losses import direction
+from vocabpress.fitting.loop import Minimiser, RowBatch, Schedule
 from vocabpress.fitting.lowrank import weighted_svd
-from vocabpress.fitting.quantise import Factors, check_factors, empty_factor, store_factor
+from vocabpress.fitting.quantise import Factors, empty_factor, store_factor
 from vocabpress.fitting.table import Table
 from vocabpress.methods.base import Family, Method, Plan
+from vocabpress.settings import AtLeast1, NotNegative, Positive, check_settings
 
 
 @dataclass(frozen=True)
@@ -41,31 +41,26 @@ class Autoencoder(Method):
     Attributes:
         nonlinear: Whether an ELU follows each of the two layers.
         factors: Number format of latents and decoder: ``"float16"``, ``"int8"`` or ``"int4"``.
-        cosine_weight: Of the cosine distance.
-        l1_weight: Of the annealed power of the entries' errors.
+        cosine_weight: Weight of the cosine distance.
+        l1_weight: Weight of the annealed power of the entries' errors.
         epochs: Passes over the table.
         batch_size: Rows a step.
-        learning_rate: Of Adam, halved every 4 of 30 epochs.
+        learning_rate: Learning rate of Adam, halved every 4 of 30 epochs.
     """
 
     paper: ClassVar[str] = "Balazy et al., RepL4NLP 2021"
 
     nonlinear: bool = False
     factors: Factors = "float16"
-    cosine_weight: float = 0.9975 / 5
-    l1_weight: float = 0.0025
-    epochs: int = 30
-    batch_size: int = 32
-    learning_rate: float = 1e-3
+    cosine_weight: NotNegative = 0.9975 / 5
+    l1_weight: NotNegative = 0.0025
+    epochs: AtLeast1 = 30
+    batch_size: AtLeast1 = 32
+    learning_rate: Positive = 1e-3
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        check_factors(self.factors)
-        if min(self.epochs, self.batch_size) < 1 or self.learning_rate <= 0:
-            raise ValueError(
-                "epochs and batch_size must be at least 1 and learning_rate positive, got "
-                f"{self.epochs}, {self.batch_size}, {self.learning_rate:g}; the paper has 30, 32, 0.001"
-            )
+        check_settings(self)
 
     def families(self, num_embeddings: int, embedding_dim: int, weights: Tensor) -> list[Family]:
         return [Family({}, "rank", range(1, min(num_embeddings, embedding_dim) + 1))]
@@ -91,9 +86,9 @@ class Autoencoder(Method):
     ) -> "_Layers":
         best, best_cosine = copy.deepcopy(network), mean_cosine(network, table, weights)
 
-        def loss(batch: Batch) -> Tensor:
+        def loss(batch: RowBatch) -> Tensor:
             alpha, rows = 1 - 0.9 * min(int(batch.done * 30) / 20, 1.0), table[batch.ids]
-            return weights[batch.ids] * direction(network(rows), rows, alpha, self.cosine_weight, self.l1_weight)
+            return weights[batch.ids] * direction_loss(network(rows), rows, alpha, self.cosine_weight, self.l1_weight)
 
         def keep_best(epoch: int) -> bool:
             nonlocal best, best_cosine
@@ -132,6 +127,23 @@ class _Layers(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         return self.activation(self.decoder(self.encode(rows)))
+
+
+def direction_loss(y: Tensor, x: Tensor, alpha: float, cosine_weight: float, l1_weight: float) -> Tensor:
+    """The loss of "Direction is what you need": cosine distance and an annealed power of the entries' errors.
+
+    Args:
+        y: Reconstruction, (batch, d).
+        x: Original, (batch, d).
+        alpha: Exponent of the second term, annealed from 1 to 0.1 while training.
+        cosine_weight: Weight of 1 - c.
+        l1_weight: Weight of the mean over entries of ``(|y - x| + 1e-10) ** alpha``.
+
+    Returns:
+        A value per row, (batch).
+    """
+    distance = 1 - nn.functional.cosine_similarity(y, x, dim=-1)
+    return cosine_weight * distance + l1_weight * ((y - x).abs() + 1e-10).pow(alpha).mean(-1)
 
 
 @torch.no_grad()

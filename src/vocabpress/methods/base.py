@@ -82,18 +82,6 @@ class Method(ABC):
         """The plan to fit, out of `plans`; the first, unless a method searches."""
         return plans[0]
 
-    def resized(self, plan: Plan, num_embeddings: int, rows: int, embedding_dim: int, weights: Tensor) -> Plan:
-        """A plan for a table of another number of rows that gives each row as much; for forecasts.
-
-        Args:
-            plan: For ``num_embeddings`` rows.
-            num_embeddings: V.
-            rows: Of the other table.
-            embedding_dim: d, of both.
-            weights: (rows), of the other table.
-        """
-        return plan
-
     def expected_seconds(self, sample: Table, num_embeddings: int, budget: Budget) -> float | None:
         """About how long a fit of a table like a sample takes here; None where the method can't tell in a second.
 
@@ -186,7 +174,7 @@ class Method(ABC):
         largest = check_table(rows)
         weights = check_weights(token_weights, len(rows), rows.device)
         plans = self.plans(*rows.shape, budget, weights)
-        rows = rows.kept() if largest >= SMALLEST else rows.map(lambda _, part: torch.zeros_like(part))
+        rows = rows.cached() if largest >= SMALLEST else rows.map(lambda _, part: torch.zeros_like(part))
         if generator is None:
             generator = torch.Generator(rows.device).manual_seed(0)
         if metric is None:
@@ -194,7 +182,7 @@ class Method(ABC):
             return rounded(self.fit_plan(rows, plan, weights, generator, progress), rows)
         check_metric(metric, rows.shape[1])
         root, inverse = (power(metric.to(rows.device), half).float() for half in (0.5, -0.5))
-        turned = rows.times(shards.agree(root)).kept()
+        turned = rows.times(shards.agree(root)).cached()
         plans = self._foldable(plans, *rows.shape)
         plan = shards.agree_on(self.choose(turned, plans, weights, generator, progress))
         fitted = self.fit_plan(turned, plan, weights, generator, progress)

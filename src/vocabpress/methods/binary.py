@@ -21,7 +21,6 @@ equal for all rows. W starts as a random tight frame; Adam at a rate that falls 
 gradient steps; losses are relative to the table's mean square. Token weights multiply the rows' losses.
 """
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -29,11 +28,12 @@ import torch
 from torch import Tensor
 
 from vocabpress.embeddings import CompressedEmbedding, Dense, Projected, Scalar
-from vocabpress.fitting.loop import Batch, Minimiser, Schedule
+from vocabpress.fitting.loop import Minimiser, RowBatch, Schedule, cosine_decay
 from vocabpress.fitting.lowrank import weighted_mean
 from vocabpress.fitting.table import Table
 from vocabpress.methods.base import Family, Method, Plan, largest_entry
 from vocabpress.packing import pack
+from vocabpress.settings import AtLeast1, NotNegative, Positive, check_settings
 
 OUT_OF_REACH = 0.01  # share of the squares that may lie beyond -1 and 1
 
@@ -47,28 +47,20 @@ class Binary(Method):
         regulariser: lambda, how strictly W stays a tight frame.
         epochs: Passes over the table.
         batch_size: Rows a step.
-        learning_rate: Of Adam at the start, relative to the size of W's entries.
+        learning_rate: Learning rate of Adam at the start, relative to the size of W's entries.
     """
 
     paper: ClassVar[str] = "Tissier et al., AAAI 2019"
 
-    code_bits: int | None = None
-    regulariser: float = 1.0
-    epochs: int = 5
-    batch_size: int = 75
-    learning_rate: float = 0.01
+    code_bits: AtLeast1 | None = None
+    regulariser: NotNegative = 1.0
+    epochs: AtLeast1 = 5
+    batch_size: AtLeast1 = 75
+    learning_rate: Positive = 0.01
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        if self.code_bits is not None and self.code_bits < 1:
-            raise ValueError(f"code_bits is at least 1, got {self.code_bits}; the paper has 256")
-        if self.regulariser < 0:
-            raise ValueError(f"regulariser is at least 0, got {self.regulariser:g}; try 1")
-        if min(self.epochs, self.batch_size) < 1 or self.learning_rate <= 0:
-            raise ValueError(
-                "epochs and batch_size must be at least 1 and learning_rate positive, got "
-                f"{self.epochs}, {self.batch_size}, {self.learning_rate:g}; the paper has 5, 75"
-            )
+        check_settings(self)
 
     def families(self, num_embeddings: int, embedding_dim: int, weights: Tensor) -> list[Family]:
         bits = range(8, 8 * embedding_dim + 1, 8) if self.code_bits is None else [self.code_bits]
@@ -129,7 +121,7 @@ class _Tied:
         square = (squares / (len(self.table) * self.table.shape[1])).float().clamp(min=1e-12)
         one = torch.eye(min(self.frame.shape), device=self.table.device)
 
-        def loss(batch: Batch) -> Tensor:
+        def loss(batch: RowBatch) -> Tensor:
             rows = self.table[batch.ids]
             left = torch.tanh(self.step(rows) @ self.frame + self.offset) - rows
             tall = self.frame if len(self.frame) >= rows.shape[1] else self.frame.T
@@ -139,6 +131,6 @@ class _Tied:
 
         typical = float(self.frame.detach().square().mean().sqrt())
         rate = method.learning_rate * typical
-        schedule = Schedule(method.epochs, method.batch_size, rate, lambda done: 0.5 * (1 + math.cos(math.pi * done)))
+        schedule = Schedule(method.epochs, method.batch_size, rate, cosine_decay)
         minimiser = Minimiser([self.frame, self.offset], loss, schedule, generator, "binary", progress)
         minimiser.run(self.table, lambda epoch: False)

@@ -25,10 +25,11 @@ from torch import Tensor
 from vocabpress.budget import Budget
 from vocabpress.embeddings import CompressedEmbedding, Rows
 from vocabpress.fitting.allocation import allocate
-from vocabpress.fitting.rates import cut
+from vocabpress.fitting.rates import weight_classes
 from vocabpress.fitting.table import Table, draw
 from vocabpress.methods.base import Method, Plan, rounded
 from vocabpress.progress import Bar
+from vocabpress.settings import BlockCount, check_settings
 
 SAMPLE_ROWS = 2048
 SHARES = (0.25, 0.5, 1.0, 2.0, 4.0)  # of an equal share a row: the budgets at which a block is measured
@@ -42,7 +43,7 @@ class Blockwise(Method):
 
     Attributes:
         inner: What fits the blocks.
-        blocks: Of tokens, by token weight, at most.
+        blocks: Blocks of tokens by token weight, at most.
 
     Example:
         >>> Blockwise(LightToken()).fit(table, budget=Budget.ratio(50), token_weights=weights)
@@ -51,16 +52,15 @@ class Blockwise(Method):
     paper: ClassVar[str] = "Shoham and Gersho, 1988; as in Chen et al., NeurIPS 2018"
 
     inner: Method
-    blocks: int = 8
+    blocks: BlockCount = 8
 
     def __post_init__(self) -> None:
-        """Refuse a number of blocks outside its range."""
-        if not 1 <= self.blocks <= 256:
-            raise ValueError(f"blocks is 1 to 256, got {self.blocks}")
+        """Refuse values outside their range."""
+        check_settings(self)
 
-    def cut(self, weights: Tensor, embedding_dim: int) -> Tensor:
+    def assign_blocks(self, weights: Tensor, embedding_dim: int) -> Tensor:
         """The block of each token, (V), the weightiest first; all but the last have rows enough."""
-        block_of = cut(weights, self.blocks)
+        block_of = weight_classes(weights, self.blocks)
         merged, rows = torch.zeros(int(block_of.max()) + 1, dtype=torch.int64, device=weights.device), 0
         for block, count in enumerate(torch.bincount(block_of).tolist()):
             merged[block], rows = int(merged[block - 1]) if block else 0, rows + count
@@ -79,7 +79,7 @@ class Blockwise(Method):
             ValueError: If that is too little for a block.
         """
         weights = torch.ones(num_embeddings) if weights is None else weights
-        sizes = torch.bincount(self.cut(weights, embedding_dim)).tolist()
+        sizes = torch.bincount(self.assign_blocks(weights, embedding_dim)).tolist()
         if len(sizes) == 1:
             plans = self.inner.plans(num_embeddings, embedding_dim, budget, weights)
             return [{"blocks": [plan], "sizes": sizes} for plan in plans]
@@ -102,7 +102,7 @@ class Blockwise(Method):
         if len(first["sizes"]) == 1:
             inner = [plan["blocks"][0] for plan in plans]
             return first | {"blocks": [self.inner.choose(table, inner, weights, generator, progress)]}
-        block_of = self.cut(weights, width)
+        block_of = self.assign_blocks(weights, width)
         blocks = [_block(table, weights, block_of == b) for b in range(len(first["sizes"]))]
         costs, distortions = [], []
         with Bar(total=len(blocks) * len(SHARES), desc="blockwise: sizes", disable=not progress) as bar:
@@ -113,7 +113,7 @@ class Blockwise(Method):
         chosen = allocate(torch.stack(costs), torch.stack(distortions), first["limit"])
         left, made = first["limit"], []
         for number, (rows, weighs) in enumerate(blocks):
-            # What a block leaves of its share goes to the ones after it, of which the last is the largest.
+            # What a block leaves of its share goes to the ones after it; the last is the largest.
             after = sum(int(costs[later][chosen[later]]) for later in range(number + 1, len(blocks)))
             found = self.inner.plans(len(rows), width, Budget.bytes((left - after) // 8), weighs)
             made.append(self.inner.choose(rows, found, weighs, generator, progress))
@@ -154,7 +154,7 @@ class Blockwise(Method):
     ) -> CompressedEmbedding:
         if len(plan["sizes"]) == 1:
             return self.inner.fit_plan(table, plan["blocks"][0], weights, generator, progress)
-        block_of = self.cut(weights, table.shape[1])
+        block_of = self.assign_blocks(weights, table.shape[1])
         forms = []
         for number, part in enumerate(plan["blocks"]):
             rows, weighs = _block(table, weights, block_of == number)

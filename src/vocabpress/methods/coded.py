@@ -16,14 +16,16 @@ from torch import Tensor
 from vocabpress.embeddings import Codebooks, CompressedEmbedding, Projected, Scalar
 from vocabpress.embeddings.scalar import ScaleAxis
 from vocabpress.fitting.codes import decode
+from vocabpress.fitting.kronecker import check_divides, divisors
 from vocabpress.fitting.lowrank import principal_axes, ridge, weighted_mean
-from vocabpress.fitting.points import Points, cut
-from vocabpress.fitting.quantise import FACTOR_BITS, Factors, empty_factor, quantise, store_factor
-from vocabpress.fitting.rotation import TINY, allocate, block_variances, gaussian_distortion
+from vocabpress.fitting.points import Points, pieces_of
+from vocabpress.fitting.quantise import Factors, empty_factor, quantise, store_factor
+from vocabpress.fitting.rotation import TINY, block_variances, deal_axes, gaussian_distortion
 from vocabpress.fitting.table import Decoded, Table
 from vocabpress.methods.base import Method, Plan
 from vocabpress.packing import pack
 from vocabpress.progress import Bar
+from vocabpress.settings import AtLeast1, CodeBits, check_settings
 
 WORD_FACTORS: tuple[Factors, ...] = ("int8", "int4", "float16")
 ROUNDS_OF_SEARCH = ((4096, 6), (16384, 2))  # rows of a short fit, and how many plans go on from it
@@ -36,30 +38,21 @@ SHARE, SLACK = 0.9, 1.6  # of the budget and over the least Gaussian bound: plan
 class CodebookMethod(Method):
     """A method that stores `Codebooks`, bare or in a rotated basis."""
 
-    bits: int | None = None
-    segments: int | None = None
+    bits: CodeBits | None = None
+    segments: AtLeast1 | None = None
     shared: bool | None = None
     factors: Literal["auto", "float16", "int8", "int4"] = "auto"
     rotation: str = "auto"
-    rounds: int = 16
+    rounds: AtLeast1 = 16
 
     size: ClassVar[str]
     short_rounds: ClassVar[int]
     scale_axis: ClassVar[ScaleAxis]
-    rotations: ClassVar[tuple[str, ...]]
+    own_rotation: ClassVar[str]
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        if self.factors not in ("auto", *FACTOR_BITS):
-            raise ValueError(f"unknown factors {self.factors!r}; choose from {['auto', *FACTOR_BITS]}")
-        if self.rotation not in self.rotations:
-            raise ValueError(f"unknown rotation {self.rotation!r}; choose from {list(self.rotations)}")
-        if self.bits is not None and not 1 <= self.bits <= 8:
-            raise ValueError(f"codes have 1 to 8 bits, got {self.bits}")
-        if self.segments is not None and self.segments < 1:
-            raise ValueError(f"segments is at least 1, got {self.segments}")
-        if self.rounds < 1:
-            raise ValueError(f"rounds is at least 1, got {self.rounds}")
+        check_settings(self)
 
     @abstractmethod
     def learn(
@@ -70,9 +63,9 @@ class CodebookMethod(Method):
         Args:
             points: (books, n, width).
             plan: One of `plans`.
-            weights: Of the rows that are cut, (V).
+            weights: Weights of the rows that are cut, (V).
             generator: All randomness.
-            rounds: Of k-means.
+            rounds: Rounds of k-means.
             progress: Whether to draw progress bars on stderr.
 
         Returns:
@@ -107,16 +100,11 @@ class CodebookMethod(Method):
         Raises:
             ValueError: If the number asked for is none, and no rotation could help.
         """
-        divisors = [n for n in range(1, embedding_dim + 1) if embedding_dim % n == 0]
-        wanted, rotated = self.segments, self.rotation == self.rotations[-1]
-        if wanted is not None and wanted not in divisors and not (rotated and wanted < embedding_dim):
-            nearest = [*[n for n in divisors if n < wanted][-1:], *[n for n in divisors if n > wanted][:1]]
-            hint = f", or rotation={self.rotations[-1]!r}, which takes any" if wanted < embedding_dim else ""
-            raise ValueError(
-                f"got {wanted} segments, which do not divide the {embedding_dim} entries of a row; choose "
-                f"{' or '.join(str(n) for n in nearest)}{hint}"
-            )
-        return [] if rotated else divisors if wanted is None else [wanted]
+        wanted, rotated = self.segments, self.rotation == self.own_rotation
+        if wanted is not None and not (rotated and wanted < embedding_dim):
+            hint = f" (rotation={self.own_rotation!r} takes any)" if wanted < embedding_dim else ""
+            check_divides(wanted, embedding_dim, f"the entries of a row{hint}")
+        return [] if rotated else divisors(embedding_dim) if wanted is None else [wanted]
 
     def empty(self, num_embeddings: int, embedding_dim: int, plan: Plan) -> CompressedEmbedding:
         segments, stages, axes = plan["segments"], plan["stages"], plan["axes"]
@@ -133,9 +121,9 @@ class CodebookMethod(Method):
         mean = weighted_mean(table, weights)
         centred = table.minus(mean)
         axes, variances = principal_axes(centred, weights)
-        order = allocate(variances, plan["segments"], plan["axes"])
+        order = deal_axes(variances, plan["segments"], plan["axes"])
         axes = self.turn(centred, axes[order].to(table.dtype), plan, weights, generator)
-        codes = self._fit_codes(centred.times(axes.T).kept(), plan, weights, generator, progress)
+        codes = self._fit_codes(centred.times(axes.T).cached(), plan, weights, generator, progress)
         # The axes that suit the codes best need not be at right angles, once the codes are there.
         basis = quantise(ridge(Decoded(codes), centred, weights), 8, "row")
         left = centred.map(lambda places, rows: rows - Decoded(codes)[places] @ basis.dense().detach())
@@ -154,7 +142,7 @@ class CodebookMethod(Method):
         with Bar(total=len(rows), desc=f"{name}: codes", disable=not progress) as bar:
 
             def packed(places: slice, part: Tensor) -> list[Tensor]:
-                codes = self.encode(points.cut(part, weights[places])[0], stored)
+                codes = self.encode(points.split(part, weights[places])[0], stored)
                 bar.update(len(part))
                 return [pack(codes.view(segments, len(part), stages).permute(1, 2, 0).flatten(1), bits)]
 
@@ -180,7 +168,7 @@ class CodebookMethod(Method):
         first = [plan for plan in plans if plan["factors"] in self.word_formats()[:2]] or plans
         bounds = [view.missed(plan) + float(view.bounds(plan).sum()) for plan in first]
         first = [plan for plan, bound in zip(first, bounds, strict=True) if bound <= SLACK * min(bounds)]
-        (few, many), (more, last) = ROUNDS_OF_SEARCH
+        (rows, many), (more, last) = ROUNDS_OF_SEARCH
         with Bar(total=len(first) + many + 3 * last, desc="search", disable=not progress) as bar:
 
             def best(some: list[Plan], rows: int, count: int) -> list[Plan]:
@@ -191,7 +179,7 @@ class CodebookMethod(Method):
                     bar.update()
                 return [some[place] for place in sorted(range(len(some)), key=errors.__getitem__)[:count]]
 
-            leading = best(best(first, few, many), more, last)
+            leading = best(best(first, rows, many), more, last)
             apart = {"factors", self.size}
             kinds = [{key: plan[key] for key in plan if key not in apart} for plan in leading]
             finalists = [plan for plan in plans if any(kind.items() <= plan.items() for kind in kinds)]
@@ -233,7 +221,7 @@ class _View:
         """The Gaussian bound of each segment, (segments); its sum and `missed` rank plans before they are measured."""
         segments, axes = plan["segments"], plan["axes"]
         if axes:
-            variances = self.variances[allocate(self.variances, segments, axes)].unflatten(0, (segments, axes))
+            variances = self.variances[deal_axes(self.variances, segments, axes)].unflatten(0, (segments, axes))
         else:
             variances = block_variances(self.covariance, segments)
         return gaussian_distortion(variances, plan["bits"] * plan["stages"]).clamp(min=TINY)
@@ -247,12 +235,12 @@ class _View:
         some = min(rows, MOST_PIECES // segments + 1) if plan["shared"] else rows
         points = self.rows[:some]
         if plan["axes"]:
-            order = allocate(self.variances, segments, plan["axes"])
+            order = deal_axes(self.variances, segments, plan["axes"])
             axes = self.axes[order].unflatten(0, (segments, -1))[picked].flatten(0, 1)
             points = (points - self.mean) @ axes.T.to(points.dtype)
         else:
             points = points.unflatten(1, (segments, -1))[:, picked].flatten(1)
-        points, weights = cut(points, len(picked), self.weights[:some], plan["shared"])
+        points, weights = pieces_of(points, len(picked), self.weights[:some], plan["shared"])
         return points, weights, bounds.mean()[None] if plan["shared"] else bounds[picked]
 
 

@@ -21,19 +21,22 @@ least-squares fit of all words to the codes, which is never worse. Token weights
 
 import copy
 import math
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from vocabpress.budget import Budget
 from vocabpress.embeddings import Codebooks, CompressedEmbedding
 from vocabpress.fitting.codes import decode, refit
-from vocabpress.fitting.loop import Batch, Minimiser, Schedule
-from vocabpress.fitting.quantise import Factors, check_factors, empty_factor, store_factor
+from vocabpress.fitting.loop import Minimiser, RowBatch, Schedule, cosine_decay
+from vocabpress.fitting.quantise import Factors, empty_factor, store_factor
 from vocabpress.fitting.table import Table
 from vocabpress.methods.base import Family, Method, Plan
 from vocabpress.packing import pack
+from vocabpress.settings import AtLeast1, CodeBits, Positive, check_settings
 
 MOST_WORDS = 8192  # in all books: they are fitted together
 JUDGED_ROWS, ROWS_PER_CALL = 640, 4096
@@ -44,37 +47,30 @@ class Compositional(Method):
     """Compositional code learning.
 
     Attributes:
-        bits: Of a code: books have K = 2**bits words; the paper has 16 and 32.
+        bits: Bits of a code: books have K = 2**bits words; the paper has 16 and 32.
         books: M; None takes as many as fit.
         factors: Number format of the words: ``"float16"``, ``"int8"`` or ``"int4"``.
-        temperature: Of the Gumbel-softmax.
+        temperature: Temperature of the Gumbel-softmax.
         epochs: Passes over the table.
         batch_size: Rows a step.
-        learning_rate: Of Adam at the start.
+        learning_rate: Learning rate of Adam at the start.
     """
 
     paper: ClassVar[str] = "Shu and Nakayama, ICLR 2018"
 
-    bits: int = 4
-    books: int | None = None
+    bits: CodeBits = 4
+    books: AtLeast1 | None = None
     factors: Factors = "float16"
-    temperature: float = 1.0
-    epochs: int = 16
-    batch_size: int = 128
-    learning_rate: float = 1e-2
+    temperature: Positive = 1.0
+    epochs: AtLeast1 = 16
+    batch_size: AtLeast1 = 128
+    learning_rate: Positive = 1e-2
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        check_factors(self.factors)
-        if not 1 <= self.bits <= 8:
-            raise ValueError(f"codes have 1 to 8 bits, got {self.bits}; the paper has 4 and 5")
-        if self.books is not None and not 1 <= self.books <= MOST_WORDS >> self.bits:
+        check_settings(self)
+        if self.books is not None and self.books > MOST_WORDS >> self.bits:
             raise ValueError(f"books of {self.bits} bits are 1 to {MOST_WORDS >> self.bits}, got {self.books}")
-        if min(self.epochs, self.batch_size) < 1 or min(self.learning_rate, self.temperature) <= 0:
-            raise ValueError(
-                "epochs and batch_size must be at least 1, learning_rate and temperature positive, got "
-                f"{self.epochs}, {self.batch_size}, {self.learning_rate:g}, {self.temperature:g}"
-            )
 
     def families(self, num_embeddings: int, embedding_dim: int, weights: Tensor) -> list[Family]:
         books = range(1, (MOST_WORDS >> self.bits) + 1) if self.books is None else [self.books]
@@ -90,7 +86,7 @@ class Compositional(Method):
         (squares,) = table.sum(lambda _, rows: (rows.square().sum().double(),))
         scale = (squares / (len(table) * table.shape[1])).sqrt().to(table.dtype)
         scale = scale.clamp(min=torch.finfo(table.dtype).tiny)
-        rows = table.map(lambda _, some: some / scale).kept()
+        rows = table.map(lambda _, some: some / scale).cached()
         network = _Coder(rows, plan["books"], 1 << self.bits, generator)
         network = self._train(network, rows, weights, generator, progress)
         codes = torch.empty(len(table), plan["books"], dtype=torch.uint8, device=table.device)
@@ -102,6 +98,15 @@ class Compositional(Method):
             places.copy_(pack(some, self.bits))
         return form
 
+    def expected_seconds(self, sample: Table, num_embeddings: int, budget: Budget) -> float | None:
+        rows, width = sample.shape
+        generator, weights = torch.Generator().manual_seed(0), torch.ones(rows)
+        (plan,) = self.plans(num_embeddings, width, budget)
+        network, once = _Coder(sample, plan["books"], 1 << self.bits, generator), replace(self, epochs=1)
+        start = time.perf_counter()
+        once._train(network, sample, weights, generator, False)
+        return (time.perf_counter() - start) * self.epochs * num_embeddings / rows
+
     def _train(
         self, network: "_Coder", rows: Table, weights: Tensor, generator: torch.Generator, progress: bool
     ) -> "_Coder":
@@ -109,7 +114,7 @@ class Compositional(Method):
         judged = rows.gather(some)
         best, best_error = copy.deepcopy(network), math.inf
 
-        def loss(batch: Batch) -> Tensor:
+        def loss(batch: RowBatch) -> Tensor:
             original = rows[batch.ids]
             logits = network(original)
             noise = torch.empty(batch.size, *logits.shape[1:], device=logits.device)
@@ -127,9 +132,7 @@ class Compositional(Method):
                 best, best_error = copy.deepcopy(network), error
             return False
 
-        schedule = Schedule(
-            self.epochs, self.batch_size, self.learning_rate, lambda done: 0.5 * (1 + math.cos(math.pi * done))
-        )
+        schedule = Schedule(self.epochs, self.batch_size, self.learning_rate, cosine_decay)
         parameters = list(network.parameters())
         Minimiser(parameters, loss, schedule, generator, "compositional", progress).run(rows, keep_best)
         return best.requires_grad_(False)

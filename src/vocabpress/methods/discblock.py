@@ -19,15 +19,17 @@ there are as many blocks as values: with equal weights this is `svd`.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from vocabpress.budget import Budget, largest
 from vocabpress.fitting.blocks import full_ranks
 from vocabpress.methods.base import Plan
 from vocabpress.methods.groupreduce import GroupReduce
+from vocabpress.settings import AtLeast0
 
 ITERATIONS = 1000  # of k-means, at most
 
@@ -39,7 +41,7 @@ class DiscBlock(GroupReduce):
     Attributes:
         blocks: Clusters.
         factors: Number format of the factors: ``"float16"``, ``"int8"`` or ``"int4"``.
-        rounds: Of moving tokens between blocks, at most; 0 leaves it out.
+        rounds: Rounds of moving tokens between blocks, at most; 0 leaves it out.
         moving_ratio: Share of the candidates that move in a round.
         least_candidates: Fewest for another round.
         alpha: The least importance of a block, relative to the most important one.
@@ -48,17 +50,11 @@ class DiscBlock(GroupReduce):
 
     paper: ClassVar[str] = "Lee et al., Findings of EMNLP 2021"
 
-    rounds: int = 0
-    alpha: float = 0.0
+    rounds: AtLeast0 = 0
+    alpha: Annotated[float, Field(ge=0, le=1)] = 0.0
     expand: bool = True
 
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        super().__post_init__()
-        if not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha is 0 to 1, got {self.alpha:g}; 0 leaves it out")
-
-    def cut(self, weights: Tensor) -> tuple[Tensor, list[float]]:
+    def assign_blocks(self, weights: Tensor) -> tuple[Tensor, list[float]]:
         block_of, centroids = clusters(weights, self.blocks)
         return block_of, centroids.clamp(min=self.alpha * float(centroids.max())).tolist()
 
@@ -110,5 +106,5 @@ def clusters(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
         if torch.equal(means, centroids):
             break
         centroids = means
-    kept, labels = labels.unique(return_inverse=True)
-    return labels[inverse], centroids[kept]
+    used, labels = labels.unique(return_inverse=True)
+    return labels[inverse], centroids[used]

@@ -33,6 +33,7 @@ from vocabpress.fitting.table import Table, draw
 from vocabpress.methods.transformed import TransformMethod, coded
 from vocabpress.packing import pack
 from vocabpress.progress import Bar
+from vocabpress.settings import AtLeast0, AtLeast1
 
 BITS, PIECE = 4, 8  # of a code; columns of a piece
 STAGES = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
@@ -46,23 +47,17 @@ class FastScan(TransformMethod):
     """Additive codes of 16-word books, stages by axis and by block of tokens.
 
     Attributes:
-        blocks: Of tokens, by their weight times the energy of their rows, at most; the search may take fewer.
+        blocks: Blocks of tokens by weight times energy of the row, at most; the search may take fewer.
         min_bits: For each entry of a row, at least, however little its token weighs: what keeps rare tokens readable.
         beam: Width of the search for codes.
-        rounds: Of codes and least squares in turn.
+        rounds: Rounds of codes and least squares in turn.
     """
 
     paper: ClassVar[str] = "Andre et al., VLDB 2015; Babenko and Lempitsky, CVPR 2014"
     ladder: ClassVar[Ladder] = Ladder(2 * PIECE, tuple((BITS * stages, PIECE) for stages in STAGES), LOSSES)
 
-    beam: int = 16
-    rounds: int = 6
-
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        super().__post_init__()
-        if self.beam < 1 or self.rounds < 0:
-            raise ValueError(f"beam is at least 1 and rounds at least 0, got {self.beam} and {self.rounds}")
+    beam: AtLeast1 = 16
+    rounds: AtLeast0 = 6
 
     def first_bits(self) -> int:
         return 2 * BITS
@@ -113,7 +108,7 @@ class FastScan(TransformMethod):
         return sum(self._book_work(size, run) + size * _searches(run) for run in coded(runs))
 
     def _book_work(self, size: int, run: Run) -> float:
-        """Of the books of pieces that have equally many stages: rounds of searches, and k-means before them."""
+        """Work on the books of pieces with equally many stages: rounds of searches, and k-means before them."""
         pieces = min(SAMPLE, size * run.columns // PIECE)
         return pieces * (run.bits // BITS) * (self.rounds + 1)
 

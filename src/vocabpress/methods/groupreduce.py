@@ -24,9 +24,10 @@ round gains less than a ten-thousandth.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from vocabpress.embeddings import CompressedEmbedding, Projected
@@ -38,12 +39,11 @@ from vocabpress.fitting.blocks import (
     full_ranks,
     store_blocks,
 )
-from vocabpress.fitting.quantise import Factors, check_factors
+from vocabpress.fitting.quantise import Factors
 from vocabpress.fitting.reassign import Options, Storage, reassign
 from vocabpress.fitting.table import Table
 from vocabpress.methods.base import Family, Method, Plan
-
-MOST_BLOCKS = 256  # a block's number takes at most a byte
+from vocabpress.settings import AtLeast0, AtLeast1, BlockCount, check_settings
 
 
 @dataclass(frozen=True)
@@ -60,25 +60,17 @@ class GroupReduce(Method):
 
     paper: ClassVar[str] = "Chen et al., NeurIPS 2018"
 
-    blocks: int = 5
+    blocks: BlockCount = 5
     factors: Factors = "float16"
-    rounds: int = 1000
-    moving_ratio: float = 0.1
-    least_candidates: int = 5
+    rounds: AtLeast0 = 1000
+    moving_ratio: Annotated[float, Field(gt=0, le=1)] = 0.1
+    least_candidates: AtLeast1 = 5
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        check_factors(self.factors)
-        if not 1 <= self.blocks <= MOST_BLOCKS:
-            raise ValueError(f"blocks is 1 to {MOST_BLOCKS}, got {self.blocks}; the paper has 5")
-        if not 0 < self.moving_ratio <= 1:
-            raise ValueError(f"moving_ratio is above 0 and at most 1, got {self.moving_ratio:g}; the paper has 0.1")
-        if self.rounds < 0 or self.least_candidates < 1:
-            raise ValueError(
-                f"rounds is at least 0 and least_candidates at least 1, got {self.rounds} and {self.least_candidates}"
-            )
+        check_settings(self)
 
-    def cut(self, weights: Tensor) -> tuple[Tensor, list[float]]:
+    def assign_blocks(self, weights: Tensor) -> tuple[Tensor, list[float]]:
         """The block of each token, shape (V), and what each block's rank is proportional to."""
         block_of = torch.empty_like(weights, dtype=torch.int64)
         parts = weights.argsort(descending=True, stable=True).tensor_split(self.blocks)
@@ -92,7 +84,7 @@ class GroupReduce(Method):
                 f"{self.blocks} blocks are more than the {num_embeddings} tokens of this table; "
                 f"set blocks to {num_embeddings} or less"
             )
-        block_of, importance = self.cut(weights)
+        block_of, importance = self.assign_blocks(weights)
         sizes = tuple(torch.bincount(block_of).tolist())
         # Refinement moves any token anywhere, so it needs the map.
         mapped = len(sizes) > 1 and (self.rounds > 0 or not contiguous(block_of))
@@ -102,13 +94,10 @@ class GroupReduce(Method):
     def empty(self, num_embeddings: int, embedding_dim: int, plan: Plan) -> CompressedEmbedding:
         return empty_blocks(plan["sizes"], embedding_dim, plan["ranks"], self.factors, plan["mapped"])
 
-    def resized(self, plan: Plan, num_embeddings: int, rows: int, embedding_dim: int, weights: Tensor) -> Plan:
-        return plan | {"sizes": tuple(torch.bincount(self.cut(weights)[0]).tolist())}
-
     def fit_plan(
         self, table: Table, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
     ) -> CompressedEmbedding:
-        block_of, _ = self.cut(weights)
+        block_of, _ = self.assign_blocks(weights)
         if self.rounds and len(plan["sizes"]) > 1:
             storage = self._storage(table.shape[0], table.shape[1], plan)
             options = Options(self.rounds, self.moving_ratio, self.least_candidates)

@@ -27,10 +27,11 @@ from torch import Tensor
 
 from vocabpress.embeddings import CompressedEmbedding
 from vocabpress.fitting.kronecker import check_divides, divisors, empty_kronecker, fit_kronecker, most_terms
-from vocabpress.fitting.quantise import Factors, check_factors
+from vocabpress.fitting.quantise import Factors
 from vocabpress.fitting.table import Decoded, Table
 from vocabpress.methods.base import Family, Method, Plan
 from vocabpress.progress import Bar
+from vocabpress.settings import AtLeast0, AtLeast1, check_settings
 
 
 @dataclass(frozen=True)
@@ -50,18 +51,14 @@ class NearestKronecker(Method):
 
     paper: ClassVar[str] = "Tahaei et al., NAACL 2022"
 
-    width: int | None = None
-    rows: int = 1
-    terms: int = 1
+    width: AtLeast1 | None = None
+    rows: AtLeast1 = 1
+    terms: AtLeast0 = 1
     factors: Factors = "float16"
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        check_factors(self.factors)
-        for field, least in {"width": 1, "rows": 1, "terms": 0}.items():
-            value = getattr(self, field)
-            if value is not None and value < least:
-                raise ValueError(f"{field} is at least {least}, got {value}")
+        check_settings(self)
 
     def families(self, num_embeddings: int, embedding_dim: int, weights: Tensor) -> list[Family]:
         if self.rows > num_embeddings:

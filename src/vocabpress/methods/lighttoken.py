@@ -12,9 +12,9 @@ Jiang et al., KDD 2023.
 3. The loss is an upper bound of the squared error in which the cosine has more weight, and it sees the whole row.
 
 What the paper's abstract and its authors' summary say is the above. Neither code nor preprint is public, so the rest is
-our choice: the exact loss (`fitting/losses.py` has the family of bounds that fit the description; "calibrated" with a
-weight of 1 is the squared error), linear encoders and decoders, the starting point and schedule of `fitting/binary.py`.
-Also ours, and beyond the paper:
+our choice: the exact loss ("calibrated"; with a weight of 1 it is the squared error. Other bounds that fit the
+description are no better: `benchmarks/lighttoken.py`), linear encoders and decoders, the starting point and schedule of
+`fitting/binary.py`. Also ours, and beyond the paper:
 
 * k, S and the code length are searched inside the byte budget, by short fits on a sample with held-out rows.
 * After the stages all decoders, P and the mean are refitted together by ridge least squares; linear decoders make the
@@ -27,26 +27,27 @@ Stored: ``Sum(Projected(L, P, mean), Projected(Scalar 1 bit, W_1), …)``.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import accumulate
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from vocabpress.embeddings import CompressedEmbedding, Projected, Scalar, Sum
-from vocabpress.fitting.binary import Signs, StageOptions, affine, flip_bits, train_codes
-from vocabpress.fitting.losses import ROW_LOSSES, RowLoss
-from vocabpress.fitting.lowrank import weighted_svd
-from vocabpress.fitting.quantise import Factors, check_factors, empty_factor, store_factor
+from vocabpress.fitting.binary import Signs, StageOptions, flip_bits, train_codes
+from vocabpress.fitting.lowrank import ridge, weighted_svd
+from vocabpress.fitting.quantise import Factors, empty_factor, store_factor
 from vocabpress.fitting.table import Beside, Decoded, Places, Readable, Table, draw
 from vocabpress.methods.base import Family, Method, Plan
 from vocabpress.progress import Bar
+from vocabpress.settings import AtLeast0, AtLeast1, check_settings
 
 STAGES = (1, 2, 4)
 SAMPLE_ROWS, SAMPLE_EPOCHS = 6144, 3  # of the short fits that rank the plans
 HOT, COLD = 0.2, 2  # temperature of the first polishing round; rounds at zero temperature after the last
 RIDGE = 1e-4
+EPSILON = 1e-8
 
 
 @dataclass(frozen=True)
@@ -56,37 +57,26 @@ class LightToken(Method):
     Attributes:
         rank: k of the SVD; None searches.
         stages: S, the number of residual binary autoencoders; None searches.
-        loss: Of a row: ``"calibrated"``, ``"am_gm"``, ``"triangle"``, ``"tight_triangle"``, ``"mse"``, ``"cosine"``.
+        loss: The loss of a row: ``"calibrated"``, or ``"mse"``, the squared error.
         cosine_weight: lambda of the calibrated loss, at least 1.
-        epochs: Of each autoencoder, at most; 0 leaves the training out and keeps its starting point.
+        epochs: Epochs of each autoencoder, at most; 0 leaves the training out.
         polish: Rounds of bit flips and refits after the stages.
         factors: Number format of L, P and the decoders: ``"float16"``, ``"int8"`` or ``"int4"``.
     """
 
     paper: ClassVar[str] = "Wang et al., KDD 2023"
 
-    rank: int | None = None
-    stages: int | None = None
-    loss: RowLoss = "calibrated"
-    cosine_weight: float = 1.0
-    epochs: int = 8
-    polish: int = 10
+    rank: AtLeast0 | None = None
+    stages: AtLeast1 | None = None
+    loss: Literal["calibrated", "mse"] = "calibrated"
+    cosine_weight: Annotated[float, Field(ge=1)] = 1.0
+    epochs: AtLeast0 = 8
+    polish: AtLeast0 = 10
     factors: Factors = "int8"
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        check_factors(self.factors)
-        if self.loss not in ROW_LOSSES:
-            raise ValueError(f"unknown loss {self.loss!r}; choose from {list(ROW_LOSSES)}")
-        if self.cosine_weight < 1:
-            raise ValueError(
-                f"cosine_weight is at least 1, where the loss is the squared error; got {self.cosine_weight}"
-            )
-        limits = {"rank": 0, "stages": 1, "epochs": 0, "polish": 0}
-        for field, least in limits.items():
-            value = getattr(self, field)
-            if value is not None and value < least:
-                raise ValueError(f"{field} is at least {least}, got {value}")
+        check_settings(self)
 
     def families(self, num_embeddings: int, embedding_dim: int, weights: Tensor) -> list[Family]:
         full = min(num_embeddings, embedding_dim)
@@ -196,24 +186,43 @@ class LightToken(Method):
         for number, bits in enumerate(stage_bits(plan), start=1):
             title = f"lighttoken: stage {number}/{plan['stages']}, {bits} bits"
             options = StageOptions(self.epochs)
-            codes = train_codes(table, base, bits, weights, self._loss, options, generator, title, progress)
-            fitted = affine(codes, table.minus(base), weights, RIDGE)
+            codes = train_codes(table, base, bits, weights, self.row_loss, options, generator, title, progress)
+            fitted = ridge(codes, table.minus(base), weights, RIDGE, offset=True)
             base = _Base(base.offset + fitted[0], [*base.parts, (codes, fitted[1:])])
             stages.append(codes.packed)
         codes = Signs(torch.cat(stages, 1), sum(stage_bits(plan)))
         fit = _Fitted.of(left, codes, table, weights)
         for number in Bar(range(rounds + COLD) if rounds else [], desc="lighttoken: polish", disable=not progress):
-            targets = fit.targets(table, fit.low).kept()
+            targets = fit.targets(table, fit.low).cached()
             for _ in range(2):
                 flip_bits(targets, fit.codes, fit.decoder, HOT * max(0.0, 1 - number / rounds), generator)
             fit.refit(table, weights)
         return fit
 
-    def _loss(self, reconstructed: Tensor, original: Tensor) -> Tensor:
-        loss = ROW_LOSSES[self.loss]
-        if self.loss == "calibrated":
-            loss = partial(loss, cosine_weight=self.cosine_weight)
-        return loss(reconstructed, original)
+    def row_loss(self, reconstructed: Tensor, original: Tensor) -> Tensor:
+        """The loss of each row, (batch), of a reconstruction of rows, both (batch, d)."""
+        if self.loss == "mse":
+            return (original - reconstructed).square().sum(-1)
+        return calibrated_loss(reconstructed, original, self.cosine_weight)
+
+
+def calibrated_loss(y: Tensor, x: Tensor, cosine_weight: float) -> Tensor:
+    """(n - m)^2 + 2 lambda n m (1 - c), with the norms n and m of original and reconstruction, c their cosine.
+
+    An upper bound of the squared error for lambda >= 1, equal to it at lambda = 1.
+
+    Args:
+        y: Reconstruction, (batch, d).
+        x: Original, (batch, d).
+        cosine_weight: lambda.
+    """
+    n, m = norm(x), norm(y)
+    return (n - m).square() + 2 * cosine_weight * n * m * (1 - (x * y).sum(-1) / (n * m))
+
+
+def norm(rows: Tensor) -> Tensor:
+    """The norm of each row, kept away from the square root's infinite slope at zero."""
+    return rows.square().sum(-1).add(EPSILON**2).sqrt()
 
 
 @dataclass(frozen=True)
@@ -251,7 +260,7 @@ class _Fitted:
     def refit(self, table: Table, weights: Tensor) -> None:
         """Offset, low and decoder together, by ridge least squares."""
         features = self.codes if self.left is None else Beside([Decoded(self.left), self.codes])
-        fitted = affine(features, table, weights, RIDGE)
+        fitted = ridge(features, table, weights, RIDGE, offset=True)
         rank = 0 if self.left is None else self.left.embedding_dim
         self.offset, self.low, self.decoder = fitted.split([1, rank, self.codes.shape[1]])
         self.offset = self.offset[0]

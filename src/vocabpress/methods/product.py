@@ -22,18 +22,19 @@ axes, the sharing and the words' format are searched inside the budget by short 
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from vocabpress.embeddings.scalar import ScaleAxis
-from vocabpress.fitting.kmeans import kmeans, means, nearest, pick
+from vocabpress.fitting.kmeans import kmeans, means, nearest_words, pick
 from vocabpress.fitting.points import Points
 from vocabpress.fitting.rotation import procrustes
 from vocabpress.fitting.table import Places, Table
 from vocabpress.methods.base import Family, Plan
 from vocabpress.methods.coded import CodebookMethod
+from vocabpress.settings import AtLeast0
 
 BITS = tuple(range(8, 0, -1))
 AXES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16)  # of a segment, tried where rows are rotated
@@ -45,28 +46,23 @@ class Product(CodebookMethod):
     """Product quantisation.
 
     Attributes:
-        bits: Of a code, 1 to 8; None searches.
+        bits: Bits of a code, 1 to 8; None searches.
         segments: Pieces of a row; None searches. Without a rotation it must divide the width of the table.
         shared: Whether all segments use one book; None searches.
         factors: Number format of the words: ``"float16"``, ``"int8"`` or ``"int4"``; ``"auto"`` searches.
         rotation: ``"none"``, ``"opq"``, or ``"auto"``, which takes it where it pays.
-        rounds: Of k-means.
-        turns: Of the alternation that learns the rotation; 0 keeps the principal axes.
+        rounds: Rounds of k-means.
+        turns: Rounds of the alternation that learns the rotation; 0 keeps the principal axes.
     """
 
     paper: ClassVar[str] = "Jegou et al., PAMI 2011; Ge et al., CVPR 2013"
     size: ClassVar[str] = "segments"
     short_rounds: ClassVar[int] = 6
     scale_axis: ClassVar[ScaleAxis] = "column"
-    rotations: ClassVar[tuple[str, ...]] = ("auto", "none", "opq")
+    own_rotation: ClassVar[str] = "opq"
 
-    turns: int = 8
-
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        super().__post_init__()
-        if self.turns < 0:
-            raise ValueError(f"turns is at least 0, got {self.turns}")
+    rotation: Literal["auto", "none", "opq"] = "auto"
+    turns: AtLeast0 = 8
 
     def families(self, num_embeddings: int, embedding_dim: int, weights: Tensor) -> list[Family]:
         found = []
@@ -97,7 +93,7 @@ class Product(CodebookMethod):
         segments, words = plan["segments"], None
         codes = torch.empty(len(centred), segments, dtype=torch.uint8, device=centred.device)
         for _ in range(self.turns):
-            points = Points(centred.times(axes.T).kept(), segments, plan["shared"])
+            points = Points(centred.times(axes.T).cached(), segments, plan["shared"])
             if words is None:
                 words = kmeans(points, weights, 1 << plan["bits"], 1, generator)
             words = means(points, weights, words, codes)
@@ -112,7 +108,7 @@ class Product(CodebookMethod):
         )[:, None]
 
     def encode(self, points: Tensor, books: Tensor) -> Tensor:
-        return nearest(points, books[:, 0])[..., None]
+        return nearest_words(points, books[:, 0])[..., None]
 
 
 def _decoded(points: Points, words: Tensor, _: Places, codes: Tensor) -> Tensor:

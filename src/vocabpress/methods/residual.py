@@ -21,7 +21,7 @@ each, because stages differ in length.
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -32,10 +32,11 @@ from vocabpress.fitting.points import Points
 from vocabpress.methods.base import Family, Plan
 from vocabpress.methods.coded import CodebookMethod
 from vocabpress.progress import Bar
+from vocabpress.settings import AtLeast1
 
 BITS = (4, 6, 8)
 WIDTHS = (8, 12, 16, 24, 32, 48)  # axes of a segment that are tried where rows are rotated
-KEPT = (1.0, 0.75, 0.5, 0.25)  # share of the principal axes that is kept
+AXES_SHARES = (1.0, 0.75, 0.5, 0.25)  # share of the principal axes that is coded
 SEARCHED_BITS = 64  # of the code of a segment: longer ones gain nothing, and their beam search takes minutes
 MOST_WORDS = 8192  # in the books of one segment: they are fitted together
 K_MEANS_ROUNDS = 8
@@ -46,13 +47,13 @@ class Residual(CodebookMethod):
     """Residual quantisation with beam search.
 
     Attributes:
-        bits: Of a code, 1 to 8; None searches.
+        bits: Bits of a code, 1 to 8; None searches.
         stages: Words that add up; None searches.
         segments: Pieces of a row; None searches. Without a rotation it must divide the width of the table.
         shared: Whether all segments use one book in a stage; None searches.
         factors: Number format of the words: ``"float16"``, ``"int8"`` or ``"int4"``; ``"auto"`` searches.
         rotation: ``"none"``, ``"pca"``, or ``"auto"``, which takes it where it pays.
-        rounds: Of beam search and least squares.
+        rounds: Rounds of beam search and least squares.
         beam: Width of the beam.
     """
 
@@ -60,17 +61,16 @@ class Residual(CodebookMethod):
     size: ClassVar[str] = "stages"
     short_rounds: ClassVar[int] = 1
     scale_axis: ClassVar[ScaleAxis] = "row"
-    rotations: ClassVar[tuple[str, ...]] = ("auto", "none", "pca")
+    own_rotation: ClassVar[str] = "pca"
 
-    stages: int | None = None
-    rounds: int = 4
-    beam: int = 8
+    rotation: Literal["auto", "none", "pca"] = "auto"
+    stages: AtLeast1 | None = None
+    rounds: AtLeast1 = 4
+    beam: AtLeast1 = 8
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
         super().__post_init__()
-        if self.beam < 1 or (self.stages is not None and self.stages < 1):
-            raise ValueError(f"beam and stages are at least 1, got {self.beam} and {self.stages}")
         if self.stages is not None and self.stages << (self.bits or 1) > MOST_WORDS:
             raise ValueError(
                 f"got {self.stages} stages of {2 ** (self.bits or 1)} words; books of a segment hold at most "
@@ -89,12 +89,12 @@ class Residual(CodebookMethod):
         return found
 
     def _rotated(self, embedding_dim: int) -> list[Plan]:
-        """Segments of principal axes, by how many axes each has and how many are kept."""
+        """Segments of principal axes, by how many axes each has and how many are coded."""
         if self.segments is None:
-            kept = [(share * embedding_dim, min(width, embedding_dim)) for width in WIDTHS for share in KEPT]
-            sizes = [(max(1, round(axes / width)), width) for axes, width in kept]
+            wanted = [(share * embedding_dim, min(width, embedding_dim)) for width in WIDTHS for share in AXES_SHARES]
+            sizes = [(max(1, round(axes / width)), width) for axes, width in wanted]
         else:
-            sizes = [(self.segments, max(1, int(share * embedding_dim / self.segments))) for share in KEPT]
+            sizes = [(self.segments, max(1, int(share * embedding_dim / self.segments))) for share in AXES_SHARES]
         return [
             {"segments": segments, "shared": bool(self.shared), "axes": width}
             for segments, width in dict.fromkeys(sizes)
@@ -106,13 +106,13 @@ class Residual(CodebookMethod):
     ) -> Tensor:
         count, stages = 1 << plan["bits"], plan["stages"]
         start = min(4 * rounds, K_MEANS_ROUNDS)
-        found = residual_kmeans(points, weights, stages, count, start, generator) if points.table.held else None
+        found = residual_kmeans(points, weights, stages, count, start, generator) if points.table.in_memory else None
         books = []
         steps = Bar(total=rounds * points.shape[0], desc="residual: fit", disable=not progress)
         with steps as bar:
             for number in range(points.shape[0]):
                 own = points.segment(number)
-                own = replace(own, table=own.table.kept())  # if the table is not: it is read many times
+                own = replace(own, table=own.table.cached())  # if the table is not: it is read many times
                 book = found[number] if found is not None else None
                 if book is None:
                     book = residual_kmeans(own, weights, stages, count, start, generator)[0]

@@ -12,9 +12,10 @@ Stored: ``Sum(what the first stores, what the second stores)``.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from vocabpress.budget import Budget
@@ -22,6 +23,7 @@ from vocabpress.embeddings import CompressedEmbedding, Sum
 from vocabpress.fitting.table import Decoded, Table, draw
 from vocabpress.methods.base import Method, Plan, rounded
 from vocabpress.progress import Bar
+from vocabpress.settings import check_settings
 
 SHARES = (1 / 32, 1 / 8, 1 / 4, 1 / 2, 3 / 4)
 SAMPLE_ROWS = 8192  # for the choice of the share
@@ -34,7 +36,7 @@ class Stacked(Method):
     Attributes:
         first: Fits the table.
         second: Fits what the first left over.
-        share: Of the budget, that the first may use; None searches.
+        share: Share of the budget that the first may use; None searches.
 
     Example:
         >>> table = torch.randn(100, 8)
@@ -46,12 +48,11 @@ class Stacked(Method):
 
     first: Method
     second: Method
-    share: float | None = None
+    share: Annotated[float, Field(gt=0, lt=1)] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a share that leaves one of them nothing."""
-        if self.share is not None and not 0 < self.share < 1:
-            raise ValueError(f"share lies between 0 and 1, got {self.share:g}; try 0.25, or leave it out to search")
+        """Refuse values outside their range."""
+        check_settings(self)
 
     def plans(
         self, num_embeddings: int, embedding_dim: int, budget: Budget, weights: Tensor | None = None
@@ -80,13 +81,6 @@ class Stacked(Method):
         shape = (num_embeddings, embedding_dim)
         return Sum([self.first.empty(*shape, plan["first"]), self.second.empty(*shape, plan["second"])])
 
-    def resized(self, plan: Plan, num_embeddings: int, rows: int, embedding_dim: int, weights: Tensor) -> Plan:
-        first = self.first.resized(plan["first"], num_embeddings, rows, embedding_dim, weights)
-        return {
-            "first": first,
-            "second": self.second.resized(plan["second"], num_embeddings, rows, embedding_dim, weights),
-        }
-
     def choose(
         self, table: Table, plans: list[Plan], weights: Tensor, generator: torch.Generator, progress: bool
     ) -> Plan:
@@ -100,7 +94,7 @@ class Stacked(Method):
         best, least = plans[0], float("inf")
         for first in Bar(firsts, desc="share of the first", disable=not progress or len(firsts) == 1):
             partial = rounded(self.first.fit_plan(rows, first, weights, generator, False), rows)
-            rest = rows.minus(Decoded(partial)).kept()
+            rest = rows.minus(Decoded(partial)).cached()
             seconds = [plan["second"] for plan in plans if plan["first"] == first]
             second = seconds[0]
             if len(seconds) > 1:
@@ -115,5 +109,5 @@ class Stacked(Method):
         self, table: Table, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
     ) -> CompressedEmbedding:
         first = rounded(self.first.fit_plan(table, plan["first"], weights, generator, progress), table)
-        rest = table.minus(Decoded(first)).kept()
+        rest = table.minus(Decoded(first)).cached()
         return Sum([first, self.second.fit_plan(rest, plan["second"], weights, generator, progress)])

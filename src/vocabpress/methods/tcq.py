@@ -13,9 +13,10 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from vocabpress.embeddings import Run, Trellis
@@ -35,20 +36,14 @@ class TCQ(TransformMethod):
 
     Attributes:
         memory: Bits of the trellis' state: each one more doubles the time of a fit and takes something off the error.
-        blocks: Of tokens, by their weight times the energy of their rows, at most; the search may take fewer.
+        blocks: Blocks of tokens by weight times energy of the row, at most; the search may take fewer.
         min_bits: For each entry of a row, at least, however little its token weighs: what keeps rare tokens readable.
     """
 
     paper: ClassVar[str] = "Marcellin and Fischer, 1990; Tseng et al., NeurIPS 2024"
     ladder: ClassVar[Ladder] = Ladder(4, RUNGS, (1.0, *(GAP * 4 ** -(bits / width) for bits, width in RUNGS[1:])))
 
-    memory: int = 12
-
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        super().__post_init__()
-        if not 8 <= self.memory <= 16:
-            raise ValueError(f"memory is 8 to 16 bits, got {self.memory}; each bit more doubles the time")
+    memory: Annotated[int, Field(ge=8, le=16)] = 12  # each bit more doubles the time
 
     def first_bits(self) -> int:
         return self.memory
@@ -67,8 +62,8 @@ class TCQ(TransformMethod):
         return form
 
     def pace(self, rows: Table, runs: Sequence[Run], generator: torch.Generator) -> float:
-        for few in (2, 64 * torch.get_num_threads()):  # what is read or compiled at first use is no part of it
-            some, start = rows.some(torch.arange(min(few, len(rows)))), time.perf_counter()
+        for count in (2, 64 * torch.get_num_threads()):  # what is read or compiled at first use is no part of it
+            some, start = rows.some(torch.arange(min(count, len(rows)))), time.perf_counter()
             self.code(some, runs, torch.ones(rows.shape[1]), generator, Bar(disable=True))
         return (time.perf_counter() - start) / max(1.0, self.work(len(some), runs))
 

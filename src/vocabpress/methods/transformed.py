@@ -21,19 +21,21 @@ import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from vocabpress.budget import Budget
 from vocabpress.embeddings import CompressedEmbedding, Projected, Rows, Run, Scalar
 from vocabpress.fitting.lowrank import ridge, weighted_mean
 from vocabpress.fitting.quantise import quantise
-from vocabpress.fitting.rates import Axes, Blocks, Ladder, cut
+from vocabpress.fitting.rates import Axes, BlockRates, Ladder, weight_classes
 from vocabpress.fitting.table import Decoded, Table
 from vocabpress.methods.base import Method, Plan
 from vocabpress.progress import Bar
+from vocabpress.settings import BlockCount, check_settings
 
 BASIS_BITS = (8, 6, 5, 4)
 RIDGE = 1e-6
@@ -46,17 +48,14 @@ IN_DOUBT = 0.01
 class TransformMethod(Method):
     """A method that codes rows on their principal axes, bits shared out over axes and blocks of tokens."""
 
-    blocks: int = 8
-    min_bits: float = 0.0
+    blocks: BlockCount = 8
+    min_bits: Annotated[float, Field(ge=0, le=8)] = 0.0
 
     ladder: ClassVar[Ladder]
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        if not 1 <= self.blocks <= 256:
-            raise ValueError(f"blocks is 1 to 256, got {self.blocks}")
-        if not 0 <= self.min_bits <= 8:
-            raise ValueError(f"min_bits is 0 to 8 for each entry, got {self.min_bits:g}")
+        check_settings(self)
 
     @abstractmethod
     def first_bits(self) -> int:
@@ -92,7 +91,7 @@ class TransformMethod(Method):
         plan |= {"sizes": [rows], "limit": basis + int(max(plan["limit"] - basis, 0) / larger)}
         plan = self.choose(sample, [plan], weights, generator, False)
         columns = sum(run.columns for run in plan["runs"][0])
-        coordinates = self.axes(sample, weights).coordinates(sample, columns).kept()
+        coordinates = self.axes(sample, weights).coordinates(sample, columns).cached()
         blocks = zip(plan["sizes"], plan["runs"], strict=True)
         work = sum(self.work(round(size * larger), runs) for size, runs in blocks)
         return work * self.pace(coordinates, plan["runs"][0], generator)
@@ -126,11 +125,6 @@ class TransformMethod(Method):
             raise self.too_little(num_embeddings, embedding_dim, budget, least)
         return [smallest]
 
-    def resized(self, plan: Plan, num_embeddings: int, rows: int, embedding_dim: int, weights: Tensor) -> Plan:
-        basis = BASIS_BITS[0] * embedding_dim**2  # which costs the same for any number of rows
-        limit = basis + max(plan["limit"] - basis, 0) * rows // num_embeddings
-        return plan | {"sizes": [rows], "limit": limit}
-
     def _least_run(self, groups: int) -> Run:
         """The first groups at the lowest rate that the first one can have."""
         return Run(groups * self.ladder.group, *self.ladder.rungs[self.ladder.least(self.first_bits())])
@@ -145,41 +139,43 @@ class TransformMethod(Method):
         """How many blocks and axes, how exact a basis, and the rates of every block, by the distortion they promise."""
         (plan,), promises, cuts = plans, {}, {}
         axes, floor = self.axes(table, weights), self._floor(table.shape[1])
-        coordinates = axes.coordinates(table).kept()
+        coordinates = axes.coordinates(table).cached()
         for count in sorted({1, (self.blocks + 1) // 2, self.blocks}):
-            block_of = self.cut(table, weights, count)
-            cuts[count] = blocks = Blocks(axes, coordinates, weights, block_of, self.ladder, self.first_bits(), floor)
+            block_of = self.assign_blocks(table, weights, count)
+            cuts[count] = blocks = BlockRates(
+                axes, coordinates, weights, block_of, self.ladder, self.first_bits(), floor
+            )
             groups = blocks.energy.shape[1]
-            for kept in sorted({max(1, math.ceil(groups * part / 8)) for part in (1, 2, 3, 4, 6, 8)}):
+            for used in sorted({max(1, math.ceil(groups * part / 8)) for part in (1, 2, 3, 4, 6, 8)}):
                 for bits in BASIS_BITS:
-                    _, distortion = blocks.share(kept, plan["limit"] - self._beside_rows(table, blocks, kept, bits))
+                    _, distortion = blocks.share(used, plan["limit"] - self._beside_rows(table, blocks, used, bits))
                     # What a rounded basis loses: its entries are near to normal, clipped at 3.5 deviations.
-                    promised = distortion + 4.1 * 4.0**-bits * float(blocks.energy[:, :kept].sum())
-                    promises[count, kept, bits] = promised * (1 - IN_DOUBT * count / self.blocks)
-        for count, kept, bits in sorted(promises, key=promises.__getitem__):
-            found = self._exact(table, cuts[count], kept, bits, plan["limit"])
+                    promised = distortion + 4.1 * 4.0**-bits * float(blocks.energy[:, :used].sum())
+                    promises[count, used, bits] = promised * (1 - IN_DOUBT * count / self.blocks)
+        for count, used, bits in sorted(promises, key=promises.__getitem__):
+            found = self._exact(table, cuts[count], used, bits, plan["limit"])
             if found is not None:
                 return found | {"cut": count}
         raise ValueError(f"no plan fits {plan['limit'] // 8:,} bytes; allow more, or a smaller min_bits")
 
-    def cut(self, table: Table, weights: Tensor, blocks: int) -> Tensor:
+    def assign_blocks(self, table: Table, weights: Tensor, blocks: int) -> Tensor:
         """The block of each token, (V): by its weight times the energy of its row, which are worth bits alike."""
         energy = table.minus(weighted_mean(table, weights)).column(lambda _, rows: rows.square().sum(1))
         worth = weights * energy.clamp(min=1e-6 * float(energy.mean()) + 1e-30)
-        few = float(worth.kthvalue(1 + len(worth) // 200).values)  # a few rows of next to nothing are no block
-        return cut(worth.clamp(min=few), blocks)
+        least = float(worth.kthvalue(1 + len(worth) // 200).values)  # a few rows of next to nothing are no block
+        return weight_classes(worth.clamp(min=least), blocks)
 
-    def _beside_rows(self, table: Table, blocks: Blocks, kept: int, bits: int) -> int:
+    def _beside_rows(self, table: Table, blocks: BlockRates, used: int, bits: int) -> int:
         """Bits of basis, mean and map, and about those of what the rows of a block have in common."""
-        sizes, run = blocks.counts.tolist(), self._least_run(kept)
+        sizes, run = blocks.counts.tolist(), self._least_run(used)
         plan = {"sizes": sizes, "runs": [[run]] * len(sizes), "basis_bits": bits}
         return self.stored_bits(table.shape[0], table.shape[1], plan) - len(table) * row_bits([run])
 
-    def _exact(self, table: Table, blocks: Blocks, kept: int, bits: int, limit: int) -> Plan | None:
+    def _exact(self, table: Table, blocks: BlockRates, used: int, bits: int, limit: int) -> Plan | None:
         """Rates of rows of whole bytes, so that all that is stored fits; none if it can't."""
-        room = limit - self._beside_rows(table, blocks, kept, bits)
+        room = limit - self._beside_rows(table, blocks, used, bits)
         while True:
-            runs = blocks.whole_bytes(kept, room)
+            runs = blocks.whole_bytes(used, room)
             if runs is None:
                 return None
             found = {"sizes": blocks.counts.tolist(), "runs": runs, "basis_bits": bits}
@@ -196,14 +192,14 @@ class TransformMethod(Method):
     def fit_plan(
         self, table: Table, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
     ) -> CompressedEmbedding:
-        block_of = self.cut(table, weights, plan["cut"])
+        block_of = self.assign_blocks(table, weights, plan["cut"])
         axes = self.axes(table, weights)
         width = sum(run.columns for run in plan["runs"][0])
         blocks: list[CompressedEmbedding] = []
         total = sum(map(self.work, plan["sizes"], plan["runs"]))
         with Bar(total=total, desc=f"{type(self).__name__}: codes", disable=not progress) as bar:
             for number, runs in enumerate(plan["runs"]):
-                rows = axes.coordinates(table.some((block_of == number).nonzero()[:, 0]), width).kept()
+                rows = axes.coordinates(table.some((block_of == number).nonzero()[:, 0]), width).cached()
                 blocks.append(self.code(rows, runs, axes.deviations[:width].square(), generator, bar))
         inner = blocks[0] if len(blocks) == 1 else Rows.of(blocks, block_of)
         return self.refit(inner, table, weights, plan["basis_bits"])

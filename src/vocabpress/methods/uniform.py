@@ -24,6 +24,7 @@ from vocabpress.fitting.quantise import quantise
 from vocabpress.fitting.table import Table, draw
 from vocabpress.methods.base import Family, Method, Plan
 from vocabpress.progress import Bar
+from vocabpress.settings import AtLeast1, CodeBits, check_settings
 
 GROUPS = (128, 64, 32, 16, 8)
 SAMPLE_ROWS = 4096  # on which the groupings are compared
@@ -34,7 +35,7 @@ class Uniform(Method):
     """Round to nearest.
 
     Attributes:
-        bits: Of an entry, 1 to 8; None takes as many as fit.
+        bits: Bits of an entry, 1 to 8; None takes as many as fit.
         scales: A scale for each ``"row"``, ``"group"`` of a row or ``"column"``; ``"auto"`` takes the best of these.
         group_size: Entries of a group; None takes the best of 128, 64, 32, 16 and 8. The last may be shorter.
         search: Whether a scale is sought that loses least; without it, it reaches the largest entry.
@@ -42,21 +43,16 @@ class Uniform(Method):
 
     paper: ClassVar[str] = "round to nearest"
 
-    bits: int | None = None
+    bits: CodeBits | None = None
     scales: Literal["auto", "row", "group", "column"] = "auto"
-    group_size: int | None = None
+    group_size: AtLeast1 | None = None
     search: bool = True
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        if self.bits is not None and not 1 <= self.bits <= 8:
-            raise ValueError(f"codes have 1 to 8 bits, got {self.bits}")
-        if self.scales not in ("auto", "row", "group", "column"):
-            raise ValueError(f"unknown scales {self.scales!r}; choose from auto, row, group, column")
-        if self.group_size is not None and (self.group_size < 1 or self.scales not in ("auto", "group")):
-            raise ValueError(
-                f"group_size is at least 1 and goes with scales='group'; got {self.group_size} and {self.scales!r}"
-            )
+        check_settings(self)
+        if self.group_size is not None and self.scales not in ("auto", "group"):
+            raise ValueError(f"group_size goes with scales='group'; got {self.group_size} and {self.scales!r}")
 
     def families(self, num_embeddings: int, embedding_dim: int, weights: Tensor) -> list[Family]:
         """A family for each grouping; a group of 0 entries stands for a whole column."""

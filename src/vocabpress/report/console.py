@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from vocabpress.calibrate import Calibration, GateReport
     from vocabpress.export import ExportReport
-    from vocabpress.forecast import Forecast
     from vocabpress.hf.inspect import CompressedInspection, Inspection
     from vocabpress.hf.report import Report
     from vocabpress.recover import RecoveryReport
@@ -308,16 +307,3 @@ def save_figure(figure: "Figure", path: str | Path) -> None:
         figure.savefig(path, dpi=150, format="png")
     except OSError as error:
         raise ValueError(f"can't write the picture {path}: {error.strerror or error}") from None
-
-
-def print_forecast(found: "Forecast", title: str) -> None:
-    """What `vocabpress plan` expects."""
-    rows = [
-        ("table, as it is loaded", size(found.table_bytes)),
-        ("compressed table" if found.exact else "compressed table, at most", size(found.stored_bytes)),
-        ("memory of each process, at most", size(found.memory_bytes)),
-        ("received by each process", size(found.received_bytes)),
-        ("time of the fit", duration(found.seconds)),
-    ]
-    processes = "one process" if found.machines == 1 else f"{found.machines} processes"
-    print_table(["", processes], rows, title)

@@ -8,7 +8,6 @@ import json
 import shutil
 import signal
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,22 +15,30 @@ from typing import Any
 from vocabpress.budget import Budget
 from vocabpress.calibrate import Calibration, calibrate
 from vocabpress.calibrate.calibration import TFIDF, UNIFORM
+from vocabpress.evaluate import task_from
 from vocabpress.evaluate.run import Labels, evaluate, provenance, sizes
 from vocabpress.hf.compress import compress
 from vocabpress.hf.folders import find_folder
 from vocabpress.hf.request import LinearShapes
-from vocabpress.recover import recover
+from vocabpress.methods import make_method
+from vocabpress.recover import Recovery, recover
 from vocabpress.results import Result, environment, write_results
 from vocabpress.sweep.expand import Folders
-from vocabpress.sweep.reading import read_method, read_recovery, read_task
 
 BAD_INPUT = 2
 INTERRUPTED = 130
-FLOAT32_BYTES = 4
+COMPRESSION_METRICS = (
+    "ratio_to_float32",
+    "bits_per_weight",
+    "relative_error",
+    "mean_cosine",
+    "weighted_relative_error",
+    "weighted_mean_cosine",
+)
 
 
-def press(job: dict[str, Any], folders: Folders) -> None:
-    """Compress, and keep the report as a result.
+def compress_one(job: dict[str, Any], folders: Folders) -> None:
+    """Compress, and write the report as a result.
 
     Raises:
         ValueError: As `vocabpress.hf.compress.compress` does.
@@ -40,7 +47,7 @@ def press(job: dict[str, Any], folders: Folders) -> None:
     report = compress(
         job["model"],
         made,
-        method=read_method("press", job["method"]["name"], job["method"]["fields"]),
+        method=make_method(job["method"]["name"], **job["method"]["fields"]),
         budget=Budget.ratio(job["ratio"]),
         linears=LinearShapes.read(job["linears"]) if "linears" in job else None,
         calibration=calibration(job),
@@ -48,23 +55,9 @@ def press(job: dict[str, Any], folders: Folders) -> None:
         device=job["device"],
         progress=True,
     )
-    metrics = {
-        "ratio_to_float32": report.ratio_to_float32,
-        "bits_per_weight": report.bits_per_weight,
-        "relative_error": report.relative_error,
-        "mean_cosine": report.mean_cosine,
-        "weighted_relative_error": report.weighted_relative_error,
-        "weighted_mean_cosine": report.weighted_mean_cosine,
-        **{f"relative_error_{part.role}": part.relative_error for part in report.linears},
-    }
-    counted = {
-        "table": report.table_bytes_after,
-        "table_float32": report.num_embeddings * report.embedding_dim * FLOAT32_BYTES,
-        "model": report.model_bytes_after,
-        "model_before": report.model_bytes_before,
-    }
-    known = {name: value for name, value in metrics.items() if value is not None}
-    _finish(job, folders, made, counted, known, report.seconds)
+    metrics = {name: getattr(report, name) for name in COMPRESSION_METRICS}
+    metrics |= {f"relative_error_{part.role}": part.relative_error for part in report.linears}
+    _finish(job, made, {name: value for name, value in metrics.items() if value is not None}, report.seconds)
 
 
 def calibration(job: dict[str, Any]) -> Calibration:
@@ -92,7 +85,7 @@ def calibration(job: dict[str, Any]) -> Calibration:
 
 
 def recover_one(job: dict[str, Any], folders: Folders) -> None:
-    """Recover a compressed model, and keep the report as a result.
+    """Recover a compressed model, and write the report as a result.
 
     Raises:
         ValueError: As `vocabpress.recover.recover` does.
@@ -103,7 +96,7 @@ def recover_one(job: dict[str, Any], folders: Folders) -> None:
         made,
         teacher=job["model"],
         text=job["text"],
-        settings=read_recovery("recover", job["settings"]),
+        settings=Recovery(**job["settings"]),
         seed=job["seed"],
         device=job["device"],
         progress=True,
@@ -115,11 +108,10 @@ def recover_one(job: dict[str, Any], folders: Folders) -> None:
         "minutes": report.seconds / 60,
     }
     details = {key: value for key, value in asdict(report).items() if key not in {*metrics, "output", "seconds"}}
-    counted = sizes(made, find_folder(job["model"]))
-    _finish(job, folders, made, counted, metrics, report.seconds, details)
+    _finish(job, made, metrics, report.seconds, details)
 
 
-def measure(job: dict[str, Any], folders: Folders) -> None:
+def measure_one(job: dict[str, Any], folders: Folders) -> None:
     """Run one task on one model.
 
     Raises:
@@ -128,7 +120,7 @@ def measure(job: dict[str, Any], folders: Folders) -> None:
     task, work = job["task"], folders.work(job["name"])
     (result,) = evaluate(
         job["model"] if job["needs"] is None else folders.model(job["needs"]),
-        {task["name"]: read_task("measure", task["name"], task["fields"])},
+        {task["name"]: task_from(task["name"], task["fields"])},
         against=job["model"],
         data=job["data"],
         text=job["text"],
@@ -142,11 +134,7 @@ def measure(job: dict[str, Any], folders: Folders) -> None:
     shutil.rmtree(work, ignore_errors=True)
 
 
-RUN: dict[str, Callable[[dict[str, Any], Folders], None]] = {
-    "press": press,
-    "recover": recover_one,
-    "measure": measure,
-}
+RUN = {"press": compress_one, "recover": recover_one, "measure": measure_one}
 
 
 def _place(job: dict[str, Any], folders: Folders) -> Path:
@@ -158,18 +146,26 @@ def _place(job: dict[str, Any], folders: Folders) -> Path:
 
 def _finish(
     job: dict[str, Any],
-    folders: Folders,
     made: Path,
-    counted: dict[str, int],
     metrics: dict[str, float],
     seconds: float,
     details: dict[str, Any] | None = None,
 ) -> None:
     """Move the model to its place, then write the result that says so."""
-    # What the plan says of the recovery: a checkpoint says nothing of one that did not help, and more that varies.
-    said = {"model": Path(job["model"]).name, **provenance(made), "recovered": job["recovered"], "seed": job["seed"]}
-    details = {**(details or {}), "text": [Path(file).name for file in job["text"]]}
-    result = Result(job["stage"], job["variant"], said, counted, metrics, seconds, details, environment(job["device"]))
+    # The plan's settings of the recovery: a checkpoint has none of one that did not help, and more that varies.
+    settings = {"model": Path(job["model"]).name, **provenance(made)}
+    settings |= {"recovered": job["recovered"], "seed": job["seed"]}
+    result = Result(
+        job["stage"],
+        job["variant"],
+        settings,
+        sizes(made, find_folder(job["model"])),
+        metrics,
+        seconds,
+        {**(details or {}), "text": [Path(file).name for file in job["text"]]},
+        environment(job["device"]),
+    )
+    folders = Folders(Path(job["output"]))
     target = folders.model(job["name"])
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(target, ignore_errors=True)

@@ -3,13 +3,15 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from vocabpress.methods import method_name, method_settings
-from vocabpress.sweep.plan import MethodRow, Plan, RecoverPlan, TaskRow
+from vocabpress.sweep.plan import SweepPlan
+from vocabpress.sweep.rows import MethodRow, RecoverPlan, TaskRow
 
 STAGES = ("press", "recover", "measure")
 DIGEST_BYTES = 5
@@ -21,10 +23,10 @@ class Cell:
     """One process of a sweep.
 
     Attributes:
-        name: Of its files: readable, then a hash of all that its result depends on.
+        name: Stem of its files: readable, then a hash of all that its result depends on.
         stage: One of `STAGES`.
         needs: Name of the cell whose model it reads; None for the original.
-        job: What `vocabpress.sweep.cell` is told, as JSON.
+        job: The input of `vocabpress.sweep.cell`, as JSON.
     """
 
     name: str
@@ -35,18 +37,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Folders:
-    """Where a sweep keeps what; each cell's files carry its name."""
+    """Where a sweep writes; each cell's files carry its name."""
 
     output: Path
 
-    @property
-    def results(self) -> Path:
-        """One JSON file a cell."""
-        return self.output / "results"
-
     def result(self, cell: str) -> Path:
         """The JSON file that says that a cell is done."""
-        return self.results / f"{cell}.json"
+        return self.output / "results" / f"{cell}.json"
 
     def model(self, cell: str) -> Path:
         """The checkpoint that a press or a recover cell makes."""
@@ -57,7 +54,7 @@ class Folders:
         return self.output / "logs" / f"{cell}.log"
 
     def spec(self, cell: str) -> Path:
-        """What the cell's process is told."""
+        """The input of the cell's process."""
         return self.output / "cells" / f"{cell}.json"
 
     def work(self, cell: str) -> Path:
@@ -66,155 +63,109 @@ class Folders:
 
 
 @dataclass(frozen=True)
-class _Pressed:
-    """A model that measure cells read.
-
-    Attributes:
-        cell: That makes it; None for the original.
-        slug: Start of the names of its cells.
-        variant: Name of the row.
-        identity: All that it depends on.
-        recovered: Settings of its recovery, if it had one.
-    """
+class _Subject:
+    """A model that measure cells read: the cell that makes it, if one does, and what they take over from that."""
 
     cell: str | None
     slug: str
     variant: str
-    identity: Any
+    identity: dict[str, Any]
     recovered: dict[str, Any] | None = None
 
 
-def expand(plan: Plan) -> list[Cell]:
+def expand(plan: SweepPlan) -> list[Cell]:
     """All cells of a plan, those that others need first.
 
     Raises:
         ValueError: If a text or counts file can't be read.
     """
     maker = _Maker(plan)
-    cells: list[Cell] = []
-    models: list[_Pressed] = []
-    if plan.include_original:
-        models.append(_Pressed(None, "original", "original", {"model": plan.model}))
-    for row in plan.methods:
+    models = [_Subject(None, "original", "original", {"model": plan.model})] if plan.include_original else []
+    for row in plan.methods.values():
         for ratio in row.ratios or plan.ratios:
             for seed in plan.seeds:
-                cell, pressed = maker.press(row, ratio, seed)
-                cells.append(cell)
-                models.append(pressed)
+                models.append(maker.compress(row, ratio, seed))
                 if plan.recover is not None and plan.recover.covers(row, ratio, seed):
-                    cell, recovered = maker.recover(plan.recover, pressed, seed)
-                    cells.append(cell)
-                    models.append(recovered)
-    cells += [maker.measure(model, task, seed) for task in plan.tasks for seed in task.seeds for model in models]
-    return sorted(cells, key=lambda cell: STAGES.index(cell.stage))
+                    models.append(maker.recover(plan.recover, models[-1], seed))
+    for row in plan.tasks.values():
+        for seed in row.seeds:
+            for model in models:
+                maker.measure(model, row, seed)
+    return sorted(maker.cells, key=lambda cell: STAGES.index(cell.stage))
 
 
 class _Maker:
-    """Makes the cells of one plan; each file is read once for its digest."""
+    """Makes the cells of one plan.
 
-    def __init__(self, plan: Plan) -> None:
+    A name depends on an identity: what the job says, with the contents of files instead of their paths, and without
+    the keys that plans did not always have where they are at their defaults, so that names stay.
+    """
+
+    def __init__(self, plan: SweepPlan) -> None:
         self.plan = plan
-        self.digests: dict[str, str] = {}
+        self.cells: list[Cell] = []
+        self.digest = cache(lambda file: _digest(plan.place(file)))
 
-    def press(self, row: MethodRow, ratio: float, seed: int) -> tuple[Cell, _Pressed]:
-        method = {"name": method_name(row.method), "fields": method_settings(row.method)}
-        more = {} if row.linears is None else {"linears": row.linears.to_dict()}
-        more |= {} if row.metric is None else {"metric_strength": row.metric_strength}
-        identity = {
-            "stage": "press",
-            "row": row.name,
-            "model": self.plan.model,
-            "method": method,
-            "text": self.contents(row.text),
+    def compress(self, row: MethodRow, ratio: float, seed: int) -> _Subject:
+        common: dict[str, Any] = {
+            "method": {"name": method_name(row.method), "fields": method_settings(row.method)},
             "counts": row.counts,
             "ratio": ratio,
             "seed": seed,
-            # Cells of plans that were run before there were these keys keep their names.
-            **({} if row.weights is None else {"weights": row.weights}),
-            **more,
-            **{key: self.contents([file]) for key, file in row.files.items()},
+            **({} if row.linears is None else {"linears": row.linears}),
+            **({} if row.metric is None else {"metric_strength": row.metric_strength}),
         }
-        slug = f"{_slug(row.name)}-ratio{ratio:g}-fit{seed}"
-        job = {
-            "variant": row.name,
-            "method": method,
-            "recovered": None,
-            "text": self.paths(row.text),
-            "counts": row.counts,
-            "weights": row.weights,
-            **more,
-            "ratio": ratio,
-            "seed": seed,
-            **{key: str(self.plan.place(file)) for key, file in row.files.items()},
-        }
-        cell = self.cell("press", f"{slug}-press", None, identity, job)
-        return cell, _Pressed(cell.name, slug, row.name, identity)
+        weights = {"weights": row.weights}
+        identity = {**common, "row": row.name, "model": self.plan.model, **(weights if row.weights is not None else {})}
+        identity |= {key: self.contents([file]) for key, file in row.files.items()}
+        job = {**common, **weights, **{key: str(self.plan.place(file)) for key, file in row.files.items()}}
+        model = _Subject(None, f"{_slug(row.name)}-ratio{ratio:g}-fit{seed}", row.name, {})
+        return self.add("press", model, "-press", self.plan.text_of(row), identity, job)
 
-    def recover(self, plan: RecoverPlan, pressed: _Pressed, seed: int) -> tuple[Cell, _Pressed]:
-        settings = plan.settings.told()
-        identity = {
-            "stage": "recover",
-            "of": pressed.identity,
-            "settings": settings,
-            "text": self.contents(plan.text),
-            "seed": seed,
-        }
-        slug, said = f"{pressed.slug}-recovered", {**settings, "seed": seed}
-        job = {
-            "variant": pressed.variant,
-            "settings": settings,
-            "recovered": said,
-            "text": self.paths(plan.text),
-            "seed": seed,
-        }
-        cell = self.cell("recover", slug, pressed.cell, identity, job)
-        return cell, _Pressed(cell.name, slug, pressed.variant, identity, said)
+    def recover(self, part: RecoverPlan, model: _Subject, seed: int) -> _Subject:
+        settings = part.settings.told()
+        common = {"settings": settings, "seed": seed}
+        after = replace(model, slug=f"{model.slug}-recovered", recovered={**settings, "seed": seed})
+        return self.add("recover", after, "", self.plan.text_of(part), {"of": model.identity, **common}, common)
 
-    def measure(self, model: _Pressed, row: TaskRow, seed: int) -> Cell:
-        fields = asdict(row.task)  # pyright: ignore[reportArgumentType]
-        text = self.plan.text if row.task.reads_text else ()
-        identity = {
-            "stage": "measure",
-            "of": model.identity,
-            "task": row.name,
-            "fields": fields,
-            "seed": seed,
-            "data": self.plan.data,
-            "text": self.contents(text),
-        }
-        job = {
-            "variant": model.variant,
-            "task": {"name": row.name, "fields": fields},
-            "data": None if self.plan.data is None else str(self.plan.place(self.plan.data)),
-            "text": self.paths(text),
-            "seed": seed,
-            "recovered": model.recovered,
-        }
-        slug = f"{model.slug}-{_slug(row.name)}{f'-seed{seed}' if row.task.seeded else ''}"
-        return self.cell("measure", slug, model.cell, identity, job)
+    def measure(self, model: _Subject, row: TaskRow, seed: int) -> None:
+        fields, data = asdict(row.task), self.plan.data  # pyright: ignore[reportArgumentType]
+        identity = {"of": model.identity, "task": row.name, "fields": fields, "seed": seed, "data": data}
+        place = None if data is None else str(self.plan.place(data))
+        job = {"task": {"name": row.name, "fields": fields}, "seed": seed, "data": place}
+        suffix = f"-{_slug(row.name)}{f'-seed{seed}' if row.task.seeded else ''}"
+        self.add("measure", model, suffix, self.plan.text if row.task.reads_text else [], identity, job)
 
-    def cell(self, stage: str, slug: str, needs: str | None, identity: Any, job: dict[str, Any]) -> Cell:
-        text = json.dumps(identity, sort_keys=True)
-        name = f"{slug}-{hashlib.blake2b(text.encode(), digest_size=DIGEST_BYTES).hexdigest()}"
+    def add(
+        self,
+        stage: str,
+        model: _Subject,
+        suffix: str,
+        text: Sequence[str],
+        identity: dict[str, Any],
+        job: dict[str, Any],
+    ) -> _Subject:
+        """Add a cell; returns the model that it makes, if it makes one."""
+        identity = {"stage": stage, "text": self.contents(text), **identity}
+        digest = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=DIGEST_BYTES).hexdigest()
+        name = f"{model.slug}{suffix}-{digest}"
         common = {
             "name": name,
             "stage": stage,
-            "needs": needs,
+            "needs": model.cell,
             "output": str(self.plan.place(self.plan.output)),
             "model": self.plan.source,
             "device": self.plan.device,
+            "variant": model.variant,
+            "recovered": model.recovered,
+            "text": [str(self.plan.place(file)) for file in text],
         }
-        return Cell(name, stage, needs, {**common, **job})
-
-    def paths(self, files: Iterable[str]) -> list[str]:
-        return [str(self.plan.place(file)) for file in files]
+        self.cells.append(Cell(name, stage, model.cell, {**common, **job}))
+        return replace(model, cell=name, identity=identity)
 
     def contents(self, files: Sequence[str]) -> list[list[str]]:
         """Name and digest of each file."""
-        for file in files:
-            if file not in self.digests:
-                self.digests[file] = _digest(self.plan.place(file))
-        return [[Path(file).name, self.digests[file]] for file in files]
+        return [[Path(file).name, self.digest(file)] for file in files]
 
 
 def _slug(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Where cells run: processes of this machine, or jobs of a cluster. The cells are the same."""
+"""Where cells run: processes of this machine, or jobs of a cluster. Either way a cell is a process of its own."""
 
 import os
 import re
@@ -9,16 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
 from typing import Any
 
-from vocabpress.sweep.expand import Cell, Folders
+from vocabpress.sweep.expand import Folders
 
 GRACE = 15.0  # seconds that a stopped cell has to remove what it has half written
-POLL = {"local": 0.5}  # seconds between looks at the jobs
-POLL_CLUSTER = 10.0
+POLL_LOCAL, POLL_CLUSTER = 0.5, 10.0  # seconds between looks at submitit's jobs
 DEFAULTS = {"name": "vocabpress", "timeout_min": 60}  # submitit's own limit is five minutes
-Told = Callable[[Cell, str | None], None]
+Ended = Callable[[str, str | None], None]
+"""Called with the name of each cell that ends, and why it failed; None if it did not."""
 
 
 def cores() -> int:
@@ -31,20 +31,18 @@ class Process:
     """A cell as a process of its own, so that whatever happens to it happens to it alone.
 
     Attributes:
-        spec: What it is told.
-        log: Gets what it prints.
-        threads: Of torch; None takes the cores that it finds where it runs.
+        cell: Its name.
+        folders: Where its input lies, and where the log of its output goes.
+        threads: Threads of torch; None takes the cores where it runs.
     """
 
-    spec: str
-    log: str
+    cell: str
+    folders: Folders
     threads: int | None
 
     def __call__(self) -> str | None:
         """Run it here; returns why it failed, None if it did not."""
-        with Path(self.log).open("wb") as stream:
-            code = subprocess.call(**self.arguments(), stdout=stream)
-        return self.reason(code)
+        return self.reason(self.start().wait())
 
     def checkpoint(self) -> Any:
         """For submitit: a job that was preempted or ran out of time is queued again as it was."""
@@ -52,8 +50,12 @@ class Process:
 
         return DelayedSubmission(self)
 
-    def arguments(self) -> dict[str, Any]:
-        """Of subprocess.Popen, but for where the output goes."""
+    def command(self) -> list[str]:
+        """What is run."""
+        return [sys.executable, "-m", "vocabpress.sweep.cell", str(self.folders.spec(self.cell))]
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start it, in a process group of its own: Ctrl-C reaches the sweep alone, which then stops its cells."""
         environment = {
             "OMP_NUM_THREADS": str(self.threads or cores()),
             "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin slow each other down
@@ -61,13 +63,15 @@ class Process:
             "TOKENIZERS_PARALLELISM": "false",
             "TQDM_MININTERVAL": "10",  # progress bars go into a file
         }
-        return {
-            "args": [sys.executable, "-m", "vocabpress.sweep.cell", self.spec],
-            "env": {**os.environ, **environment},
-            "stdin": subprocess.DEVNULL,
-            "stderr": subprocess.STDOUT,
-            "process_group": 0,  # Ctrl-C reaches the sweep alone, which then stops its cells
-        }
+        with self.folders.log(self.cell).open("wb") as log:
+            return subprocess.Popen(
+                self.command(),
+                env={**os.environ, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                process_group=0,
+            )
 
     def reason(self, code: int) -> str | None:
         """Why it failed, from its exit code and its log."""
@@ -76,114 +80,92 @@ class Process:
         if code < 0:
             why = " (out of memory?)" if -code == signal.SIGKILL else ""
             return f"killed by {signal.Signals(-code).name}{why}"
-        text = Path(self.log).read_text(encoding="utf-8", errors="replace").replace("\r", "\n")
+        text = self.folders.log(self.cell).read_text(encoding="utf-8", errors="replace").replace("\r", "\n")
         lines = [line.strip() for line in text.splitlines() if line.strip()]
-        told = [line for line in lines if re.match(r"error: |([A-Za-z_]\w*\.)*\w*(Error|Exception)\b", line)]
-        return (told or lines or [f"exit code {code}"])[-1].removeprefix("error: ")
+        errors = [line for line in lines if re.match(r"error: |([A-Za-z_]\w*\.)*\w*(Error|Exception)\b", line)]
+        return (errors or lines or [f"exit code {code}"])[-1].removeprefix("error: ")
 
 
-def process_of(cell: Cell, folders: Folders, threads: int | None) -> Process:
-    """The process of a cell."""
-    return Process(str(folders.spec(cell.name)), str(folders.log(cell.name)), threads)
+def run_local(processes: Sequence[Process], ended: Ended, *, workers: int) -> None:
+    """Run processes, so many at a time, and report each as it ends; an interruption stops those that run."""
+    lock, stopped, running = Lock(), Event(), []
+
+    def run_one(process: Process) -> str | None:
+        with lock:
+            if stopped.is_set():
+                return "interrupted"
+            running.append(child := process.start())
+        return process.reason(child.wait())
+
+    with ThreadPoolExecutor(workers) as pool:
+        futures = {pool.submit(run_one, process): process.cell for process in processes}
+        try:
+            for future in as_completed(futures):
+                ended(futures[future], future.result())
+        except BaseException:
+            with lock:
+                stopped.set()
+            _stop(running)
+            raise
 
 
-class LocalPool:
-    """Some processes at a time on this machine."""
-
-    def __init__(self, folders: Folders, workers: int, threads: int) -> None:
-        self.folders, self.workers, self.threads = folders, workers, threads
-        self._lock = Lock()
-        self._stopped = False
-        self._running: set[subprocess.Popen[Any]] = set()
-
-    def run(self, cells: Sequence[Cell], told: Told) -> None:
-        """Run cells, and tell of each as it ends; an interruption stops those that run."""
-        with ThreadPoolExecutor(self.workers) as pool:
-            futures = {pool.submit(self._run_one, cell): cell for cell in cells}
-            try:
-                for future in as_completed(futures):
-                    told(futures[future], future.result())
-            except BaseException:
-                self._stop()
-                pool.shutdown(cancel_futures=True)
-                raise
-
-    def _run_one(self, cell: Cell) -> str | None:
-        process = process_of(cell, self.folders, self.threads)
-        with Path(process.log).open("wb") as stream:
-            with self._lock:
-                if self._stopped:
-                    return "interrupted"
-                child = subprocess.Popen(**process.arguments(), stdout=stream)
-                self._running.add(child)
-            code = child.wait()
-        with self._lock:
-            self._running.discard(child)
-        return process.reason(code)
-
-    def _stop(self) -> None:
-        with self._lock:
-            self._stopped = True
-            running = list(self._running)
-        for child in running:
-            child.terminate()
-        for child in running:
-            try:
-                child.wait(GRACE)
-            except subprocess.TimeoutExpired:
-                child.kill()
+def _stop(running: Sequence[subprocess.Popen[bytes]]) -> None:
+    for child in running:
+        child.terminate()  # does nothing to one that has ended
+    for child in running:
+        try:
+            child.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            child.kill()
 
 
-class Cluster:
-    """Jobs of a cluster, through submitit.
+def open_cluster(folder: Path, parameters: Mapping[str, Any], cluster: str) -> Any:
+    """An executor of submitit.
 
     Args:
-        folders: Of the sweep, on a file system that the nodes share.
-        parameters: Of submitit's AutoExecutor; ``timeout_min`` is 60 unless they say otherwise.
+        folder: For its logs, on a file system that the nodes share.
+        parameters: Parameters of submitit's AutoExecutor; ``timeout_min`` is 60 unless they say otherwise.
         cluster: ``"slurm"``, or ``"local"`` for trying it out.
-        threads: Of torch; None takes the cores of the job.
 
     Raises:
         ValueError: If submitit or the cluster is not there, or does not take the parameters.
     """
+    try:
+        import submitit
+    except ImportError:
+        raise ValueError("--slurm needs submitit; install it with: pip install 'vocabpress[slurm]'") from None
+    try:
+        executor = submitit.AutoExecutor(folder, cluster=cluster)
+        executor.update_parameters(**{**DEFAULTS, **parameters})
+    except RuntimeError:
+        raise ValueError("there is no SLURM here (srun is not found); leave --slurm out to run locally") from None
+    except (NameError, ValueError, AssertionError) as error:
+        raise ValueError(f"slurm: {str(error).splitlines()[0]}") from None
+    return executor
 
-    def __init__(self, folders: Folders, parameters: Mapping[str, Any], cluster: str, threads: int | None) -> None:
-        try:
-            import submitit
-        except ImportError:
-            raise ValueError("--slurm needs submitit; install it with: pip install 'vocabpress[slurm]'") from None
-        self.folders, self.threads, self.submitit = folders, threads, submitit
-        self.poll = POLL.get(cluster, POLL_CLUSTER)
-        try:
-            self.executor = submitit.AutoExecutor(folders.output / "slurm", cluster=cluster)
-        except RuntimeError:
-            raise ValueError("there is no SLURM here (srun is not found); leave --slurm out to run locally") from None
-        try:
-            self.executor.update_parameters(**{**DEFAULTS, **parameters})
-        except (NameError, ValueError, AssertionError) as error:
-            raise ValueError(f"[slurm]: {str(error).splitlines()[0]}") from None
 
-    def run(self, cells: Sequence[Cell], told: Told) -> None:
-        """Submit cells as one array, and tell of each as it ends; an interruption cancels those that did not.
+def run_cluster(processes: Sequence[Process], ended: Ended, *, executor: Any) -> None:
+    """Submit processes as one array, and report each as it ends; an interruption cancels those that did not.
 
-        Raises:
-            ValueError: If the cluster refuses the jobs.
-        """
-        try:
-            jobs = self.executor.submit_array([process_of(cell, self.folders, self.threads) for cell in cells])
-        except (self.submitit.core.utils.FailedJobError, self.submitit.core.utils.FailedSubmissionError) as error:
-            raise ValueError(f"the cluster refused the jobs: {' '.join(str(error).split())}") from None
-        cell_of = dict(zip((job.job_id for job in jobs), cells, strict=True))
-        try:
-            for job in self.submitit.helpers.as_completed(jobs, poll_frequency=self.poll):
-                told(cell_of[job.job_id], self._reason(job))
-        except BaseException:
-            for job in jobs:
-                job.cancel(check=False)
-            raise
+    Raises:
+        ValueError: If the cluster refuses the jobs.
+    """
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+    from submitit.helpers import as_completed as jobs_as_completed
 
-    def _reason(self, job: Any) -> str | None:
-        try:
-            return job.result()
-        except Exception:  # whatever the job raised, or submitit's own where there is no result
-            return f"job {job.job_id} ended as {job.state}; its logs are in {self.executor.folder}"
+    try:
+        jobs = executor.submit_array(processes)
+    except (FailedJobError, FailedSubmissionError) as error:
+        raise ValueError(f"the cluster refused the jobs: {' '.join(str(error).split())}") from None
+    cell_of = {job.job_id: process.cell for job, process in zip(jobs, processes, strict=True)}
+    try:
+        for job in jobs_as_completed(jobs, poll_frequency=POLL_LOCAL if executor.cluster == "local" else POLL_CLUSTER):
+            try:
+                reason = job.result()
+            except Exception:  # whatever the job raised, or submitit's own where there is no result
+                reason = f"job {job.job_id} ended as {job.state}; its logs are in {executor.folder}"
+            ended(cell_of[job.job_id], reason)
+    except BaseException:
+        for job in jobs:
+            job.cancel(check=False)
+        raise

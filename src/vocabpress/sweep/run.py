@@ -2,14 +2,15 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from vocabpress.hf.folders import find_folder
 from vocabpress.progress import Bar
 from vocabpress.sweep.expand import STAGES, Cell, Folders, expand
-from vocabpress.sweep.plan import Plan
-from vocabpress.sweep.pools import Cluster, LocalPool, cores
+from vocabpress.sweep.plan import SweepPlan
+from vocabpress.sweep.pools import Ended, Process, cores, open_cluster, run_cluster, run_local
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class SweepReport:
     results: str
 
 
-def folders_of(plan: Plan) -> Folders:
+def folders_of(plan: SweepPlan) -> Folders:
     """Where a plan writes."""
     return Folders(plan.place(plan.output))
 
@@ -51,7 +52,7 @@ def cells_to_run(cells: Sequence[Cell], folders: Folders) -> list[Cell]:
 
 
 def run_sweep(
-    plan: Plan, *, workers: int | None = None, cluster: str | None = None, progress: bool = False
+    plan: SweepPlan, *, workers: int | None = None, cluster: str | None = None, progress: bool = False
 ) -> SweepReport:
     """Run the cells of a plan that have no result yet. A cell that fails is reported and stops no other.
 
@@ -65,7 +66,7 @@ def run_sweep(
         What became of the cells.
 
     Raises:
-        ValueError: If the model is not to be had, the output can't be written, or the cluster takes no jobs.
+        ValueError: If the model can't be found, the output can't be written, or the cluster takes no jobs.
         KeyboardInterrupt: When stopped; its cells are then stopped, too, and finished results stay.
     """
     start = time.perf_counter()
@@ -75,44 +76,48 @@ def run_sweep(
     failed: dict[str, str] = {}
     if todo:
         find_folder(plan.source)  # a hub id is downloaded once, not by each cell
-        pool = _pool(plan, folders, workers, cluster)
+        run, threads = _pool(plan, folders, workers, cluster)
         _write_specs(todo, folders)
         with Bar(total=len(todo), desc="cells", disable=not progress) as bar:
 
-            def told(cell: Cell, reason: str | None) -> None:
+            def ended(cell: str, reason: str | None) -> None:
                 if reason is not None:
-                    failed[cell.name] = reason
+                    failed[cell] = reason
                 bar.update()
 
             for stage in STAGES:
                 ready = []
                 for cell in (cell for cell in todo if cell.stage == stage):
                     if cell.needs in failed:
-                        told(cell, _not_run(cell.needs, failed[cell.needs]))
+                        ended(cell.name, _not_run(cell.needs, failed[cell.needs]))
                     else:
-                        ready.append(cell)
+                        ready.append(Process(cell.name, folders, threads))
                 if ready:
-                    pool.run(ready, told)
+                    run(ready, ended)
     return SweepReport(
         done=[cell.name for cell in todo if cell.name not in failed],
         reused=[cell.name for cell in cells if cell.name not in names],
         failed=[(cell.name, failed[cell.name]) for cell in todo if cell.name in failed],
         seconds=time.perf_counter() - start,
-        results=str(folders.results),
+        results=str(folders.output / "results"),
     )
 
 
-def _pool(plan: Plan, folders: Folders, workers: int | None, cluster: str | None) -> LocalPool | Cluster:
+def _pool(
+    plan: SweepPlan, folders: Folders, workers: int | None, cluster: str | None
+) -> tuple[Callable[[Sequence[Process], Ended], None], int | None]:
+    """What runs processes, and the threads of each."""
     if cluster is not None:
-        return Cluster(folders, plan.slurm, cluster, plan.threads or plan.slurm.get("cpus_per_task"))
+        executor = open_cluster(folders.output / "slurm", plan.slurm, cluster)
+        return partial(run_cluster, executor=executor), plan.threads or plan.slurm.get("cpus_per_task")
     workers = plan.workers if workers is None else workers
     if workers < 1:
         raise ValueError(f"workers is at least 1, got {workers}")
-    return LocalPool(folders, workers, plan.threads or max(1, cores() // workers))
+    return partial(run_local, workers=workers), plan.threads or max(1, cores() // workers)
 
 
 def _not_run(needs: str, reason: str) -> str:
-    """The cell that failed is named; its own reason is told beside its own name."""
+    """Names the cell that failed; its own reason stands beside its own name."""
     return reason if reason.startswith("not run: ") else f"not run: {needs} failed"
 
 

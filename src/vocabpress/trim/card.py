@@ -12,14 +12,14 @@ class TrimReport:
     """What was left out. Sizes are bytes of tensors and files.
 
     Attributes:
-        source_name: Of the model.
+        source_name: Name of the model.
         output: The folder written.
         tokens_before: Rows of the table.
         tokens_after: Rows kept.
-        tokens_used: Of them, those that text or scripts asked for; the others are what the tokenizer needs.
-        table_bytes_before: Of the table in the original's dtype.
+        tokens_used: Rows that text or scripts asked for; the tokenizer needs the others.
+        table_bytes_before: Size of the table in the original's dtype.
         table_bytes_after: The same, trimmed.
-        model_bytes_before: Of the files of weights.
+        model_bytes_before: Size of the files of weights.
         model_bytes_after: The same, trimmed.
         same_lines: Share of the lines of text that the trimmed tokenizer cuts as the original does; None without text.
         kept_share: Share of the text's tokens that are kept, each as often as it occurs; None without text.
@@ -38,12 +38,14 @@ class TrimReport:
     kept_share: float | None
 
 
-def write_card(report: TrimReport, folder: Path, architecture: str, original: Page, base_model: str | None) -> None:
+def write_trim_card(
+    report: TrimReport, folder: Path, architecture: str, original: Page, base_model: str | None
+) -> None:
     """Write the card of a trimmed checkpoint. The checkpoint is there by then: no card is worth an error.
 
     Args:
         report: What was left out.
-        folder: Of the checkpoint, complete.
+        folder: Folder of the checkpoint, complete.
         architecture: Class of the model.
         original: Page of the original.
         base_model: Its id on the hub, where it is known.

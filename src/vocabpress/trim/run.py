@@ -19,9 +19,8 @@ from vocabpress.hf.page import read_page
 from vocabpress.hf.report import hub_id, model_name, named_by
 from vocabpress.hf.writing import check_output, save, written_at_once
 from vocabpress.texts import read_lines, sources
-from vocabpress.trim.card import TrimReport, write_card
-from vocabpress.trim.pick import of_scripts
-from vocabpress.trim.tokens import closure, pieces, renumbered
+from vocabpress.trim.card import TrimReport, write_trim_card
+from vocabpress.trim.tokens import closure, of_scripts, pieces, renumbered
 
 KEPT_IDS = "kept_ids.json"
 # Other ways of writing the vocabulary, which would be that of the original.
@@ -98,7 +97,7 @@ def trim(
             same_lines=same,
             kept_share=None if counts is None else float(counts[kept].double().sum() / counts.double().sum()),
         )
-        write_card(report, temporary, type(loaded).__name__, page, hub_id(model) or named_by(page.text)[1])
+        write_trim_card(report, temporary, type(loaded).__name__, page, hub_id(model) or named_by(page.text)[1])
     return report
 
 

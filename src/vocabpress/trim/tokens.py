@@ -13,8 +13,10 @@ Text that has other tokens falls back to shorter ones: bytes where the tokenizer
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import regex
+
 MODELS = ("WordPiece", "BPE", "Unigram", "WordLevel")
-BYTES = {f"<0x{number:02X}>" for number in range(256)}  # of byte fallback
+BYTE_TOKENS = {f"<0x{number:02X}>" for number in range(256)}  # of byte fallback
 
 
 def pieces(data: dict[str, Any]) -> dict[str, int]:
@@ -29,6 +31,34 @@ def pieces(data: dict[str, Any]) -> dict[str, int]:
     vocabulary = model["vocab"]
     own = {piece: index for index, (piece, _) in enumerate(vocabulary)} if isinstance(vocabulary, list) else vocabulary
     return own | {token["content"]: token["id"] for token in data["added_tokens"]}
+
+
+def of_scripts(known: dict[str, int], backend: Any, scripts: Sequence[str]) -> list[int]:
+    """Ids of the tokens whose characters are of these Unicode scripts, or of none: digits, punctuation, signs.
+
+    Args:
+        known: Token -> id.
+        backend: The tokenizer of the `tokenizers` library, whose decoder says what a token stands for.
+        scripts: Such as ``Latin`` or ``Cyrillic``.
+
+    Raises:
+        ValueError: If Unicode has no such script.
+    """
+    for script in scripts:
+        try:
+            regex.compile(rf"\p{{Script={script}}}")
+        except regex.error:
+            message = f"Unicode has no script {script!r}; give Latin, Cyrillic, Greek, Han, Hangul, Arabic or its like"
+            raise ValueError(message) from None
+    allowed = "".join(rf"\p{{Script={script}}}" for script in (*scripts, "Common", "Inherited"))
+    whole = regex.compile(f"[{allowed}]*")
+
+    def matches(piece: str) -> bool:
+        text = piece if backend.decoder is None else backend.decoder.decode([piece])
+        text = text.removeprefix("##").replace("▁", " ")
+        return "\N{REPLACEMENT CHARACTER}" not in text and whole.fullmatch(text) is not None  # no part of a character
+
+    return [index for piece, index in known.items() if matches(piece)]
 
 
 def closure(data: dict[str, Any], wanted: Iterable[int]) -> list[int]:
@@ -46,7 +76,7 @@ def closure(data: dict[str, Any], wanted: Iterable[int]) -> list[int]:
         for part, key in ((model, "unk_id"), (data.get("padding") or {}, "pad_id"))
         if part.get(key) is not None
     }
-    kept |= {known[piece] for piece in (*BYTES, *_alphabet(data)) if piece in known}
+    kept |= {known[piece] for piece in (*BYTE_TOKENS, *_alphabet(data)) if piece in known}
     names = {index: piece for piece, index in known.items()}
     prefix = model.get("continuing_subword_prefix") or ""
     parents: dict[int, list[tuple[int, int]]] = {}
