@@ -1,6 +1,6 @@
 """How far a compressed model does the same as its original, on any text and without labels."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -9,14 +9,13 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, log_softmax
 from transformers import AutoModel, PreTrainedModel
 
+from vocabpress.evaluate.batches import by_length, pad
 from vocabpress.evaluate.language import (
     LOADERS,
     POSITIONS_PER_CHUNK,
-    by_length,
     head_kind,
     logits_at,
     longest_input,
-    pad,
 )
 from vocabpress.evaluate.task import Measurement, Subject, Task
 from vocabpress.progress import Bar
@@ -38,17 +37,11 @@ class ModelAgreement(Task):
 
     reads_text: ClassVar[bool] = True
     compares: ClassVar[bool] = True
+    minimum: ClassVar[Mapping[str, int]] = {"max_length": 2, "batch_size": 1, "subset": 1}
 
     max_length: int = 128
     batch_size: int = 8
     subset: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.max_length < 2 or self.batch_size < 1 or (self.subset is not None and self.subset < 1):
-            raise ValueError(
-                "max_length is at least 2, batch_size and subset at least 1, "
-                f"got {self.max_length}, {self.batch_size} and {self.subset}"
-            )
 
     def measure(self, subject: Subject) -> Measurement:
         original_folder = subject.original("agreement")

@@ -10,19 +10,19 @@ the original at hand its table is also tried at the head.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 
+from vocabpress.evaluate.batches import pad
 from vocabpress.evaluate.language import (
     CAUSAL,
     Batch,
     longest_input,
     need_head,
     nll_deciles,
-    pad,
     perplexity,
     score,
     table_rows,
@@ -41,17 +41,11 @@ class CausalPerplexity(Task):
     """
 
     reads_text: ClassVar[bool] = True
+    minimum: ClassVar[Mapping[str, int]] = {"window": 4, "batch_size": 1, "subset": 1}
 
     window: int = 512
     batch_size: int = 4
     subset: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.window < 4 or self.batch_size < 1 or (self.subset is not None and self.subset < 1):
-            raise ValueError(
-                "window is at least 4, batch_size and subset at least 1, "
-                f"got {self.window}, {self.batch_size} and {self.subset}"
-            )
 
     def measure(self, subject: Subject) -> Measurement:
         lines = subject.lines("perplexity")[: self.subset]

@@ -1,7 +1,7 @@
 """What masked and causal language models share when they are scored: heads, batches, likelihoods."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,11 +70,6 @@ def need_head(folder: Path, kind: str) -> Any:
     return LOADERS[kind]
 
 
-def same_model(subject: Subject) -> bool:
-    """Whether the subject is compared with itself."""
-    return subject.against is not None and subject.against.resolve() == subject.model.resolve()
-
-
 def longest_input(model: PreTrainedModel, tokenizer: Any, wanted: int) -> int:
     """Tokens of the longest sequence that the model reads, at most ``wanted``."""
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or wanted
@@ -109,14 +104,6 @@ def give_head(model: PreTrainedModel, original: PreTrainedModel) -> bool:
         table = Dense.of(source.weight.detach(), torch.float32).requires_grad_(False)
         model.set_submodule(module_name(model, head), TiedHead(table, head.bias))
     return True
-
-
-def pad(sequences: Sequence[Sequence[int]], filler: int) -> dict[str, Tensor]:
-    """Sequences side by side, padded at the end: ``input_ids`` and ``attention_mask``, (batch, longest)."""
-    longest = max(map(len, sequences))
-    ids = torch.tensor([[*s, *[filler] * (longest - len(s))] for s in sequences])
-    mask = torch.tensor([[1] * len(s) + [0] * (longest - len(s)) for s in sequences])
-    return {"input_ids": ids, "attention_mask": mask}
 
 
 def logits_at(model: PreTrainedModel, inputs: dict[str, Tensor], at: Tensor, **options: Any) -> tuple[Any, Tensor]:
@@ -206,13 +193,6 @@ def nll_deciles(nats: dict[str, Tensor], targets: Tensor, counts: Tensor) -> lis
     return deciles
 
 
-def by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """Numbers of the rows of each batch, rows of about one length together."""
-    order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
-
-
 def score(subject: Subject, model: PreTrainedModel, loader: Any, batches: Sequence[Batch]) -> dict[str, Tensor]:
     """The losses of a model, and where there is an original to compare with, of the original too.
 
@@ -233,7 +213,7 @@ def score(subject: Subject, model: PreTrainedModel, loader: Any, batches: Sequen
     nats = {"nll": negative_log_likelihoods(model, batches, subject.progress)}
     if subject.against is None:
         return nats
-    if same_model(subject):
+    if subject.compared_with_itself():
         return nats | {"nll_original": nats["nll"], "nll_head_original": nats["nll"]}
     original = subject.load_original(loader, "comparing perplexities")
     rows = [table_rows(each) for each in (model, original)]

@@ -11,20 +11,19 @@ which is which.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 
+from vocabpress.evaluate.batches import by_length, pad
 from vocabpress.evaluate.language import (
     MASKED,
     Batch,
-    by_length,
     longest_input,
     need_head,
     nll_deciles,
-    pad,
     perplexity,
     score,
     table_rows,
@@ -65,6 +64,7 @@ class MaskedPerplexity(Task):
 
     seeded: ClassVar[bool] = True
     reads_text: ClassVar[bool] = True
+    minimum: ClassVar[Mapping[str, int]] = {"block": 8, "batch_size": 1, "subset": 1}
 
     block: int = 512
     mask_probability: float = 0.15
@@ -73,11 +73,7 @@ class MaskedPerplexity(Task):
     subset: int | None = None
 
     def __post_init__(self) -> None:
-        if self.block < 8 or self.batch_size < 1 or (self.subset is not None and self.subset < 1):
-            raise ValueError(
-                "block is at least 8, batch_size and subset at least 1, "
-                f"got {self.block}, {self.batch_size} and {self.subset}"
-            )
+        super().__post_init__()
         if not 0 < self.mask_probability < 1:
             raise ValueError(f"mask_probability is between 0 and 1, got {self.mask_probability}")
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from vocabpress.evaluate.correlations import spearman
 from vocabpress.progress import Bar
 
 if TYPE_CHECKING:
@@ -56,19 +57,6 @@ def embed(encoder: "SentenceTransformer", sentences: Sequence[str], progress: bo
         assert isinstance(found, Tensor)
         parts.append(found.float().cpu())
     return torch.cat(parts)
-
-
-def spearman(a: Tensor, b: Tensor) -> float:
-    """Rank correlation of two vectors; equal values share their mean rank. 0 where all of one are equal."""
-    if bool((a == a[0]).all()) or bool((b == b[0]).all()):
-        return 0.0
-    return float(torch.corrcoef(torch.stack([_ranks(a), _ranks(b)]))[0, 1])
-
-
-def _ranks(values: Tensor) -> Tensor:
-    _, inverse, counts = torch.unique(values, return_inverse=True, return_counts=True)
-    last = counts.cumsum(0).double()
-    return (last - (counts.double() - 1) / 2)[inverse]
 
 
 def agreement(original: Tensor, compressed: Tensor) -> Agreement:

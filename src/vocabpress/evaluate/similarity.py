@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from vocabpress.evaluate.pairs import WORDS, Pair, read_pairs
-from vocabpress.evaluate.sentences import spearman
+from vocabpress.evaluate.correlations import spearman
+from vocabpress.evaluate.pairs import WORDS, ScoredPair, read_pairs
 from vocabpress.evaluate.table import open_table
 from vocabpress.evaluate.task import Measurement, Subject, Task
 from vocabpress.evaluate.words import ids_of
@@ -49,12 +49,12 @@ def metric_name(file: Path) -> str:
     return file.stem.lower().replace("-", "_").replace(" ", "_")
 
 
-def known_pairs(pairs: Sequence[Pair], tokenizer: Any) -> list[Pair]:
+def known_pairs(pairs: Sequence[ScoredPair], tokenizer: Any) -> list[ScoredPair]:
     """Those whose words the tokenizer can spell without its unknown token."""
     return [pair for pair in pairs if ids_of(tokenizer, pair.first) and ids_of(tokenizer, pair.second)]
 
 
-def correlations(sets: dict[str, list[Pair]], tokenizer: Any, table: Tensor) -> dict[str, float]:
+def correlations(sets: dict[str, list[ScoredPair]], tokenizer: Any, table: Tensor) -> dict[str, float]:
     """Spearman x 100 of each set, and their mean.
 
     Args:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import torch
 
-from vocabpress.evaluate.pairs import SEMEVAL, STSB, Pair, read_pairs
-from vocabpress.evaluate.sentences import open_encoder, pair_cosines, spearman
+from vocabpress.evaluate.correlations import spearman
+from vocabpress.evaluate.pairs import SEMEVAL, STSB, ScoredPair, read_pairs
+from vocabpress.evaluate.sentences import open_encoder, pair_cosines
 from vocabpress.evaluate.task import Measurement, Subject, Task
 
 YEARS = ("2012", "2013", "2014", "2015", "2016")
@@ -62,13 +63,13 @@ class SentenceSimilarity(Task):
             metrics["mean"] = sum(metrics.values()) / len(metrics)
         return Measurement(metrics, {"files": by_file})
 
-    def read(self, subject: Subject) -> dict[str, dict[str, list[Pair]]]:
+    def read(self, subject: Subject) -> dict[str, dict[str, list[ScoredPair]]]:
         """Metric -> file -> its pairs.
 
         Raises:
             ValueError: If a set that was asked for is not there, or a file is not whole.
         """
-        found: dict[str, dict[str, list[Pair]]] = {}
+        found: dict[str, dict[str, list[ScoredPair]]] = {}
         for name in self.names():
             if name == "stsb":
                 file = subject.file(f"stsbenchmark/sts-{self.split}.tsv")

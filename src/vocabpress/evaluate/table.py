@@ -5,6 +5,7 @@ alike, and by how often text holds the token: counted in the text that was given
 order (`vocabpress.weights.vocabulary_order`).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -56,18 +57,20 @@ class TableErrors(Task):
 
     reads_text: ClassVar[bool] = True
     compares: ClassVar[bool] = True
+    minimum: ClassVar[Mapping[str, int]] = {"k": 1, "queries": 0}
 
     k: int = 10
     queries: int = 0
     words: str = WORDS
 
     def __post_init__(self) -> None:
-        if self.k < 1 or self.queries < 0 or self.queries == 1:
-            raise ValueError(f"k is at least 1 and queries 0 or at least 2, got {self.k} and {self.queries}")
+        super().__post_init__()
+        if self.queries == 1:
+            raise ValueError("queries is 0 or at least 2, got 1")
 
     def measure(self, subject: Subject) -> Measurement:
         source = open_table(subject.original("comparing tables"), subject.device)
-        form = source if _same(subject) else open_table(subject.model, subject.device)
+        form = source if subject.compared_with_itself() else open_table(subject.model, subject.device)
         shape, found = ((table.num_embeddings, table.embedding_dim) for table in (source, form))
         if shape != found:
             raise ValueError(f"{subject.model} has a table {found}, the original {shape}; give what it was made of")
@@ -125,10 +128,6 @@ def token_counts(subject: Subject, num_embeddings: int) -> tuple[Any, Tensor | N
     if subject.text:
         return tokenizer, count_tokens(subject.lines("counting"), tokenizer, num_embeddings), "text"
     return tokenizer, vocabulary_order(tokenizer, num_embeddings), "vocabulary order"
-
-
-def _same(subject: Subject) -> bool:
-    return subject.against is not None and subject.against.resolve() == subject.model.resolve()
 
 
 def _metrics(errors: RowErrors, spread: Tensor, weights: Tensor, queries: Queries, kept: Tensor) -> dict[str, float]:

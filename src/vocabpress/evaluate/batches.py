@@ -1,0 +1,21 @@
+"""Batches of sequences: which rows lie side by side, and how they are filled up to one length."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+
+def by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """Numbers of the rows of each batch, rows of about one length together, the longest first."""
+    order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+def pad(sequences: Sequence[Sequence[int]], filler: int) -> dict[str, Tensor]:
+    """Sequences side by side, padded at the end: ``input_ids`` and ``attention_mask``, (batch, longest)."""
+    longest = max(map(len, sequences))
+    ids = torch.tensor([[*s, *[filler] * (longest - len(s))] for s in sequences])
+    mask = torch.tensor([[1] * len(s) + [0] * (longest - len(s)) for s in sequences])
+    return {"input_ids": ids, "attention_mask": mask}
