@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import tiny
 from measuring import LONG_LINES, measured, pair, save_maskable, untied
-from vocabpress.evaluate.causal import cut, first_token
+from vocabpress.evaluate.causal import first_token, overlapping_windows
 from vocabpress.hf.modules import TiedHead
 
 
@@ -66,22 +66,24 @@ def test_a_text_of_one_window_has_the_loss_of_its_full_context(tmp_path, long_te
 
 
 def test_windows_by_hand():
-    without = cut(range(10, 20), None, 4)
-    assert [(window.ids, window.known) for window in without] == [
-        ([10, 11, 12, 13], 1),
-        ([12, 13, 14, 15], 2),
-        ([14, 15, 16, 17], 2),
-        ([16, 17, 18, 19], 2),
+    without = overlapping_windows(range(10, 20), None, 4)
+    assert [(window.inputs, window.targets) for window in without] == [
+        ([10, 11, 12, 13], [11, 12, 13]),
+        ([12, 13, 14, 15], [14, 15]),
+        ([14, 15, 16, 17], [16, 17]),
+        ([16, 17, 18, 19], [18, 19]),
     ]
-    led = cut(range(10, 17), 0, 5)
-    assert [(window.ids, window.known) for window in led] == [
-        ([0, 10, 11, 12, 13], 1),
-        ([0, 12, 13, 14, 15], 3),
-        ([0, 14, 15, 16], 3),
+    led = overlapping_windows(range(10, 17), 0, 5)
+    assert [(window.inputs, window.targets) for window in led] == [
+        ([0, 10, 11, 12, 13], [10, 11, 12, 13]),
+        ([0, 12, 13, 14, 15], [14, 15]),
+        ([0, 14, 15, 16], [16]),
     ]
     for windows, first in ((without, 11), (led, 10)):
-        scored = [token for window in windows for token in window.ids[window.known :]]
+        scored = [token for window in windows for token in window.targets]
         assert scored == list(range(first, first + len(scored)))
+        for window in windows:
+            assert [window.inputs[place + 1] for place in window.places] == window.targets
 
 
 def test_a_token_that_begins_texts_begins_every_window(tmp_path, long_text):

@@ -16,10 +16,9 @@ from typing import Any, ClassVar
 
 import torch
 
-from vocabpress.evaluate.batches import pad
 from vocabpress.evaluate.language import (
     CAUSAL,
-    Batch,
+    ScoredSequence,
     longest_input,
     need_head,
     nll_deciles,
@@ -48,23 +47,18 @@ class CausalPerplexity(Task):
     subset: int | None = None
 
     def measure(self, subject: Subject) -> Measurement:
-        lines = subject.lines("perplexity")[: self.subset]
+        text = "\n".join(subject.lines("perplexity")[: self.subset])
         loader = need_head(subject.model, CAUSAL)
         model, tokenizer = subject.load(loader), subject.tokenizer()
-        ids: list[int] = tokenizer("\n".join(lines), add_special_tokens=False)["input_ids"]
+        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(ids) < 2:
             raise ValueError("the text is a single token, nothing to predict; give more text")
         if max(ids) >= table_rows(model):
             raise ValueError(f"the tokenizer gives id {max(ids)}, the table has {table_rows(model)} rows")
-        begin = first_token(tokenizer)
-        windows = cut(ids, begin, longest_input(model, tokenizer, self.window))
-        batches = [
-            _batch(windows[start : start + self.batch_size]) for start in range(0, len(windows), self.batch_size)
-        ]
-        nats = score(subject, model, loader, batches)
-        targets = torch.cat([batch.targets for batch in batches])
+        windows = overlapping_windows(ids, first_token(tokenizer), longest_input(model, tokenizer, self.window))
+        nats, targets = score(subject, model, loader, windows, self.batch_size, filler=0)
         counts = torch.bincount(torch.tensor(ids), minlength=table_rows(model)).float()
-        size = len("\n".join(lines).encode())
+        size = len(text.encode())
         metrics = {
             "perplexity": perplexity(nats["nll"]),
             "nll_per_token": float(nats["nll"].mean()),
@@ -79,25 +73,11 @@ class CausalPerplexity(Task):
 def first_token(tokenizer: Any) -> int | None:
     """The token that the tokenizer puts before a text by itself; None where it puts none."""
     plain, special = (tokenizer("a", add_special_tokens=add)["input_ids"] for add in (False, True))
-    return (
-        special[0] if tokenizer.bos_token_id is not None and special[:1] == [tokenizer.bos_token_id] != plain else None
-    )
+    begins = tokenizer.bos_token_id is not None and special[:1] == [tokenizer.bos_token_id] != plain
+    return special[0] if begins else None
 
 
-@dataclass(frozen=True)
-class Window:
-    """A stretch of the stream.
-
-    Attributes:
-        ids: Its tokens, the token that texts begin with included.
-        known: How many of its first tokens are context alone.
-    """
-
-    ids: list[int]
-    known: int
-
-
-def cut(ids: Sequence[int], begin: int | None, length: int) -> list[Window]:
+def overlapping_windows(ids: Sequence[int], begin: int | None, length: int) -> list[ScoredSequence]:
     """Windows over a stream; every token is scored once, the first of all only where a token comes before it.
 
     Args:
@@ -111,15 +91,8 @@ def cut(ids: Sequence[int], begin: int | None, length: int) -> list[Window]:
     for start in range(0, len(ids), room // 2):
         end = min(start + room, len(ids))
         if end > done:
-            windows.append(Window([*before, *ids[start:end]], len(before) + done - start))
+            inputs, known = [*before, *ids[start:end]], len(before) + done - start
+            # The logits at a position say what the next token is.
+            windows.append(ScoredSequence(inputs, range(known - 1, len(inputs) - 1), inputs[known:]))
             done = end
     return windows
-
-
-def _batch(windows: Sequence[Window]) -> Batch:
-    """The logits at a position say what the next token is."""
-    inputs = pad([window.ids for window in windows], 0)
-    scored = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
-    for row, window in enumerate(windows):
-        scored[row, window.known - 1 : len(window.ids) - 1] = True
-    return Batch(inputs, scored, torch.tensor([i for window in windows for i in window.ids[window.known :]]))

@@ -15,6 +15,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from vocabpress.embeddings import Dense
+from vocabpress.evaluate.batches import by_length, pad
 from vocabpress.evaluate.task import Subject
 from vocabpress.hf.checkpoint import named_class
 from vocabpress.hf.modules import TiedHead
@@ -34,18 +35,18 @@ POSITIONS_PER_CHUNK = 1024  # whose logits are turned into float32 probabilities
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Sequences side by side.
+class ScoredSequence:
+    """Tokens that a model reads, and what it is scored by.
 
     Attributes:
-        inputs: ``input_ids`` and ``attention_mask``, (batch, longest).
-        scored: Whether a position is scored, likewise, boolean.
-        targets: The right tokens at those positions, row by row, shape (scored positions).
+        inputs: The tokens.
+        places: Positions whose logits are scored, rising.
+        targets: The right token of each place.
     """
 
-    inputs: dict[str, Tensor]
-    scored: Tensor
-    targets: Tensor
+    inputs: list[int]
+    places: Sequence[int]
+    targets: list[int]
 
 
 def head_kind(folder: Path) -> str | None:
@@ -80,18 +81,117 @@ def longest_input(model: PreTrainedModel, tokenizer: Any, wanted: int) -> int:
     return min(wanted, positions, tokenizer.model_max_length)
 
 
-def give_head(model: PreTrainedModel, original: PreTrainedModel) -> bool:
+def table_rows(model: PreTrainedModel) -> int:
+    """Rows of the token table."""
+    module: Any = model.get_submodule(input_table_name(model))
+    return module.num_embeddings
+
+
+def logits_at(model: PreTrainedModel, inputs: dict[str, Tensor], at: Tensor, **options: Any) -> tuple[Any, Tensor]:
+    """Run the model, and the head at some positions alone, where the head is a module that transformers knows of.
+
+    Args:
+        model: With a language-modelling head.
+        inputs: As `pad` gives them, on the model's device.
+        at: Which positions, (batch, longest), boolean.
+        options: Passed to the model.
+
+    Returns:
+        The model's output, and the logits at the positions, (positions, V).
+    """
+
+    def select(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        hidden = arguments[0]
+        return (hidden[at], *arguments[1:]) if hidden.shape[:-1] == at.shape else arguments
+
+    head: Any = model.get_output_embeddings()
+    handle = head.register_forward_pre_hook(select) if isinstance(head, nn.Module) else None
+    try:
+        out = model(**inputs, **options)
+    finally:
+        if handle is not None:
+            handle.remove()
+    return out, out.logits if out.logits.dim() == 2 else out.logits[at]
+
+
+def score(
+    subject: Subject,
+    model: PreTrainedModel,
+    loader: Any,
+    sequences: Sequence[ScoredSequence],
+    batch_size: int,
+    filler: int,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """The losses of a model, and where there is an original to compare with, of the original too.
+
+    Args:
+        subject: What is measured.
+        model: The subject's; its compressed tables are decoded, and its head is another afterwards.
+        loader: Of the original.
+        sequences: What to score.
+        batch_size: Sequences at a time.
+        filler: The token to pad with.
+
+    Returns:
+        ``nll``; with an original also ``nll_original`` and ``nll_head_original``, the model's with the original's table
+        at its tied head. Each of shape (scored tokens), in nats; and the scored tokens in the same order.
+
+    Raises:
+        ValueError: If the original has another vocabulary, or a loss is not finite.
+    """
+    batches = [
+        [sequences[row] for row in chosen]
+        for chosen in by_length([len(sequence.inputs) for sequence in sequences], batch_size)
+    ]
+
+    def losses(of: PreTrainedModel) -> Tensor:
+        found = [_losses(of, batch, filler) for batch in Bar(batches, desc="likelihoods", disable=not subject.progress)]
+        nats = torch.cat(found)
+        if not bool(nats.isfinite().all()):
+            raise ValueError(
+                "the model gives NaN or infinite logits, which have no perplexity; is the checkpoint whole?"
+            )
+        return nats
+
+    targets = torch.tensor([token for batch in batches for sequence in batch for token in sequence.targets])
+    uninstall(model, model.dtype)  # predicts the same, and no batch waits for its head to be decoded
+    nats = {"nll": losses(model)}
+    if subject.against is None:
+        return nats, targets
+    if subject.compared_with_itself():
+        return nats | {"nll_original": nats["nll"], "nll_head_original": nats["nll"]}, targets
+    original = subject.load_original(loader, "comparing perplexities")
+    rows = [table_rows(each) for each in (model, original)]
+    if rows[0] != rows[1]:
+        raise ValueError(f"the model has {rows[0]} tokens, the original {rows[1]}; give what the model was made of")
+    nats["nll_original"] = losses(original)
+    if _give_head(model, original):
+        nats["nll_head_original"] = losses(model)
+    return nats, targets
+
+
+@torch.inference_mode()
+def _losses(model: PreTrainedModel, batch: Sequence[ScoredSequence], filler: int) -> Tensor:
+    """Nats of each scored token of a batch; float64 on the CPU."""
+    inputs = pad([sequence.inputs for sequence in batch], filler)
+    scored = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
+    for row, sequence in enumerate(batch):
+        scored[row, list(sequence.places)] = True
+    on_device = {name: tensor.to(model.device) for name, tensor in inputs.items()}
+    _, logits = logits_at(model, on_device, scored.to(model.device))
+    targets = torch.tensor([token for sequence in batch for token in sequence.targets], device=model.device)
+    parts = zip(logits.split(POSITIONS_PER_CHUNK), targets.split(POSITIONS_PER_CHUNK), strict=True)
+    return torch.cat(
+        [nn.functional.cross_entropy(part.float(), wanted, reduction="none").double().cpu() for part, wanted in parts]
+    )
+
+
+def _give_head(model: PreTrainedModel, original: PreTrainedModel) -> bool:
     """Let a tied output head read the original's table, while the input goes on to read the model's own.
 
     The papers that swap the input embedding of a tied model measure this: their new parameter silently unties the head.
-    The head's bias stays the model's own.
-
-    Args:
-        model: Changed in place, for measuring alone: not to be saved.
-        original: A model of the same shape.
-
-    Returns:
-        Whether there is a head that transformers knows of; only then the measurement means anything.
+    The head's bias stays the model's own. Says whether there is a head that transformers knows of; only then the
+    measurement means anything.
     """
     head: Any = model.get_output_embeddings()
     embedding: Any = model.get_submodule(input_table_name(model))
@@ -104,55 +204,6 @@ def give_head(model: PreTrainedModel, original: PreTrainedModel) -> bool:
         table = Dense.of(source.weight.detach(), torch.float32).requires_grad_(False)
         model.set_submodule(module_name(model, head), TiedHead(table, head.bias))
     return True
-
-
-def logits_at(model: PreTrainedModel, inputs: dict[str, Tensor], at: Tensor, **options: Any) -> tuple[Any, Tensor]:
-    """Run the model, and the head at some positions alone, where the head is a module that transformers knows of.
-
-    Args:
-        model: With a language-modelling head.
-        inputs: As in `Batch`, on the model's device.
-        at: Which positions, (batch, longest), boolean.
-        options: Passed to the model.
-
-    Returns:
-        The model's output, and the logits at the positions, (positions, V).
-    """
-    head: Any = model.get_output_embeddings()
-    handle = None
-    if isinstance(head, nn.Module):
-
-        def select(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-            hidden = arguments[0]
-            return (hidden[at], *arguments[1:]) if hidden.shape[:-1] == at.shape else arguments
-
-        handle = head.register_forward_pre_hook(select)
-    try:
-        out = model(**inputs, **options)
-    finally:
-        if handle is not None:
-            handle.remove()
-    return out, out.logits if out.logits.dim() == 2 else out.logits[at]
-
-
-@torch.inference_mode()
-def negative_log_likelihoods(model: PreTrainedModel, batches: Sequence[Batch], progress: bool = False) -> Tensor:
-    """Of each scored token, in nats, in the order of the batches; float64 on the CPU.
-
-    Raises:
-        ValueError: If one is not finite.
-    """
-    found = []
-    for batch in Bar(batches, desc="likelihoods", disable=not progress):
-        inputs = {name: tensor.to(model.device) for name, tensor in batch.inputs.items()}
-        _, logits = logits_at(model, inputs, batch.scored.to(model.device))
-        targets = batch.targets.to(model.device)
-        for part, wanted in zip(logits.split(POSITIONS_PER_CHUNK), targets.split(POSITIONS_PER_CHUNK), strict=True):
-            found.append(nn.functional.cross_entropy(part.float(), wanted, reduction="none").double().cpu())
-    nats = torch.cat(found)
-    if not bool(nats.isfinite().all()):
-        raise ValueError("the model gives NaN or infinite logits, which have no perplexity; is the checkpoint whole?")
-    return nats
 
 
 def perplexity(nats: Tensor) -> float:
@@ -180,52 +231,9 @@ def nll_deciles(nats: dict[str, Tensor], targets: Tensor, counts: Tensor) -> lis
         Ten entries, the most frequent tokens first: ``tokens`` scored, and the mean under each name, None where no
         token was scored.
     """
-    groups = frequency_deciles(counts)
-    group_of = torch.empty(len(counts), dtype=torch.int64)
-    for index, ids in enumerate(groups):
-        group_of[ids] = index
-    of_target = group_of[targets]
     deciles = []
-    for index in range(len(groups)):
-        inside = of_target == index
+    for ids in frequency_deciles(counts):
+        inside = torch.isin(targets, ids)
         means = {name: float(loss[inside].mean()) if bool(inside.any()) else None for name, loss in nats.items()}
         deciles.append({"tokens": int(inside.sum()), **means})
     return deciles
-
-
-def score(subject: Subject, model: PreTrainedModel, loader: Any, batches: Sequence[Batch]) -> dict[str, Tensor]:
-    """The losses of a model, and where there is an original to compare with, of the original too.
-
-    Args:
-        subject: What is measured.
-        model: The subject's; its compressed tables are decoded, and its head is another afterwards.
-        loader: Of the original.
-        batches: What to score.
-
-    Returns:
-        ``nll``; with an original also ``nll_original`` and ``nll_head_original``, the model's with the original's table
-        at its tied head. Each of shape (scored tokens), in nats.
-
-    Raises:
-        ValueError: If the original has another vocabulary, or a loss is not finite.
-    """
-    uninstall(model, model.dtype)  # predicts the same, and no batch waits for its head to be decoded
-    nats = {"nll": negative_log_likelihoods(model, batches, subject.progress)}
-    if subject.against is None:
-        return nats
-    if subject.compared_with_itself():
-        return nats | {"nll_original": nats["nll"], "nll_head_original": nats["nll"]}
-    original = subject.load_original(loader, "comparing perplexities")
-    rows = [table_rows(each) for each in (model, original)]
-    if rows[0] != rows[1]:
-        raise ValueError(f"the model has {rows[0]} tokens, the original {rows[1]}; give what the model was made of")
-    nats["nll_original"] = negative_log_likelihoods(original, batches, subject.progress)
-    if give_head(model, original):
-        nats["nll_head_original"] = negative_log_likelihoods(model, batches, subject.progress)
-    return nats
-
-
-def table_rows(model: PreTrainedModel) -> int:
-    """Rows of the token table."""
-    module: Any = model.get_submodule(input_table_name(model))
-    return module.num_embeddings

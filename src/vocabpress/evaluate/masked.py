@@ -17,10 +17,9 @@ from typing import Any, ClassVar
 
 import torch
 
-from vocabpress.evaluate.batches import by_length, pad
 from vocabpress.evaluate.language import (
     MASKED,
-    Batch,
+    ScoredSequence,
     longest_input,
     need_head,
     nll_deciles,
@@ -33,21 +32,6 @@ from vocabpress.progress import Bar
 
 LINES_PER_CALL = 512
 BECOMES_MASK, BECOMES_RANDOM = 0.8, 0.1  # the rest stays as it is, as in BERT
-
-
-@dataclass(frozen=True)
-class Masked:
-    """One line with some of its words masked.
-
-    Attributes:
-        ids: The tokens, special ones included.
-        inputs: The same with masked ones replaced.
-        places: Where they are, rising.
-    """
-
-    ids: list[int]
-    inputs: list[int]
-    places: list[int]
 
 
 @dataclass(frozen=True)
@@ -78,7 +62,7 @@ class MaskedPerplexity(Task):
             raise ValueError(f"mask_probability is between 0 and 1, got {self.mask_probability}")
 
     def measure(self, subject: Subject) -> Measurement:
-        lines = kept_lines(subject.lines("masked perplexity"), self.min_tokens)[: self.subset]
+        lines = long_lines(subject.lines("masked perplexity"), self.min_tokens)[: self.subset]
         if not lines:
             raise ValueError(f"no line of the text has {self.min_tokens} words; lower min_tokens, or give other text")
         loader = need_head(subject.model, MASKED)
@@ -86,21 +70,16 @@ class MaskedPerplexity(Task):
         rows = min(len(tokenizer), table_rows(model))
         length = longest_input(model, tokenizer, self.block)
         masked = mask_lines(lines, tokenizer, rows, length, self.mask_probability, subject.seed, subject.progress)
-        batches = [
-            _batch([masked[row] for row in chosen], tokenizer.pad_token_id or 0)
-            for chosen in by_length([len(line.ids) for line in masked], self.batch_size)
-        ]
-        nats = score(subject, model, loader, batches)
+        nats, targets = score(subject, model, loader, masked, self.batch_size, tokenizer.pad_token_id or 0)
         named = {"nll": "head_compressed", "nll_head_original": "head_original", "nll_original": "original"}
         metrics = {f"perplexity_{named[name]}": perplexity(loss) for name, loss in nats.items()}
-        targets = torch.cat([batch.targets for batch in batches])
-        everything = torch.tensor([i for line in masked for i in line.ids])
-        counts = torch.bincount(everything, minlength=table_rows(model)).float()
+        read = torch.tensor([token for line in masked for token in unmasked(line)])
+        counts = torch.bincount(read, minlength=table_rows(model)).float()
         details = {"lines": len(masked), "nll_deciles": nll_deciles(nats, targets, counts)}
         return Measurement(metrics | {"tokens_masked": float(len(targets))}, details)
 
 
-def kept_lines(lines: Sequence[str], min_tokens: int) -> list[str]:
+def long_lines(lines: Sequence[str], min_tokens: int) -> list[str]:
     """The lines without "=" tokens, those with fewer than so many words left out."""
     cleaned = ([word for word in line.split() if word != "="] for line in lines)
     return [" ".join(words) for words in cleaned if len(words) >= max(min_tokens, 1)]
@@ -114,7 +93,7 @@ def mask_lines(
     probability: float,
     seed: int,
     progress: bool = False,
-) -> list[Masked]:
+) -> list[ScoredSequence]:
     """Tokenise lines and mask whole words of each; the words are those of the tokenizer's own splitting.
 
     Lines without any word that can be masked are left out.
@@ -140,10 +119,16 @@ def mask_lines(
             for place in places:
                 inputs[place] = replacement(ids[place], tokenizer.mask_token_id, vocabulary, draw)
             if places:
-                found.append(Masked(ids, inputs, places))
+                found.append(ScoredSequence(inputs, places, [ids[place] for place in places]))
     if not found:
         raise ValueError("no line holds a word that can be masked; does the tokenizer belong to the text's language?")
     return found
+
+
+def unmasked(line: ScoredSequence) -> list[int]:
+    """The tokens of a line before some were masked."""
+    right = dict(zip(line.places, line.targets, strict=True))
+    return [right.get(place, token) for place, token in enumerate(line.inputs)]
 
 
 def choose_places(words: Sequence[int | None], probability: float, draw: random.Random) -> list[int]:
@@ -176,14 +161,6 @@ def replacement(token: int, mask: int, vocabulary: int, draw: random.Random) -> 
     if chance < BECOMES_MASK:
         return mask
     return draw.randrange(vocabulary) if chance < BECOMES_MASK + BECOMES_RANDOM else token
-
-
-def _batch(lines: Sequence[Masked], filler: int) -> Batch:
-    inputs = pad([line.inputs for line in lines], filler)
-    scored = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
-    for row, line in enumerate(lines):
-        scored[row, line.places] = True
-    return Batch(inputs, scored, torch.tensor([line.ids[place] for line in lines for place in line.places]))
 
 
 def _maskable(tokenizer: Any) -> Any:
