@@ -10,7 +10,7 @@ import tiny
 from measuring import LINES, measured
 from vocabpress.embeddings import Dense
 from vocabpress.evaluate.table import open_table
-from vocabpress.neighbours import choose_queries, nearest, neighbours_kept
+from vocabpress.neighbours import choose_queries, nearest, shared_neighbours
 from vocabpress.reconstruction import deviations, frequency_deciles, reconstruction, row_errors
 from vocabpress.spectrum import gaussian_bound, singular_values
 
@@ -88,11 +88,11 @@ def test_neighbours_by_hand_and_by_brute_force():
     assert nearest(table, torch.tensor([0, 3]), 2, torch.tensor([2])).tolist() == [[1, 3], [4, 1]]
     turned = table[[0, 1, 3, 2, 4]] * 5  # rows 2 and 3 change places: 10 and 90 degrees are near row 0 now
     # Of row 0: {1, 2} -> {1, 3}; of row 3, at 25 degrees now: {4, 2} -> {1, 0}.
-    assert neighbours_kept(table, turned, torch.tensor([0, 3]), 2).tolist() == [0.5, 0.0]
+    assert shared_neighbours(table, turned, torch.tensor([0, 3]), 2).tolist() == [0.5, 0.0]
     first = torch.randn(300, 12)
     second = first + 0.4 * torch.randn(300, 12)
     ids = torch.arange(300)
-    kept = neighbours_kept(first, second, ids, 10)
+    kept = shared_neighbours(first, second, ids, 10)
     sets = []
     for rows in (first, second):
         cosines = torch.nn.functional.cosine_similarity(rows[:, None], rows[None], dim=-1).fill_diagonal_(-2)

@@ -1,4 +1,4 @@
-"""Which rows of a table are near each other by cosine, and how many stay so when the table is compressed."""
+"""Which rows of a table are near each other by cosine, and how many stay so when it is compressed."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 from vocabpress.chunks import chunks
 from vocabpress.progress import Bar
 
-QUERIES_AT_ONCE = 1024  # rows whose cosines with a chunk of the others are held
+QUERIES_AT_ONCE = 1024  # rows whose cosines with a chunk of the others are computed at once
 WORK = 4e11  # multiplications for one table; some ten seconds of one core
 
 
@@ -83,7 +83,7 @@ def _within(rows: Tensor, part: slice) -> Tensor:
 
 
 @torch.no_grad()
-def neighbours_kept(table: Tensor, other: Tensor, ids: Tensor, k: int = 10, progress: bool = False) -> Tensor:
+def shared_neighbours(table: Tensor, other: Tensor, ids: Tensor, k: int = 10, progress: bool = False) -> Tensor:
     """Share of the ``k`` nearest neighbours of a row in one table that are among those in another.
 
     Args:
@@ -97,10 +97,10 @@ def neighbours_kept(table: Tensor, other: Tensor, ids: Tensor, k: int = 10, prog
         From 0 to 1, shape (n), float64 on the CPU.
     """
     k = min(k, len(table) - 1)
-    kept = []
+    shared = []
     with Bar(total=len(ids), desc="neighbours", disable=not progress) as bar:
         for chunk in ids.to(table.device).split(QUERIES_AT_ONCE):
             before, after = nearest(table, chunk, k), nearest(other, chunk, k)
-            kept.append((before[:, :, None] == after[:, None, :]).any(2).double().mean(1).cpu())
+            shared.append((before[:, :, None] == after[:, None, :]).any(2).double().mean(1).cpu())
             bar.update(len(chunk))
-    return torch.cat(kept)
+    return torch.cat(shared)

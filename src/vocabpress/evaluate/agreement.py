@@ -1,5 +1,6 @@
 """How far a compressed model does the same as its original, on any text and without labels."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -52,12 +53,11 @@ class ModelAgreement(Task):
         has_head = loader is not AutoModel and not model.config.is_encoder_decoder
         tokenizer = subject.tokenizer()
         sequences = _tokenise(lines, tokenizer, longest_input(model, tokenizer, self.max_length), subject.progress)
-        totals = {"hidden_cosine": 0.0} | ({"kl": 0.0, "top1_agreement": 0.0} if has_head else {})
+        totals: Counter[str] = Counter()
         batches = list(by_length(list(map(len, sequences)), self.batch_size))
         for chosen in Bar(batches, desc="agreement", disable=not subject.progress):
             batch = pad([sequences[row] for row in chosen], getattr(tokenizer, "pad_token_id", None) or 0)
-            for name, value in compare(original, model, batch, has_head).items():
-                totals[name] += value
+            totals.update(compare(original, model, batch, has_head))  # pyright: ignore[reportArgumentType]
         tokens = sum(map(len, sequences))
         metrics = {name: total / tokens for name, total in totals.items()}
         return Measurement(metrics | {"tokens": float(tokens)}, {"lines": len(sequences)})
@@ -82,31 +82,29 @@ def compare(
         ValueError: If the hidden states are of other widths, or the vocabularies of other sizes.
     """
     inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
-    at = inputs["attention_mask"].bool()
-    (wanted, right), (found, logits) = (_states(each, inputs, at, has_head) for each in (original, model))
-    if wanted.shape != found.shape or (right is not None and logits is not None and right.shape != logits.shape):
+    (wanted, right), (found, logits) = (_states(each, inputs, has_head) for each in (original, model))
+    if wanted.shape != found.shape or right.shape != logits.shape:
         raise ValueError("the original has another width or vocabulary than the model; give what it was made of")
     sums = {"hidden_cosine": float(cosine_similarity(wanted.double(), found.double(), dim=-1).sum())}
-    if right is None or logits is None:
+    if not has_head:
         return sums
-    parts = zip(right.split(POSITIONS_PER_CHUNK), logits.split(POSITIONS_PER_CHUNK), strict=True)
-    divergence, agreed = 0.0, 0.0
-    for before, after in parts:
+    sums |= {"kl": 0.0, "top1_agreement": 0.0}
+    for before, after in zip(right.split(POSITIONS_PER_CHUNK), logits.split(POSITIONS_PER_CHUNK), strict=True):
         p, q = log_softmax(before.float(), dim=-1), log_softmax(after.float(), dim=-1)
-        divergence += float((p.exp() * (p - q)).sum(dtype=torch.float64))
-        agreed += float((before.argmax(-1) == after.argmax(-1)).sum())
-    return sums | {"kl": divergence, "top1_agreement": agreed}
+        sums["kl"] += float((p.exp() * (p - q)).sum(dtype=torch.float64))
+        sums["top1_agreement"] += float((before.argmax(-1) == after.argmax(-1)).sum())
+    return sums
 
 
-def _states(
-    model: PreTrainedModel, inputs: dict[str, Tensor], at: Tensor, has_head: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Last hidden states, (positions, d), and logits, (positions, V), or None."""
+def _states(model: PreTrainedModel, inputs: dict[str, Tensor], has_head: bool) -> tuple[Tensor, Tensor]:
+    """Last hidden states, (positions, d), and logits, (positions, V); V is 0 where there is no head."""
+    at = inputs["attention_mask"].bool()
     if has_head:
         out, logits = logits_at(model, inputs, at, output_hidden_states=True)
         return out.hidden_states[-1][at], logits
     body: Any = model.get_encoder() if model.config.is_encoder_decoder else model
-    return body(**inputs).last_hidden_state[at], None
+    states = body(**inputs).last_hidden_state[at]
+    return states, states[:, :0]
 
 
 def _tokenise(lines: Sequence[str], tokenizer: Any, length: int, progress: bool) -> list[list[int]]:

@@ -1,11 +1,15 @@
-"""Files of scored pairs: two sentences or two words, and how alike people found them."""
+"""Scored pairs: two sentences or two words, how alike people found them, and whether cosines rank them so."""
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+from torch import Tensor
+
 from vocabpress.evaluate.cells import read_cells, read_score
+from vocabpress.evaluate.correlations import spearman
 
 
 class ScoredPair(NamedTuple):
@@ -68,3 +72,8 @@ def _read(cells: Sequence[str], columns: PairColumns, where: str) -> ScoredPair 
     if not first or not second:
         raise ValueError(f"{where}: one of the two texts is empty")
     return ScoredPair(first, second, score)
+
+
+def rank_agreement(cosines: Tensor, pairs: Sequence[ScoredPair]) -> float:
+    """Spearman correlation of the cosines, shape (pairs), with the scores, times 100."""
+    return 100 * spearman(cosines, torch.tensor([pair.score for pair in pairs]))

@@ -8,10 +8,7 @@ split. Of SemEval 2012 to 2016 (Agirre et al.) a year has several files; they ar
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from vocabpress.evaluate.correlations import spearman
-from vocabpress.evaluate.pairs import SEMEVAL, STSB, ScoredPair, read_pairs
+from vocabpress.evaluate.pairs import SEMEVAL, STSB, ScoredPair, rank_agreement, read_pairs
 from vocabpress.evaluate.sentences import open_encoder, pair_cosines
 from vocabpress.evaluate.task import Measurement, Subject, Task
 
@@ -49,16 +46,16 @@ class SentenceSimilarity(Task):
         sets = self.read(subject)
         pairs = [pair for files in sets.values() for part in files.values() for pair in part]
         encoder = open_encoder(subject.model, subject.device)
-        first, second, scores = zip(*pairs, strict=True)
-        cosines, wanted = pair_cosines(encoder, first, second, subject.progress), torch.tensor(scores)
+        first, second, _ = zip(*pairs, strict=True)
+        cosines = pair_cosines(encoder, first, second, subject.progress)
         metrics, by_file, start = {}, {}, 0
         for name, files in sets.items():
             begin = start
             for file, part in files.items():
-                span = slice(start, start + len(part))
-                by_file[file] = {"pairs": len(part), "spearman": 100 * spearman(cosines[span], wanted[span])}
+                spearman = rank_agreement(cosines[start : start + len(part)], part)
+                by_file[file] = {"pairs": len(part), "spearman": spearman}
                 start += len(part)
-            metrics[name] = 100 * spearman(cosines[begin:start], wanted[begin:start])
+            metrics[name] = rank_agreement(cosines[begin:start], pairs[begin:start])
         if len(metrics) > 1:
             metrics["mean"] = sum(metrics.values()) / len(metrics)
         return Measurement(metrics, {"files": by_file})
@@ -70,12 +67,14 @@ class SentenceSimilarity(Task):
             ValueError: If a set that was asked for is not there, or a file is not whole.
         """
         found: dict[str, dict[str, list[ScoredPair]]] = {}
+        data = subject.data or Path()
+        years = [year for year in YEARS if any((data / "semeval-sts" / year).glob("*.test.tsv"))]
         for name in self.names():
             if name == "stsb":
                 file = subject.file(f"stsbenchmark/sts-{self.split}.tsv")
                 found[f"stsb_{self.split}"] = {file.name: read_pairs(file, STSB)}
                 continue
-            for year in _years(subject.data) if name == ALL_YEARS else [f"20{name[3:]}"]:
+            for year in years if name == ALL_YEARS else [f"20{name[3:]}"]:
                 folder = subject.file(f"semeval-sts/{year}")
                 files = sorted(folder.glob("*.test.tsv"))
                 if not files:
@@ -84,7 +83,3 @@ class SentenceSimilarity(Task):
         if not found:
             raise ValueError(f"{subject.data} has none of the sets {self.sets!r}; give the folder that holds them")
         return found
-
-
-def _years(data: Path | None) -> list[str]:
-    return [] if data is None else [year for year in YEARS if any((data / "semeval-sts" / year).glob("*.test.tsv"))]

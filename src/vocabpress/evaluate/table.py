@@ -6,7 +6,7 @@ order (`vocabpress.weights.vocabulary_order`).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,7 +20,7 @@ from vocabpress.evaluate.words import row_of
 from vocabpress.hf.checkpoint import open_model
 from vocabpress.hf.modules import TokenEmbedding
 from vocabpress.hf.tables import input_table_name
-from vocabpress.neighbours import WORK, Queries, choose_queries, nearest, neighbours_kept
+from vocabpress.neighbours import WORK, Queries, choose_queries, nearest, shared_neighbours
 from vocabpress.reconstruction import RowErrors, deviations, frequency_deciles, row_errors
 from vocabpress.spectrum import gaussian_bound, singular_values
 from vocabpress.weights import count_tokens, vocabulary_order
@@ -80,11 +80,11 @@ class TableErrors(Task):
         ones = torch.ones(shape[0], dtype=torch.float64)
         plain = deviations(original, ones)
         queries = choose_queries(shape[0], self.queries or max(2, int(WORK / original.numel())), counts, subject.seed)
-        kept = neighbours_kept(original, compressed, queries.ids, self.k, subject.progress)
-        metrics = _metrics(errors, plain, ones, queries, kept) | {"norm_ratio": float(errors.norm_ratio.nanmean())}
+        shared = shared_neighbours(original, compressed, queries.ids, self.k, subject.progress)
+        metrics = _metrics(errors, plain, ones, queries, shared) | {"norm_ratio": float(errors.norm_ratio.nanmean())}
         if counts is not None:
             weights = counts.double()
-            by_frequency = _metrics(errors, deviations(original, weights), weights, queries, kept)
+            by_frequency = _metrics(errors, deviations(original, weights), weights, queries, shared)
             metrics |= {f"weighted_{name}": value for name, value in by_frequency.items()}
         details = {
             **_bound(original),
@@ -130,33 +130,20 @@ def token_counts(subject: Subject, num_embeddings: int) -> tuple[Any, Tensor | N
     return tokenizer, vocabulary_order(tokenizer, num_embeddings), "vocabulary order"
 
 
-def _metrics(errors: RowErrors, spread: Tensor, weights: Tensor, queries: Queries, kept: Tensor) -> dict[str, float]:
+def _metrics(errors: RowErrors, spread: Tensor, weights: Tensor, queries: Queries, shared: Tensor) -> dict[str, float]:
     """The metrics that are means over rows, under one weighting."""
-    over = errors.over(spread, weights)
     shares = queries.stands_for * weights[queries.ids]
-    return {
-        "relative_error": over.relative_error,
-        "mean_cosine": over.mean_cosine,
-        "neighbours_kept": float(shares @ kept) / float(shares.sum()),
-    }
+    return asdict(errors.over(spread, weights)) | {"neighbours_kept": float(shares @ shared) / float(shares.sum())}
 
 
 def _deciles(errors: RowErrors, spread: Tensor, counts: Tensor) -> list[dict[str, Any]]:
     """Errors by frequency; within a tenth all rows count alike, deviations are from the mean row of the whole table."""
     tenths = []
-    total = float(counts.double().sum())
     for ids in filter(len, frequency_deciles(counts)):
         part = RowErrors(errors.squared_error[ids], errors.cosine[ids], errors.norm_ratio[ids])
         over = part.over(spread[ids], torch.ones(len(ids), dtype=torch.float64))
-        share = float(counts[ids].double().sum()) / total
-        tenths.append(
-            {
-                "tokens": len(ids),
-                "share": share,
-                "relative_error": over.relative_error,
-                "mean_cosine": over.mean_cosine,
-            }
-        )
+        share = float(counts[ids].double().sum()) / float(counts.double().sum())
+        tenths.append({"tokens": len(ids), "share": share, **asdict(over)})
     return tenths
 
 

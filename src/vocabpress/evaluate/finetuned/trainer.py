@@ -159,15 +159,7 @@ def predict(
     task: FineTuningTask,
     progress: bool = False,
 ) -> list[tuple[Tensor, ...]]:
-    """What the model gives for each row, in their order, float32 on the CPU.
-
-    Args:
-        model: Fine-tuned.
-        tokenizer: Pads.
-        rows: Columns other than INPUTS are not read.
-        outputs: Names of the model's outputs, such as ``("logits",)``; padded as the batch was.
-        task: Says the precision, and the batch size.
-        progress: Whether to draw a progress bar.
+    """The named outputs of a model for each row, in the rows' order; float32 on the CPU, padded as their batch was.
 
     Raises:
         ValueError: If a number is not finite.

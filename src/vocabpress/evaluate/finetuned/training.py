@@ -12,7 +12,7 @@ so that the numbers belong to the size that is reported beside them.
 
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -151,18 +151,11 @@ def check_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without the warnings of transformers, a fresh head is what is wanted here, and without bars other than ours."""
-    before, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    datasets = sys.modules.get("datasets")
-    others = datasets is not None and not datasets.are_progress_bars_disabled()
-    if datasets is not None:
-        datasets.disable_progress_bars()
-    try:
+    with ExitStack() as restored:
+        restored.callback(transformers_logging.set_verbosity, transformers_logging.get_verbosity())
+        transformers_logging.set_verbosity_error()
+        for library in (transformers_logging, sys.modules.get("datasets")):
+            if library is not None and library.is_progress_bar_enabled():
+                restored.callback(library.enable_progress_bar)
+                library.disable_progress_bar()
         yield
-    finally:
-        transformers_logging.set_verbosity(before)
-        if bars:
-            transformers_logging.enable_progress_bar()
-        if datasets is not None and others:
-            datasets.enable_progress_bars()

@@ -128,7 +128,7 @@ def best_span(start: Tensor, end: Tensor, offsets: np.ndarray) -> tuple[float, i
 
 def answers(
     contexts: Sequence[str],
-    windows: Iterable[dict[str, Any]],
+    windows: Iterable[Any],
     logits: Sequence[tuple[Tensor, ...]],
     may_be_absent: bool,
 ) -> list[str]:
