@@ -7,15 +7,15 @@ import torch
 
 from measuring import write_lines
 from vocabpress.evaluate import GLUE, TASKS, Subject
-from vocabpress.evaluate.finetuned.glue import METRICS, Glue, choose, score_predictions
-from vocabpress.evaluate.finetuned.glue_data import LAYOUTS, read_rows, read_task
+from vocabpress.evaluate.finetuned.glue import TASK_METRICS, Glue, choose, score_predictions
+from vocabpress.evaluate.finetuned.glue_data import LAYOUTS, read_glue, read_rows
 from vocabpress.evaluate.finetuned.squad import Squad
 
 pytestmark = pytest.mark.usefixtures("little_garbage")
 
 
 def metrics_of(task, logits, labels):
-    return {metric: score_predictions(metric, logits, labels) for metric in METRICS[task]}
+    return {metric: score_predictions(metric, logits, labels) for metric in TASK_METRICS[task]}
 
 
 def test_metrics_against_scipy():
@@ -112,7 +112,7 @@ def test_each_layout(name, lower, tmp_path):
     for split in splits:
         kept = lines if split == "train" else [*lines, ""]
         write_lines(tmp_path / (folder.lower() if lower else folder) / f"{split}.tsv", kept)
-    rows, dev = read_task(name, Subject(tmp_path, data=tmp_path))
+    rows, dev = read_glue(name, Subject(tmp_path, data=tmp_path))
     assert tuples(rows) == wanted
     assert {split: tuples(part) for split, part in dev.items()} == dict.fromkeys(splits[1:], wanted)
     assert TASKS[name] == Glue(name)
@@ -215,7 +215,7 @@ def test_without_data_the_hub_is_asked(checkpoints, monkeypatch):
     splits = {split: datasets.Dataset.from_dict(columns) for split, columns in splits.items()}
     asked = []
     monkeypatch.setattr(datasets, "load_dataset", lambda *names: asked.append(names) or splits)
-    rows, dev = read_task("rte", Subject(checkpoints["original"]))
+    rows, dev = read_glue("rte", Subject(checkpoints["original"]))
     assert tuples(rows) == [("A.", "B.", 1), ("C.", "D.", 0)]
     assert {split: tuples(part) for split, part in dev.items()} == {"dev": [("A.", "B.", 0)]}
     assert asked == [("nyu-mll/glue", "rte")]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from vocabpress.evaluate import Subject
-from vocabpress.evaluate.finetuned.glue_data import read_task
+from vocabpress.evaluate.finetuned.glue_data import read_glue
 from vocabpress.evaluate.finetuned.squad import read_squad
 
 PLACE = Path(__file__).resolve().parents[1] / "benchmarks" / "layout.py"
@@ -49,10 +49,10 @@ def test_the_tasks_read_what_is_laid_out(layout, shared_data, tmp_path):
     subject = Subject(tmp_path, data=out)
     sizes = {"cola": (8551, 1043), "mrpc": (3668, 408), "rte": (2490, 277), "sst2": (67349, 872)}
     for name, wanted in sizes.items():
-        rows, dev = read_task(name, subject)
+        rows, dev = read_glue(name, subject)
         assert (len(rows), len(dev["dev"])) == wanted, name
         assert set(rows["labels"]) == {0, 1}
-    mrpc, _ = read_task("mrpc", subject)
+    mrpc, _ = read_glue("mrpc", subject)
     assert mrpc[0]["text"].startswith('Amrozi accused his brother, whom he called "the witness"')
     assert mrpc[0]["labels"] == 1
     assert (out / "stsbenchmark" / "sts-dev.tsv").resolve() == (shared_data / "sts-benchmark" / "sts-dev.tsv").resolve()

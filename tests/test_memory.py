@@ -18,7 +18,7 @@ from vocabpress.hf.checkpoint import load_model
 from vocabpress.hf.fit import compress_input_table
 from vocabpress.hf.quantizer import attach
 from vocabpress.hf.stored import digest
-from vocabpress.neighbours import nearest
+from vocabpress.neighbours import nearest_rows
 from vocabpress.reconstruction import reconstruction, row_errors
 from vocabpress.spectrum import singular_values
 from vocabpress.weights import over_length
@@ -173,7 +173,7 @@ def test_what_is_computed_by_chunks_is_what_it_is_at_once(monkeypatch):
             over_length(counts, table, 0.7),
         )
         tally = reconstruction(table, form, counts)
-        return [*values, torch.tensor([tally.relative_error, tally.mean_cosine]), nearest(table, ids, 5, excluded)]
+        return [*values, torch.tensor([tally.relative_error, tally.mean_cosine]), nearest_rows(table, ids, 5, excluded)]
 
     whole = everything()
     for limit in (1, 5 * 12 * 8, 33 * 12 * 8):

@@ -10,7 +10,7 @@ from transformers import AutoModelForMaskedLM
 from measuring import LONG_LINES, measured, write_lines
 from vocabpress.evaluate import make_task
 from vocabpress.evaluate.correlations import spearman
-from vocabpress.evaluate.pairs import SEMEVAL, STSB, WORDS, read_pairs
+from vocabpress.evaluate.pairs import SEMEVAL, STSB, WORD_PAIRS, read_pairs
 from vocabpress.evaluate.table import open_table
 
 
@@ -142,4 +142,4 @@ def test_the_public_files_are_read_whole(shared_data):
     for year, count in years.items():
         files = (shared_data / "sts-semeval-2012-2014").glob(f"semeval-sts__{year}__*.test.tsv")
         assert sum(len(read_pairs(file, SEMEVAL)) for file in files) == count
-    assert len(read_pairs(shared_data / "word-similarity" / "EN-WS-353-ALL.txt", WORDS)) == 353
+    assert len(read_pairs(shared_data / "word-similarity" / "EN-WS-353-ALL.txt", WORD_PAIRS)) == 353

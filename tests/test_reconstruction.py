@@ -10,7 +10,7 @@ import tiny
 from measuring import LINES, measured
 from vocabpress.embeddings import Dense
 from vocabpress.evaluate.table import open_table
-from vocabpress.neighbours import choose_queries, nearest, shared_neighbours
+from vocabpress.neighbours import choose_queries, nearest_rows, shared_neighbours
 from vocabpress.reconstruction import deviations, frequency_deciles, reconstruction, row_errors
 from vocabpress.spectrum import gaussian_bound, singular_values
 
@@ -84,8 +84,8 @@ def test_deciles_are_by_count_the_most_frequent_first():
 def test_neighbours_by_hand_and_by_brute_force():
     angles = torch.tensor([0.0, 10.0, 25.0, 90.0, 130.0]).deg2rad()
     table = torch.stack([angles.cos(), angles.sin()], dim=1)
-    assert nearest(table, torch.tensor([0, 3]), 2).tolist() == [[1, 2], [4, 2]]
-    assert nearest(table, torch.tensor([0, 3]), 2, torch.tensor([2])).tolist() == [[1, 3], [4, 1]]
+    assert nearest_rows(table, torch.tensor([0, 3]), 2).tolist() == [[1, 2], [4, 2]]
+    assert nearest_rows(table, torch.tensor([0, 3]), 2, torch.tensor([2])).tolist() == [[1, 3], [4, 1]]
     turned = table[[0, 1, 3, 2, 4]] * 5  # rows 2 and 3 change places: 10 and 90 degrees are near row 0 now
     # Of row 0: {1, 2} -> {1, 3}; of row 3, at 25 degrees now: {4, 2} -> {1, 0}.
     assert shared_neighbours(table, turned, torch.tensor([0, 3]), 2).tolist() == [0.5, 0.0]

@@ -6,7 +6,7 @@ ones that go, keep the allocator from giving memory back, and it grows by gigaby
 
 from collections.abc import Iterator
 
-BYTES = 2**23  # of a chunk's rows in the type that is computed in
+CHUNK_BYTES = 2**23  # of a chunk's rows in the type that is computed in
 
 
 def rows_at_once(width: int, itemsize: int = 8) -> int:
@@ -16,7 +16,7 @@ def rows_at_once(width: int, itemsize: int = 8) -> int:
         width: Columns of a row.
         itemsize: Bytes of an entry, as it is computed with; 8 for float64.
     """
-    return max(1, BYTES // (itemsize * width))
+    return max(1, CHUNK_BYTES // (itemsize * width))
 
 
 def chunks(rows: int, width: int, itemsize: int = 8) -> Iterator[slice]:

@@ -10,7 +10,7 @@ from vocabpress.chunks import chunks
 from vocabpress.progress import Bar
 
 QUERIES_AT_ONCE = 1024  # rows whose cosines with a chunk of the others are computed at once
-WORK = 4e11  # multiplications for one table; some ten seconds of one core
+MULTIPLICATIONS = 4e11  # multiplications for one table; some ten seconds of one core
 
 
 class Queries(NamedTuple):
@@ -50,7 +50,7 @@ def choose_queries(num_embeddings: int, limit: int, counts: Tensor | None, seed:
 
 
 @torch.no_grad()
-def nearest(table: Tensor, ids: Tensor, k: int, excluded: Tensor | None = None) -> Tensor:
+def nearest_rows(table: Tensor, ids: Tensor, k: int, excluded: Tensor | None = None) -> Tensor:
     """The ``k`` rows with the highest cosine to each of some rows, the row itself excluded.
 
     Args:
@@ -100,7 +100,7 @@ def shared_neighbours(table: Tensor, other: Tensor, ids: Tensor, k: int = 10, pr
     shared = []
     with Bar(total=len(ids), desc="neighbours", disable=not progress) as bar:
         for chunk in ids.to(table.device).split(QUERIES_AT_ONCE):
-            before, after = nearest(table, chunk, k), nearest(other, chunk, k)
+            before, after = nearest_rows(table, chunk, k), nearest_rows(other, chunk, k)
             shared.append((before[:, :, None] == after[:, None, :]).any(2).double().mean(1).cpu())
             bar.update(len(chunk))
     return torch.cat(shared)

@@ -1,7 +1,7 @@
 """How far a compressed model does the same as its original, on any text and without labels."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, log_softmax
 from transformers import AutoModel, PreTrainedModel
 
-from vocabpress.evaluate.batches import by_length, pad
+from vocabpress.evaluate.batches import by_length, encode_lines, pad
 from vocabpress.evaluate.language import (
     LOADERS,
     POSITIONS_PER_CHUNK,
@@ -20,8 +20,6 @@ from vocabpress.evaluate.language import (
 )
 from vocabpress.evaluate.task import Measurement, Subject, Task
 from vocabpress.progress import Bar
-
-LINES_PER_CALL = 1000
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,10 @@ class ModelAgreement(Task):
         model, original = subject.load(loader), subject.load_original(loader, "agreement")
         has_head = loader is not AutoModel and not model.config.is_encoder_decoder
         tokenizer = subject.tokenizer()
-        sequences = _tokenise(lines, tokenizer, longest_input(model, tokenizer, self.max_length), subject.progress)
+        encoded = encode_lines(lines, tokenizer, longest_input(model, tokenizer, self.max_length), subject.progress)
+        sequences = [ids for part in encoded for ids in part["input_ids"] if ids]
+        if not sequences:
+            raise ValueError("the tokenizer finds no token in the text; give text in the model's language")
         totals: Counter[str] = Counter()
         batches = list(by_length(list(map(len, sequences)), self.batch_size))
         for chosen in Bar(batches, desc="agreement", disable=not subject.progress):
@@ -105,13 +106,3 @@ def _states(model: PreTrainedModel, inputs: dict[str, Tensor], has_head: bool) -
     body: Any = model.get_encoder() if model.config.is_encoder_decoder else model
     states = body(**inputs).last_hidden_state[at]
     return states, states[:, :0]
-
-
-def _tokenise(lines: Sequence[str], tokenizer: Any, length: int, progress: bool) -> list[list[int]]:
-    sequences: list[list[int]] = []
-    for start in Bar(range(0, len(lines), LINES_PER_CALL), desc="tokenising", disable=not progress):
-        part = list(lines[start : start + LINES_PER_CALL])
-        sequences += [ids for ids in tokenizer(part, truncation=True, max_length=length)["input_ids"] if ids]
-    if not sequences:
-        raise ValueError("the tokenizer finds no token in the text; give text in the model's language")
-    return sequences

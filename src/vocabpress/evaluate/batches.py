@@ -1,9 +1,20 @@
-"""Batches of sequences: which rows lie side by side, and how they are filled up to one length."""
+"""Batches of sequences: lines as tokens, which rows lie side by side, and how they are filled up to one length."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from vocabpress.progress import Bar
+
+LINES_AT_ONCE = 512
+
+
+def encode_lines(lines: Sequence[str], tokenizer: Any, max_length: int, progress: bool) -> Iterator[Any]:
+    """What the tokenizer makes of the lines, each cut to so many tokens, some hundred lines at a time."""
+    for start in Bar(range(0, len(lines), LINES_AT_ONCE), desc="tokenising", disable=not progress):
+        yield tokenizer(list(lines[start : start + LINES_AT_ONCE]), truncation=True, max_length=max_length)
 
 
 def by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:

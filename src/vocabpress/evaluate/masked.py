@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from vocabpress.evaluate.batches import encode_lines
 from vocabpress.evaluate.language import (
     MASKED,
     ScoredSequence,
@@ -28,9 +29,7 @@ from vocabpress.evaluate.language import (
     table_rows,
 )
 from vocabpress.evaluate.task import Measurement, Subject, Task
-from vocabpress.progress import Bar
 
-LINES_PER_CALL = 512
 BECOMES_MASK, BECOMES_RANDOM = 0.8, 0.1  # the rest stays as it is, as in BERT
 
 
@@ -111,8 +110,7 @@ def mask_lines(
         ValueError: If nothing is masked.
     """
     draw, found = random.Random(seed), []
-    for start in Bar(range(0, len(lines), LINES_PER_CALL), desc="masking", disable=not progress):
-        encoded = tokenizer(list(lines[start : start + LINES_PER_CALL]), truncation=True, max_length=length)
+    for encoded in encode_lines(lines, tokenizer, length, progress):
         for row, ids in enumerate(encoded["input_ids"]):
             places = choose_places(encoded.word_ids(row), probability, draw)
             inputs = list(ids)

@@ -42,7 +42,7 @@ class PairColumns(NamedTuple):
 
 STSB = PairColumns(5, 6, 4, highest=5.0)
 SEMEVAL = PairColumns(1, 2, 0, highest=5.0, unscored=True)
-WORDS = PairColumns(0, 1, 2, separator=None)
+WORD_PAIRS = PairColumns(0, 1, 2, separator=None)
 
 
 def read_pairs(file: Path, columns: PairColumns) -> list[ScoredPair]:
@@ -52,14 +52,14 @@ def read_pairs(file: Path, columns: PairColumns) -> list[ScoredPair]:
         ValueError: With file and line number, if it is not UTF-8, a line has too few columns or an empty text, or a
             score is none; also if the file holds fewer than two pairs.
     """
-    read = (_read(cells, columns, where) for where, cells in read_cells(file, columns.separator))
+    read = (_to_pair(cells, columns, where) for where, cells in read_cells(file, columns.separator))
     pairs = [pair for pair in read if pair is not None]
     if len(pairs) < 2:
         raise ValueError(f"{file} holds {len(pairs)} scored pairs; it is empty or cut off, download it again")
     return pairs
 
 
-def _read(cells: Sequence[str], columns: PairColumns, where: str) -> ScoredPair | None:
+def _to_pair(cells: Sequence[str], columns: PairColumns, where: str) -> ScoredPair | None:
     needed = max(columns.first, columns.second, columns.score) + 1
     if len(cells) < needed:
         between = "tabs" if columns.separator == "\t" else "white space"

@@ -145,12 +145,12 @@ def _found(place: Path | None, wanted: Result) -> Result | None:
     if place is None or not place.exists():
         return None
     found = read_results(place)
-    if [_identity(result) for result in found] != [_identity(wanted)]:
+    if [_what_is_measured(result) for result in found] != [_what_is_measured(wanted)]:
         raise ValueError(f"{place} holds a result of other settings; remove it, or give another output folder")
     return found[0]
 
 
-def _identity(result: Result) -> tuple[Any, ...]:
+def _what_is_measured(result: Result) -> tuple[Any, ...]:
     return result.task, result.variant, result.settings, result.bytes
 
 

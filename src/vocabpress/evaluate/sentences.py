@@ -28,7 +28,7 @@ class Agreement:
     spearman: float
 
 
-SENTENCES = 2048  # that are handed to an encoder at a time; it sorts them by length
+SENTENCES_PER_CALL = 2048  # that are handed to an encoder at a time; it sorts them by length
 
 
 def open_encoder(folder: Path, device: str = "cpu") -> "SentenceTransformer":
@@ -51,8 +51,8 @@ def open_encoder(folder: Path, device: str = "cpu") -> "SentenceTransformer":
 def embed(encoder: "SentenceTransformer", sentences: Sequence[str], progress: bool = False) -> Tensor:
     """Unit-length embeddings, shape (sentences, d), on the CPU; ``progress`` draws a bar on stderr."""
     parts, given = list[Tensor](), list(sentences)
-    for start in Bar(range(0, max(1, len(given)), SENTENCES), desc="sentences", disable=not progress):
-        some = given[start : start + SENTENCES]
+    for start in Bar(range(0, max(1, len(given)), SENTENCES_PER_CALL), desc="sentences", disable=not progress):
+        some = given[start : start + SENTENCES_PER_CALL]
         found = encoder.encode(some, convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False)
         assert isinstance(found, Tensor)
         parts.append(found.float().cpu())

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from vocabpress.evaluate.pairs import WORDS, ScoredPair, rank_agreement, read_pairs
+from vocabpress.evaluate.pairs import WORD_PAIRS, ScoredPair, rank_agreement, read_pairs
 from vocabpress.evaluate.table import open_table
 from vocabpress.evaluate.task import Measurement, Subject, Task
 from vocabpress.evaluate.words import ids_of
@@ -27,7 +27,7 @@ class WordSimilarity(Task):
     def measure(self, subject: Subject) -> Measurement:
         folder, tokenizer = subject.file(FOLDER), subject.tokenizer()
         sets = {  # EN-WS-353-ALL.txt is en_ws_353_all
-            file.stem.lower().replace("-", "_").replace(" ", "_"): read_pairs(file, WORDS)
+            file.stem.lower().replace("-", "_").replace(" ", "_"): read_pairs(file, WORD_PAIRS)
             for file in sorted(folder.glob("*.txt"))
         }
         if not sets:
@@ -57,6 +57,6 @@ def word_correlations(sets: Mapping[str, Sequence[ScoredPair]], tokenizer: Any, 
 
     found = {}
     for name, pairs in sets.items():
-        sides = (torch.stack([row(pair[side]) for pair in pairs]) for side in (0, 1))
-        found[name] = rank_agreement(cosine_similarity(*sides, dim=-1), pairs)
+        first, second = (torch.stack(list(map(row, words))) for words in list(zip(*pairs, strict=True))[:2])
+        found[name] = rank_agreement(cosine_similarity(first, second, dim=-1), pairs)
     return found | {"mean": sum(found.values()) / len(found)}

@@ -15,7 +15,7 @@ from vocabpress.evaluate.task import Measurement, Subject, Task
 YEARS = ("2012", "2013", "2014", "2015", "2016")
 SPLITS = ("dev", "test", "train")
 ALL_YEARS = "years"
-NAMES = ("stsb", *(f"sts{year[2:]}" for year in YEARS))
+SETS = ("stsb", *(f"sts{year[2:]}" for year in YEARS))
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class SentenceSimilarity(Task):
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
             raise ValueError(f"unknown split {self.split!r} of STS-B; choose from {', '.join(SPLITS)}")
-        unknown = [name for name in self.names() if name not in (*NAMES, ALL_YEARS)]
+        unknown = [name for name in self.names() if name not in (*SETS, ALL_YEARS)]
         if unknown or not self.names():
-            choices = ", ".join((*NAMES, ALL_YEARS))
+            choices = ", ".join((*SETS, ALL_YEARS))
             raise ValueError(f"unknown set {(unknown or [''])[0]!r} of STS; choose from {choices}")
 
     def names(self) -> list[str]:

@@ -20,14 +20,14 @@ from vocabpress.evaluate.words import row_of
 from vocabpress.hf.checkpoint import open_model
 from vocabpress.hf.modules import TokenEmbedding
 from vocabpress.hf.tables import input_table_name
-from vocabpress.neighbours import WORK, Queries, choose_queries, nearest, shared_neighbours
+from vocabpress.neighbours import MULTIPLICATIONS, Queries, choose_queries, nearest_rows, shared_neighbours
 from vocabpress.reconstruction import RowErrors, deviations, frequency_deciles, row_errors
 from vocabpress.spectrum import gaussian_bound, singular_values
 from vocabpress.weights import count_tokens, vocabulary_order
 
 LEAST_RATE, MOST_RATE, RATES = 0.02, 8.0, 40  # of the bound's curve, in bits per weight
 SHOWN = 5  # neighbours of a word
-WORDS = "king,Paris,seven,running,bank,quickly,music,doctor"
+SHOWN_WORDS = "king,Paris,seven,running,bank,quickly,music,doctor"
 
 
 def open_table(folder: Path, device: str) -> CompressedEmbedding:
@@ -61,7 +61,7 @@ class TableErrors(Task):
 
     k: int = 10
     queries: int = 0
-    words: str = WORDS
+    words: str = SHOWN_WORDS
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -79,7 +79,9 @@ class TableErrors(Task):
         errors = row_errors(original, form)
         ones = torch.ones(shape[0], dtype=torch.float64)
         plain = deviations(original, ones)
-        queries = choose_queries(shape[0], self.queries or max(2, int(WORK / original.numel())), counts, subject.seed)
+        queries = choose_queries(
+            shape[0], self.queries or max(2, int(MULTIPLICATIONS / original.numel())), counts, subject.seed
+        )
         shared = shared_neighbours(original, compressed, queries.ids, self.k, subject.progress)
         metrics = _metrics(errors, plain, ones, queries, shared) | {"norm_ratio": float(errors.norm_ratio.nanmean())}
         if counts is not None:
@@ -106,7 +108,7 @@ class TableErrors(Task):
         if not rows or k < 1:
             return []
         ids = torch.tensor(list(rows.values()), device=original.device)
-        found = [nearest(table, ids, k, excluded).tolist() for table in (original, compressed)]
+        found = [nearest_rows(table, ids, k, excluded).tolist() for table in (original, compressed)]
         return [
             {"word": word, "original": _spelt(tokenizer, before), "compressed": _spelt(tokenizer, after)}
             for word, before, after in zip(rows, *found, strict=True)

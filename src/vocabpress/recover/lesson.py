@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vocabpress.evaluate import GLUE, TASKS
 from vocabpress.evaluate.finetuned.glue import Glue
-from vocabpress.evaluate.finetuned.glue_data import LAYOUTS, TEXTS, read_task
+from vocabpress.evaluate.finetuned.glue_data import LAYOUTS, TEXTS, read_glue
 from vocabpress.evaluate.finetuned.training import check_length, need
 from vocabpress.evaluate.task import Subject
 from vocabpress.recover.settings import Recovery
@@ -49,7 +49,7 @@ class Source:
         """The lines of the text, or the sentences of each of the task's training rows."""
         if self.task is None:
             return read_lines(self.text, progress)
-        rows, _ = read_task(self.task, Subject(Path(), data=self.data, progress=progress))
+        rows, _ = read_glue(self.task, Subject(Path(), data=self.data, progress=progress))
         return (" ".join(row[name] for name in TEXTS if row.get(name)) for row in rows)  # pyright: ignore
 
 
@@ -125,7 +125,7 @@ def _task_lesson(
         chosen, max_length=settings.max_length, batch_size=settings.batch_size, precision=settings.precision
     )
     subject = Subject(Path(), data=source.data, seed=seed, progress=progress)
-    rows, dev = read_task(name, subject)
+    rows, dev = read_glue(name, subject)
     examples: list[Example] = task.encode(tokenizer, rows).to_list()
     if len(examples) < 20:
         raise ValueError(f"{name} has {len(examples)} training rows, recovery needs 20 or more; give GLUE's own files")

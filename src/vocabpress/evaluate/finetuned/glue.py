@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from vocabpress.evaluate.correlations import pearson, spearman
-from vocabpress.evaluate.finetuned.glue_data import LAYOUTS, TEXTS, read_other, read_task
+from vocabpress.evaluate.finetuned.glue_data import LAYOUTS, TEXTS, read_glue, read_other_data
 from vocabpress.evaluate.finetuned.trainer import fine_tune, predict
 from vocabpress.evaluate.finetuned.training import BY_BATCHES, INPUTS, FineTuningTask, need, prepare, quiet
 from vocabpress.evaluate.task import Measurement, Subject
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SUBSET_SEED = 0
 
 
-METRICS = {
+TASK_METRICS = {
     "cola": ("matthews",),
     "stsb": ("pearson", "spearman"),
     **dict.fromkeys(("mrpc", "qqp"), ("accuracy", "f1")),
@@ -37,7 +37,7 @@ def score_predictions(metric: str, logits: Tensor, labels: Tensor) -> float:
     """A metric times 100; a correlation with the same prediction for all rows is 0.
 
     Args:
-        metric: One of the values of METRICS; ``f1`` is that of class 1.
+        metric: One of the values of TASK_METRICS; ``f1`` is that of class 1.
         logits: Shape (rows, classes), or (rows, 1) for scores.
         labels: Shape (rows): classes, or scores.
     """
@@ -77,8 +77,8 @@ class Glue(FineTuningTask):
 
     def measure(self, subject: Subject) -> Measurement:
         need("torchmetrics")
-        rows, dev = read_task(self.task, subject)
-        others = read_other(self.task, subject.data)
+        rows, dev = read_glue(self.task, subject)
+        others = read_other_data(self.task, subject.data)
         rows = choose(rows, self.subset)
         classes = len(LAYOUTS[self.task].classes) or 1
         kind = "regression" if classes == 1 else "single_label_classification"
@@ -94,14 +94,16 @@ class Glue(FineTuningTask):
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, rows: "Dataset") -> "Dataset":
         """Rows of the task, tokenised and cut to the longest input, not padded, with their labels."""
-        texts = [name for name in TEXTS if name in rows.column_names]
 
-        def tokenise(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
-            encoded = tokenizer(*(columns[name] for name in texts), truncation=True, max_length=self.max_length)
+        def tokenise(columns: dict[str, list[str]]) -> dict[str, list[list[int]]]:
+            texts = (columns["text"], columns.get("text_pair"))
+            encoded = tokenizer(*texts, truncation=True, max_length=self.max_length)
             return {name: encoded[name] for name in INPUTS if name in encoded}
 
         with quiet():
-            return rows.map(tokenise, remove_columns=texts, **BY_BATCHES)
+            return rows.map(
+                tokenise, remove_columns=[name for name in TEXTS if name in rows.column_names], **BY_BATCHES
+            )
 
     def judge(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dev: "dict[str, Dataset]", subject: Subject
@@ -111,7 +113,7 @@ class Glue(FineTuningTask):
         Args:
             model: Fine-tuned for the task.
             tokenizer: Its own, with a token to pad with.
-            dev: Split -> its rows, as `read_task` gives them.
+            dev: Split -> its rows, as `read_glue` gives them.
             subject: Says whether there are progress bars.
 
         Raises:
@@ -120,7 +122,7 @@ class Glue(FineTuningTask):
         metrics = {}
         for split, part in dev.items():
             ending = split.removeprefix("dev")  # of MNLI: _matched, _mismatched
-            names = {f"{metric}{ending}": metric for metric in METRICS[self.task]}
+            names = {f"{metric}{ending}": metric for metric in TASK_METRICS[self.task]}
             metrics |= self._judge_part(model, tokenizer, part, names, subject)
         return metrics
 

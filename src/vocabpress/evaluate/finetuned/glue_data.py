@@ -26,7 +26,7 @@ CORRUPT = 1000  # QQP is distributed with some truncated rows; one in so many is
 
 
 @dataclass(frozen=True)
-class Layout:
+class GlueFiles:
     """The files of a task.
 
     Attributes:
@@ -50,38 +50,38 @@ class Layout:
     corrupt: bool = False
 
 
-SENTENCES = ("sentence1", "sentence2")
-LAYOUTS: dict[str, Layout] = {
-    "cola": Layout("CoLA", ("sentence",), "label", BINARY, header=("source", "label", "author", "sentence")),
-    "sst2": Layout("SST-2", ("sentence",), "label", BINARY),
-    "mrpc": Layout("MRPC", ("#1 String", "#2 String"), "Quality", BINARY, SENTENCES),
-    "stsb": Layout("STS-B", SENTENCES, "score", ()),
-    "qqp": Layout("QQP", ("question1", "question2"), "is_duplicate", BINARY, corrupt=True),
-    "mnli": Layout(
+TWO_SENTENCES = ("sentence1", "sentence2")
+LAYOUTS: dict[str, GlueFiles] = {
+    "cola": GlueFiles("CoLA", ("sentence",), "label", BINARY, header=("source", "label", "author", "sentence")),
+    "sst2": GlueFiles("SST-2", ("sentence",), "label", BINARY),
+    "mrpc": GlueFiles("MRPC", ("#1 String", "#2 String"), "Quality", BINARY, TWO_SENTENCES),
+    "stsb": GlueFiles("STS-B", TWO_SENTENCES, "score", ()),
+    "qqp": GlueFiles("QQP", ("question1", "question2"), "is_duplicate", BINARY, corrupt=True),
+    "mnli": GlueFiles(
         "MNLI",
-        SENTENCES,
+        TWO_SENTENCES,
         "gold_label",
         ("entailment", "neutral", "contradiction"),
         ("premise", "hypothesis"),
         dev=("dev_matched", "dev_mismatched"),
     ),
-    "qnli": Layout("QNLI", ("question", "sentence"), "label", INFERENCE),
-    "rte": Layout("RTE", SENTENCES, "label", INFERENCE),
-    "wnli": Layout("WNLI", SENTENCES, "label", BINARY),
+    "qnli": GlueFiles("QNLI", ("question", "sentence"), "label", INFERENCE),
+    "rte": GlueFiles("RTE", TWO_SENTENCES, "label", INFERENCE),
+    "wnli": GlueFiles("WNLI", TWO_SENTENCES, "label", BINARY),
 }
-OTHERS = {  # task -> metric, folder, file and its layout
-    "mrpc": ("paws_accuracy", "PAWS", "test.tsv", Layout("PAWS", SENTENCES, "label", BINARY)),
+OTHER_DATA = {  # task -> metric, folder, file and its layout
+    "mrpc": ("paws_accuracy", "PAWS", "test.tsv", GlueFiles("PAWS", TWO_SENTENCES, "label", BINARY)),
     "sst2": ("imdb_accuracy", "aclImdb", "", None),
     "rte": (
         "hans_accuracy",
         "HANS",
         "heuristics_evaluation_set.txt",
-        Layout("HANS", SENTENCES, "gold_label", ("entailment", "non-entailment")),
+        GlueFiles("HANS", TWO_SENTENCES, "gold_label", ("entailment", "non-entailment")),
     ),
 }
 
 
-def read_task(name: str, subject: Subject) -> "tuple[Dataset, dict[str, Dataset]]":
+def read_glue(name: str, subject: Subject) -> "tuple[Dataset, dict[str, Dataset]]":
     """Training rows, and development rows under the names of their files, with the columns `read_rows` gives.
 
     Args:
@@ -108,7 +108,7 @@ def read_task(name: str, subject: Subject) -> "tuple[Dataset, dict[str, Dataset]
     return rows.pop("train"), rows
 
 
-def read_rows(file: Path, layout: Layout) -> "Dataset":
+def read_rows(file: Path, layout: GlueFiles) -> "Dataset":
     """The rows of one file: ``text``, ``text_pair`` where there are two sentences, and ``labels``.
 
     Raises:
@@ -132,7 +132,10 @@ def read_rows(file: Path, layout: Layout) -> "Dataset":
             )
         else:
             row = dict(zip(columns, cells, strict=True))
-            values = (*(row[name] for name in layout.sentences), _label(row[layout.label], layout.classes, where))
+            values = (
+                *(row[name] for name in layout.sentences),
+                _class_or_score(row[layout.label], layout.classes, where),
+            )
             for column, value in zip(found.values(), values, strict=True):
                 column.append(value)
     if cut_short and not (layout.corrupt and len(cut_short) * CORRUPT <= len(found["labels"])):
@@ -142,7 +145,7 @@ def read_rows(file: Path, layout: Layout) -> "Dataset":
     return need("datasets").Dataset.from_dict(found)
 
 
-def _label(text: str, classes: tuple[str, ...], where: str) -> float:
+def _class_or_score(text: str, classes: tuple[str, ...], where: str) -> float:
     if not classes:
         return read_score(text, 5, where)
     if text not in classes:
@@ -150,15 +153,15 @@ def _label(text: str, classes: tuple[str, ...], where: str) -> float:
     return classes.index(text)
 
 
-def read_other(task: str, data: Path | None) -> "dict[str, Dataset]":
+def read_other_data(task: str, data: Path | None) -> "dict[str, Dataset]":
     """Rows of the other data set of a GLUE task under the name of its metric; empty where its folder is not there.
 
     Raises:
         ValueError: If the folder is there and not whole.
     """
-    if data is None or task not in OTHERS or not (data / OTHERS[task][1]).is_dir():
+    if data is None or task not in OTHER_DATA or not (data / OTHER_DATA[task][1]).is_dir():
         return {}
-    metric, folder, name, layout = OTHERS[task]
+    metric, folder, name, layout = OTHER_DATA[task]
     if layout is None:
         return {metric: _read_imdb(data / folder / "test")}
     if not (data / folder / name).is_file():

@@ -45,20 +45,20 @@ def split_paragraphs(
     if not tokenizer.is_fast:
         raise ValueError("SQuAD needs a fast tokenizer (tokenizer.json), which knows the characters of its tokens")
     limit = min(QUESTION_TOKENS, max_length - stride - MARGIN)
-    options = {"max_length": max_length, "stride": stride}
 
     def split(columns: dict[str, list[Any]], numbers: list[int]) -> dict[str, list[Any]]:
         encoded = tokenizer(
             _shortened([text.lstrip() for text in columns["question"]], tokenizer, limit),
             columns["context"],
             truncation="only_second",
+            max_length=max_length,
+            stride=stride,
             return_overflowing_tokens=True,
             return_offsets_mapping=True,
-            **options,
         )
         found: dict[str, list[Any]] = {name: encoded[name] for name in INPUTS if name in encoded}
         new = [
-            _window(encoded, index, numbers[place], columns["answers"][place], tokenizer.cls_token_id)
+            _columns_of(encoded, index, numbers[place], columns["answers"][place], tokenizer.cls_token_id)
             for index, place in enumerate(encoded["overflow_to_sample_mapping"])
         ]
         return found | {name: [window[name] for window in new] for name in new[0]}
@@ -74,7 +74,7 @@ def _shortened(texts: list[str], tokenizer: PreTrainedTokenizerBase, limit: int)
     return [text[:end] for text, end in zip(texts, ends, strict=True)]
 
 
-def _window(encoded: Any, index: int, question: int, answers: dict[str, list], cls: int | None) -> dict[str, Any]:
+def _columns_of(encoded: Any, index: int, question: int, answers: dict[str, list], cls: Any) -> dict[str, Any]:
     """The columns of one window of a batch besides the model's inputs."""
     ids = encoded["input_ids"][index]
     in_context = np.asarray([part == 1 for part in encoded.sequence_ids(index)])
