@@ -79,9 +79,8 @@ class TableErrors(Task):
         errors = row_errors(original, form)
         ones = torch.ones(shape[0], dtype=torch.float64)
         plain = deviations(original, ones)
-        queries = choose_queries(
-            shape[0], self.queries or max(2, int(MULTIPLICATIONS / original.numel())), counts, subject.seed
-        )
+        most = self.queries or max(2, int(MULTIPLICATIONS / original.numel()))
+        queries = choose_queries(shape[0], most, counts, subject.seed)
         shared = shared_neighbours(original, compressed, queries.ids, self.k, subject.progress)
         metrics = _metrics(errors, plain, ones, queries, shared) | {"norm_ratio": float(errors.norm_ratio.nanmean())}
         if counts is not None:

@@ -96,14 +96,13 @@ class Glue(FineTuningTask):
         """Rows of the task, tokenised and cut to the longest input, not padded, with their labels."""
 
         def tokenise(columns: dict[str, list[str]]) -> dict[str, list[list[int]]]:
-            texts = (columns["text"], columns.get("text_pair"))
-            encoded = tokenizer(*texts, truncation=True, max_length=self.max_length)
+            both = (columns["text"], columns.get("text_pair"))
+            encoded = tokenizer(*both, truncation=True, max_length=self.max_length)
             return {name: encoded[name] for name in INPUTS if name in encoded}
 
+        texts = [name for name in TEXTS if name in rows.column_names]
         with quiet():
-            return rows.map(
-                tokenise, remove_columns=[name for name in TEXTS if name in rows.column_names], **BY_BATCHES
-            )
+            return rows.map(tokenise, remove_columns=texts, **BY_BATCHES)
 
     def judge(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dev: "dict[str, Dataset]", subject: Subject

@@ -91,21 +91,17 @@ def read_glue(name: str, subject: Subject) -> "tuple[Dataset, dict[str, Dataset]
     Raises:
         ValueError: If a file is missing or not as GLUE has it, with its name and line; or if the hub can't be reached.
     """
-    layout = LAYOUTS[name]
-    if subject.data is None:
-        splits = load_hub("nyu-mll/glue", name)
-        names = dict(zip(layout.hub_sentences or layout.sentences, TEXTS, strict=False)) | {"label": "labels"}
-        rows = {
-            split: splits[split.replace("dev", "validation")].select_columns(list(names)).rename_columns(names)
-            for split in ("train", *layout.dev)
-        }
-    else:
-        folders = (layout.folder, layout.folder.lower())
-        rows = {
-            split: read_rows(subject.file(*(f"{folder}/{split}.tsv" for folder in folders)), layout)
-            for split in ("train", *layout.dev)
-        }
-    return rows.pop("train"), rows
+    layout, read = LAYOUTS[name], {}
+    hub = load_hub("nyu-mll/glue", name) if subject.data is None else {}
+    columns = dict(zip(layout.hub_sentences or layout.sentences, TEXTS, strict=False)) | {"label": "labels"}
+    for split in ("train", *layout.dev):
+        if subject.data is None:
+            rows = hub[split.replace("dev", "validation")]
+            read[split] = rows.select_columns(list(columns)).rename_columns(columns)
+        else:
+            names = (f"{folder}/{split}.tsv" for folder in (layout.folder, layout.folder.lower()))
+            read[split] = read_rows(subject.file(*names), layout)
+    return read.pop("train"), read
 
 
 def read_rows(file: Path, layout: GlueFiles) -> "Dataset":
@@ -114,8 +110,7 @@ def read_rows(file: Path, layout: GlueFiles) -> "Dataset":
     Raises:
         ValueError: If the file is not as the layout says, with its name and line.
     """
-    columns, cut_short = list(layout.header), list[str]()
-    found: dict[str, list[Any]] = {name: [] for name in (*TEXTS[: len(layout.sentences)], "labels")}
+    columns, cut_short, read = list(layout.header), list[str](), list[dict[str, Any]]()
     for where, cells in read_cells(file):
         if not columns:
             columns = cells
@@ -132,17 +127,13 @@ def read_rows(file: Path, layout: GlueFiles) -> "Dataset":
             )
         else:
             row = dict(zip(columns, cells, strict=True))
-            values = (
-                *(row[name] for name in layout.sentences),
-                _class_or_score(row[layout.label], layout.classes, where),
-            )
-            for column, value in zip(found.values(), values, strict=True):
-                column.append(value)
-    if cut_short and not (layout.corrupt and len(cut_short) * CORRUPT <= len(found["labels"])):
+            texts = {name: row[column] for name, column in zip(TEXTS, layout.sentences, strict=False)}
+            read.append({**texts, "labels": _class_or_score(row[layout.label], layout.classes, where)})
+    if cut_short and not (layout.corrupt and len(cut_short) * CORRUPT <= len(read)):
         raise ValueError(cut_short[0])
-    if not found["labels"]:
+    if not read:
         raise ValueError(f"{file} holds no rows; give GLUE's own file")
-    return need("datasets").Dataset.from_dict(found)
+    return need("datasets").Dataset.from_list(read)
 
 
 def _class_or_score(text: str, classes: tuple[str, ...], where: str) -> float:
