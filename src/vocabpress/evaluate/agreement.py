@@ -68,13 +68,7 @@ class ModelAgreement(Task):
 def compare(
     original: PreTrainedModel, model: PreTrainedModel, batch: dict[str, Tensor], has_head: bool
 ) -> dict[str, float]:
-    """Sums over the tokens of a batch.
-
-    Args:
-        original: What agreement is with.
-        model: On the same device.
-        batch: ``input_ids`` and ``attention_mask``.
-        has_head: Whether both give logits.
+    """Sums over the tokens of a batch of ``input_ids`` and ``attention_mask``.
 
     Returns:
         ``hidden_cosine``; with a head also ``kl``, KL(original || model) in nats, and ``top1_agreement``.

@@ -88,16 +88,15 @@ def table_rows(model: PreTrainedModel) -> int:
 
 
 def logits_at(model: PreTrainedModel, inputs: dict[str, Tensor], at: Tensor, **options: Any) -> tuple[Any, Tensor]:
-    """Run the model, and the head at some positions alone, where the head is a module that transformers knows of.
+    """The model's output, and its logits at some positions, (positions, V).
+
+    The head is run at those positions alone where it is a module that transformers knows of.
 
     Args:
         model: With a language-modelling head.
         inputs: As `pad` gives them, on the model's device.
         at: Which positions, (batch, longest), boolean.
         options: Passed to the model.
-
-    Returns:
-        The model's output, and the logits at the positions, (positions, V).
     """
 
     def select(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -225,11 +224,11 @@ def nll_deciles(nats: dict[str, Tensor], targets: Tensor, counts: Tensor) -> lis
     Args:
         nats: Name -> loss of each scored token.
         targets: Those tokens.
-        counts: (V), how often the text holds each token; the tenths are those of the vocabulary.
+        counts: (V), how often the text holds each token.
 
     Returns:
-        Ten entries, the most frequent tokens first: ``tokens`` scored, and the mean under each name, None where no
-        token was scored.
+        For each tenth of the vocabulary, the most frequent tokens first: ``tokens`` scored, and the mean under each
+        name, None where no token was scored.
     """
     deciles = []
     for ids in frequency_deciles(counts):

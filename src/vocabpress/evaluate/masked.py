@@ -93,9 +93,7 @@ def mask_lines(
     seed: int,
     progress: bool = False,
 ) -> list[ScoredSequence]:
-    """Tokenise lines and mask whole words of each; the words are those of the tokenizer's own splitting.
-
-    Lines without any word that can be masked are left out.
+    """Tokenise lines and mask whole words of each, as the tokenizer splits them; lines that have none are left out.
 
     Args:
         lines: Text.
@@ -133,11 +131,7 @@ def choose_places(words: Sequence[int | None], probability: float, draw: random.
     """Which tokens of a line to mask: whole words in random order, as long as they fit into the share.
 
     BERT's rule: the share is at least one token; a word that would exceed it is passed over, and the next is tried.
-
-    Args:
-        words: For each token the number of its word, None for special tokens.
-        probability: Share of the tokens that belong to words.
-        draw: Where the order comes from.
+    ``words`` has for each token the number of its word, None for special tokens, which the share does not count.
     """
     groups: dict[int, list[int]] = {}
     for place, word in enumerate(words):

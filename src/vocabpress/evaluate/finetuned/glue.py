@@ -7,7 +7,7 @@ and no setting is chosen by the development split.
 
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 SUBSET_SEED = 0
-
-
 TASK_METRICS = {
     "cola": ("matthews",),
     "stsb": ("pearson", "spearman"),
@@ -76,9 +74,8 @@ class Glue(FineTuningTask):
             raise ValueError(f"unknown GLUE task {self.task!r}; choose from {', '.join(LAYOUTS)}")
 
     def measure(self, subject: Subject) -> Measurement:
-        need("torchmetrics")
         rows, dev = read_glue(self.task, subject)
-        others = read_other_data(self.task, subject.data)
+        dev |= read_other_data(self.task, subject.data)
         rows = choose(rows, self.subset)
         classes = len(LAYOUTS[self.task].classes) or 1
         kind = "regression" if classes == 1 else "single_label_classification"
@@ -87,9 +84,7 @@ class Glue(FineTuningTask):
         )
         trained = fine_tune(model, tokenizer, self.encode(tokenizer, rows), self, subject)
         metrics = self.judge(model, tokenizer, dev, subject)
-        for metric, part in others.items():
-            metrics |= self._judge_part(model, tokenizer, part, {metric: "accuracy"}, subject)
-        sizes = {"train": len(rows)} | {split: len(part) for split, part in (dev | others).items()}
+        sizes = {"train": len(rows)} | {split: len(part) for split, part in dev.items()}
         return Measurement(metrics, {"rows": sizes, "trained_parameters": trained})
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, rows: "Dataset") -> "Dataset":
@@ -107,28 +102,18 @@ class Glue(FineTuningTask):
     def judge(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dev: "dict[str, Dataset]", subject: Subject
     ) -> dict[str, float]:
-        """The task's metrics, times 100, on the development rows.
-
-        Args:
-            model: Fine-tuned for the task.
-            tokenizer: Its own, with a token to pad with.
-            dev: Split -> its rows, as `read_glue` gives them.
-            subject: Says whether there are progress bars.
+        """The task's metrics, times 100, on development rows; accuracy on splits that have its name.
 
         Raises:
             ValueError: If the model gives a number that is not finite.
         """
         metrics = {}
         for split, part in dev.items():
-            ending = split.removeprefix("dev")  # of MNLI: _matched, _mismatched
-            names = {f"{metric}{ending}": metric for metric in TASK_METRICS[self.task]}
-            metrics |= self._judge_part(model, tokenizer, part, names, subject)
+            found = predict(model, tokenizer, self.encode(tokenizer, part), ("logits",), self, subject.progress)
+            logits, labels = torch.stack([row for (row,) in found]), torch.tensor(list(part["labels"]))
+            if split.startswith("dev"):  # MNLI has _matched and _mismatched
+                names = {f"{metric}{split.removeprefix('dev')}": metric for metric in TASK_METRICS[self.task]}
+            else:
+                names = {split: "accuracy"}
+            metrics |= {name: score_predictions(metric, logits, labels) for name, metric in names.items()}
         return metrics
-
-    def _judge_part(
-        self, model: Any, tokenizer: Any, part: "Dataset", names: dict[str, str], subject: Subject
-    ) -> dict[str, float]:
-        """Metrics of some rows under the keys of ``names``."""
-        found = predict(model, tokenizer, self.encode(tokenizer, part), ("logits",), self, subject.progress)
-        logits, labels = torch.stack([row for (row,) in found]), torch.tensor(list(part["labels"]))
-        return {name: score_predictions(metric, logits, labels) for name, metric in names.items()}

@@ -69,24 +69,21 @@ LAYOUTS: dict[str, GlueFiles] = {
     "rte": GlueFiles("RTE", TWO_SENTENCES, "label", INFERENCE),
     "wnli": GlueFiles("WNLI", TWO_SENTENCES, "label", BINARY),
 }
-OTHER_DATA = {  # task -> metric, folder, file and its layout
-    "mrpc": ("paws_accuracy", "PAWS", "test.tsv", GlueFiles("PAWS", TWO_SENTENCES, "label", BINARY)),
-    "sst2": ("imdb_accuracy", "aclImdb", "", None),
+OTHER_DATA = {  # task -> metric, and the file's place and layout; None for IMDb's folder
+    "mrpc": ("paws_accuracy", "PAWS/test.tsv", GlueFiles("PAWS", TWO_SENTENCES, "label", BINARY)),
+    "sst2": ("imdb_accuracy", "aclImdb/test", None),
     "rte": (
         "hans_accuracy",
-        "HANS",
-        "heuristics_evaluation_set.txt",
+        "HANS/heuristics_evaluation_set.txt",
         GlueFiles("HANS", TWO_SENTENCES, "gold_label", ("entailment", "non-entailment")),
     ),
 }
 
 
 def read_glue(name: str, subject: Subject) -> "tuple[Dataset, dict[str, Dataset]]":
-    """Training rows, and development rows under the names of their files, with the columns `read_rows` gives.
+    """Training rows, and development rows under the names of their files, as `read_rows` gives them.
 
-    Args:
-        name: A key of LAYOUTS.
-        subject: Says where the data is; the hub where it says nothing.
+    Without a folder of data sets they are the hub's.
 
     Raises:
         ValueError: If a file is missing or not as GLUE has it, with its name and line; or if the hub can't be reached.
@@ -150,14 +147,14 @@ def read_other_data(task: str, data: Path | None) -> "dict[str, Dataset]":
     Raises:
         ValueError: If the folder is there and not whole.
     """
-    if data is None or task not in OTHER_DATA or not (data / OTHER_DATA[task][1]).is_dir():
+    metric, name, layout = OTHER_DATA.get(task, ("", "", None))
+    if data is None or not name or not (data / name.split("/")[0]).is_dir():
         return {}
-    metric, folder, name, layout = OTHER_DATA[task]
     if layout is None:
-        return {metric: _read_imdb(data / folder / "test")}
-    if not (data / folder / name).is_file():
-        raise ValueError(f"{data / folder} has no {name}; put it there, or remove the folder")
-    return {metric: read_rows(data / folder / name, layout)}
+        return {metric: _read_imdb(data / name)}
+    if not (data / name).is_file():
+        raise ValueError(f"{(data / name).parent} has no {(data / name).name}; put it there, or remove the folder")
+    return {metric: read_rows(data / name, layout)}
 
 
 def _read_imdb(folder: Path) -> "Dataset":

@@ -30,11 +30,7 @@ HUB = {"1.1": "rajpurkar/squad", "2.0": "rajpurkar/squad_v2"}
 
 
 def read_squad(version: str, subject: Subject) -> "tuple[Dataset, Dataset]":
-    """Training and development questions, with the columns `read_questions` gives.
-
-    Args:
-        version: ``"1.1"`` or ``"2.0"``.
-        subject: Says where the data is; the hub where it says nothing.
+    """Training and development questions of a version, as `read_questions` gives them; the hub's without a folder.
 
     Raises:
         ValueError: If a file is missing or not as SQuAD has it, or the hub can't be reached.
@@ -155,7 +151,6 @@ class Squad(FineTuningTask):
             )
 
     def measure(self, subject: Subject) -> Measurement:
-        need("torchmetrics")
         questions, dev = read_squad(self.version, subject)
         questions = choose(questions, self.subset)
         model, tokenizer = prepare(subject, AutoModelForQuestionAnswering, self.max_length)

@@ -111,9 +111,11 @@ def prepare(
         head: Settings of the config that say what head, such as ``num_labels``.
 
     Raises:
-        ValueError: If the folder can't be loaded, the model reads fewer tokens, or nothing can stand for padding.
+        ValueError: If a package of the extra ``train`` is missing, the folder can't be loaded, the model reads fewer
+            tokens, or nothing can stand for padding.
     """
-    need("accelerate")
+    for module in ("accelerate", "torchmetrics"):
+        need(module)
     tokenizer = padded(subject.tokenizer(), subject.model)
     set_seed(subject.seed)
     with quiet():

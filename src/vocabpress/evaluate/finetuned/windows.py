@@ -102,17 +102,10 @@ def _tokens_of(offsets: np.ndarray, start: int, end: int) -> tuple[int, int] | N
 
 
 def best_span(start: Tensor, end: Tensor, offsets: np.ndarray) -> tuple[float, int, int] | None:
-    """The span of a window with the highest sum of logits, and its characters.
+    """The score, first character, and character after the last, of a window's span with the highest sum of logits.
 
-    Looked at are the 20 best starts with the 20 best ends, in the paragraph, in order, at most 30 tokens long.
-
-    Args:
-        start: Logits, shape (tokens).
-        end: Likewise.
-        offsets: As `split_paragraphs` gives them.
-
-    Returns:
-        (score, first character, character after the last), or None where no pair is one.
+    Looked at are the 20 best starts with the 20 best ends, logits of shape (tokens), in the paragraph (``offsets`` as
+    `split_paragraphs` gives them), in order, at most 30 tokens long. None where no pair is one.
     """
     starts, ends = start.topk(min(BEST, len(start))), end.topk(min(BEST, len(end)))
     scores = starts.values[:, None] + ends.values[None, :]
@@ -132,7 +125,7 @@ def answers(
     logits: Sequence[tuple[Tensor, ...]],
     may_be_absent: bool,
 ) -> list[str]:
-    """The answer to each question: the best span of all its windows.
+    """The answer to each question: the best span of all windows of its paragraph.
 
     Where there may be none, it is empty if the lowest sum of logits at the windows' ``absent`` tokens is above the
     span's: the rule of BERT's code for SQuAD 2.0, its threshold at 0.
