@@ -37,9 +37,9 @@ def strided_loss(model, ids, window):
 
 @pytest.mark.parametrize("name", ["gpt2", "llama, untied", "gemma3, scaled"])
 def test_strided_perplexity_by_brute_force(name, tmp_path, long_text):
-    source, pressed = pair(name, tmp_path)
-    metrics = measured("clm", pressed, source, {"window": 50, "batch_size": 3}, text=[long_text]).metrics
-    compressed, original = (AutoModelForCausalLM.from_pretrained(place).eval() for place in (pressed, source))
+    source, small = pair(name, tmp_path)
+    metrics = measured("clm", small, source, {"window": 50, "batch_size": 3}, text=[long_text]).metrics
+    compressed, original = (AutoModelForCausalLM.from_pretrained(place).eval() for place in (small, source))
     loss, count = strided_loss(compressed, stream(), 50)
     assert count == len(stream()) - 1 == metrics["tokens"]
     assert metrics["nll_per_token"] == pytest.approx(loss, rel=1e-4)
@@ -48,7 +48,7 @@ def test_strided_perplexity_by_brute_force(name, tmp_path, long_text):
     if "untied" in name:
         assert metrics["perplexity_head_original"] == metrics["perplexity"]
     else:
-        other = strided_loss(untied(pressed, source, AutoModelForCausalLM), stream(), 50)[0]
+        other = strided_loss(untied(small, source, AutoModelForCausalLM), stream(), 50)[0]
         assert isinstance(compressed.get_output_embeddings(), TiedHead)
         assert metrics["perplexity_head_original"] == pytest.approx(math.exp(other), rel=1e-4)
         assert metrics["perplexity_head_original"] != pytest.approx(metrics["perplexity"], rel=1e-3)

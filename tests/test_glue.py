@@ -110,8 +110,8 @@ def test_each_layout(name, lower, tmp_path):
     folder = LAYOUTS[name].folder
     splits = ["train", "dev_matched", "dev_mismatched"] if name == "mnli" else ["train", "dev"]
     for split in splits:
-        kept = lines if split == "train" else [*lines, ""]
-        write_lines(tmp_path / (folder.lower() if lower else folder) / f"{split}.tsv", kept)
+        written = lines if split == "train" else [*lines, ""]
+        write_lines(tmp_path / (folder.lower() if lower else folder) / f"{split}.tsv", written)
     rows, dev = read_glue(name, Subject(tmp_path, data=tmp_path))
     assert tuples(rows) == wanted
     assert {split: tuples(part) for split, part in dev.items()} == dict.fromkeys(splits[1:], wanted)

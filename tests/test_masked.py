@@ -25,16 +25,16 @@ def masked_loss(model, lines):
 
 
 def test_masked_perplexity_by_brute_force(masked, long_text):
-    source, pressed = masked
+    source, small = masked
     settings = {"min_tokens": 10, "block": 20, "batch_size": 5}
-    found = measured("mlm", pressed, source, settings, text=[long_text], seed=3)
+    found = measured("mlm", small, source, settings, text=[long_text], seed=3)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(source)
-    kept = [line for line in LONG_LINES if len(line.split()) >= 10]
-    lines = mask_lines(kept, tokenizer, tiny.VOCAB, 20, 0.15, 3)
+    long = [line for line in LONG_LINES if len(line.split()) >= 10]
+    lines = mask_lines(long, tokenizer, tiny.VOCAB, 20, 0.15, 3)
     assert max(len(line.inputs) for line in lines) == 20
     models = {
-        "perplexity_head_compressed": AutoModelForMaskedLM.from_pretrained(pressed).eval(),
-        "perplexity_head_original": untied(pressed, source, AutoModelForMaskedLM),
+        "perplexity_head_compressed": AutoModelForMaskedLM.from_pretrained(small).eval(),
+        "perplexity_head_original": untied(small, source, AutoModelForMaskedLM),
         "perplexity_original": AutoModelForMaskedLM.from_pretrained(source).eval(),
     }
     values = []

@@ -108,9 +108,9 @@ def test_bad_sets_and_folders(masked, data):
 
 
 def test_word_similarity_by_hand(masked, data):
-    source, pressed = masked
-    found = measured("similarity", pressed, source, data=data)
-    for folder, ending in ((pressed, ""), (source, "_original")):
+    source, small = masked
+    found = measured("similarity", small, source, data=data)
+    for folder, ending in ((small, ""), (source, "_original")):
         table = open_table(folder, "cpu").dense().detach()
 
         def cosine(a, b, table=table):

@@ -1,6 +1,6 @@
 """Rows of a table by the chunk, so that what is computed of them takes the same memory however long the table is.
 
-What is kept of each chunk goes into a tensor that was made before the first: small tensors that stay, between large
+The result of each chunk goes into a tensor that was made before the first: small tensors that stay, between large
 ones that go, keep the allocator from giving memory back, and it grows by gigabytes.
 """
 
@@ -20,10 +20,10 @@ def rows_at_once(width: int, itemsize: int = 8) -> int:
 
 
 def chunks(rows: int, width: int, itemsize: int = 8) -> Iterator[slice]:
-    """The rows of a table in order; sliced so, a table that is mapped from a file is read, not held.
+    """The rows of a table in order; sliced so, a table that is mapped from a file is never in memory whole.
 
     Args:
-        rows: Of the table.
+        rows: Rows of the table.
         width: Columns of a row.
         itemsize: As `rows_at_once` takes it.
     """

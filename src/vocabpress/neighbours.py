@@ -35,7 +35,7 @@ def choose_queries(num_embeddings: int, limit: int, counts: Tensor | None, seed:
         num_embeddings: V.
         limit: The most rows to take, at least 2.
         counts: (V) or None.
-        seed: Of the draw.
+        seed: Decides the sample.
     """
     if num_embeddings <= limit:
         return Queries(torch.arange(num_embeddings), torch.ones(num_embeddings, dtype=torch.float64))
@@ -88,7 +88,7 @@ def shared_neighbours(table: Tensor, other: Tensor, ids: Tensor, k: int = 10, pr
 
     Args:
         table: (V, d), any float dtype.
-        other: Of the same shape, on the same device.
+        other: (V, d), on the same device.
         ids: (n), rows to ask for.
         k: Fewer are taken where the table is small.
         progress: Whether to draw a progress bar on stderr.

@@ -26,7 +26,7 @@ from vocabpress.progress import Bar
 class ModelAgreement(Task):
     """Task ``agreement``: last hidden states, and where there is a language-modelling head the predictions.
 
-    All tokens of a line count alike, special ones included. Of an encoder-decoder the encoder is compared.
+    All tokens of a line count alike, special ones included. The encoder of an encoder-decoder is compared.
 
     Attributes:
         max_length: Tokens of a line; longer ones are cut.

@@ -126,7 +126,7 @@ def score(
     Args:
         subject: What is measured.
         model: The subject's; its compressed tables are decoded, and its head is another afterwards.
-        loader: Of the original.
+        loader: The auto class that loads the original.
         sequences: What to score.
         batch_size: Sequences at a time.
         filler: The token to pad with.

@@ -5,9 +5,9 @@ removed, then lines of fewer than 20 words dropped; whole-word masking of 15 %; 
 Ours: one masking, drawn line after line, so that it depends on the text and the seed and not on the batches, and the
 mean is over all masked tokens, not over batches.
 
-In their code the output head kept the original's table: swapping in a new input parameter untied it. A checkpoint that
-stores the compressed table alone has no other table to read at its tied head. Both are measured, under names that say
-which is which.
+In their code the output head still read the original's table: swapping in a new input parameter untied it. A
+checkpoint that stores the compressed table alone has no other table to read at its tied head. Both are measured, under
+names that say which is which.
 """
 
 import random
@@ -40,9 +40,9 @@ class MaskedPerplexity(Task):
     Attributes:
         block: Tokens of a line at most; less where the model reads fewer.
         mask_probability: Share of a line's tokens that are masked.
-        min_tokens: Words, separated by spaces, of the shortest line that is kept.
+        min_tokens: Words, separated by spaces, of the shortest line that is read.
         batch_size: Lines at a time; the result does not depend on it.
-        subset: Lines to take from the start of what is kept; None takes all.
+        subset: Lines to take from the start of those long enough; None takes all.
     """
 
     seeded: ClassVar[bool] = True
@@ -101,7 +101,7 @@ def mask_lines(
         vocabulary: Tokens that a random replacement is drawn from.
         length: Tokens of a line at most, special ones included.
         probability: Share of the tokens to mask.
-        seed: Of words and replacements.
+        seed: Decides words and replacements.
         progress: Whether to draw a progress bar.
 
     Raises:

@@ -24,9 +24,9 @@ class PairColumns(NamedTuple):
     """Where a file keeps what; columns are counted from 0.
 
     Attributes:
-        first: Of the first text.
-        second: Of the second.
-        score: Of the score.
+        first: Column of the first text.
+        second: Column of the second text.
+        score: Column of the score.
         separator: Between columns; None is any white space.
         highest: The highest score there is; the lowest is 0.
         unscored: Whether rows may lack a score, and are left out.

@@ -1,7 +1,7 @@
 """Semantic textual similarity: does the cosine of two sentences rank pairs as people do?
 
 Spearman correlation times 100, the convention of SentEval and MTEB. STS-B (Cer et al., SemEval 2017) is one file a
-split. Of SemEval 2012 to 2016 (Agirre et al.) a year has several files; they are put together and ranked as one, the
+split. A year of SemEval 2012 to 2016 (Agirre et al.) has several files; they are put together and ranked as one, the
 "all" setting of SimCSE (Gao et al., EMNLP 2021), and each file by itself is in the details.
 """
 
@@ -23,7 +23,7 @@ class SentenceSimilarity(Task):
     """Task ``sts``.
 
     Attributes:
-        split: Of STS-B; ``dev`` unless you mean to report a test score.
+        split: Part of STS-B; ``dev`` unless you mean to report a test score.
         sets: Separated by commas: ``stsb``, ``sts12`` to ``sts16``, or ``years`` for all years that are there.
     """
 

@@ -35,9 +35,9 @@ class Subject:
         data: Folder of the data sets, each in its own layout.
         text: UTF-8 text files.
         device: Where to run, e.g. ``"cpu"``.
-        seed: Of all randomness.
-        work: Folder for what an interrupted run goes on from; None keeps nothing.
-        keep: Folder to make of the fine-tuned model, where the task makes one; None keeps none.
+        seed: Where all randomness comes from.
+        work: Folder for what an interrupted run goes on from; None saves nothing.
+        keep: Folder to make of the fine-tuned model, where the task makes one; None makes none.
         progress: Whether to draw progress bars on stderr.
     """
 
