@@ -126,7 +126,7 @@ def _task_lesson(
     )
     subject = Subject(Path(), data=source.data, seed=seed, progress=progress)
     rows, dev = read_glue(name, subject)
-    examples: list[Example] = task.encode(tokenizer, rows).to_list()
+    examples: list[Example] = task.encode(tokenizer, rows, progress).to_list()
     if len(examples) < 20:
         raise ValueError(f"{name} has {len(examples)} training rows, recovery needs 20 or more; give GLUE's own files")
     filler = model.config.pad_token_id if model.config.pad_token_id is not None else tokenizer.pad_token_id

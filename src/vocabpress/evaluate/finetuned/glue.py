@@ -7,7 +7,7 @@ and no setting is chosen by the development split.
 
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 from vocabpress.evaluate.correlations import pearson, spearman
 from vocabpress.evaluate.finetuned.glue_data import LAYOUTS, TEXTS, read_glue, read_other_data
 from vocabpress.evaluate.finetuned.trainer import fine_tune, predict
-from vocabpress.evaluate.finetuned.training import BY_BATCHES, INPUTS, FineTuningTask, need, prepare, quiet
+from vocabpress.evaluate.finetuned.training import INPUTS, FineTuningTask, map_rows, need, prepare
 from vocabpress.evaluate.task import Measurement, Subject
 
 if TYPE_CHECKING:
@@ -82,22 +82,20 @@ class Glue(FineTuningTask):
         model, tokenizer = prepare(
             subject, AutoModelForSequenceClassification, self.max_length, num_labels=classes, problem_type=kind
         )
-        trained = fine_tune(model, tokenizer, self.encode(tokenizer, rows), self, subject)
+        trained = fine_tune(model, tokenizer, self.encode(tokenizer, rows, subject.progress), self, subject)
         metrics = self.judge(model, tokenizer, dev, subject)
         sizes = {"train": len(rows)} | {split: len(part) for split, part in dev.items()}
         return Measurement(metrics, {"rows": sizes, "trained_parameters": trained})
 
-    def encode(self, tokenizer: PreTrainedTokenizerBase, rows: "Dataset") -> "Dataset":
+    def encode(self, tokenizer: PreTrainedTokenizerBase, rows: "Dataset", progress: bool = False) -> "Dataset":
         """Rows of the task, tokenised and cut to the longest input, not padded, with their labels."""
 
-        def tokenise(columns: dict[str, list[str]]) -> dict[str, list[list[int]]]:
-            both = (columns["text"], columns.get("text_pair"))
-            encoded = tokenizer(*both, truncation=True, max_length=self.max_length)
+        def tokenise(columns: Any, numbers: list[int]) -> dict[str, list[list[int]]]:
+            texts = (columns["text"], columns.get("text_pair"))
+            encoded = tokenizer(*texts, truncation=True, max_length=self.max_length)
             return {name: encoded[name] for name in INPUTS if name in encoded}
 
-        texts = [name for name in TEXTS if name in rows.column_names]
-        with quiet():
-            return rows.map(tokenise, remove_columns=texts, **BY_BATCHES)
+        return map_rows(rows, tokenise, [name for name in TEXTS if name in rows.column_names], progress)
 
     def judge(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dev: "dict[str, Dataset]", subject: Subject
@@ -109,7 +107,8 @@ class Glue(FineTuningTask):
         """
         metrics = {}
         for split, part in dev.items():
-            found = predict(model, tokenizer, self.encode(tokenizer, part), ("logits",), self, subject.progress)
+            encoded = self.encode(tokenizer, part, subject.progress)
+            found = predict(model, tokenizer, encoded, ("logits",), self, subject.progress)
             logits, labels = torch.stack([row for (row,) in found]), torch.tensor(list(part["labels"]))
             if split.startswith("dev"):  # MNLI has _matched and _mismatched
                 names = {f"{metric}{split.removeprefix('dev')}": metric for metric in TASK_METRICS[self.task]}

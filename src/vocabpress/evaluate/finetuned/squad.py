@@ -154,7 +154,10 @@ class Squad(FineTuningTask):
         questions, dev = read_squad(self.version, subject)
         questions = choose(questions, self.subset)
         model, tokenizer = prepare(subject, AutoModelForQuestionAnswering, self.max_length)
-        windows, asked = (split_paragraphs(part, tokenizer, self.max_length, self.stride) for part in (questions, dev))
+        windows, asked = (
+            split_paragraphs(part, tokenizer, self.max_length, self.stride, subject.progress)
+            for part in (questions, dev)
+        )
         trained = fine_tune(model, tokenizer, windows, self, subject)
         logits = predict(model, tokenizer, asked, ("start_logits", "end_logits"), self, subject.progress)
         found = answers(list(dev["context"]), asked, logits, may_be_absent=self.version == "2.0")

@@ -11,22 +11,25 @@ so that the numbers belong to the size that is reported beside them.
 """
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.utils import logging as transformers_logging
 
 from vocabpress.evaluate.language import longest_input
 from vocabpress.evaluate.task import Subject, Task
+from vocabpress.progress import Bar
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 PRECISIONS = ("float32", "bfloat16")
 INPUTS = ("input_ids", "token_type_ids")  # the attention mask is made where rows are padded
-BY_BATCHES = {"batched": True, "keep_in_memory": True, "new_fingerprint": "in-memory"}  # of `Dataset.map`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +151,25 @@ def check_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max
     limit = longest_input(model, tokenizer, max_length)
     if max_length > limit:
         raise ValueError(f"max_length is {max_length}, the model reads {limit} tokens; lower it")
+
+
+def map_rows(rows: "Dataset", function: Any, replaced: Sequence[str], progress: bool) -> "Dataset":
+    """`Dataset.map` in memory, with a progress bar of ours.
+
+    Args:
+        rows: Any.
+        function: Makes new columns of the columns of some rows and the numbers of those rows.
+        replaced: Columns that are gone afterwards.
+        progress: Whether to draw the bar.
+    """
+    with quiet(), Bar(total=len(rows), desc="tokenising", disable=not progress) as bar:
+
+        def step(columns: Any, numbers: list[int]) -> dict[str, list[Any]]:
+            bar.update(len(numbers))
+            return function(columns, numbers)
+
+        options = {"batched": True, "with_indices": True, "keep_in_memory": True, "new_fingerprint": "in-memory"}
+        return rows.map(step, remove_columns=list(replaced), **options)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from vocabpress.evaluate.finetuned.training import BY_BATCHES, INPUTS, quiet
+from vocabpress.evaluate.finetuned.training import INPUTS, map_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -24,6 +24,7 @@ def split_paragraphs(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     stride: int,
+    progress: bool = False,
 ) -> "Dataset":
     """Windows of all questions, in their order, each the question and a part of its paragraph.
 
@@ -32,6 +33,7 @@ def split_paragraphs(
         tokenizer: A fast one, which knows the characters of its tokens.
         max_length: Tokens of a window, question and special tokens included.
         stride: Tokens of the paragraph that two neighbouring windows share.
+        progress: Whether to draw a progress bar.
 
     Returns:
         Beside the model's inputs ``question``, the number of the question; ``offsets``, (tokens, 2), the characters of
@@ -63,8 +65,7 @@ def split_paragraphs(
         ]
         return found | {name: [window[name] for window in new] for name in new[0]}
 
-    with quiet():
-        return questions.map(split, with_indices=True, remove_columns=questions.column_names, **BY_BATCHES)
+    return map_rows(questions, split, questions.column_names, progress)
 
 
 def _shortened(texts: list[str], tokenizer: PreTrainedTokenizerBase, limit: int) -> list[str]:
