@@ -14,14 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
-
 from vocabpress.evaluate.language import (
     CAUSAL,
     ScoredSequence,
+    load_language_model,
     longest_input,
-    need_head,
-    nll_deciles,
     perplexity,
     score,
     table_rows,
@@ -48,26 +45,24 @@ class CausalPerplexity(Task):
 
     def measure(self, subject: Subject) -> Measurement:
         text = "\n".join(subject.lines("perplexity")[: self.subset])
-        loader = need_head(subject.model, CAUSAL)
-        model, tokenizer = subject.load(loader), subject.tokenizer()
+        model, tokenizer = load_language_model(subject, CAUSAL)
         ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(ids) < 2:
             raise ValueError("the text is a single token, nothing to predict; give more text")
         if max(ids) >= table_rows(model):
             raise ValueError(f"the tokenizer gives id {max(ids)}, the table has {table_rows(model)} rows")
         windows = overlapping_windows(ids, first_token(tokenizer), longest_input(model, tokenizer, self.window))
-        nats, targets = score(subject, model, loader, windows, self.batch_size, filler=0)
-        counts = torch.bincount(torch.tensor(ids), minlength=table_rows(model)).float()
+        nats, deciles = score(subject, model, CAUSAL, windows, ids, self.batch_size, filler=0)
         size = len(text.encode())
         metrics = {
             "perplexity": perplexity(nats["nll"]),
             "nll_per_token": float(nats["nll"].mean()),
             "bits_per_byte": float(nats["nll"].sum()) / math.log(2) / size,
-            "tokens": float(len(targets)),
+            "tokens": float(len(nats["nll"])),
         }
         for name in nats.keys() - {"nll"}:
             metrics[name.replace("nll", "perplexity")] = perplexity(nats[name])
-        return Measurement(metrics, {"bytes": size, "nll_deciles": nll_deciles(nats, targets, counts)})
+        return Measurement(metrics, {"bytes": size, "nll_deciles": deciles})
 
 
 def first_token(tokenizer: Any) -> int | None:

@@ -59,16 +59,18 @@ def head_kind(folder: Path) -> str | None:
     return next((kind for kind, classes in CLASSES.items() if name in classes), None)
 
 
-def need_head(folder: Path, kind: str) -> Any:
-    """The auto class that loads a language model of this kind.
+def load_language_model(subject: Subject, kind: str) -> tuple[PreTrainedModel, Any]:
+    """The subject's model with a head of this kind, and its tokenizer.
 
     Raises:
-        ValueError: If the checkpoint says that it is one of the other kind.
+        ValueError: If the checkpoint says that it is a language model of the other kind, or can't be read.
     """
-    name, other = named_class(folder).__name__, CAUSAL if kind == MASKED else MASKED
+    name, other = named_class(subject.model).__name__, CAUSAL if kind == MASKED else MASKED
     if name in CLASSES[other] and name not in CLASSES[kind]:
-        raise ValueError(f"{folder} is a {name}, a {other} language model; measure it with --task {TASK_OF[other]}")
-    return LOADERS[kind]
+        raise ValueError(
+            f"{subject.model} is a {name}, a {other} language model; measure it with --task {TASK_OF[other]}"
+        )
+    return subject.load(LOADERS[kind]), subject.tokenizer()
 
 
 def longest_input(model: PreTrainedModel, tokenizer: Any, wanted: int) -> int:
@@ -116,24 +118,28 @@ def logits_at(model: PreTrainedModel, inputs: dict[str, Tensor], at: Tensor, **o
 def score(
     subject: Subject,
     model: PreTrainedModel,
-    loader: Any,
+    kind: str,
     sequences: Sequence[ScoredSequence],
+    text: Sequence[int],
     batch_size: int,
     filler: int,
-) -> tuple[dict[str, Tensor], Tensor]:
+) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     """The losses of a model, and where there is an original to compare with, of the original too.
 
     Args:
         subject: What is measured.
         model: The subject's; its compressed tables are decoded, and its head is another afterwards.
-        loader: The auto class that loads the original.
+        kind: That of the model.
         sequences: What to score.
+        text: All tokens of the text, to count them.
         batch_size: Sequences at a time.
         filler: The token to pad with.
 
     Returns:
         ``nll``; with an original also ``nll_original`` and ``nll_head_original``, the model's with the original's table
-        at its tied head. Each of shape (scored tokens), in nats; and the scored tokens in the same order.
+        at its tied head. Each of shape (scored tokens), in nats. And their means for each tenth of the vocabulary,
+        the most frequent tokens first, beside the number of ``tokens`` scored; None where there is none. Rare tokens
+        hide damage that the overall mean does not show.
 
     Raises:
         ValueError: If the original has another vocabulary, or a loss is not finite.
@@ -152,21 +158,20 @@ def score(
             )
         return nats
 
-    targets = torch.tensor([token for batch in batches for sequence in batch for token in sequence.targets])
     uninstall(model, model.dtype)  # predicts the same, and no batch waits for its head to be decoded
     nats = {"nll": losses(model)}
-    if subject.against is None:
-        return nats, targets
     if subject.compared_with_itself():
-        return nats | {"nll_original": nats["nll"], "nll_head_original": nats["nll"]}, targets
-    original = subject.load_original(loader, "comparing perplexities")
-    rows = [table_rows(each) for each in (model, original)]
-    if rows[0] != rows[1]:
-        raise ValueError(f"the model has {rows[0]} tokens, the original {rows[1]}; give what the model was made of")
-    nats["nll_original"] = losses(original)
-    if _give_head(model, original):
-        nats["nll_head_original"] = losses(model)
-    return nats, targets
+        nats |= {"nll_original": nats["nll"], "nll_head_original": nats["nll"]}
+    elif subject.against is not None:
+        original = subject.load_original(LOADERS[kind], "comparing perplexities")
+        rows = [table_rows(each) for each in (model, original)]
+        if rows[0] != rows[1]:
+            raise ValueError(f"the model has {rows[0]} tokens, the original {rows[1]}; give what the model was made of")
+        nats["nll_original"] = losses(original)
+        if _give_head(model, original):
+            nats["nll_head_original"] = losses(model)
+    targets = torch.tensor([token for batch in batches for sequence in batch for token in sequence.targets])
+    return nats, _deciles(nats, targets, torch.bincount(torch.tensor(text), minlength=table_rows(model)).float())
 
 
 @torch.inference_mode()
@@ -218,18 +223,7 @@ def perplexity(nats: Tensor) -> float:
         raise ValueError(f"the mean loss is {mean:.0f} nats a token, too much for a perplexity") from None
 
 
-def nll_deciles(nats: dict[str, Tensor], targets: Tensor, counts: Tensor) -> list[dict[str, Any]]:
-    """Mean loss by how frequent the wanted token is: rare tokens hide damage that the overall mean does not show.
-
-    Args:
-        nats: Name -> loss of each scored token.
-        targets: Those tokens.
-        counts: (V), how often the text holds each token.
-
-    Returns:
-        For each tenth of the vocabulary, the most frequent tokens first: ``tokens`` scored, and the mean under each
-        name, None where no token was scored.
-    """
+def _deciles(nats: dict[str, Tensor], targets: Tensor, counts: Tensor) -> list[dict[str, Any]]:
     deciles = []
     for ids in frequency_deciles(counts):
         inside = torch.isin(targets, ids)

@@ -15,15 +15,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
-
 from vocabpress.evaluate.batches import encode_lines
 from vocabpress.evaluate.language import (
     MASKED,
     ScoredSequence,
+    load_language_model,
     longest_input,
-    need_head,
-    nll_deciles,
     perplexity,
     score,
     table_rows,
@@ -64,18 +61,22 @@ class MaskedPerplexity(Task):
         lines = long_lines(subject.lines("masked perplexity"), self.min_tokens)[: self.subset]
         if not lines:
             raise ValueError(f"no line of the text has {self.min_tokens} words; lower min_tokens, or give other text")
-        loader = need_head(subject.model, MASKED)
-        model, tokenizer = subject.load(loader), _maskable(subject.tokenizer())
+        model, tokenizer = load_language_model(subject, MASKED)
+        if tokenizer.mask_token_id is None:
+            raise ValueError("the tokenizer has no mask token; is this a masked language model?")
+        if not tokenizer.is_fast:
+            raise ValueError(
+                "whole-word masking needs a fast tokenizer (tokenizer.json), which knows its words"
+            )
         rows = min(len(tokenizer), table_rows(model))
         length = longest_input(model, tokenizer, self.block)
         masked = mask_lines(lines, tokenizer, rows, length, self.mask_probability, subject.seed, subject.progress)
-        nats, targets = score(subject, model, loader, masked, self.batch_size, tokenizer.pad_token_id or 0)
+        text = [token for line in masked for token in unmasked(line)]
+        nats, deciles = score(subject, model, MASKED, masked, text, self.batch_size, tokenizer.pad_token_id or 0)
         named = {"nll": "head_compressed", "nll_head_original": "head_original", "nll_original": "original"}
         metrics = {f"perplexity_{named[name]}": perplexity(loss) for name, loss in nats.items()}
-        read = torch.tensor([token for line in masked for token in unmasked(line)])
-        counts = torch.bincount(read, minlength=table_rows(model)).float()
-        details = {"lines": len(masked), "nll_deciles": nll_deciles(nats, targets, counts)}
-        return Measurement(metrics | {"tokens_masked": float(len(targets))}, details)
+        details = {"lines": len(masked), "nll_deciles": deciles}
+        return Measurement(metrics | {"tokens_masked": float(len(nats["nll"]))}, details)
 
 
 def long_lines(lines: Sequence[str], min_tokens: int) -> list[str]:
@@ -153,11 +154,3 @@ def replacement(token: int, mask: int, vocabulary: int, draw: random.Random) -> 
     if chance < BECOMES_MASK:
         return mask
     return draw.randrange(vocabulary) if chance < BECOMES_MASK + BECOMES_RANDOM else token
-
-
-def _maskable(tokenizer: Any) -> Any:
-    if tokenizer.mask_token_id is None:
-        raise ValueError("the tokenizer has no mask token; is this a masked language model?")
-    if not tokenizer.is_fast:
-        raise ValueError("whole-word masking needs a fast tokenizer (tokenizer.json), which knows where words begin")
-    return tokenizer
