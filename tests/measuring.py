@@ -33,9 +33,9 @@ def source(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def pressed(source, text, tmp_path_factory):
+def small(source, text, tmp_path_factory):
     """A compressed copy, and the report of its making."""
-    folder = tmp_path_factory.mktemp("models") / "pressed"
+    folder = tmp_path_factory.mktemp("models") / "small"
     return folder, compress(source, folder, method="svd", budget=Budget.ratio(6), text=[text])
 
 
@@ -60,8 +60,8 @@ def save_maskable(folder, name="bert"):
 def pair(name, base):
     """A tiny model and its compressed copy."""
     source = save_maskable(base / "source", name)
-    compress(source, base / "pressed", method="svd", budget=Budget.ratio(6))
-    return source, base / "pressed"
+    compress(source, base / "small", method="svd", budget=Budget.ratio(6))
+    return source, base / "small"
 
 
 def measured(name, folder, against=None, settings=None, **subject):

@@ -21,8 +21,8 @@ def test_a_model_agrees_with_itself(name, tmp_path, text):
 
 
 @pytest.mark.parametrize("batch_size", [1, 16])
-def test_agreement_is_that_of_single_lines(source, pressed, text, batch_size):
-    folder, _ = pressed
+def test_agreement_is_that_of_single_lines(source, small, text, batch_size):
+    folder, _ = small
     found = measured(
         "agreement", folder, source, {"batch_size": batch_size, "subset": 12, "max_length": 6}, text=[text]
     )

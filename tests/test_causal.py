@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import tiny
 from measuring import LONG_LINES, measured, pair, save_maskable, untied
-from vocabpress.evaluate.causal import cut, first_token
+from vocabpress.evaluate.causal import first_token, overlapping_windows
 from vocabpress.hf.modules import TiedHead
 
 
@@ -37,9 +37,9 @@ def strided_loss(model, ids, window):
 
 @pytest.mark.parametrize("name", ["gpt2", "llama, untied", "gemma3, scaled"])
 def test_strided_perplexity_by_brute_force(name, tmp_path, long_text):
-    source, pressed = pair(name, tmp_path)
-    metrics = measured("clm", pressed, source, {"window": 50, "batch_size": 3}, text=[long_text]).metrics
-    compressed, original = (AutoModelForCausalLM.from_pretrained(place).eval() for place in (pressed, source))
+    source, small = pair(name, tmp_path)
+    metrics = measured("clm", small, source, {"window": 50, "batch_size": 3}, text=[long_text]).metrics
+    compressed, original = (AutoModelForCausalLM.from_pretrained(place).eval() for place in (small, source))
     loss, count = strided_loss(compressed, stream(), 50)
     assert count == len(stream()) - 1 == metrics["tokens"]
     assert metrics["nll_per_token"] == pytest.approx(loss, rel=1e-4)
@@ -48,7 +48,7 @@ def test_strided_perplexity_by_brute_force(name, tmp_path, long_text):
     if "untied" in name:
         assert metrics["perplexity_head_original"] == metrics["perplexity"]
     else:
-        other = strided_loss(untied(pressed, source, AutoModelForCausalLM), stream(), 50)[0]
+        other = strided_loss(untied(small, source, AutoModelForCausalLM), stream(), 50)[0]
         assert isinstance(compressed.get_output_embeddings(), TiedHead)
         assert metrics["perplexity_head_original"] == pytest.approx(math.exp(other), rel=1e-4)
         assert metrics["perplexity_head_original"] != pytest.approx(metrics["perplexity"], rel=1e-3)
@@ -66,22 +66,24 @@ def test_a_text_of_one_window_has_the_loss_of_its_full_context(tmp_path, long_te
 
 
 def test_windows_by_hand():
-    without = cut(range(10, 20), None, 4)
-    assert [(window.ids, window.known) for window in without] == [
-        ([10, 11, 12, 13], 1),
-        ([12, 13, 14, 15], 2),
-        ([14, 15, 16, 17], 2),
-        ([16, 17, 18, 19], 2),
+    without = overlapping_windows(range(10, 20), None, 4)
+    assert [(window.inputs, window.targets) for window in without] == [
+        ([10, 11, 12, 13], [11, 12, 13]),
+        ([12, 13, 14, 15], [14, 15]),
+        ([14, 15, 16, 17], [16, 17]),
+        ([16, 17, 18, 19], [18, 19]),
     ]
-    led = cut(range(10, 17), 0, 5)
-    assert [(window.ids, window.known) for window in led] == [
-        ([0, 10, 11, 12, 13], 1),
-        ([0, 12, 13, 14, 15], 3),
-        ([0, 14, 15, 16], 3),
+    led = overlapping_windows(range(10, 17), 0, 5)
+    assert [(window.inputs, window.targets) for window in led] == [
+        ([0, 10, 11, 12, 13], [10, 11, 12, 13]),
+        ([0, 12, 13, 14, 15], [14, 15]),
+        ([0, 14, 15, 16], [16]),
     ]
     for windows, first in ((without, 11), (led, 10)):
-        scored = [token for window in windows for token in window.ids[window.known :]]
+        scored = [token for window in windows for token in window.targets]
         assert scored == list(range(first, first + len(scored)))
+        for window in windows:
+            assert [window.inputs[place + 1] for place in window.places] == window.targets
 
 
 def test_a_token_that_begins_texts_begins_every_window(tmp_path, long_text):

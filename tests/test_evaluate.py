@@ -11,8 +11,8 @@ from vocabpress.evaluate.table import TableErrors
 from vocabpress.results import read_results
 
 
-def test_the_command_prints_tables_and_one_line_of_json(source, pressed, text, capsys):
-    folder, _ = pressed
+def test_the_command_prints_tables_and_one_line_of_json(source, small, text, capsys):
+    folder, _ = small
     arguments = ("--task", "reconstruction", "--task", "agreement", "--against", source, "--text", text)
     code, out, err = run(
         capsys, "evaluate", folder, *arguments, "--subset", 9, "--set", "agreement.max_length=7", "--json"
@@ -30,8 +30,8 @@ def test_the_command_prints_tables_and_one_line_of_json(source, pressed, text, c
     assert results[1]["metrics"] == direct[0].metrics
 
 
-def test_a_second_run_measures_nothing_again(source, pressed, tmp_path, capsys, monkeypatch):
-    folder, _ = pressed
+def test_a_second_run_measures_nothing_again(source, small, tmp_path, capsys, monkeypatch):
+    folder, _ = small
     arguments = ("evaluate", folder, "--task", "reconstruction", "--against", source, "-o", tmp_path / "out", "--json")
     code, first, _ = run(capsys, *arguments)
     assert code == 0

@@ -4,18 +4,17 @@ import json
 
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from measuring import write_lines
 from tuning import NAMES, sentences
 from vocabpress.evaluate import Subject, make_task
-from vocabpress.evaluate.finetuned import resume as resume_module
 from vocabpress.evaluate.finetuned.glue import Glue
-from vocabpress.evaluate.finetuned.resume import last_checkpoint
-from vocabpress.evaluate.finetuned.rows import padding, tokenise
 from vocabpress.evaluate.finetuned.squad import Squad
-from vocabpress.evaluate.finetuned.training import Recipe, need, predict, prepare, train
+from vocabpress.evaluate.finetuned.trainer import TrainingBar, fine_tune, last_checkpoint, predict
+from vocabpress.evaluate.finetuned.training import need, prepare
 from vocabpress.evaluate.run import evaluate
 from vocabpress.hf.modules import TokenEmbedding
 
@@ -33,25 +32,29 @@ def test_fine_tuning_learns_and_goes_elsewhere(name, checkpoints, labelled_data,
     assert (out, err) == ("", "")
 
 
+def sst2(**settings):
+    return Glue("sst2", max_length=16, **settings)
+
+
 def rows_for(tokenizer, count=48, seed="rows"):
     texts, labels = zip(*sentences(count, seed), strict=True)
-    return tokenise(tokenizer, [(text, None) for text in texts], labels, 16)
+    return sst2().encode(tokenizer, Dataset.from_dict({"text": texts, "labels": labels}))
 
 
-def tuned(folder, recipe, rows=48, **more):
-    """State before and after, whether each parameter was trained, and logits."""
+def tuned(folder, task, rows=48, **more):
+    """The model, its state before, and logits."""
     whom = Subject(folder, **more)
     model, tokenizer = prepare(whom, AutoModelForSequenceClassification, 16, num_labels=2)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     encoded = rows_for(tokenizer, rows)
-    train(model, encoded, padding(tokenizer), recipe, whom)
-    found = predict(model, encoded, padding(tokenizer), ("logits",), recipe, whom)
+    fine_tune(model, tokenizer, encoded, task, whom)
+    found = predict(model, tokenizer, encoded, ("logits",), task)
     return model, before, torch.stack([row for (row,) in found])
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_all_that_is_continuous_trains_and_codes_stay(name, checkpoints):
-    model, before, _ = tuned(checkpoints[name], Recipe(epochs=1, learning_rate=1e-2))
+    model, before, _ = tuned(checkpoints[name], sst2(epochs=1, learning_rate=1e-2))
     parameters = dict(model.named_parameters())
     assert any(key.startswith("bert.embeddings.word_embeddings") for key in parameters)
     for key, after in model.state_dict().items():
@@ -62,14 +65,14 @@ def test_all_that_is_continuous_trains_and_codes_stay(name, checkpoints):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_frozen_table_is_frozen_for_all(name, checkpoints):
-    model, before, _ = tuned(checkpoints[name], Recipe(epochs=1, learning_rate=1e-2, train_table=False))
+    model, before, _ = tuned(checkpoints[name], sst2(epochs=1, learning_rate=1e-2, train_table=False))
     changed = {key for key, after in model.state_dict().items() if not torch.equal(before[key], after)}
     table = "bert.embeddings.word_embeddings."
     assert changed == {key for key, _ in model.named_parameters() if not key.startswith(table)}
 
 
 def test_the_tuned_table_holds_what_a_checkpoint_stores(checkpoints):
-    model, _, _ = tuned(checkpoints["svd"], Recipe(epochs=1, learning_rate=1e-2))
+    model, _, _ = tuned(checkpoints["svd"], sst2(epochs=1, learning_rate=1e-2))
     table = model.get_input_embeddings()
     assert isinstance(table, TokenEmbedding)
     for parameter in table.parameters():
@@ -77,7 +80,7 @@ def test_the_tuned_table_holds_what_a_checkpoint_stores(checkpoints):
 
 
 def test_seeds(checkpoints):
-    recipe = Recipe(epochs=1)
+    recipe = sst2(epochs=1)
     first, again, other = (tuned(checkpoints["svd"], recipe, seed=seed)[2] for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.allclose(first, other, atol=1e-3)
@@ -86,7 +89,7 @@ def test_seeds(checkpoints):
 def test_bfloat16_changes_little_and_float32_runs_after_it(checkpoints):
     recipe = {"epochs": 1, "learning_rate": 1e-4}
     exact, rounded, after = (
-        tuned(checkpoints["svd"], Recipe(**recipe, precision=precision))[2]
+        tuned(checkpoints["svd"], sst2(**recipe, precision=precision))[2]
         for precision in ("float32", "bfloat16", "float32")
     )
     assert torch.equal(exact, after)
@@ -99,7 +102,7 @@ class Interrupted(Exception):  # noqa: N818
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_interrupted_run_goes_on_to_the_same_numbers(name, checkpoints, tmp_path, monkeypatch):
-    recipe = Recipe(epochs=3, batch_size=16, learning_rate=1e-3)
+    recipe = sst2(epochs=3, batch_size=16, learning_rate=1e-3)
     whole, _, expected = tuned(checkpoints[name], recipe)
     steps = []
 
@@ -108,7 +111,7 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(name, checkpoints, tmp_p
         if state.global_step == 4:  # in the second epoch of three steps each
             raise Interrupted
 
-    monkeypatch.setattr(resume_module.TrainingBar, "on_step_begin", interrupt)
+    monkeypatch.setattr(TrainingBar, "on_step_begin", interrupt)
     with pytest.raises(Interrupted):
         tuned(checkpoints[name], recipe, work=tmp_path / "work")
     assert steps == [0, 1, 2, 3, 4]
@@ -116,7 +119,7 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(name, checkpoints, tmp_p
     cut = ['{"global_step": 9, "cut']  # as if it had been stopped while this was written
     write_lines(run / "checkpoint-9" / "trainer_state.json", cut)
     steps.clear()
-    monkeypatch.setattr(resume_module.TrainingBar, "on_step_begin", lambda *args, **kwargs: steps.append(1))
+    monkeypatch.setattr(TrainingBar, "on_step_begin", lambda *args, **kwargs: steps.append(1))
     resumed, _, found = tuned(checkpoints[name], recipe, work=tmp_path / "work")
     assert len(steps) == 6
     assert torch.equal(found, expected)
@@ -125,7 +128,7 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(name, checkpoints, tmp_p
     steps.clear()
     tuned(checkpoints[name], recipe, work=tmp_path / "work")  # trained to the end already
     assert steps == []
-    tuned(checkpoints[name], Recipe(epochs=3, batch_size=16), work=tmp_path / "work")  # another recipe starts afresh
+    tuned(checkpoints[name], sst2(epochs=3, batch_size=16), work=tmp_path / "work")  # another recipe starts afresh
     assert len(steps) == 9
 
 
@@ -138,7 +141,7 @@ def test_an_interrupted_evaluation_gives_the_metrics_of_a_whole_one(checkpoints,
             raise Interrupted
 
     with monkeypatch.context() as patched:
-        patched.setattr(resume_module.TrainingBar, "on_step_end", interrupt)
+        patched.setattr(TrainingBar, "on_step_end", interrupt)
         with pytest.raises(Interrupted):
             evaluate(checkpoints["svd"], tasks, data=labelled_data, output=tmp_path)
     assert list((tmp_path / "sst2-seed0.work").rglob("model.safetensors"))
@@ -158,10 +161,10 @@ def test_predictions_come_in_the_order_of_the_rows(checkpoints):
     whom = Subject(checkpoints["original"])
     model, tokenizer = prepare(whom, AutoModelForSequenceClassification, 16, num_labels=2)
     rows = rows_for(tokenizer, 30)
-    assert len(set(rows.lengths())) > 1
-    found = predict(model, rows, padding(tokenizer), ("logits",), Recipe(batch_size=4), whom)
+    assert len(set(map(len, rows["input_ids"]))) > 1
+    found = predict(model, tokenizer, rows, ("logits",), sst2(batch_size=4))
     for row, (logits,) in enumerate(found):
-        alone = model(input_ids=torch.tensor([rows.unlabelled(row)["input_ids"]])).logits[0]
+        alone = model(input_ids=torch.tensor([rows[row]["input_ids"]])).logits[0]
         torch.testing.assert_close(logits, alone, atol=1e-5, rtol=1e-4)
 
 
@@ -170,7 +173,7 @@ def test_a_diverged_model_is_an_error(checkpoints):
     model, tokenizer = prepare(whom, AutoModelForSequenceClassification, 16, num_labels=2)
     model.classifier.bias.data.fill_(torch.nan)
     with pytest.raises(ValueError, match="lower its learning_rate"):
-        predict(model, rows_for(tokenizer), padding(tokenizer), ("logits",), Recipe(), whom)
+        predict(model, tokenizer, rows_for(tokenizer), ("logits",), sst2())
 
 
 def test_a_head_of_another_shape_starts_fresh_and_a_lost_weight_is_an_error(checkpoints, tmp_path):
@@ -193,8 +196,9 @@ def test_settings_are_read_and_checked():
     assert make_task("squad2", subset="7") == Squad("2.0", subset=7)
     for name, field, value, words in (
         ("rte", "precision", "int8", "unknown precision 'int8'; choose from float32, bfloat16"),
-        ("rte", "epochs", "0", "epochs and batch_size are at least 1"),
-        ("rte", "subset", "0", "subset at least 1"),
+        ("rte", "epochs", "0", "epochs is at least 1, got 0"),
+        ("rte", "subset", "0", "subset is at least 1, got 0"),
+        ("rte", "learning_rate", "0", "learning_rate is above 0"),
         ("rte", "task", "xyz", "unknown GLUE task 'xyz'"),
         ("squad", "version", "3", "unknown version '3' of SQuAD"),
         ("squad", "stride", "380", "max_length is at least stride"),

@@ -1,16 +1,21 @@
 """The tasks of GLUE: layouts of files, metrics, and the sets they are also measured on."""
 
+import datasets
 import pytest
 import scipy.stats
 import torch
 
 from measuring import write_lines
 from vocabpress.evaluate import GLUE, TASKS, Subject
-from vocabpress.evaluate.finetuned.glue import METRICS, Glue, choose
-from vocabpress.evaluate.finetuned.glue_data import LAYOUTS, read_rows, read_task
+from vocabpress.evaluate.finetuned.glue import TASK_METRICS, Glue, choose, score_predictions
+from vocabpress.evaluate.finetuned.glue_data import LAYOUTS, read_glue, read_rows
 from vocabpress.evaluate.finetuned.squad import Squad
 
 pytestmark = pytest.mark.usefixtures("little_garbage")
+
+
+def metrics_of(task, logits, labels):
+    return {metric: score_predictions(metric, logits, labels) for metric in TASK_METRICS[task]}
 
 
 def test_metrics_against_scipy():
@@ -19,14 +24,14 @@ def test_metrics_against_scipy():
     predicted = logits.argmax(-1)
     # The Matthews correlation of two binary variables is their Pearson correlation.
     wanted = 100 * scipy.stats.pearsonr(predicted.numpy(), labels.numpy()).statistic
-    assert METRICS["cola"](logits, labels)["matthews"] == pytest.approx(wanted, abs=1e-3)
+    assert metrics_of("cola", logits, labels)["matthews"] == pytest.approx(wanted, abs=1e-3)
     hits = int(((predicted == 1) & (labels == 1)).sum())
     f1 = 200 * hits / int((predicted == 1).sum() + (labels == 1).sum())
     right = 100 * float((predicted == labels).double().mean())
-    assert METRICS["mrpc"](logits, labels) == pytest.approx({"accuracy": right, "f1": f1}, abs=1e-3)
-    assert METRICS["mnli"](torch.eye(3)[[0, 2, 1, 0]], torch.tensor([0, 2, 1, 1]))["accuracy"] == pytest.approx(75)
+    assert metrics_of("mrpc", logits, labels) == pytest.approx({"accuracy": right, "f1": f1}, abs=1e-3)
+    assert metrics_of("mnli", torch.eye(3)[[0, 2, 1, 0]], torch.tensor([0, 2, 1, 1]))["accuracy"] == pytest.approx(75)
     scores = torch.randint(6, (60,), generator=draw).float()
-    found = METRICS["stsb"](logits[:, :1].round(decimals=1), scores)
+    found = metrics_of("stsb", logits[:, :1].round(decimals=1), scores)
     given = logits[:, 0].round(decimals=1).double().numpy()
     assert found["pearson"] == pytest.approx(100 * scipy.stats.pearsonr(given, scores).statistic, abs=1e-4)
     assert found["spearman"] == pytest.approx(100 * scipy.stats.spearmanr(given, scores).statistic, abs=1e-4)
@@ -34,16 +39,20 @@ def test_metrics_against_scipy():
 
 def test_one_prediction_for_all_is_no_correlation():
     ones = torch.ones(6, 1)
-    assert METRICS["stsb"](ones, torch.arange(6.0)) == {"pearson": 0.0, "spearman": 0.0}
-    assert METRICS["cola"](torch.eye(2)[[1] * 6], torch.tensor([0, 1] * 3)) == {"matthews": 0.0}
+    assert metrics_of("stsb", ones, torch.arange(6.0)) == {"pearson": 0.0, "spearman": 0.0}
+    assert metrics_of("cola", torch.eye(2)[[1] * 6], torch.tensor([0, 1] * 3)) == {"matthews": 0.0}
 
 
 def test_a_subset_is_the_same_for_all_seeds():
-    rows = list(range(100))
-    assert choose(rows, None) == rows
-    assert len(set(choose(rows, 20))) == 20
-    assert choose(rows, 20) == choose(rows, 30)[:20] != rows[:20]
-    assert choose(rows, 200) == choose(rows, 100)
+    rows = datasets.Dataset.from_dict({"labels": list(range(100))})
+
+    def chosen(subset):
+        return list(choose(rows, subset)["labels"])
+
+    assert chosen(None) == list(range(100))
+    assert len(set(chosen(20))) == 20
+    assert chosen(20) == chosen(30)[:20] != list(range(20))
+    assert chosen(200) == chosen(100)
 
 
 # Two rows of each task as GLUE has them, and what is to be read of them.
@@ -89,6 +98,11 @@ FILES = {
 }
 
 
+def tuples(rows):
+    """Sentence, second sentence or None, label."""
+    return [(row["text"], row.get("text_pair"), row["labels"]) for row in rows]
+
+
 @pytest.mark.parametrize("name", GLUE)
 @pytest.mark.parametrize("lower", [False, True])
 def test_each_layout(name, lower, tmp_path):
@@ -96,11 +110,11 @@ def test_each_layout(name, lower, tmp_path):
     folder = LAYOUTS[name].folder
     splits = ["train", "dev_matched", "dev_mismatched"] if name == "mnli" else ["train", "dev"]
     for split in splits:
-        kept = lines if split == "train" else [*lines, ""]
-        write_lines(tmp_path / (folder.lower() if lower else folder) / f"{split}.tsv", kept)
-    rows, dev = read_task(name, Subject(tmp_path, data=tmp_path))
-    assert rows == wanted
-    assert dev == dict.fromkeys(splits[1:], wanted)
+        written = lines if split == "train" else [*lines, ""]
+        write_lines(tmp_path / (folder.lower() if lower else folder) / f"{split}.tsv", written)
+    rows, dev = read_glue(name, Subject(tmp_path, data=tmp_path))
+    assert tuples(rows) == wanted
+    assert {split: tuples(part) for split, part in dev.items()} == dict.fromkeys(splits[1:], wanted)
     assert TASKS[name] == Glue(name)
 
 
@@ -110,8 +124,16 @@ BAD = {
         ["index\tsentence1\tsentence2\tlabel", "0\tA.\tB.\tmaybe"],
         "line 2: unknown label 'maybe'; it is",
     ),
-    "score": ("stsb", ["sentence1\tsentence2\tscore", "A.\tB.\t5.5"], "line 2: unknown score '5.5'; it is a number"),
-    "no number": ("stsb", ["sentence1\tsentence2\tscore", "A.\tB.\t-"], "line 2: unknown score '-'"),
+    "score": (
+        "stsb",
+        ["sentence1\tsentence2\tscore", "A.\tB.\t5.5"],
+        "line 2: a score is a number from 0 to 5",
+    ),
+    "no number": (
+        "stsb",
+        ["sentence1\tsentence2\tscore", "A.\tB.\t-"],
+        "a score is a number from 0 to 5, got '-'",
+    ),
     "cut short": ("rte", [*FILES["rte"][0], "2\tE."], "line 4: 2 columns of 4; the row is cut short"),
     "a tab too many": ("rte", [*FILES["rte"][0], "2\tE.\t\tF.\tentailment"], "line 4: 5 columns of 4"),
     "cut short, cola": ("cola", ["gj04\t1\tA."], "line 1: 3 columns of 4"),
@@ -177,7 +199,7 @@ def test_paws_and_hans(checkpoints, tmp_path):
 
 def test_mnli_names_both_development_sets_and_stsb_is_a_regression(checkpoints, tmp_path):
     for task in ("mnli", "stsb"):
-        for split in ("train", *(own for own, _ in LAYOUTS[task].dev)):
+        for split in ("train", *LAYOUTS[task].dev):
             write_lines(tmp_path / LAYOUTS[task].folder / f"{split}.tsv", FILES[task][0])
     found = Glue("mnli", epochs=1, max_length=16).measure(Subject(checkpoints["original"], data=tmp_path))
     assert set(found.metrics) == {"accuracy_matched", "accuracy_mismatched"}
@@ -186,16 +208,16 @@ def test_mnli_names_both_development_sets_and_stsb_is_a_regression(checkpoints, 
 
 
 def test_without_data_the_hub_is_asked(checkpoints, monkeypatch):
-    import datasets
-
     splits = {
-        "train": {"sentence1": ["A.", "C."], "sentence2": ["B.", "D."], "label": [1, 0]},
-        "validation": {"sentence1": ["A."], "sentence2": ["B."], "label": [0]},
+        "train": {"sentence1": ["A.", "C."], "sentence2": ["B.", "D."], "label": [1, 0], "idx": [0, 1]},
+        "validation": {"sentence1": ["A."], "sentence2": ["B."], "label": [0], "idx": [0]},
     }
+    splits = {split: datasets.Dataset.from_dict(columns) for split, columns in splits.items()}
     asked = []
     monkeypatch.setattr(datasets, "load_dataset", lambda *names: asked.append(names) or splits)
-    rows, dev = read_task("rte", Subject(checkpoints["original"]))
-    assert (rows, dev) == ([("A.", "B.", 1), ("C.", "D.", 0)], {"dev": [("A.", "B.", 0)]})
+    rows, dev = read_glue("rte", Subject(checkpoints["original"]))
+    assert tuples(rows) == [("A.", "B.", 1), ("C.", "D.", 0)]
+    assert {split: tuples(part) for split, part in dev.items()} == {"dev": [("A.", "B.", 0)]}
     assert asked == [("nyu-mll/glue", "rte")]
 
     def fail(*names):

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from vocabpress.evaluate import Subject
-from vocabpress.evaluate.finetuned.glue_data import read_task
-from vocabpress.evaluate.finetuned.squad_data import read_squad
+from vocabpress.evaluate.finetuned.glue_data import read_glue
+from vocabpress.evaluate.finetuned.squad import read_squad
 
 PLACE = Path(__file__).resolve().parents[1] / "benchmarks" / "layout.py"
 
@@ -49,12 +49,12 @@ def test_the_tasks_read_what_is_laid_out(layout, shared_data, tmp_path):
     subject = Subject(tmp_path, data=out)
     sizes = {"cola": (8551, 1043), "mrpc": (3668, 408), "rte": (2490, 277), "sst2": (67349, 872)}
     for name, wanted in sizes.items():
-        rows, dev = read_task(name, subject)
+        rows, dev = read_glue(name, subject)
         assert (len(rows), len(dev["dev"])) == wanted, name
-        assert {label for _, _, label in rows} == {0, 1}
-    mrpc, _ = read_task("mrpc", subject)
-    assert mrpc[0][0].startswith('Amrozi accused his brother, whom he called "the witness"')
-    assert mrpc[0][2] == 1
+        assert set(rows["labels"]) == {0, 1}
+    mrpc, _ = read_glue("mrpc", subject)
+    assert mrpc[0]["text"].startswith('Amrozi accused his brother, whom he called "the witness"')
+    assert mrpc[0]["labels"] == 1
     assert (out / "stsbenchmark" / "sts-dev.tsv").resolve() == (shared_data / "sts-benchmark" / "sts-dev.tsv").resolve()
     assert len(list((out / "semeval-sts").glob("201[234]/*.test.tsv"))) == 13
     assert len(list((out / "word-similarity").glob("*.txt"))) == 10
@@ -66,14 +66,13 @@ def test_squad_is_split_by_article(layout, shared_data, tmp_path):
     for version, wanted in (("1.1", (2910, 838)), ("2.0", (4551, 1527))):
         train, dev = read_squad(version, subject)
         assert (len(train), len(dev)) == wanted
-        assert not {question.context for question in train} & {question.context for question in dev}
-        assert not {question.key for question in train} & {question.key for question in dev}
+        assert not any(set(train[column]) & set(dev[column]) for column in ("context", "id"))
         titles = [
             {item["title"] for item in json.loads((tmp_path / "data" / "SQuAD" / name).read_text())["data"]}
             for name in (f"train-v{version}.json", f"dev-v{version}.json")
         ]
         assert not titles[0] & titles[1]
-        assert all(question.answers for question in train + dev) == (version == "1.1")
+        assert all(answers["text"] for part in (train, dev) for answers in part["answers"]) == (version == "1.1")
 
 
 @pytest.mark.data

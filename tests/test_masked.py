@@ -11,7 +11,7 @@ import tiny
 from measuring import LONG_LINES, MASK, measured, untied
 from vocabpress.evaluate import make_task
 from vocabpress.evaluate.language import longest_input
-from vocabpress.evaluate.masked import choose_places, kept_lines, mask_lines
+from vocabpress.evaluate.masked import choose_places, long_lines, mask_lines, unmasked
 
 
 def masked_loss(model, lines):
@@ -20,21 +20,21 @@ def masked_loss(model, lines):
     for line in lines:
         with torch.no_grad():
             logs = model(torch.tensor([line.inputs])).logits[0].log_softmax(-1)
-        losses += [-float(logs[place, line.ids[place]]) for place in line.places]
+        losses += [-float(logs[place, token]) for place, token in zip(line.places, line.targets, strict=True)]
     return sum(losses) / len(losses), len(losses)
 
 
 def test_masked_perplexity_by_brute_force(masked, long_text):
-    source, pressed = masked
+    source, small = masked
     settings = {"min_tokens": 10, "block": 20, "batch_size": 5}
-    found = measured("mlm", pressed, source, settings, text=[long_text], seed=3)
+    found = measured("mlm", small, source, settings, text=[long_text], seed=3)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(source)
-    kept = [line for line in LONG_LINES if len(line.split()) >= 10]
-    lines = mask_lines(kept, tokenizer, tiny.VOCAB, 20, 0.15, 3)
-    assert max(len(line.ids) for line in lines) == 20
+    long = [line for line in LONG_LINES if len(line.split()) >= 10]
+    lines = mask_lines(long, tokenizer, tiny.VOCAB, 20, 0.15, 3)
+    assert max(len(line.inputs) for line in lines) == 20
     models = {
-        "perplexity_head_compressed": AutoModelForMaskedLM.from_pretrained(pressed).eval(),
-        "perplexity_head_original": untied(pressed, source, AutoModelForMaskedLM),
+        "perplexity_head_compressed": AutoModelForMaskedLM.from_pretrained(small).eval(),
+        "perplexity_head_original": untied(small, source, AutoModelForMaskedLM),
         "perplexity_original": AutoModelForMaskedLM.from_pretrained(source).eval(),
     }
     values = []
@@ -71,8 +71,8 @@ def test_a_model_compared_with_itself_has_one_perplexity(masked, long_text):
 
 def test_lines_without_equals_signs_of_enough_words():
     lines = ["= = A heading = =", "one two three four", "= one two = three", "a=b is kept here"]
-    assert kept_lines(lines, 4) == ["one two three four", "a=b is kept here"]
-    assert kept_lines(lines, 3)[1] == "one two three"
+    assert long_lines(lines, 4) == ["one two three four", "a=b is kept here"]
+    assert long_lines(lines, 3)[1] == "one two three"
 
 
 def test_whole_words_are_masked_up_to_the_share():
@@ -103,7 +103,7 @@ def test_masked_tokens_become_the_mask_or_a_random_token_or_stay(masked):
     assert max(token for token in became if token != MASK) < 50
     for line in lines:
         assert all(line.inputs[i] == 7 for i in range(100) if i not in line.places)
-    assert mask_lines(["w7 w8"], tokenizer, 50, 512, 0.15, 0)[0].ids == [7, 8]
+    assert unmasked(mask_lines(["w7 w8"], tokenizer, 50, 512, 0.15, 0)[0]) == [7, 8]
 
 
 def test_positions_that_count_from_the_padding_row(tmp_path):

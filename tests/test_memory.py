@@ -18,7 +18,7 @@ from vocabpress.hf.checkpoint import load_model
 from vocabpress.hf.compress import compress_model
 from vocabpress.hf.request import Request
 from vocabpress.hf.stored import digest
-from vocabpress.neighbours import nearest
+from vocabpress.neighbours import nearest_rows
 from vocabpress.reconstruction import reconstruction, row_errors
 from vocabpress.spectrum import singular_values
 
@@ -169,17 +169,17 @@ def test_what_is_computed_by_chunks_is_what_it_is_at_once(monkeypatch):
             singular_values(table),
         )
         tally = reconstruction(table, form, counts)
-        return [*values, torch.tensor([tally.relative_error, tally.mean_cosine]), nearest(table, ids, 5, excluded)]
+        return [*values, torch.tensor([tally.relative_error, tally.mean_cosine]), nearest_rows(table, ids, 5, excluded)]
 
     whole = everything()
     for limit in (1, 5 * 12 * 8, 33 * 12 * 8):
-        monkeypatch.setattr(chunks, "BYTES", limit)
+        monkeypatch.setattr(chunks, "CHUNK_BYTES", limit)
         for found, expected in zip(everything(), whole, strict=True):
             torch.testing.assert_close(found, expected)
 
 
 def test_digests_are_those_of_the_bytes_that_are_stored(monkeypatch):
-    monkeypatch.setattr(chunks, "BYTES", 64)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 64)
     tensors = [torch.tensor(3.0), torch.zeros(0, 3), torch.zeros(3, 0), torch.randn(50, 7), torch.randn(50, 7).T]
     tensors += [torch.randn(5, 6, 7).bfloat16(), torch.arange(200, dtype=torch.uint8)]
     for tensor in tensors:

@@ -9,8 +9,8 @@ from transformers import AutoModelForMaskedLM
 
 from measuring import LONG_LINES, measured, write_lines
 from vocabpress.evaluate import make_task
-from vocabpress.evaluate.pairs import SEMEVAL, STSB, WORDS, read_pairs
-from vocabpress.evaluate.sentences import spearman
+from vocabpress.evaluate.correlations import spearman
+from vocabpress.evaluate.pairs import SEMEVAL, STSB, WORD_PAIRS, read_pairs
 from vocabpress.evaluate.table import open_table
 
 
@@ -75,10 +75,10 @@ GOOD = "g\tf\ty\t1\t2.5\ta\tb"
 BAD = {
     "commas": (["g,f,y,1,2.5,a,b", GOOD], r"sts-dev.tsv, line 1: 1 columns separated by tabs, 7 are needed"),
     "cut off": ([GOOD, GOOD, "g\tf\ty\t1\t2.5\ta"], r"sts-dev.tsv, line 3: 6 columns .* is it cut off\?"),
-    "score above 5": ([GOOD, "g\tf\ty\t1\t5.5\ta\tb"], r"line 2: a score is 0 at least and 5 at most, got 5.5"),
-    "score below 0": ([GOOD, "g\tf\ty\t1\t-1\ta\tb"], r"line 2: a score is 0 at least"),
-    "score that is none": ([GOOD, "g\tf\ty\t1\thigh\ta\tb"], r"line 2: column 5 is a score, got 'high'"),
-    "score that is no number": ([GOOD, "g\tf\ty\t1\tnan\ta\tb"], r"line 2: a score is 0 at least"),
+    "score above 5": ([GOOD, "g\tf\ty\t1\t5.5\ta\tb"], r"line 2: a score is a number from 0 to 5, got '5.5'"),
+    "score below 0": ([GOOD, "g\tf\ty\t1\t-1\ta\tb"], r"line 2: a score is a number from 0 to 5, got '-1'"),
+    "score that is none": ([GOOD, "g\tf\ty\t1\thigh\ta\tb"], r"line 2: a score is a number from 0 to 5, got 'high'"),
+    "score that is no number": ([GOOD, "g\tf\ty\t1\tnan\ta\tb"], r"line 2: a score is a number from 0 to 5, got 'nan'"),
     "empty text": ([GOOD, "g\tf\ty\t1\t2\ta\t "], r"line 2: one of the two texts is empty"),
     "empty file": ([], r"sts-dev.tsv holds 0 scored pairs; it is empty"),
 }
@@ -108,9 +108,9 @@ def test_bad_sets_and_folders(masked, data):
 
 
 def test_word_similarity_by_hand(masked, data):
-    source, pressed = masked
-    found = measured("similarity", pressed, source, data=data)
-    for folder, ending in ((pressed, ""), (source, "_original")):
+    source, small = masked
+    found = measured("similarity", small, source, data=data)
+    for folder, ending in ((small, ""), (source, "_original")):
         table = open_table(folder, "cpu").dense().detach()
 
         def cosine(a, b, table=table):
@@ -142,4 +142,4 @@ def test_the_public_files_are_read_whole(shared_data):
     for year, count in years.items():
         files = (shared_data / "sts-semeval-2012-2014").glob(f"semeval-sts__{year}__*.test.tsv")
         assert sum(len(read_pairs(file, SEMEVAL)) for file in files) == count
-    assert len(read_pairs(shared_data / "word-similarity" / "EN-WS-353-ALL.txt", WORDS)) == 353
+    assert len(read_pairs(shared_data / "word-similarity" / "EN-WS-353-ALL.txt", WORD_PAIRS)) == 353

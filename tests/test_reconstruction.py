@@ -1,4 +1,4 @@
-"""Errors of tables, and what they are held against: the spectrum, its bound, the neighbours."""
+"""Errors of tables, and what they are compared with: the spectrum, its bound, the neighbours."""
 
 import json
 import math
@@ -10,7 +10,7 @@ import tiny
 from measuring import LINES, measured
 from vocabpress.embeddings import Dense
 from vocabpress.evaluate.table import open_table
-from vocabpress.neighbours import choose_queries, nearest, neighbours_kept
+from vocabpress.neighbours import choose_queries, nearest_rows, shared_neighbours
 from vocabpress.reconstruction import deviations, frequency_deciles, reconstruction, row_errors
 from vocabpress.spectrum import gaussian_bound, singular_values
 
@@ -84,22 +84,22 @@ def test_deciles_are_by_count_the_most_frequent_first():
 def test_neighbours_by_hand_and_by_brute_force():
     angles = torch.tensor([0.0, 10.0, 25.0, 90.0, 130.0]).deg2rad()
     table = torch.stack([angles.cos(), angles.sin()], dim=1)
-    assert nearest(table, torch.tensor([0, 3]), 2).tolist() == [[1, 2], [4, 2]]
-    assert nearest(table, torch.tensor([0, 3]), 2, torch.tensor([2])).tolist() == [[1, 3], [4, 1]]
+    assert nearest_rows(table, torch.tensor([0, 3]), 2).tolist() == [[1, 2], [4, 2]]
+    assert nearest_rows(table, torch.tensor([0, 3]), 2, torch.tensor([2])).tolist() == [[1, 3], [4, 1]]
     turned = table[[0, 1, 3, 2, 4]] * 5  # rows 2 and 3 change places: 10 and 90 degrees are near row 0 now
     # Of row 0: {1, 2} -> {1, 3}; of row 3, at 25 degrees now: {4, 2} -> {1, 0}.
-    assert neighbours_kept(table, turned, torch.tensor([0, 3]), 2).tolist() == [0.5, 0.0]
+    assert shared_neighbours(table, turned, torch.tensor([0, 3]), 2).tolist() == [0.5, 0.0]
     first = torch.randn(300, 12)
     second = first + 0.4 * torch.randn(300, 12)
     ids = torch.arange(300)
-    kept = neighbours_kept(first, second, ids, 10)
+    shares = shared_neighbours(first, second, ids, 10)
     sets = []
     for rows in (first, second):
         cosines = torch.nn.functional.cosine_similarity(rows[:, None], rows[None], dim=-1).fill_diagonal_(-2)
         sets.append([set(row.topk(10).indices.tolist()) for row in cosines])
     expected = [len(a & b) / 10 for a, b in zip(*sets, strict=True)]
-    assert kept.tolist() == pytest.approx(expected)
-    assert 0.2 < kept.mean() < 0.95
+    assert shares.tolist() == pytest.approx(expected)
+    assert 0.2 < shares.mean() < 0.95
 
 
 def test_queries_stand_for_all_rows():
@@ -130,8 +130,8 @@ def test_a_table_compared_with_itself(source):
     assert found.details["storage"] == [{"name": "rows", "dtype": "float32", "bytes": tiny.VOCAB * 32 * 4}]
 
 
-def test_the_errors_are_those_that_compress_reports(source, pressed, text):
-    folder, report = pressed
+def test_the_errors_are_those_that_compress_reports(source, small, text):
+    folder, report = small
     found = measured("reconstruction", folder, source, text=[text])
     metrics, details = found.metrics, found.details
     assert metrics["relative_error"] == pytest.approx(report.relative_error)
@@ -157,16 +157,16 @@ def test_the_errors_are_those_that_compress_reports(source, pressed, text):
     json.dumps(details, allow_nan=False)
 
 
-def test_a_sample_of_queries_comes_near_to_all(source, pressed):
-    folder, _ = pressed
+def test_a_sample_of_queries_comes_near_to_all(source, small):
+    folder, _ = small
     whole, part = (measured("reconstruction", folder, source, {"queries": n}) for n in (0, 120))
     assert part.details["queries"] == 120
     for name in ("neighbours_kept", "weighted_neighbours_kept"):
         assert part.metrics[name] == pytest.approx(whole.metrics[name], abs=0.06)
 
 
-def test_neighbours_of_words(source, pressed):
-    folder, _ = pressed
+def test_neighbours_of_words(source, small):
+    folder, _ = small
     found = measured("reconstruction", folder, source, {"words": "W9, w12 ,nothing,w3 w4"})
     shown = {entry["word"]: entry for entry in found.details["neighbours"]}
     assert list(shown) == ["W9", "w12"]  # in lower case where it is not known as it is; unknown words are left out

@@ -5,32 +5,39 @@ import json
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 
 from measuring import write_lines
 from vocabpress.evaluate import Subject
-from vocabpress.evaluate.finetuned.squad import Squad, squad_metrics
-from vocabpress.evaluate.finetuned.squad_data import Question, read_questions
-from vocabpress.evaluate.finetuned.windows import answers, best_span, cut
+from vocabpress.evaluate.finetuned.squad import Squad, read_questions, squad_metrics
+from vocabpress.evaluate.finetuned.windows import answers, best_span, split_paragraphs
 
 pytestmark = pytest.mark.usefixtures("little_garbage")
 
 
-def tokenizer_of(folder):
-    return Subject(folder).tokenizer()
+def question(key, text, context, *found):
+    """A row of the data set; each answer is (text, first character)."""
+    answers = {"text": [text for text, _ in found], "answer_start": [start for _, start in found]}
+    return {"id": key, "question": text, "context": context, "answers": answers}
 
 
-def question(context, *found, text="w1 w2", key="q"):
-    return Question(key, text, context, tuple((answer, context.index(answer)) for answer in found))
+def asking(context, *found, text="w1 w2", key="q"):
+    return question(key, text, context, *((answer, context.index(answer)) for answer in found))
+
+
+def windows_of(questions, folder, max_length, stride):
+    return split_paragraphs(Dataset.from_list(questions), Subject(folder).tokenizer(), max_length, stride)
 
 
 def planted(windows, spans):
     """Logits that are high at the first and the last token of these characters, for each question."""
     logits = []
-    for place, offsets in zip(windows.question, windows.offsets, strict=True):
+    for window in windows:
+        offsets = torch.tensor(window["offsets"])
         start, end = torch.zeros(len(offsets) + 3), torch.zeros(len(offsets) + 3)  # three of padding
-        first, last = spans[place]
-        start[: len(offsets)][torch.from_numpy(offsets[:, 0] == first)] = 5
-        end[: len(offsets)][torch.from_numpy(offsets[:, 1] == last)] = 5
+        first, last = spans[window["question"]]
+        start[: len(offsets)][offsets[:, 0] == first] = 5
+        end[: len(offsets)][offsets[:, 1] == last] = 5
         logits.append((start, end))
     return logits
 
@@ -38,27 +45,28 @@ def planted(windows, spans):
 def test_a_planted_span_is_found_in_the_windows(checkpoints):
     """Forty words in windows of at most 14; the answer lies in several of them, whole or in part."""
     context = " ".join(f"w{index}" for index in range(100, 140))
-    asked = [question(context, "w117 w118 w119"), question("w9 w8 w7", "w8", key="short")]
-    windows = cut(asked, tokenizer_of(checkpoints["original"]), 16, 4)
-    assert windows.question == [0, 0, 0, 0, 1]  # 14 words, then 10 new ones each: 14 + 10 + 10 + 6
+    asked = [asking(context, "w117 w118 w119"), asking("w9 w8 w7", "w8", key="short")]
+    windows = windows_of(asked, checkpoints["original"], 16, 4)
+    assert list(windows["question"]) == [0, 0, 0, 0, 1]  # 14 words, then 10 new ones each: 14 + 10 + 10 + 6
     spans = [(context.index("w117"), context.index("w119") + 4), (3, 5)]
-    assert answers(asked, windows, planted(windows, spans), may_be_absent=False) == ["w117 w118 w119", "w8"]
+    contexts = [each["context"] for each in asked]
+    assert answers(contexts, windows, planted(windows, spans), may_be_absent=False) == ["w117 w118 w119", "w8"]
 
 
 def test_windows_know_where_the_answer_is(checkpoints):
     """Windows of w100-w113, w110-w123, w120-w133 after two words of question; overlap of four."""
     context = " ".join(f"w{index}" for index in range(100, 134))
-    windows = cut([question(context, "w112 w113 w114")], tokenizer_of(checkpoints["original"]), 16, 4)
-    starts, ends = windows.rows.labels["start_positions"], windows.rows.labels["end_positions"]
+    windows = windows_of([asking(context, "w112 w113 w114")], checkpoints["original"], 16, 4)
+    starts, ends = windows["start_positions"], windows["end_positions"]
     assert list(zip(starts, ends, strict=True)) == [(0, 0), (4, 6), (0, 0)]
-    assert windows.rows.inputs["input_ids"][1].tolist() == [1, 2, *range(110, 124)]
-    assert windows.offsets[1][:3].tolist() == [[-1, -1], [-1, -1], [50, 54]]
+    assert windows[1]["input_ids"] == [1, 2, *range(110, 124)]
+    assert windows[1]["offsets"][:3] == [[-1, -1], [-1, -1], [50, 54]]
 
 
 def test_a_long_question_is_cut_and_the_paragraph_kept(checkpoints):
-    asked = question("w100 w101", "w101", text=" " + " ".join(f"w{index}" for index in range(60)))
-    windows = cut([asked], tokenizer_of(checkpoints["original"]), 24, 4)
-    assert windows.rows.inputs["input_ids"][0].tolist() == [*range(12), 100, 101]
+    asked = asking("w100 w101", "w101", text=" " + " ".join(f"w{index}" for index in range(60)))
+    windows = windows_of([asked], checkpoints["original"], 24, 4)
+    assert windows[0]["input_ids"] == [*range(12), 100, 101]
 
 
 def test_best_span_against_all_pairs():
@@ -77,21 +85,20 @@ def test_best_span_against_all_pairs():
 
 
 def test_no_answer_where_the_null_score_is_higher(checkpoints):
-    asked = [question("w5 w6 w7", "w6")]
-    windows = cut(asked, tokenizer_of(checkpoints["original"]), 16, 0)
+    windows = windows_of([asking("w5 w6 w7", "w6")], checkpoints["original"], 16, 0)
     ((start, end),) = planted(windows, [(3, 5)])
     for null, wanted in ((4.9, "w6"), (5.0, "w6"), (5.1, "")):  # at 0: the span wins where they are equal
-        start[windows.absent[0]] = end[windows.absent[0]] = null
-        assert answers(asked, windows, [(start, end)], may_be_absent=True) == [wanted]
-        assert answers(asked, windows, [(start, end)], may_be_absent=False) == ["w6"]
+        start[windows[0]["absent"]] = end[windows[0]["absent"]] = null
+        assert answers(["w5 w6 w7"], windows, [(start, end)], may_be_absent=True) == [wanted]
+        assert answers(["w5 w6 w7"], windows, [(start, end)], may_be_absent=False) == ["w6"]
 
 
 def test_squad_metrics_by_hand():
     asked = [
-        Question("a", "?", "", (("the big cat", 0), ("cat", 0))),
-        Question("b", "?", "", (("blue whale", 0),)),
-        Question("c", "?", "", ()),
-        Question("d", "?", "", ()),
+        question("a", "?", "", ("the big cat", 0), ("cat", 0)),
+        question("b", "?", "", ("blue whale", 0)),
+        question("c", "?", ""),
+        question("d", "?", ""),
     ]
     # a: articles and capitals don't count. b: one of two words right, none too many: F1 2/3. c: right. d: wrong.
     found = squad_metrics(asked, ["Big cat!", "whale", "", "whale"])
@@ -126,7 +133,7 @@ def test_bad_squad_files(tmp_path):
 
     whole = stored(("cat", 2))
     file = write_lines(tmp_path / "train.json", [whole])
-    assert read_questions(file, "1.1") == [Question("q1", "Who?", "A cat.", (("cat", 2),))]
+    assert read_questions(file, "1.1").to_list() == [question("q1", "Who?", "A cat.", ("cat", 2))]
     for text, version, words in (
         (whole[:50], "1.1", r"is not whole JSON \(line \d+, column \d+\)"),
         (stored(("cat", 3)), "1.1", "question q1: the answer 'cat' is not at character 3"),
@@ -142,4 +149,4 @@ def test_bad_squad_files(tmp_path):
         with pytest.raises(ValueError, match=words):
             read_questions(file, version)
     write_lines(file, [stored()])
-    assert read_questions(file, "2.0")[0].answers == ()
+    assert read_questions(file, "2.0").to_list() == [question("q1", "Who?", "A cat.")]

@@ -1,32 +1,22 @@
 """Rows of a table by the chunk, so that what is computed of them takes the same memory however long the table is.
 
-What is kept of each chunk goes into a tensor that was made before the first: small tensors that stay, between large
+The result of each chunk goes into a tensor that was made before the first: small tensors that stay, between large
 ones that go, keep the allocator from giving memory back, and it grows by gigabytes.
 """
 
 from collections.abc import Iterator
 
-BYTES = 2**23  # of a chunk's rows in the type that is computed in
-
-
-def rows_at_once(width: int, itemsize: int = 8) -> int:
-    """Rows of a chunk, at least 1.
-
-    Args:
-        width: Columns of a row.
-        itemsize: Bytes of an entry, as it is computed with; 8 for float64.
-    """
-    return max(1, BYTES // (itemsize * width))
+CHUNK_BYTES = 2**23  # of a chunk's rows in the type that is computed in
 
 
 def chunks(rows: int, width: int, itemsize: int = 8) -> Iterator[slice]:
-    """The rows of a table in order; sliced so, a table that is mapped from a file is read, not held.
+    """The rows of a table in order; sliced so, a table that is mapped from a file is never in memory whole.
 
     Args:
-        rows: Of the table.
+        rows: Rows of the table.
         width: Columns of a row.
-        itemsize: As `rows_at_once` takes it.
+        itemsize: Bytes of an entry, as it is computed with; 8 for float64.
     """
-    step = rows_at_once(width, itemsize)
+    step = max(1, CHUNK_BYTES // (itemsize * width))
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))

@@ -1,4 +1,4 @@
-"""Which rows of a table are near each other by cosine, and how many stay so when the table is compressed."""
+"""Which rows of a table are near each other by cosine, and how many stay so when it is compressed."""
 
 from typing import NamedTuple
 
@@ -9,8 +9,8 @@ from torch.nn.functional import normalize
 from vocabpress.chunks import chunks
 from vocabpress.progress import Bar
 
-QUERIES_AT_ONCE = 1024  # rows whose cosines with a chunk of the others are held
-WORK = 4e11  # multiplications for one table; some ten seconds of one core
+QUERIES_AT_ONCE = 1024  # rows whose cosines with a chunk of the others are computed at once
+MULTIPLICATIONS = 4e11  # multiplications for one table; some ten seconds of one core
 
 
 class Queries(NamedTuple):
@@ -35,7 +35,7 @@ def choose_queries(num_embeddings: int, limit: int, counts: Tensor | None, seed:
         num_embeddings: V.
         limit: The most rows to take, at least 2.
         counts: (V) or None.
-        seed: Of the draw.
+        seed: Decides the sample.
     """
     if num_embeddings <= limit:
         return Queries(torch.arange(num_embeddings), torch.ones(num_embeddings, dtype=torch.float64))
@@ -50,7 +50,7 @@ def choose_queries(num_embeddings: int, limit: int, counts: Tensor | None, seed:
 
 
 @torch.no_grad()
-def nearest(table: Tensor, ids: Tensor, k: int, excluded: Tensor | None = None) -> Tensor:
+def nearest_rows(table: Tensor, ids: Tensor, k: int, excluded: Tensor | None = None) -> Tensor:
     """The ``k`` rows with the highest cosine to each of some rows, the row itself excluded.
 
     Args:
@@ -83,12 +83,12 @@ def _within(rows: Tensor, part: slice) -> Tensor:
 
 
 @torch.no_grad()
-def neighbours_kept(table: Tensor, other: Tensor, ids: Tensor, k: int = 10, progress: bool = False) -> Tensor:
+def shared_neighbours(table: Tensor, other: Tensor, ids: Tensor, k: int = 10, progress: bool = False) -> Tensor:
     """Share of the ``k`` nearest neighbours of a row in one table that are among those in another.
 
     Args:
         table: (V, d), any float dtype.
-        other: Of the same shape, on the same device.
+        other: (V, d), on the same device.
         ids: (n), rows to ask for.
         k: Fewer are taken where the table is small.
         progress: Whether to draw a progress bar on stderr.
@@ -97,10 +97,10 @@ def neighbours_kept(table: Tensor, other: Tensor, ids: Tensor, k: int = 10, prog
         From 0 to 1, shape (n), float64 on the CPU.
     """
     k = min(k, len(table) - 1)
-    kept = []
+    shared = []
     with Bar(total=len(ids), desc="neighbours", disable=not progress) as bar:
         for chunk in ids.to(table.device).split(QUERIES_AT_ONCE):
-            before, after = nearest(table, chunk, k), nearest(other, chunk, k)
-            kept.append((before[:, :, None] == after[:, None, :]).any(2).double().mean(1).cpu())
+            before, after = nearest_rows(table, chunk, k), nearest_rows(other, chunk, k)
+            shared.append((before[:, :, None] == after[:, None, :]).any(2).double().mean(1).cpu())
             bar.update(len(chunk))
-    return torch.cat(kept)
+    return torch.cat(shared)

@@ -28,10 +28,10 @@ class Reconstruction:
 
 @dataclass(frozen=True)
 class RowErrors:
-    """Of each row of a table, shape (V), float64, on the CPU.
+    """Errors of each row of a table, shape (V), float64, on the CPU.
 
     Attributes:
-        squared_error: Of its reconstruction.
+        squared_error: Squared distance of the row and its reconstruction.
         cosine: Between the two; 1 where they are equal, else 0 where one of them is zero.
         norm_ratio: Length of the reconstruction over the row's own; NaN where the row is zero.
     """
@@ -96,7 +96,7 @@ def reconstruction(table: Tensor, embedding: CompressedEmbedding, counts: Tensor
 
     Args:
         table: (V, d).
-        embedding: Of the same shape.
+        embedding: The compressed table, (V, d).
         counts: (V), how often each token occurs; None counts all rows alike.
     """
     return row_errors(table, embedding).against(table, counts)

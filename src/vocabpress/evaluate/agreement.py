@@ -1,6 +1,7 @@
 """How far a compressed model does the same as its original, on any text and without labels."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -9,26 +10,23 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, log_softmax
 from transformers import AutoModel, PreTrainedModel
 
+from vocabpress.evaluate.batches import by_length, encode_lines, pad
 from vocabpress.evaluate.language import (
     LOADERS,
     POSITIONS_PER_CHUNK,
-    by_length,
     head_kind,
     logits_at,
     longest_input,
-    pad,
 )
 from vocabpress.evaluate.task import Measurement, Subject, Task
 from vocabpress.progress import Bar
-
-LINES_PER_CALL = 1000
 
 
 @dataclass(frozen=True)
 class ModelAgreement(Task):
     """Task ``agreement``: last hidden states, and where there is a language-modelling head the predictions.
 
-    All tokens of a line count alike, special ones included. Of an encoder-decoder the encoder is compared.
+    All tokens of a line count alike, special ones included. The encoder of an encoder-decoder is compared.
 
     Attributes:
         max_length: Tokens of a line; longer ones are cut.
@@ -38,17 +36,11 @@ class ModelAgreement(Task):
 
     reads_text: ClassVar[bool] = True
     compares: ClassVar[bool] = True
+    minimum: ClassVar[Mapping[str, int]] = {"max_length": 2, "batch_size": 1, "subset": 1}
 
     max_length: int = 128
     batch_size: int = 8
     subset: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.max_length < 2 or self.batch_size < 1 or (self.subset is not None and self.subset < 1):
-            raise ValueError(
-                "max_length is at least 2, batch_size and subset at least 1, "
-                f"got {self.max_length}, {self.batch_size} and {self.subset}"
-            )
 
     def measure(self, subject: Subject) -> Measurement:
         original_folder = subject.original("agreement")
@@ -58,13 +50,15 @@ class ModelAgreement(Task):
         model, original = subject.load(loader), subject.load_original(loader, "agreement")
         has_head = loader is not AutoModel and not model.config.is_encoder_decoder
         tokenizer = subject.tokenizer()
-        sequences = _tokenise(lines, tokenizer, longest_input(model, tokenizer, self.max_length), subject.progress)
-        totals = {"hidden_cosine": 0.0} | ({"kl": 0.0, "top1_agreement": 0.0} if has_head else {})
+        encoded = encode_lines(lines, tokenizer, longest_input(model, tokenizer, self.max_length), subject.progress)
+        sequences = [ids for part in encoded for ids in part["input_ids"] if ids]
+        if not sequences:
+            raise ValueError("the tokenizer finds no token in the text; give text in the model's language")
+        totals: Counter[str] = Counter()
         batches = list(by_length(list(map(len, sequences)), self.batch_size))
         for chosen in Bar(batches, desc="agreement", disable=not subject.progress):
             batch = pad([sequences[row] for row in chosen], getattr(tokenizer, "pad_token_id", None) or 0)
-            for name, value in compare(original, model, batch, has_head).items():
-                totals[name] += value
+            totals.update(compare(original, model, batch, has_head))  # pyright: ignore[reportArgumentType]
         tokens = sum(map(len, sequences))
         metrics = {name: total / tokens for name, total in totals.items()}
         return Measurement(metrics | {"tokens": float(tokens)}, {"lines": len(sequences)})
@@ -74,13 +68,7 @@ class ModelAgreement(Task):
 def compare(
     original: PreTrainedModel, model: PreTrainedModel, batch: dict[str, Tensor], has_head: bool
 ) -> dict[str, float]:
-    """Sums over the tokens of a batch.
-
-    Args:
-        original: What agreement is with.
-        model: On the same device.
-        batch: ``input_ids`` and ``attention_mask``.
-        has_head: Whether both give logits.
+    """Sums over the tokens of a batch of ``input_ids`` and ``attention_mask``.
 
     Returns:
         ``hidden_cosine``; with a head also ``kl``, KL(original || model) in nats, and ``top1_agreement``.
@@ -89,38 +77,26 @@ def compare(
         ValueError: If the hidden states are of other widths, or the vocabularies of other sizes.
     """
     inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
-    at = inputs["attention_mask"].bool()
-    (wanted, right), (found, logits) = (_states(each, inputs, at, has_head) for each in (original, model))
-    if wanted.shape != found.shape or (right is not None and logits is not None and right.shape != logits.shape):
+    (wanted, right), (found, logits) = (_states(each, inputs, has_head) for each in (original, model))
+    if wanted.shape != found.shape or right.shape != logits.shape:
         raise ValueError("the original has another width or vocabulary than the model; give what it was made of")
     sums = {"hidden_cosine": float(cosine_similarity(wanted.double(), found.double(), dim=-1).sum())}
-    if right is None or logits is None:
+    if not has_head:
         return sums
-    parts = zip(right.split(POSITIONS_PER_CHUNK), logits.split(POSITIONS_PER_CHUNK), strict=True)
-    divergence, agreed = 0.0, 0.0
-    for before, after in parts:
+    sums |= {"kl": 0.0, "top1_agreement": 0.0}
+    for before, after in zip(right.split(POSITIONS_PER_CHUNK), logits.split(POSITIONS_PER_CHUNK), strict=True):
         p, q = log_softmax(before.float(), dim=-1), log_softmax(after.float(), dim=-1)
-        divergence += float((p.exp() * (p - q)).sum(dtype=torch.float64))
-        agreed += float((before.argmax(-1) == after.argmax(-1)).sum())
-    return sums | {"kl": divergence, "top1_agreement": agreed}
+        sums["kl"] += float((p.exp() * (p - q)).sum(dtype=torch.float64))
+        sums["top1_agreement"] += float((before.argmax(-1) == after.argmax(-1)).sum())
+    return sums
 
 
-def _states(
-    model: PreTrainedModel, inputs: dict[str, Tensor], at: Tensor, has_head: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Last hidden states, (positions, d), and logits, (positions, V), or None."""
+def _states(model: PreTrainedModel, inputs: dict[str, Tensor], has_head: bool) -> tuple[Tensor, Tensor]:
+    """Last hidden states, (positions, d), and logits, (positions, V); V is 0 where there is no head."""
+    at = inputs["attention_mask"].bool()
     if has_head:
         out, logits = logits_at(model, inputs, at, output_hidden_states=True)
         return out.hidden_states[-1][at], logits
     body: Any = model.get_encoder() if model.config.is_encoder_decoder else model
-    return body(**inputs).last_hidden_state[at], None
-
-
-def _tokenise(lines: Sequence[str], tokenizer: Any, length: int, progress: bool) -> list[list[int]]:
-    sequences: list[list[int]] = []
-    for start in Bar(range(0, len(lines), LINES_PER_CALL), desc="tokenising", disable=not progress):
-        part = list(lines[start : start + LINES_PER_CALL])
-        sequences += [ids for ids in tokenizer(part, truncation=True, max_length=length)["input_ids"] if ids]
-    if not sequences:
-        raise ValueError("the tokenizer finds no token in the text; give text in the model's language")
-    return sequences
+    states = body(**inputs).last_hidden_state[at]
+    return states, states[:, :0]

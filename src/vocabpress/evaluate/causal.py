@@ -10,19 +10,15 @@ the original at hand its table is also tried at the head.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
-
 from vocabpress.evaluate.language import (
     CAUSAL,
-    Batch,
+    ScoredSequence,
+    load_language_model,
     longest_input,
-    need_head,
-    nll_deciles,
-    pad,
     perplexity,
     score,
     table_rows,
@@ -41,69 +37,42 @@ class CausalPerplexity(Task):
     """
 
     reads_text: ClassVar[bool] = True
+    minimum: ClassVar[Mapping[str, int]] = {"window": 4, "batch_size": 1, "subset": 1}
 
     window: int = 512
     batch_size: int = 4
     subset: int | None = None
 
-    def __post_init__(self) -> None:
-        if self.window < 4 or self.batch_size < 1 or (self.subset is not None and self.subset < 1):
-            raise ValueError(
-                "window is at least 4, batch_size and subset at least 1, "
-                f"got {self.window}, {self.batch_size} and {self.subset}"
-            )
-
     def measure(self, subject: Subject) -> Measurement:
-        lines = subject.lines("perplexity")[: self.subset]
-        loader = need_head(subject.model, CAUSAL)
-        model, tokenizer = subject.load(loader), subject.tokenizer()
-        ids: list[int] = tokenizer("\n".join(lines), add_special_tokens=False)["input_ids"]
+        text = "\n".join(subject.lines("perplexity")[: self.subset])
+        model, tokenizer = load_language_model(subject, CAUSAL)
+        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(ids) < 2:
             raise ValueError("the text is a single token, nothing to predict; give more text")
         if max(ids) >= table_rows(model):
             raise ValueError(f"the tokenizer gives id {max(ids)}, the table has {table_rows(model)} rows")
-        begin = first_token(tokenizer)
-        windows = cut(ids, begin, longest_input(model, tokenizer, self.window))
-        batches = [
-            _batch(windows[start : start + self.batch_size]) for start in range(0, len(windows), self.batch_size)
-        ]
-        nats = score(subject, model, loader, batches)
-        targets = torch.cat([batch.targets for batch in batches])
-        counts = torch.bincount(torch.tensor(ids), minlength=table_rows(model)).float()
-        size = len("\n".join(lines).encode())
+        windows = overlapping_windows(ids, first_token(tokenizer), longest_input(model, tokenizer, self.window))
+        nats, deciles = score(subject, model, CAUSAL, windows, ids, self.batch_size, filler=0)
+        size = len(text.encode())
         metrics = {
             "perplexity": perplexity(nats["nll"]),
             "nll_per_token": float(nats["nll"].mean()),
             "bits_per_byte": float(nats["nll"].sum()) / math.log(2) / size,
-            "tokens": float(len(targets)),
+            "tokens": float(len(nats["nll"])),
         }
         for name in nats.keys() - {"nll"}:
             metrics[name.replace("nll", "perplexity")] = perplexity(nats[name])
-        return Measurement(metrics, {"bytes": size, "nll_deciles": nll_deciles(nats, targets, counts)})
+        return Measurement(metrics, {"bytes": size, "nll_deciles": deciles})
 
 
 def first_token(tokenizer: Any) -> int | None:
     """The token that the tokenizer puts before a text by itself; None where it puts none."""
     plain, special = (tokenizer("a", add_special_tokens=add)["input_ids"] for add in (False, True))
-    return (
-        special[0] if tokenizer.bos_token_id is not None and special[:1] == [tokenizer.bos_token_id] != plain else None
-    )
+    begins = tokenizer.bos_token_id is not None and special[:1] == [tokenizer.bos_token_id] != plain
+    return special[0] if begins else None
 
 
-@dataclass(frozen=True)
-class Window:
-    """A stretch of the stream.
-
-    Attributes:
-        ids: Its tokens, the token that texts begin with included.
-        known: How many of its first tokens are context alone.
-    """
-
-    ids: list[int]
-    known: int
-
-
-def cut(ids: Sequence[int], begin: int | None, length: int) -> list[Window]:
+def overlapping_windows(ids: Sequence[int], begin: int | None, length: int) -> list[ScoredSequence]:
     """Windows over a stream; every token is scored once, the first of all only where a token comes before it.
 
     Args:
@@ -117,15 +86,8 @@ def cut(ids: Sequence[int], begin: int | None, length: int) -> list[Window]:
     for start in range(0, len(ids), room // 2):
         end = min(start + room, len(ids))
         if end > done:
-            windows.append(Window([*before, *ids[start:end]], len(before) + done - start))
+            inputs, known = [*before, *ids[start:end]], len(before) + done - start
+            # The logits at a position say what the next token is.
+            windows.append(ScoredSequence(inputs, range(known - 1, len(inputs) - 1), inputs[known:]))
             done = end
     return windows
-
-
-def _batch(windows: Sequence[Window]) -> Batch:
-    """The logits at a position say what the next token is."""
-    inputs = pad([window.ids for window in windows], 0)
-    scored = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
-    for row, window in enumerate(windows):
-        scored[row, window.known - 1 : len(window.ids) - 1] = True
-    return Batch(inputs, scored, torch.tensor([i for window in windows for i in window.ids[window.known :]]))

@@ -1,7 +1,7 @@
 """What masked and causal language models share when they are scored: heads, batches, likelihoods."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from vocabpress.embeddings import Dense
+from vocabpress.evaluate.batches import by_length, pad
 from vocabpress.evaluate.task import Subject
 from vocabpress.hf.checkpoint import named_class
 from vocabpress.hf.modules import TiedHead
@@ -34,18 +35,18 @@ POSITIONS_PER_CHUNK = 1024  # whose logits are turned into float32 probabilities
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Sequences side by side.
+class ScoredSequence:
+    """Tokens that a model reads, and what it is scored by.
 
     Attributes:
-        inputs: ``input_ids`` and ``attention_mask``, (batch, longest).
-        scored: Whether a position is scored, likewise, boolean.
-        targets: The right tokens at those positions, row by row, shape (scored positions).
+        inputs: The tokens.
+        places: Positions whose logits are scored, rising.
+        targets: The right token of each place.
     """
 
-    inputs: dict[str, Tensor]
-    scored: Tensor
-    targets: Tensor
+    inputs: list[int]
+    places: Sequence[int]
+    targets: list[int]
 
 
 def head_kind(folder: Path) -> str | None:
@@ -58,21 +59,18 @@ def head_kind(folder: Path) -> str | None:
     return next((kind for kind, classes in CLASSES.items() if name in classes), None)
 
 
-def need_head(folder: Path, kind: str) -> Any:
-    """The auto class that loads a language model of this kind.
+def load_language_model(subject: Subject, kind: str) -> tuple[PreTrainedModel, Any]:
+    """The subject's model with a head of this kind, and its tokenizer.
 
     Raises:
-        ValueError: If the checkpoint says that it is one of the other kind.
+        ValueError: If the checkpoint says that it is a language model of the other kind, or can't be read.
     """
-    name, other = named_class(folder).__name__, CAUSAL if kind == MASKED else MASKED
+    name, other = named_class(subject.model).__name__, CAUSAL if kind == MASKED else MASKED
     if name in CLASSES[other] and name not in CLASSES[kind]:
-        raise ValueError(f"{folder} is a {name}, a {other} language model; measure it with --task {TASK_OF[other]}")
-    return LOADERS[kind]
-
-
-def same_model(subject: Subject) -> bool:
-    """Whether the subject is compared with itself."""
-    return subject.against is not None and subject.against.resolve() == subject.model.resolve()
+        raise ValueError(
+            f"{subject.model} is a {name}, a {other} language model; measure it with --task {TASK_OF[other]}"
+        )
+    return subject.load(LOADERS[kind]), subject.tokenizer()
 
 
 def longest_input(model: PreTrainedModel, tokenizer: Any, wanted: int) -> int:
@@ -85,18 +83,119 @@ def longest_input(model: PreTrainedModel, tokenizer: Any, wanted: int) -> int:
     return min(wanted, positions, tokenizer.model_max_length)
 
 
-def give_head(model: PreTrainedModel, original: PreTrainedModel) -> bool:
+def table_rows(model: PreTrainedModel) -> int:
+    """Rows of the token table."""
+    module: Any = model.get_submodule(input_table_name(model))
+    return module.num_embeddings
+
+
+def logits_at(model: PreTrainedModel, inputs: dict[str, Tensor], at: Tensor, **options: Any) -> tuple[Any, Tensor]:
+    """The model's output, and its logits at some positions, (positions, V).
+
+    The head is run at those positions alone where it is a module that transformers knows of.
+
+    Args:
+        model: With a language-modelling head.
+        inputs: As `pad` gives them, on the model's device.
+        at: Which positions, (batch, longest), boolean.
+        options: Passed to the model.
+    """
+
+    def select(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        hidden = arguments[0]
+        return (hidden[at], *arguments[1:]) if hidden.shape[:-1] == at.shape else arguments
+
+    head: Any = model.get_output_embeddings()
+    handle = head.register_forward_pre_hook(select) if isinstance(head, nn.Module) else None
+    try:
+        out = model(**inputs, **options)
+    finally:
+        if handle is not None:
+            handle.remove()
+    return out, out.logits if out.logits.dim() == 2 else out.logits[at]
+
+
+def score(
+    subject: Subject,
+    model: PreTrainedModel,
+    kind: str,
+    sequences: Sequence[ScoredSequence],
+    text: Sequence[int],
+    batch_size: int,
+    filler: int,
+) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """The losses of a model, and where there is an original to compare with, of the original too.
+
+    Args:
+        subject: What is measured.
+        model: The subject's; its compressed tables are decoded, and its head is another afterwards.
+        kind: That of the model.
+        sequences: What to score.
+        text: All tokens of the text, to count them.
+        batch_size: Sequences at a time.
+        filler: The token to pad with.
+
+    Returns:
+        ``nll``; with an original also ``nll_original`` and ``nll_head_original``, the model's with the original's table
+        at its tied head. Each of shape (scored tokens), in nats. And their means for each tenth of the vocabulary,
+        the most frequent tokens first, beside the number of ``tokens`` scored; None where there is none. Rare tokens
+        hide damage that the overall mean does not show.
+
+    Raises:
+        ValueError: If the original has another vocabulary, or a loss is not finite.
+    """
+    batches = [
+        [sequences[row] for row in chosen]
+        for chosen in by_length([len(sequence.inputs) for sequence in sequences], batch_size)
+    ]
+
+    def losses(of: PreTrainedModel) -> Tensor:
+        found = [_losses(of, batch, filler) for batch in Bar(batches, desc="likelihoods", disable=not subject.progress)]
+        nats = torch.cat(found)
+        if not bool(nats.isfinite().all()):
+            raise ValueError(
+                "the model gives NaN or infinite logits, which have no perplexity; is the checkpoint whole?"
+            )
+        return nats
+
+    uninstall(model, model.dtype)  # predicts the same, and no batch waits for its head to be decoded
+    nats = {"nll": losses(model)}
+    if subject.compared_with_itself():
+        nats |= {"nll_original": nats["nll"], "nll_head_original": nats["nll"]}
+    elif subject.against is not None:
+        original = subject.load_original(LOADERS[kind], "comparing perplexities")
+        rows = [table_rows(each) for each in (model, original)]
+        if rows[0] != rows[1]:
+            raise ValueError(f"the model has {rows[0]} tokens, the original {rows[1]}; give what the model was made of")
+        nats["nll_original"] = losses(original)
+        if _give_head(model, original):
+            nats["nll_head_original"] = losses(model)
+    targets = torch.tensor([token for batch in batches for sequence in batch for token in sequence.targets])
+    return nats, _deciles(nats, targets, torch.bincount(torch.tensor(text), minlength=table_rows(model)).float())
+
+
+@torch.inference_mode()
+def _losses(model: PreTrainedModel, batch: Sequence[ScoredSequence], filler: int) -> Tensor:
+    """Nats of each scored token of a batch; float64 on the CPU."""
+    inputs = pad([sequence.inputs for sequence in batch], filler)
+    scored = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
+    for row, sequence in enumerate(batch):
+        scored[row, list(sequence.places)] = True
+    on_device = {name: tensor.to(model.device) for name, tensor in inputs.items()}
+    _, logits = logits_at(model, on_device, scored.to(model.device))
+    targets = torch.tensor([token for sequence in batch for token in sequence.targets], device=model.device)
+    parts = zip(logits.split(POSITIONS_PER_CHUNK), targets.split(POSITIONS_PER_CHUNK), strict=True)
+    return torch.cat(
+        [nn.functional.cross_entropy(part.float(), wanted, reduction="none").double().cpu() for part, wanted in parts]
+    )
+
+
+def _give_head(model: PreTrainedModel, original: PreTrainedModel) -> bool:
     """Let a tied output head read the original's table, while the input goes on to read the model's own.
 
     The papers that swap the input embedding of a tied model measure this: their new parameter silently unties the head.
-    The head's bias stays the model's own.
-
-    Args:
-        model: Changed in place, for measuring alone: not to be saved.
-        original: A model of the same shape.
-
-    Returns:
-        Whether there is a head that transformers knows of; only then the measurement means anything.
+    The head's bias stays the model's own. Says whether there is a head that transformers knows of; only then the
+    measurement means anything.
     """
     head: Any = model.get_output_embeddings()
     embedding: Any = model.get_submodule(input_table_name(model))
@@ -109,63 +208,6 @@ def give_head(model: PreTrainedModel, original: PreTrainedModel) -> bool:
         table = Dense.of(source.weight.detach(), torch.float32).requires_grad_(False)
         model.set_submodule(module_name(model, head), TiedHead(table, head.bias))
     return True
-
-
-def pad(sequences: Sequence[Sequence[int]], filler: int) -> dict[str, Tensor]:
-    """Sequences side by side, padded at the end: ``input_ids`` and ``attention_mask``, (batch, longest)."""
-    longest = max(map(len, sequences))
-    ids = torch.tensor([[*s, *[filler] * (longest - len(s))] for s in sequences])
-    mask = torch.tensor([[1] * len(s) + [0] * (longest - len(s)) for s in sequences])
-    return {"input_ids": ids, "attention_mask": mask}
-
-
-def logits_at(model: PreTrainedModel, inputs: dict[str, Tensor], at: Tensor, **options: Any) -> tuple[Any, Tensor]:
-    """Run the model, and the head at some positions alone, where the head is a module that transformers knows of.
-
-    Args:
-        model: With a language-modelling head.
-        inputs: As in `Batch`, on the model's device.
-        at: Which positions, (batch, longest), boolean.
-        options: Passed to the model.
-
-    Returns:
-        The model's output, and the logits at the positions, (positions, V).
-    """
-    head: Any = model.get_output_embeddings()
-    handle = None
-    if isinstance(head, nn.Module):
-
-        def select(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-            hidden = arguments[0]
-            return (hidden[at], *arguments[1:]) if hidden.shape[:-1] == at.shape else arguments
-
-        handle = head.register_forward_pre_hook(select)
-    try:
-        out = model(**inputs, **options)
-    finally:
-        if handle is not None:
-            handle.remove()
-    return out, out.logits if out.logits.dim() == 2 else out.logits[at]
-
-
-@torch.inference_mode()
-def negative_log_likelihoods(model: PreTrainedModel, batches: Sequence[Batch], progress: bool = False) -> Tensor:
-    """Of each scored token, in nats, in the order of the batches; float64 on the CPU.
-
-    Raises:
-        ValueError: If one is not finite.
-    """
-    found = []
-    for batch in Bar(batches, desc="likelihoods", disable=not progress):
-        inputs = {name: tensor.to(model.device) for name, tensor in batch.inputs.items()}
-        _, logits = logits_at(model, inputs, batch.scored.to(model.device))
-        targets = batch.targets.to(model.device)
-        for part, wanted in zip(logits.split(POSITIONS_PER_CHUNK), targets.split(POSITIONS_PER_CHUNK), strict=True):
-            found.append(nn.functional.cross_entropy(part.float(), wanted, reduction="none").double().cpu())
-    nats = torch.cat(found)
-    if not bool(nats.isfinite().all()):
-        raise ValueError("the model gives NaN or infinite logits, which have no perplexity; is the checkpoint whole?")
-    return nats
 
 
 def perplexity(nats: Tensor) -> float:
@@ -181,71 +223,10 @@ def perplexity(nats: Tensor) -> float:
         raise ValueError(f"the mean loss is {mean:.0f} nats a token, too much for a perplexity") from None
 
 
-def nll_deciles(nats: dict[str, Tensor], targets: Tensor, counts: Tensor) -> list[dict[str, Any]]:
-    """Mean loss by how frequent the wanted token is: rare tokens hide damage that the overall mean does not show.
-
-    Args:
-        nats: Name -> loss of each scored token.
-        targets: Those tokens.
-        counts: (V), how often the text holds each token; the tenths are those of the vocabulary.
-
-    Returns:
-        Ten entries, the most frequent tokens first: ``tokens`` scored, and the mean under each name, None where no
-        token was scored.
-    """
-    groups = frequency_deciles(counts)
-    group_of = torch.empty(len(counts), dtype=torch.int64)
-    for index, ids in enumerate(groups):
-        group_of[ids] = index
-    of_target = group_of[targets]
+def _deciles(nats: dict[str, Tensor], targets: Tensor, counts: Tensor) -> list[dict[str, Any]]:
     deciles = []
-    for index in range(len(groups)):
-        inside = of_target == index
+    for ids in frequency_deciles(counts):
+        inside = torch.isin(targets, ids)
         means = {name: float(loss[inside].mean()) if bool(inside.any()) else None for name, loss in nats.items()}
         deciles.append({"tokens": int(inside.sum()), **means})
     return deciles
-
-
-def by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """Numbers of the rows of each batch, rows of about one length together."""
-    order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
-
-
-def score(subject: Subject, model: PreTrainedModel, loader: Any, batches: Sequence[Batch]) -> dict[str, Tensor]:
-    """The losses of a model, and where there is an original to compare with, of the original too.
-
-    Args:
-        subject: What is measured.
-        model: The subject's; its compressed tables are decoded, and its head is another afterwards.
-        loader: Of the original.
-        batches: What to score.
-
-    Returns:
-        ``nll``; with an original also ``nll_original`` and ``nll_head_original``, the model's with the original's table
-        at its tied head. Each of shape (scored tokens), in nats.
-
-    Raises:
-        ValueError: If the original has another vocabulary, or a loss is not finite.
-    """
-    uninstall(model, model.dtype)  # predicts the same, and no batch waits for its head to be decoded
-    nats = {"nll": negative_log_likelihoods(model, batches, subject.progress)}
-    if subject.against is None:
-        return nats
-    if same_model(subject):
-        return nats | {"nll_original": nats["nll"], "nll_head_original": nats["nll"]}
-    original = subject.load_original(loader, "comparing perplexities")
-    rows = [table_rows(each) for each in (model, original)]
-    if rows[0] != rows[1]:
-        raise ValueError(f"the model has {rows[0]} tokens, the original {rows[1]}; give what the model was made of")
-    nats["nll_original"] = negative_log_likelihoods(original, batches, subject.progress)
-    if give_head(model, original):
-        nats["nll_head_original"] = negative_log_likelihoods(model, batches, subject.progress)
-    return nats
-
-
-def table_rows(model: PreTrainedModel) -> int:
-    """Rows of the token table."""
-    module: Any = model.get_submodule(input_table_name(model))
-    return module.num_embeddings

@@ -5,50 +5,29 @@ removed, then lines of fewer than 20 words dropped; whole-word masking of 15 %; 
 Ours: one masking, drawn line after line, so that it depends on the text and the seed and not on the batches, and the
 mean is over all masked tokens, not over batches.
 
-In their code the output head kept the original's table: swapping in a new input parameter untied it. A checkpoint that
-stores the compressed table alone has no other table to read at its tied head. Both are measured, under names that say
-which is which.
+In their code the output head still read the original's table: swapping in a new input parameter untied it. A
+checkpoint that stores the compressed table alone has no other table to read at its tied head. Both are measured, under
+names that say which is which.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
-
+from vocabpress.evaluate.batches import encode_lines
 from vocabpress.evaluate.language import (
     MASKED,
-    Batch,
-    by_length,
+    ScoredSequence,
+    load_language_model,
     longest_input,
-    need_head,
-    nll_deciles,
-    pad,
     perplexity,
     score,
     table_rows,
 )
 from vocabpress.evaluate.task import Measurement, Subject, Task
-from vocabpress.progress import Bar
 
-LINES_PER_CALL = 512
 BECOMES_MASK, BECOMES_RANDOM = 0.8, 0.1  # the rest stays as it is, as in BERT
-
-
-@dataclass(frozen=True)
-class Masked:
-    """One line with some of its words masked.
-
-    Attributes:
-        ids: The tokens, special ones included.
-        inputs: The same with masked ones replaced.
-        places: Where they are, rising.
-    """
-
-    ids: list[int]
-    inputs: list[int]
-    places: list[int]
 
 
 @dataclass(frozen=True)
@@ -58,13 +37,14 @@ class MaskedPerplexity(Task):
     Attributes:
         block: Tokens of a line at most; less where the model reads fewer.
         mask_probability: Share of a line's tokens that are masked.
-        min_tokens: Words, separated by spaces, of the shortest line that is kept.
+        min_tokens: Words, separated by spaces, of the shortest line that is read.
         batch_size: Lines at a time; the result does not depend on it.
-        subset: Lines to take from the start of what is kept; None takes all.
+        subset: Lines to take from the start of those long enough; None takes all.
     """
 
     seeded: ClassVar[bool] = True
     reads_text: ClassVar[bool] = True
+    minimum: ClassVar[Mapping[str, int]] = {"block": 8, "batch_size": 1, "subset": 1}
 
     block: int = 512
     mask_probability: float = 0.15
@@ -73,38 +53,33 @@ class MaskedPerplexity(Task):
     subset: int | None = None
 
     def __post_init__(self) -> None:
-        if self.block < 8 or self.batch_size < 1 or (self.subset is not None and self.subset < 1):
-            raise ValueError(
-                "block is at least 8, batch_size and subset at least 1, "
-                f"got {self.block}, {self.batch_size} and {self.subset}"
-            )
+        super().__post_init__()
         if not 0 < self.mask_probability < 1:
             raise ValueError(f"mask_probability is between 0 and 1, got {self.mask_probability}")
 
     def measure(self, subject: Subject) -> Measurement:
-        lines = kept_lines(subject.lines("masked perplexity"), self.min_tokens)[: self.subset]
+        lines = long_lines(subject.lines("masked perplexity"), self.min_tokens)[: self.subset]
         if not lines:
             raise ValueError(f"no line of the text has {self.min_tokens} words; lower min_tokens, or give other text")
-        loader = need_head(subject.model, MASKED)
-        model, tokenizer = subject.load(loader), _maskable(subject.tokenizer())
+        model, tokenizer = load_language_model(subject, MASKED)
+        if tokenizer.mask_token_id is None:
+            raise ValueError("the tokenizer has no mask token; is this a masked language model?")
+        if not tokenizer.is_fast:
+            raise ValueError(
+                "whole-word masking needs a fast tokenizer (tokenizer.json), which knows its words"
+            )
         rows = min(len(tokenizer), table_rows(model))
         length = longest_input(model, tokenizer, self.block)
         masked = mask_lines(lines, tokenizer, rows, length, self.mask_probability, subject.seed, subject.progress)
-        batches = [
-            _batch([masked[row] for row in chosen], tokenizer.pad_token_id or 0)
-            for chosen in by_length([len(line.ids) for line in masked], self.batch_size)
-        ]
-        nats = score(subject, model, loader, batches)
+        text = [token for line in masked for token in unmasked(line)]
+        nats, deciles = score(subject, model, MASKED, masked, text, self.batch_size, tokenizer.pad_token_id or 0)
         named = {"nll": "head_compressed", "nll_head_original": "head_original", "nll_original": "original"}
         metrics = {f"perplexity_{named[name]}": perplexity(loss) for name, loss in nats.items()}
-        targets = torch.cat([batch.targets for batch in batches])
-        everything = torch.tensor([i for line in masked for i in line.ids])
-        counts = torch.bincount(everything, minlength=table_rows(model)).float()
-        details = {"lines": len(masked), "nll_deciles": nll_deciles(nats, targets, counts)}
-        return Measurement(metrics | {"tokens_masked": float(len(targets))}, details)
+        details = {"lines": len(masked), "nll_deciles": deciles}
+        return Measurement(metrics | {"tokens_masked": float(len(nats["nll"]))}, details)
 
 
-def kept_lines(lines: Sequence[str], min_tokens: int) -> list[str]:
+def long_lines(lines: Sequence[str], min_tokens: int) -> list[str]:
     """The lines without "=" tokens, those with fewer than so many words left out."""
     cleaned = ([word for word in line.split() if word != "="] for line in lines)
     return [" ".join(words) for words in cleaned if len(words) >= max(min_tokens, 1)]
@@ -118,10 +93,8 @@ def mask_lines(
     probability: float,
     seed: int,
     progress: bool = False,
-) -> list[Masked]:
-    """Tokenise lines and mask whole words of each; the words are those of the tokenizer's own splitting.
-
-    Lines without any word that can be masked are left out.
+) -> list[ScoredSequence]:
+    """Tokenise lines and mask whole words of each, as the tokenizer splits them; lines that have none are left out.
 
     Args:
         lines: Text.
@@ -129,36 +102,37 @@ def mask_lines(
         vocabulary: Tokens that a random replacement is drawn from.
         length: Tokens of a line at most, special ones included.
         probability: Share of the tokens to mask.
-        seed: Of words and replacements.
+        seed: Decides words and replacements.
         progress: Whether to draw a progress bar.
 
     Raises:
         ValueError: If nothing is masked.
     """
     draw, found = random.Random(seed), []
-    for start in Bar(range(0, len(lines), LINES_PER_CALL), desc="masking", disable=not progress):
-        encoded = tokenizer(list(lines[start : start + LINES_PER_CALL]), truncation=True, max_length=length)
+    for encoded in encode_lines(lines, tokenizer, length, progress):
         for row, ids in enumerate(encoded["input_ids"]):
             places = choose_places(encoded.word_ids(row), probability, draw)
             inputs = list(ids)
             for place in places:
                 inputs[place] = replacement(ids[place], tokenizer.mask_token_id, vocabulary, draw)
             if places:
-                found.append(Masked(ids, inputs, places))
+                found.append(ScoredSequence(inputs, places, [ids[place] for place in places]))
     if not found:
         raise ValueError("no line holds a word that can be masked; does the tokenizer belong to the text's language?")
     return found
+
+
+def unmasked(line: ScoredSequence) -> list[int]:
+    """The tokens of a line before some were masked."""
+    right = dict(zip(line.places, line.targets, strict=True))
+    return [right.get(place, token) for place, token in enumerate(line.inputs)]
 
 
 def choose_places(words: Sequence[int | None], probability: float, draw: random.Random) -> list[int]:
     """Which tokens of a line to mask: whole words in random order, as long as they fit into the share.
 
     BERT's rule: the share is at least one token; a word that would exceed it is passed over, and the next is tried.
-
-    Args:
-        words: For each token the number of its word, None for special tokens.
-        probability: Share of the tokens that belong to words.
-        draw: Where the order comes from.
+    ``words`` has for each token the number of its word, None for special tokens, which the share does not count.
     """
     groups: dict[int, list[int]] = {}
     for place, word in enumerate(words):
@@ -180,19 +154,3 @@ def replacement(token: int, mask: int, vocabulary: int, draw: random.Random) -> 
     if chance < BECOMES_MASK:
         return mask
     return draw.randrange(vocabulary) if chance < BECOMES_MASK + BECOMES_RANDOM else token
-
-
-def _batch(lines: Sequence[Masked], filler: int) -> Batch:
-    inputs = pad([line.inputs for line in lines], filler)
-    scored = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
-    for row, line in enumerate(lines):
-        scored[row, line.places] = True
-    return Batch(inputs, scored, torch.tensor([line.ids[place] for line in lines for place in line.places]))
-
-
-def _maskable(tokenizer: Any) -> Any:
-    if tokenizer.mask_token_id is None:
-        raise ValueError("the tokenizer has no mask token; is this a masked language model?")
-    if not tokenizer.is_fast:
-        raise ValueError("whole-word masking needs a fast tokenizer (tokenizer.json), which knows where words begin")
-    return tokenizer

@@ -1,12 +1,18 @@
-"""Files of scored pairs: two sentences or two words, and how alike people found them."""
+"""Scored pairs: two sentences or two words, how alike people found them, and whether cosines rank them so."""
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+from torch import Tensor
 
-class Pair(NamedTuple):
+from vocabpress.evaluate.cells import read_cells, read_score
+from vocabpress.evaluate.correlations import spearman
+
+
+class ScoredPair(NamedTuple):
     """Two texts and the human score."""
 
     first: str
@@ -14,13 +20,13 @@ class Pair(NamedTuple):
     score: float
 
 
-class Columns(NamedTuple):
+class PairColumns(NamedTuple):
     """Where a file keeps what; columns are counted from 0.
 
     Attributes:
-        first: Of the first text.
-        second: Of the second.
-        score: Of the score.
+        first: Column of the first text.
+        second: Column of the second text.
+        score: Column of the score.
         separator: Between columns; None is any white space.
         highest: The highest score there is; the lowest is 0.
         unscored: Whether rows may lack a score, and are left out.
@@ -34,34 +40,26 @@ class Columns(NamedTuple):
     unscored: bool = False
 
 
-STSB = Columns(5, 6, 4, highest=5.0)
-SEMEVAL = Columns(1, 2, 0, highest=5.0, unscored=True)
-WORDS = Columns(0, 1, 2, separator=None)
+STSB = PairColumns(5, 6, 4, highest=5.0)
+SEMEVAL = PairColumns(1, 2, 0, highest=5.0, unscored=True)
+WORD_PAIRS = PairColumns(0, 1, 2, separator=None)
 
 
-def read_pairs(file: Path, columns: Columns) -> list[Pair]:
+def read_pairs(file: Path, columns: PairColumns) -> list[ScoredPair]:
     """Read a file of pairs; blank lines are passed over, quotes are text.
 
     Raises:
         ValueError: With file and line number, if it is not UTF-8, a line has too few columns or an empty text, or a
             score is none; also if the file holds fewer than two pairs.
     """
-    pairs: list[Pair] = []
-    with file.open("rb") as stream:  # split at line feeds alone: sentences hold other characters that Python splits at
-        for number, raw in enumerate(stream, start=1):
-            try:
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-            except UnicodeDecodeError:
-                raise ValueError(f"{file}, line {number}: not UTF-8 text; download the file again") from None
-            if line.strip():
-                pair = _read(line.split(columns.separator), columns, f"{file}, line {number}")
-                pairs += [] if pair is None else [pair]
+    read = (_to_pair(cells, columns, where) for where, cells in read_cells(file, columns.separator))
+    pairs = [pair for pair in read if pair is not None]
     if len(pairs) < 2:
         raise ValueError(f"{file} holds {len(pairs)} scored pairs; it is empty or cut off, download it again")
     return pairs
 
 
-def _read(cells: Sequence[str], columns: Columns, where: str) -> Pair | None:
+def _to_pair(cells: Sequence[str], columns: PairColumns, where: str) -> ScoredPair | None:
     needed = max(columns.first, columns.second, columns.score) + 1
     if len(cells) < needed:
         between = "tabs" if columns.separator == "\t" else "white space"
@@ -69,14 +67,13 @@ def _read(cells: Sequence[str], columns: Columns, where: str) -> Pair | None:
     text = cells[columns.score].strip()
     if columns.unscored and not text:
         return None
-    try:
-        score = float(text)
-    except ValueError:
-        raise ValueError(f"{where}: column {columns.score + 1} is a score, got {text[:40]!r}") from None
-    if not 0 <= score <= columns.highest or math.isinf(score):
-        most = "" if math.isinf(columns.highest) else f" and {columns.highest:g} at most"
-        raise ValueError(f"{where}: a score is 0 at least{most}, got {text}")
+    score = read_score(text, columns.highest, where)
     first, second = cells[columns.first].strip(), cells[columns.second].strip()
     if not first or not second:
         raise ValueError(f"{where}: one of the two texts is empty")
-    return Pair(first, second, score)
+    return ScoredPair(first, second, score)
+
+
+def rank_agreement(cosines: Tensor, pairs: Sequence[ScoredPair]) -> float:
+    """Spearman correlation of the cosines, shape (pairs), with the scores, times 100."""
+    return 100 * spearman(cosines, torch.tensor([pair.score for pair in pairs]))

@@ -116,23 +116,23 @@ def evaluate(
     original = None if against is None else find_folder(against)
     base = Subject(folder, original, None if data is None else Path(data), [Path(file) for file in text], device)
     labels = labels or Labels()
-    said = {"model": model_name(against or model), **provenance(folder), **(labels.settings or {})}
+    about = {"model": model_name(against or model), **provenance(folder), **(labels.settings or {})}
     counted = {**sizes(folder, original), **(labels.bytes or {})}
     results = []
     for name, task in tasks.items():
         for seed in seeds if task.seeded else seeds[:1]:
             place = None if output is None else Path(output) / f"{name}{f'-seed{seed}' if task.seeded else ''}.json"
             work = None if place is None else place.with_suffix(".work")
-            kept = Path(keep) / f"{name}-seed{seed}" if keep is not None and task.fine_tunes else None
-            subject = replace(base, seed=seed, work=work, keep=kept, progress=progress)
-            settings = {**said, "seed": seed, "task": asdict(task)}  # pyright: ignore[reportArgumentType]
+            target = Path(keep) / f"{name}-seed{seed}" if keep is not None and task.fine_tunes else None
+            subject = replace(base, seed=seed, work=work, keep=target, progress=progress)
+            settings = {**about, "seed": seed, "task": asdict(task)}  # pyright: ignore[reportArgumentType]
             if task.reads_text:
                 settings["text"] = [file.name for file in base.text]
-            empty = Result(name, labels.variant or str(said["method"]), settings, counted, {}, 0.0, environment={})
+            empty = Result(name, labels.variant or str(about["method"]), settings, counted, {}, 0.0, environment={})
             found = _found(place, empty)
-            again = found is None or (kept is not None and not kept.exists())
-            if again and kept is not None:
-                check_output(kept)
+            again = found is None or (target is not None and not target.exists())
+            if again and target is not None:
+                check_output(target)
             results.append(_measured(task, subject, empty, place) if found is None or again else found)
     return results
 
@@ -146,12 +146,12 @@ def _found(place: Path | None, wanted: Result) -> Result | None:
     if place is None or not place.exists():
         return None
     found = read_results(place)
-    if [_identity(result) for result in found] != [_identity(wanted)]:
+    if [_what_is_measured(result) for result in found] != [_what_is_measured(wanted)]:
         raise ValueError(f"{place} holds a result of other settings; remove it, or give another output folder")
     return found[0]
 
 
-def _identity(result: Result) -> tuple[Any, ...]:
+def _what_is_measured(result: Result) -> tuple[Any, ...]:
     return result.task, result.variant, result.settings, result.bytes
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from vocabpress.evaluate.correlations import spearman
 from vocabpress.progress import Bar
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Agreement:
     spearman: float
 
 
-SENTENCES = 2048  # that are handed to an encoder at a time; it sorts them by length
+SENTENCES_PER_CALL = 2048  # that are handed to an encoder at a time; it sorts them by length
 
 
 def open_encoder(folder: Path, device: str = "cpu") -> "SentenceTransformer":
@@ -50,25 +51,12 @@ def open_encoder(folder: Path, device: str = "cpu") -> "SentenceTransformer":
 def embed(encoder: "SentenceTransformer", sentences: Sequence[str], progress: bool = False) -> Tensor:
     """Unit-length embeddings, shape (sentences, d), on the CPU; ``progress`` draws a bar on stderr."""
     parts, given = list[Tensor](), list(sentences)
-    for start in Bar(range(0, max(1, len(given)), SENTENCES), desc="sentences", disable=not progress):
-        some = given[start : start + SENTENCES]
+    for start in Bar(range(0, max(1, len(given)), SENTENCES_PER_CALL), desc="sentences", disable=not progress):
+        some = given[start : start + SENTENCES_PER_CALL]
         found = encoder.encode(some, convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False)
         assert isinstance(found, Tensor)
         parts.append(found.float().cpu())
     return torch.cat(parts)
-
-
-def spearman(a: Tensor, b: Tensor) -> float:
-    """Rank correlation of two vectors; equal values share their mean rank. 0 where all of one are equal."""
-    if bool((a == a[0]).all()) or bool((b == b[0]).all()):
-        return 0.0
-    return float(torch.corrcoef(torch.stack([_ranks(a), _ranks(b)]))[0, 1])
-
-
-def _ranks(values: Tensor) -> Tensor:
-    _, inverse, counts = torch.unique(values, return_inverse=True, return_counts=True)
-    last = counts.cumsum(0).double()
-    return (last - (counts.double() - 1) / 2)[inverse]
 
 
 def agreement(original: Tensor, compressed: Tensor) -> Agreement:

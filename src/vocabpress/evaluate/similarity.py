@@ -4,17 +4,15 @@ A word of several tokens is the mean of their rows. No model is run; input table
 original's own values are what to compare with.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from vocabpress.evaluate.pairs import WORDS, Pair, read_pairs
-from vocabpress.evaluate.sentences import spearman
+from vocabpress.evaluate.pairs import WORD_PAIRS, ScoredPair, rank_agreement, read_pairs
 from vocabpress.evaluate.table import open_table
 from vocabpress.evaluate.task import Measurement, Subject, Task
 from vocabpress.evaluate.words import ids_of
@@ -27,54 +25,38 @@ class WordSimilarity(Task):
     """Task ``similarity``: all files of ``word-similarity/*.txt``."""
 
     def measure(self, subject: Subject) -> Measurement:
-        folder = subject.file(FOLDER)
-        sets = {metric_name(file): read_pairs(file, WORDS) for file in sorted(folder.glob("*.txt"))}
+        folder, tokenizer = subject.file(FOLDER), subject.tokenizer()
+        sets = {  # EN-WS-353-ALL.txt is en_ws_353_all
+            file.stem.lower().replace("-", "_").replace(" ", "_"): read_pairs(file, WORD_PAIRS)
+            for file in sorted(folder.glob("*.txt"))
+        }
         if not sets:
             raise ValueError(f"{folder} holds no *.txt; put files of word, word, score there")
-        tokenizer = subject.tokenizer()
-        known = {name: known_pairs(pairs, tokenizer) for name, pairs in sets.items()}
+        known = {
+            name: [pair for pair in pairs if ids_of(tokenizer, pair.first) and ids_of(tokenizer, pair.second)]
+            for name, pairs in sets.items()
+        }
         known = {name: pairs for name, pairs in known.items() if len(pairs) > 1}
         if not known:
             raise ValueError(f"the tokenizer knows none of the words in {folder}; are they of the model's language?")
-        metrics = correlations(known, tokenizer, _rows(subject.model, subject.device))
-        if subject.against is not None:
-            original = correlations(known, tokenizer, _rows(subject.against, subject.device))
-            metrics |= {f"{name}_original": value for name, value in original.items()}
+        metrics = {}
+        for model, ending in ((subject.model, ""), (subject.against, "_original")):
+            if model is not None:
+                table = open_table(model, subject.device).dense().detach().float().cpu()
+                found = word_correlations(known, tokenizer, table)
+                metrics |= {f"{name}{ending}": value for name, value in found.items()}
         used = {name: {"pairs": len(pairs), "known": len(known.get(name, ()))} for name, pairs in sets.items()}
         return Measurement(metrics, {"sets": used})
 
 
-def metric_name(file: Path) -> str:
-    """``EN-WS-353-ALL.txt`` -> ``en_ws_353_all``."""
-    return file.stem.lower().replace("-", "_").replace(" ", "_")
+def word_correlations(sets: Mapping[str, Sequence[ScoredPair]], tokenizer: Any, table: Tensor) -> dict[str, float]:
+    """Spearman x 100 of each set, whose words the tokenizer knows, and their mean; the table is (V, d)."""
 
+    def row(word: str) -> Tensor:
+        return table[ids_of(tokenizer, word)].mean(0)
 
-def known_pairs(pairs: Sequence[Pair], tokenizer: Any) -> list[Pair]:
-    """Those whose words the tokenizer can spell without its unknown token."""
-    return [pair for pair in pairs if ids_of(tokenizer, pair.first) and ids_of(tokenizer, pair.second)]
-
-
-def correlations(sets: dict[str, list[Pair]], tokenizer: Any, table: Tensor) -> dict[str, float]:
-    """Spearman x 100 of each set, and their mean.
-
-    Args:
-        sets: Name -> pairs whose words are known.
-        tokenizer: Of the table.
-        table: (V, d).
-    """
     found = {}
     for name, pairs in sets.items():
-        sides = [
-            torch.stack([table[ids_of(tokenizer, word)].mean(0) for word in words])
-            for words in (
-                [pair.first for pair in pairs],
-                [pair.second for pair in pairs],
-            )
-        ]
-        scores = torch.tensor([pair.score for pair in pairs])
-        found[name] = 100 * spearman(cosine_similarity(*sides, dim=-1), scores)
+        first, second = (torch.stack(list(map(row, words))) for words in list(zip(*pairs, strict=True))[:2])
+        found[name] = rank_agreement(cosine_similarity(first, second, dim=-1), pairs)
     return found | {"mean": sum(found.values()) / len(found)}
-
-
-def _rows(folder: Path, device: str) -> Tensor:
-    return open_table(folder, device).dense().detach().float().cpu()

@@ -1,23 +1,21 @@
 """Semantic textual similarity: does the cosine of two sentences rank pairs as people do?
 
 Spearman correlation times 100, the convention of SentEval and MTEB. STS-B (Cer et al., SemEval 2017) is one file a
-split. Of SemEval 2012 to 2016 (Agirre et al.) a year has several files; they are put together and ranked as one, the
+split. A year of SemEval 2012 to 2016 (Agirre et al.) has several files; they are put together and ranked as one, the
 "all" setting of SimCSE (Gao et al., EMNLP 2021), and each file by itself is in the details.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from vocabpress.evaluate.pairs import SEMEVAL, STSB, Pair, read_pairs
-from vocabpress.evaluate.sentences import open_encoder, pair_cosines, spearman
+from vocabpress.evaluate.pairs import SEMEVAL, STSB, ScoredPair, rank_agreement, read_pairs
+from vocabpress.evaluate.sentences import open_encoder, pair_cosines
 from vocabpress.evaluate.task import Measurement, Subject, Task
 
 YEARS = ("2012", "2013", "2014", "2015", "2016")
 SPLITS = ("dev", "test", "train")
 ALL_YEARS = "years"
-NAMES = ("stsb", *(f"sts{year[2:]}" for year in YEARS))
+SETS = ("stsb", *(f"sts{year[2:]}" for year in YEARS))
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,7 @@ class SentenceSimilarity(Task):
     """Task ``sts``.
 
     Attributes:
-        split: Of STS-B; ``dev`` unless you mean to report a test score.
+        split: Part of STS-B; ``dev`` unless you mean to report a test score.
         sets: Separated by commas: ``stsb``, ``sts12`` to ``sts16``, or ``years`` for all years that are there.
     """
 
@@ -35,9 +33,9 @@ class SentenceSimilarity(Task):
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
             raise ValueError(f"unknown split {self.split!r} of STS-B; choose from {', '.join(SPLITS)}")
-        unknown = [name for name in self.names() if name not in (*NAMES, ALL_YEARS)]
+        unknown = [name for name in self.names() if name not in (*SETS, ALL_YEARS)]
         if unknown or not self.names():
-            choices = ", ".join((*NAMES, ALL_YEARS))
+            choices = ", ".join((*SETS, ALL_YEARS))
             raise ValueError(f"unknown set {(unknown or [''])[0]!r} of STS; choose from {choices}")
 
     def names(self) -> list[str]:
@@ -48,33 +46,35 @@ class SentenceSimilarity(Task):
         sets = self.read(subject)
         pairs = [pair for files in sets.values() for part in files.values() for pair in part]
         encoder = open_encoder(subject.model, subject.device)
-        first, second, scores = zip(*pairs, strict=True)
-        cosines, wanted = pair_cosines(encoder, first, second, subject.progress), torch.tensor(scores)
+        first, second, _ = zip(*pairs, strict=True)
+        cosines = pair_cosines(encoder, first, second, subject.progress)
         metrics, by_file, start = {}, {}, 0
         for name, files in sets.items():
             begin = start
             for file, part in files.items():
-                span = slice(start, start + len(part))
-                by_file[file] = {"pairs": len(part), "spearman": 100 * spearman(cosines[span], wanted[span])}
+                spearman = rank_agreement(cosines[start : start + len(part)], part)
+                by_file[file] = {"pairs": len(part), "spearman": spearman}
                 start += len(part)
-            metrics[name] = 100 * spearman(cosines[begin:start], wanted[begin:start])
+            metrics[name] = rank_agreement(cosines[begin:start], pairs[begin:start])
         if len(metrics) > 1:
             metrics["mean"] = sum(metrics.values()) / len(metrics)
         return Measurement(metrics, {"files": by_file})
 
-    def read(self, subject: Subject) -> dict[str, dict[str, list[Pair]]]:
+    def read(self, subject: Subject) -> dict[str, dict[str, list[ScoredPair]]]:
         """Metric -> file -> its pairs.
 
         Raises:
             ValueError: If a set that was asked for is not there, or a file is not whole.
         """
-        found: dict[str, dict[str, list[Pair]]] = {}
+        found: dict[str, dict[str, list[ScoredPair]]] = {}
+        data = subject.data or Path()
+        years = [year for year in YEARS if any((data / "semeval-sts" / year).glob("*.test.tsv"))]
         for name in self.names():
             if name == "stsb":
                 file = subject.file(f"stsbenchmark/sts-{self.split}.tsv")
                 found[f"stsb_{self.split}"] = {file.name: read_pairs(file, STSB)}
                 continue
-            for year in _years(subject.data) if name == ALL_YEARS else [f"20{name[3:]}"]:
+            for year in years if name == ALL_YEARS else [f"20{name[3:]}"]:
                 folder = subject.file(f"semeval-sts/{year}")
                 files = sorted(folder.glob("*.test.tsv"))
                 if not files:
@@ -83,7 +83,3 @@ class SentenceSimilarity(Task):
         if not found:
             raise ValueError(f"{subject.data} has none of the sets {self.sets!r}; give the folder that holds them")
         return found
-
-
-def _years(data: Path | None) -> list[str]:
-    return [] if data is None else [year for year in YEARS if any((data / "semeval-sts" / year).glob("*.test.tsv"))]

@@ -5,7 +5,8 @@ alike, and by how often text holds the token: counted in the text that was given
 order (`vocabpress.calibrate.counts.vocabulary_order`).
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,13 +21,13 @@ from vocabpress.evaluate.words import row_of
 from vocabpress.hf.checkpoint import open_model
 from vocabpress.hf.modules import TokenEmbedding
 from vocabpress.hf.tables import input_table_name
-from vocabpress.neighbours import WORK, Queries, choose_queries, nearest, neighbours_kept
+from vocabpress.neighbours import MULTIPLICATIONS, Queries, choose_queries, nearest_rows, shared_neighbours
 from vocabpress.reconstruction import RowErrors, deviations, frequency_deciles, row_errors
 from vocabpress.spectrum import gaussian_bound, singular_values
 
 LEAST_RATE, MOST_RATE, RATES = 0.02, 8.0, 40  # of the bound's curve, in bits per weight
 SHOWN = 5  # neighbours of a word
-WORDS = "king,Paris,seven,running,bank,quickly,music,doctor"
+SHOWN_WORDS = "king,Paris,seven,running,bank,quickly,music,doctor"
 
 
 def open_table(folder: Path, device: str) -> CompressedEmbedding:
@@ -56,18 +57,20 @@ class TableErrors(Task):
 
     reads_text: ClassVar[bool] = True
     compares: ClassVar[bool] = True
+    minimum: ClassVar[Mapping[str, int]] = {"k": 1, "queries": 0}
 
     k: int = 10
     queries: int = 0
-    words: str = WORDS
+    words: str = SHOWN_WORDS
 
     def __post_init__(self) -> None:
-        if self.k < 1 or self.queries < 0 or self.queries == 1:
-            raise ValueError(f"k is at least 1 and queries 0 or at least 2, got {self.k} and {self.queries}")
+        super().__post_init__()
+        if self.queries == 1:
+            raise ValueError("queries is 0 or at least 2, got 1")
 
     def measure(self, subject: Subject) -> Measurement:
         source = open_table(subject.original("comparing tables"), subject.device)
-        form = source if _same(subject) else open_table(subject.model, subject.device)
+        form = source if subject.compared_with_itself() else open_table(subject.model, subject.device)
         shape, found = ((table.num_embeddings, table.embedding_dim) for table in (source, form))
         if shape != found:
             raise ValueError(f"{subject.model} has a table {found}, the original {shape}; give what it was made of")
@@ -76,12 +79,13 @@ class TableErrors(Task):
         errors = row_errors(original, form)
         ones = torch.ones(shape[0], dtype=torch.float64)
         plain = deviations(original, ones)
-        queries = choose_queries(shape[0], self.queries or max(2, int(WORK / original.numel())), counts, subject.seed)
-        kept = neighbours_kept(original, compressed, queries.ids, self.k, subject.progress)
-        metrics = _metrics(errors, plain, ones, queries, kept) | {"norm_ratio": float(errors.norm_ratio.nanmean())}
+        most = self.queries or max(2, int(MULTIPLICATIONS / original.numel()))
+        queries = choose_queries(shape[0], most, counts, subject.seed)
+        shared = shared_neighbours(original, compressed, queries.ids, self.k, subject.progress)
+        metrics = _metrics(errors, plain, ones, queries, shared) | {"norm_ratio": float(errors.norm_ratio.nanmean())}
         if counts is not None:
             weights = counts.double()
-            by_frequency = _metrics(errors, deviations(original, weights), weights, queries, kept)
+            by_frequency = _metrics(errors, deviations(original, weights), weights, queries, shared)
             metrics |= {f"weighted_{name}": value for name, value in by_frequency.items()}
         details = {
             **_bound(original),
@@ -103,7 +107,7 @@ class TableErrors(Task):
         if not rows or k < 1:
             return []
         ids = torch.tensor(list(rows.values()), device=original.device)
-        found = [nearest(table, ids, k, excluded).tolist() for table in (original, compressed)]
+        found = [nearest_rows(table, ids, k, excluded).tolist() for table in (original, compressed)]
         return [
             {"word": word, "original": _spelt(tokenizer, before), "compressed": _spelt(tokenizer, after)}
             for word, before, after in zip(rows, *found, strict=True)
@@ -127,37 +131,20 @@ def token_counts(subject: Subject, num_embeddings: int) -> tuple[Any, Tensor | N
     return tokenizer, vocabulary_order(tokenizer, num_embeddings), "vocabulary order"
 
 
-def _same(subject: Subject) -> bool:
-    return subject.against is not None and subject.against.resolve() == subject.model.resolve()
-
-
-def _metrics(errors: RowErrors, spread: Tensor, weights: Tensor, queries: Queries, kept: Tensor) -> dict[str, float]:
+def _metrics(errors: RowErrors, spread: Tensor, weights: Tensor, queries: Queries, shared: Tensor) -> dict[str, float]:
     """The metrics that are means over rows, under one weighting."""
-    over = errors.over(spread, weights)
     shares = queries.stands_for * weights[queries.ids]
-    return {
-        "relative_error": over.relative_error,
-        "mean_cosine": over.mean_cosine,
-        "neighbours_kept": float(shares @ kept) / float(shares.sum()),
-    }
+    return asdict(errors.over(spread, weights)) | {"neighbours_kept": float(shares @ shared) / float(shares.sum())}
 
 
 def _deciles(errors: RowErrors, spread: Tensor, counts: Tensor) -> list[dict[str, Any]]:
     """Errors by frequency; within a tenth all rows count alike, deviations are from the mean row of the whole table."""
     tenths = []
-    total = float(counts.double().sum())
     for ids in filter(len, frequency_deciles(counts)):
         part = RowErrors(errors.squared_error[ids], errors.cosine[ids], errors.norm_ratio[ids])
         over = part.over(spread[ids], torch.ones(len(ids), dtype=torch.float64))
-        share = float(counts[ids].double().sum()) / total
-        tenths.append(
-            {
-                "tokens": len(ids),
-                "share": share,
-                "relative_error": over.relative_error,
-                "mean_cosine": over.mean_cosine,
-            }
-        )
+        share = float(counts[ids].double().sum()) / float(counts.double().sum())
+        tenths.append({"tokens": len(ids), "share": share, **asdict(over)})
     return tenths
 
 

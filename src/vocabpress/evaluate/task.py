@@ -1,7 +1,7 @@
 """What a task is: it takes a model and what it is compared with, and gives numbers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -35,9 +35,9 @@ class Subject:
         data: Folder of the data sets, each in its own layout.
         text: UTF-8 text files.
         device: Where to run, e.g. ``"cpu"``.
-        seed: Of all randomness.
-        work: Folder for what an interrupted run goes on from; None keeps nothing.
-        keep: Folder to make of the fine-tuned model, where the task makes one; None keeps none.
+        seed: Where all randomness comes from.
+        work: Folder for what an interrupted run goes on from; None saves nothing.
+        keep: Folder to make of the fine-tuned model, where the task makes one; None makes none.
         progress: Whether to draw progress bars on stderr.
     """
 
@@ -87,6 +87,10 @@ class Subject:
             raise ValueError(f"{why} needs text; give UTF-8 files with --text")
         return list(read_lines(self.text))
 
+    def compared_with_itself(self) -> bool:
+        """Whether the original is the model."""
+        return self.against is not None and self.against.resolve() == self.model.resolve()
+
     def file(self, *names: str) -> Path:
         """The first of these files that lies in the folder of data sets.
 
@@ -112,12 +116,20 @@ class Task(ABC):
         reads_text: Whether it reads the text files.
         fine_tunes: Whether it trains the model first, and can keep what it made of it.
         compares: Whether it compares with the original, which alone would score nothing.
+        minimum: Field -> its least value.
     """
 
     seeded: ClassVar[bool] = False
     reads_text: ClassVar[bool] = False
     fine_tunes: ClassVar[bool] = False
     compares: ClassVar[bool] = False
+    minimum: ClassVar[Mapping[str, int]] = {}
+
+    def __post_init__(self) -> None:
+        for name, least in self.minimum.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} is at least {least}, got {value}")
 
     @abstractmethod
     def measure(self, subject: Subject) -> Measurement:

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vocabpress.evaluate import GLUE, TASKS
 from vocabpress.evaluate.finetuned.glue import Glue
-from vocabpress.evaluate.finetuned.glue_data import LAYOUTS, Row, read_task
+from vocabpress.evaluate.finetuned.glue_data import LAYOUTS, TEXTS, read_glue
 from vocabpress.evaluate.finetuned.training import check_length, need
 from vocabpress.evaluate.task import Subject
 from vocabpress.recover.settings import Recovery
@@ -49,8 +49,8 @@ class Source:
         """The lines of the text, or the sentences of each of the task's training rows."""
         if self.task is None:
             return read_lines(self.text, progress)
-        rows, _ = read_task(self.task, Subject(Path(), data=self.data, progress=progress))
-        return (" ".join(filter(None, row[:2])) for row in rows)
+        rows, _ = read_glue(self.task, Subject(Path(), data=self.data, progress=progress))
+        return (" ".join(row[name] for name in TEXTS if row.get(name)) for row in rows)  # pyright: ignore
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Lesson:
     sequences: Sequences
     labelled: bool
     task: Glue | None = None
-    dev: dict[str, list[Row]] | None = None
+    dev: dict[str, Any] | None = None
     subject: Subject | None = None
     tokenizer: PreTrainedTokenizerBase | None = None
 
@@ -125,10 +125,8 @@ def _task_lesson(
         chosen, max_length=settings.max_length, batch_size=settings.batch_size, precision=settings.precision
     )
     subject = Subject(Path(), data=source.data, seed=seed, progress=progress)
-    rows, dev = read_task(name, subject)
-    encoded = task.encode(tokenizer, rows, subject)
-    label = int if LAYOUTS[name].classes else float
-    examples: list[Example] = [{**encoded.unlabelled(i), "labels": label(row[2])} for i, row in enumerate(rows)]
+    rows, dev = read_glue(name, subject)
+    examples: list[Example] = task.encode(tokenizer, rows, progress).to_list()
     if len(examples) < 20:
         raise ValueError(f"{name} has {len(examples)} training rows, recovery needs 20 or more; give GLUE's own files")
     filler = model.config.pad_token_id if model.config.pad_token_id is not None else tokenizer.pad_token_id

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from vocabpress.evaluate.language import CAUSAL, CLASSES, MASKED, pad, table_rows
+from vocabpress.evaluate.batches import pad
+from vocabpress.evaluate.language import CAUSAL, CLASSES, MASKED, table_rows
 from vocabpress.evaluate.masked import choose_places, replacement
 from vocabpress.progress import Bar
 from vocabpress.texts import read_lines

@@ -1,172 +1,175 @@
-"""GLUE's files: where each task keeps its sentences and its label, and how they are read.
+"""GLUE's files, and those of three data sets of another kind: where the sentences and the labels are.
 
-Read are the folders that GLUE distributes (Wang et al., ICLR 2019; https://gluebenchmark.com/tasks), tab-separated with
-quoting off, or the same data from the hub (``nyu-mll/glue``). Test splits have no labels there and are never read.
+The folders are those that GLUE distributes (Wang et al., ICLR 2019; https://gluebenchmark.com/tasks), tab-separated
+with quoting off; without a folder the same data come from the hub (``nyu-mll/glue``). Test splits have no labels there
+and are never read.
+
+The other data sets are those of KroneckerBERT (Tahaei et al., NAACL 2022): for MRPC PAWS (Zhang et al., 2019), for
+SST-2 IMDb (Maas et al., 2011), for RTE HANS (McCoy et al., 2019). Nothing is trained on them.
 """
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from vocabpress.evaluate.cells import read_cells, read_score
+from vocabpress.evaluate.finetuned.training import need
 from vocabpress.evaluate.task import Subject
 
-Row = tuple[str, str | None, float]  # sentence, second sentence, class or score
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+TEXTS = ("text", "text_pair")  # columns of what is read, as tokenizers name them
 BINARY = ("0", "1")
 INFERENCE = ("entailment", "not_entailment")
-CORRUPT = 1000  # QQP is distributed with a few rows cut short; one in so many is left out, as the hub's copy does
+CORRUPT = 1000  # QQP is distributed with some truncated rows; one in so many is left out, as the hub's copy does
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Where a task's rows lie.
+class GlueFiles:
+    """The files of a task.
 
     Attributes:
         folder: As GLUE calls it; the lower-case name is found, too.
-        first: Column of the sentence.
-        second: Column of the second sentence, where there is one.
+        sentences: Columns of the one or two sentences.
         label: Column of the label.
         classes: The labels in the order of their numbers; empty for scores from 0 to 5.
-        hub: The hub's name of the task.
-        hub_columns: The hub's columns of the sentences.
+        hub_sentences: The hub's names of the columns of the sentences; empty where they are the same.
         header: Columns of a file that has no header.
-        dev: Names of the development files, without ``.tsv``, to the hub's names of those splits.
-        corrupt: Whether rows that are cut short are known of.
+        dev: Names of the development files, without ``.tsv``.
+        corrupt: Whether the distributed file is known to hold truncated rows.
     """
 
     folder: str
-    first: str
-    second: str | None
+    sentences: tuple[str, ...]
     label: str
     classes: tuple[str, ...]
-    hub: str
-    hub_columns: tuple[str, ...]
+    hub_sentences: tuple[str, ...] = ()
     header: tuple[str, ...] = ()
-    dev: tuple[tuple[str, str], ...] = (("dev", "validation"),)
+    dev: tuple[str, ...] = ("dev",)
     corrupt: bool = False
 
 
-def _pair(folder: str, first: str, second: str, label: str, classes: tuple[str, ...], **more: Any) -> Layout:
-    return Layout(folder, first, second, label, classes, **{"hub_columns": (first, second), **more})
-
-
-SENTENCES = ("sentence1", "sentence2")
-LAYOUTS: dict[str, Layout] = {
-    "cola": Layout(
-        "CoLA", "sentence", None, "label", BINARY, "cola", ("sentence",), ("source", "label", "author", "sentence")
-    ),
-    "sst2": Layout("SST-2", "sentence", None, "label", BINARY, "sst2", ("sentence",)),
-    "mrpc": _pair("MRPC", "#1 String", "#2 String", "Quality", BINARY, hub="mrpc", hub_columns=SENTENCES),
-    "stsb": _pair("STS-B", "sentence1", "sentence2", "score", (), hub="stsb"),
-    "qqp": _pair("QQP", "question1", "question2", "is_duplicate", BINARY, hub="qqp", corrupt=True),
-    "mnli": _pair(
+TWO_SENTENCES = ("sentence1", "sentence2")
+LAYOUTS: dict[str, GlueFiles] = {
+    "cola": GlueFiles("CoLA", ("sentence",), "label", BINARY, header=("source", "label", "author", "sentence")),
+    "sst2": GlueFiles("SST-2", ("sentence",), "label", BINARY),
+    "mrpc": GlueFiles("MRPC", ("#1 String", "#2 String"), "Quality", BINARY, TWO_SENTENCES),
+    "stsb": GlueFiles("STS-B", TWO_SENTENCES, "score", ()),
+    "qqp": GlueFiles("QQP", ("question1", "question2"), "is_duplicate", BINARY, corrupt=True),
+    "mnli": GlueFiles(
         "MNLI",
-        "sentence1",
-        "sentence2",
+        TWO_SENTENCES,
         "gold_label",
         ("entailment", "neutral", "contradiction"),
-        hub="mnli",
-        hub_columns=("premise", "hypothesis"),
-        dev=(("dev_matched", "validation_matched"), ("dev_mismatched", "validation_mismatched")),
+        ("premise", "hypothesis"),
+        dev=("dev_matched", "dev_mismatched"),
     ),
-    "qnli": _pair("QNLI", "question", "sentence", "label", INFERENCE, hub="qnli"),
-    "rte": _pair("RTE", "sentence1", "sentence2", "label", INFERENCE, hub="rte"),
-    "wnli": _pair("WNLI", "sentence1", "sentence2", "label", BINARY, hub="wnli"),
+    "qnli": GlueFiles("QNLI", ("question", "sentence"), "label", INFERENCE),
+    "rte": GlueFiles("RTE", TWO_SENTENCES, "label", INFERENCE),
+    "wnli": GlueFiles("WNLI", TWO_SENTENCES, "label", BINARY),
+}
+OTHER_DATA = {  # task -> metric, and the file's place and layout; None for IMDb's folder
+    "mrpc": ("paws_accuracy", "PAWS/test.tsv", GlueFiles("PAWS", TWO_SENTENCES, "label", BINARY)),
+    "sst2": ("imdb_accuracy", "aclImdb/test", None),
+    "rte": (
+        "hans_accuracy",
+        "HANS/heuristics_evaluation_set.txt",
+        GlueFiles("HANS", TWO_SENTENCES, "gold_label", ("entailment", "non-entailment")),
+    ),
 }
 
 
-def read_task(name: str, subject: Subject) -> tuple[list[Row], dict[str, list[Row]]]:
-    """Training rows, and development rows under the names of their files.
+def read_glue(name: str, subject: Subject) -> "tuple[Dataset, dict[str, Dataset]]":
+    """Training rows, and development rows under the names of their files, as `read_rows` gives them.
 
-    Args:
-        name: A key of LAYOUTS.
-        subject: Says where the data is; the hub where it says nothing.
+    Without a folder of data sets they are the hub's.
 
     Raises:
         ValueError: If a file is missing or not as GLUE has it, with its name and line; or if the hub can't be reached.
     """
-    layout = LAYOUTS[name]
-    if subject.data is None:
-        splits = load_hub("nyu-mll/glue", layout.hub)
-        return _from_hub(layout, splits["train"]), {own: _from_hub(layout, splits[hubs]) for own, hubs in layout.dev}
-    places = {
-        split: subject.file(f"{layout.folder}/{split}.tsv", f"{layout.folder.lower()}/{split}.tsv")
-        for split in ("train", *(own for own, _ in layout.dev))
-    }
-    rows = {split: read_rows(place, layout) for split, place in places.items()}
-    return rows.pop("train"), rows
+    layout, read = LAYOUTS[name], {}
+    hub = load_hub("nyu-mll/glue", name) if subject.data is None else {}
+    columns = dict(zip(layout.hub_sentences or layout.sentences, TEXTS, strict=False)) | {"label": "labels"}
+    for split in ("train", *layout.dev):
+        if subject.data is None:
+            rows = hub[split.replace("dev", "validation")]
+            read[split] = rows.select_columns(list(columns)).rename_columns(columns)
+        else:
+            names = (f"{folder}/{split}.tsv" for folder in (layout.folder, layout.folder.lower()))
+            read[split] = read_rows(subject.file(*names), layout)
+    return read.pop("train"), read
 
 
-def read_rows(file: Path, layout: Layout) -> list[Row]:
-    """The rows of one file.
+def read_rows(file: Path, layout: GlueFiles) -> "Dataset":
+    """The rows of one file: ``text``, ``text_pair`` where there are two sentences, and ``labels``.
 
     Raises:
         ValueError: If the file is not as the layout says, with its name and line.
     """
-    rows: list[Row] = []
-    cut: list[str] = []
-    for number, cells in read_cells(file, layout.header, (layout.first, layout.second, layout.label)):
-        if isinstance(cells, str):
-            cut.append(cells)
-            continue
-        label = _label(cells[layout.label], layout.classes, f"{file}, line {number}")
-        rows.append((cells[layout.first], None if layout.second is None else cells[layout.second], label))
-    if cut and not (layout.corrupt and len(cut) * CORRUPT <= len(rows)):
-        raise ValueError(cut[0])
-    if not rows:
+    columns, cut_short, read = list(layout.header), list[str](), list[dict[str, Any]]()
+    for where, cells in read_cells(file):
+        if not columns:
+            columns = cells
+            missing = [name for name in (*layout.sentences, layout.label) if name not in columns]
+            if missing:
+                first = "\t".join(cells)[:60]
+                raise ValueError(
+                    f"{file} has no column {missing[0]!r}, its first line is {first!r}; "
+                    "give GLUE's own file, tab-separated with a header"
+                )
+        elif len(cells) != len(columns):
+            cut_short.append(
+                f"{where}: {len(cells)} columns of {len(columns)}; the row is cut short, or not separated by tabs"
+            )
+        else:
+            row = dict(zip(columns, cells, strict=True))
+            texts = {name: row[column] for name, column in zip(TEXTS, layout.sentences, strict=False)}
+            read.append({**texts, "labels": _class_or_score(row[layout.label], layout.classes, where)})
+    if cut_short and not (layout.corrupt and len(cut_short) * CORRUPT <= len(read)):
+        raise ValueError(cut_short[0])
+    if not read:
         raise ValueError(f"{file} holds no rows; give GLUE's own file")
-    return rows
+    return need("datasets").Dataset.from_list(read)
 
 
-def read_cells(
-    file: Path, header: Sequence[str], needed: Sequence[str | None]
-) -> Iterator[tuple[int, dict[str, str] | str]]:
-    """Line number and cells by column of each line that is not blank; of one that is cut short, what is wrong with it.
+def _class_or_score(text: str, classes: tuple[str, ...], where: str) -> float:
+    if not classes:
+        return read_score(text, 5, where)
+    if text not in classes:
+        raise ValueError(f"{where}: unknown label {text!r}; it is one of {', '.join(classes)}")
+    return classes.index(text)
 
-    Args:
-        file: Tab-separated, UTF-8 with or without a byte-order mark, quoting off.
-        header: Columns; empty where the first line names them.
-        needed: Columns that must be there; None is none.
+
+def read_other_data(task: str, data: Path | None) -> "dict[str, Dataset]":
+    """Rows of the other data set of a GLUE task under the name of its metric; empty where its folder is not there.
 
     Raises:
-        ValueError: If the file is not UTF-8, or has no such column.
+        ValueError: If the folder is there and not whole.
     """
-    columns = list(header)
-    with file.open("rb") as stream:  # split at line feeds alone: sentences hold other characters that Python splits at
-        for number, raw in enumerate(stream, start=1):
+    metric, name, layout = OTHER_DATA.get(task, ("", "", None))
+    if data is None or not name or not (data / name.split("/")[0]).is_dir():
+        return {}
+    if layout is None:
+        return {metric: _read_imdb(data / name)}
+    if not (data / name).is_file():
+        raise ValueError(f"{(data / name).parent} has no {(data / name).name}; put it there, or remove the folder")
+    return {metric: read_rows(data / name, layout)}
+
+
+def _read_imdb(folder: Path) -> "Dataset":
+    texts, labels = list[str](), list[int]()
+    for label, part in enumerate(("neg", "pos")):
+        files = sorted((folder / part).glob("*.txt"))
+        if not files:
+            raise ValueError(f"{folder / part} holds no reviews (*.txt); unpack aclImdb whole, or remove the folder")
+        for file in files:
             try:
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+                texts.append(file.read_text(encoding="utf-8").replace("<br />", " "))
             except UnicodeDecodeError:
-                raise ValueError(f"{file}, line {number}: not UTF-8; convert it, e.g. with iconv -t utf-8") from None
-            cells = line.split("\t")
-            if not columns:
-                columns = cells
-                missing = [name for name in needed if name is not None and name not in columns]
-                if missing:
-                    raise ValueError(
-                        f"{file} has no column {missing[0]!r}, its first line is {line[:60]!r}; "
-                        "give GLUE's own file, tab-separated with a header"
-                    )
-            elif line.strip():
-                if len(cells) != len(columns):
-                    message = f"{file}, line {number}: {len(cells)} columns of {len(columns)}"
-                    yield number, f"{message}; the row is cut short, or not separated by tabs"
-                else:
-                    yield number, dict(zip(columns, cells, strict=True))
-
-
-def _label(text: str, classes: Sequence[str], where: str) -> float:
-    if classes:
-        if text not in classes:
-            raise ValueError(f"{where}: unknown label {text!r}; it is one of {', '.join(classes)}")
-        return classes.index(text)
-    try:
-        score = float(text)
-    except ValueError:
-        score = -1.0
-    if not 0 <= score <= 5:
-        raise ValueError(f"{where}: unknown score {text!r}; it is a number from 0 to 5")
-    return score
+                raise ValueError(f"{file} is not UTF-8 text; unpack aclImdb again") from None
+        labels += [label] * len(files)
+    return need("datasets").Dataset.from_dict({"text": texts, "labels": labels})
 
 
 def load_hub(repository: str, configuration: str | None = None) -> Any:
@@ -175,21 +178,11 @@ def load_hub(repository: str, configuration: str | None = None) -> Any:
     Raises:
         ValueError: If ``datasets`` is not installed, or the download fails.
     """
+    library = need("datasets")
     try:
-        from datasets import load_dataset
-    except ImportError:
-        hint = "give the folder of the data sets with --data, or install it with: pip install 'vocabpress[train]'"
-        raise ValueError(f"downloading {repository} needs datasets; {hint}") from None
-    try:
-        return load_dataset(repository, configuration)
+        return library.load_dataset(repository, configuration)
     except Exception as error:  # the network, the hub and the cache fail in many ways
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"can't download {repository} ({reason}); give the folder of the data sets with --data"
         ) from None
-
-
-def _from_hub(layout: Layout, split: Any) -> list[Row]:
-    first = list(split[layout.hub_columns[0]])
-    second = list(split[layout.hub_columns[1]]) if layout.second is not None else [None] * len(first)
-    return list(zip(first, second, (row if layout.classes else float(row) for row in split["label"]), strict=True))

@@ -3,115 +3,163 @@
 The protocol is that of BERT (Devlin et al., NAACL 2019) and transformers' ``run_qa``: windows of the paragraph, logits
 of the start and of the end of the answer, the best span of all windows. The threshold of version 2.0, which papers
 often tune on the development set, stays at 0: our choice, because nothing here is tuned on what is reported.
+
+The data are the official JSON files (Rajpurkar et al., EMNLP 2016 and ACL 2018), or the same from the hub. The hidden
+test set is not public.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from transformers import AutoModelForQuestionAnswering
 
 from vocabpress.evaluate.finetuned.glue import choose
-from vocabpress.evaluate.finetuned.rows import padding
-from vocabpress.evaluate.finetuned.squad_data import HUB, Question, read_squad
-from vocabpress.evaluate.finetuned.training import Recipe, keep, need, predict, prepare, train
-from vocabpress.evaluate.finetuned.windows import MARGIN, answers, cut
-from vocabpress.evaluate.task import Measurement, Subject, Task
+from vocabpress.evaluate.finetuned.glue_data import load_hub
+from vocabpress.evaluate.finetuned.trainer import fine_tune, predict
+from vocabpress.evaluate.finetuned.training import FineTuningTask, need, prepare
+from vocabpress.evaluate.finetuned.windows import MARGIN, answers, split_paragraphs
+from vocabpress.evaluate.task import Measurement, Subject
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+HUB = {"1.1": "rajpurkar/squad", "2.0": "rajpurkar/squad_v2"}
 
 
-def squad_metrics(questions: Sequence[Question], found: Sequence[str]) -> dict[str, float]:
+def read_squad(version: str, subject: Subject) -> "tuple[Dataset, Dataset]":
+    """Training and development questions of a version, as `read_questions` gives them; the hub's without a folder.
+
+    Raises:
+        ValueError: If a file is missing or not as SQuAD has it, or the hub can't be reached.
+    """
+    if subject.data is None:
+        splits = load_hub(HUB[version])
+        return splits["train"], splits["validation"]
+    train, dev = (f"{split}-v{version}.json" for split in ("train", "dev"))
+    files = (subject.file(f"SQuAD/{name}", f"squad/{name}") for name in (train, dev))
+    train, dev = (read_questions(file, version) for file in files)
+    return train, dev
+
+
+def read_questions(file: Path, version: str) -> "Dataset":
+    """The questions of one file, with the hub's columns.
+
+    Returns:
+        ``id``, ``question``, ``context``, and ``answers``: several people's ``text`` and ``answer_start``, its first
+        character in the context; empty where there is none.
+
+    Raises:
+        ValueError: If the file is not whole JSON in SQuAD's layout, holds no paragraph or an id twice, if an answer is
+            not where it is said to be, or if version 1.1 has a question without answers.
+    """
+    try:
+        questions = list(_questions(json.loads(file.read_text(encoding="utf-8"))))
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{file} is not whole JSON (line {error.lineno}, column {error.colno}); download it again"
+        ) from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{file} is not UTF-8; download it again") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file} is not in SQuAD's layout ({error}); give the official JSON") from None
+    if not questions:
+        raise ValueError(f"{file} holds no paragraph with a question; give SQuAD's own file")
+    seen: set[str] = set()
+    for question in questions:
+        name, answers = f"{file}: question {question['id']}", question["answers"]
+        if question["id"] in seen:
+            raise ValueError(f"{file}: the id {question['id']} occurs twice; give SQuAD's own file")
+        if version == "1.1" and not answers["text"]:
+            raise ValueError(f"{name} has no answer; that is version 2.0, use squad2")
+        for text, start in zip(*answers.values(), strict=True):
+            if start < 0 or not question["context"].startswith(text, start):
+                raise ValueError(f"{name}: the answer {text!r} is not at character {start} of its paragraph")
+        seen.add(question["id"])
+    return need("datasets").Dataset.from_list(questions)
+
+
+def _questions(stored: Any) -> Iterator[dict[str, Any]]:
+    for paragraph in (paragraph for article in stored["data"] for paragraph in article["paragraphs"]):
+        for item in paragraph["qas"]:
+            texts = [answer["text"] for answer in item["answers"]]
+            starts = [int(answer["answer_start"]) for answer in item["answers"]]
+            yield {
+                "id": str(item["id"]),
+                "question": item["question"],
+                "context": paragraph["context"],
+                "answers": {"text": texts, "answer_start": starts},
+            }
+
+
+def squad_metrics(questions: Iterable[Any], found: Sequence[str]) -> dict[str, float]:
     """Exact match and F1, times 100, as the official scripts count them.
 
     Args:
-        questions: A question without answers has the right answer ``""``.
+        questions: As `read_questions` gives them; one without answers has the right answer ``""``.
         found: The answer to each.
 
     Returns:
         ``exact_match`` and ``f1``; where some questions have no answer, also ``exact_match_answerable``,
         ``f1_answerable`` and ``accuracy_unanswerable``, each over the questions that it names.
     """
-    metrics = _scores(questions, found)
-    groups = {kind: [i for i, q in enumerate(questions) if bool(q.answers) == kind] for kind in (True, False)}
-    if groups[False]:
-        none = _scores([questions[i] for i in groups[False]], [found[i] for i in groups[False]])
-        metrics["accuracy_unanswerable"] = none["exact_match"]
-        if groups[True]:
-            some = _scores([questions[i] for i in groups[True]], [found[i] for i in groups[True]])
-            metrics |= {f"{name}_answerable": value for name, value in some.items()}
+    answered = list(zip(questions, found, strict=True))
+    metrics = _scores(answered)
+    some, none = ([each for each in answered if bool(each[0]["answers"]["text"]) == kind] for kind in (True, False))
+    if none:
+        metrics["accuracy_unanswerable"] = _scores(none)["exact_match"]
+    if none and some:
+        metrics |= {f"{name}_answerable": value for name, value in _scores(some).items()}
     return metrics
 
 
-def _scores(questions: Sequence[Question], found: Sequence[str]) -> dict[str, float]:
-    need("torchmetrics")
-    from torchmetrics.functional.text import squad
-
-    predicted = [{"id": q.key, "prediction_text": text} for q, text in zip(questions, found, strict=True)]
+def _scores(answered: Sequence[tuple[Any, str]]) -> dict[str, float]:
+    predicted = [{"id": question["id"], "prediction_text": text} for question, text in answered]
     wanted = [
-        {
-            "id": q.key,
-            "answers": {"text": [text for text, _ in q.answers] or [""], "answer_start": [at for _, at in q.answers]},
-        }
-        for q in questions
+        {"id": question["id"], "answers": question["answers"] | {"text": question["answers"]["text"] or [""]}}
+        for question, _ in answered
     ]
-    scores = squad(predicted, wanted)  # pyright: ignore[reportArgumentType]
+    scores = need("torchmetrics.functional.text").squad(predicted, wanted)
     return {name: float(value) for name, value in scores.items()}
 
 
 @dataclass(frozen=True)
-class Squad(Task):
-    """Extractive question answering.
+class Squad(FineTuningTask):
+    """Extractive question answering; a row is a window of a question's paragraph.
 
     Attributes:
         version: ``"1.1"``, or ``"2.0"`` with questions that have no answer.
-        epochs: As in `Recipe`, and so are the next two.
-        batch_size: Windows in a step.
-        learning_rate: At the end of the warmup.
-        max_length: Tokens of a window.
         stride: Tokens that neighbouring windows share.
-        subset: Training questions, those of `choose`; None takes all.
-        train_table: As in `Recipe`.
-        precision: As in `Recipe`.
     """
 
-    seeded: ClassVar[bool] = True
-    fine_tunes: ClassVar[bool] = True
-
     version: str = "1.1"
+    _: KW_ONLY
     epochs: int = 2
-    batch_size: int = 32
     learning_rate: float = 3e-5
     max_length: int = 384
     stride: int = 128
-    subset: int | None = None
-    train_table: bool = True
-    precision: str = "float32"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.version not in HUB:
             raise ValueError(f"unknown version {self.version!r} of SQuAD; choose from {', '.join(HUB)}")
         if self.stride < 0 or self.max_length < self.stride + 2 * MARGIN:
             raise ValueError(
                 f"max_length is at least stride + {2 * MARGIN}, got {self.max_length} with stride {self.stride}"
             )
-        if self.subset is not None and self.subset < 1:
-            raise ValueError(f"subset is at least 1, got {self.subset}")
-        self.recipe()
-
-    def recipe(self) -> Recipe:
-        """The part of the fields that says how to train."""
-        return Recipe(self.epochs, self.batch_size, self.learning_rate, self.train_table, self.precision)
 
     def measure(self, subject: Subject) -> Measurement:
-        need("torchmetrics")
         questions, dev = read_squad(self.version, subject)
         questions = choose(questions, self.subset)
         model, tokenizer = prepare(subject, AutoModelForQuestionAnswering, self.max_length)
-        collate = padding(tokenizer)
-        windows = cut(questions, tokenizer, self.max_length, self.stride, subject.progress)
-        trained = train(model, windows.rows, collate, self.recipe(), subject)
-        keep(model, tokenizer, subject)
-        asked = cut(dev, tokenizer, self.max_length, self.stride, subject.progress)
-        logits = predict(model, asked.rows, collate, ("start_logits", "end_logits"), self.recipe(), subject)
-        found = answers(dev, asked, logits, may_be_absent=self.version == "2.0")
-        sizes = {"train": len(questions), "train_windows": len(windows.rows), "dev": len(dev)}
+        windows, asked = (
+            split_paragraphs(part, tokenizer, self.max_length, self.stride, subject.progress)
+            for part in (questions, dev)
+        )
+        trained = fine_tune(model, tokenizer, windows, self, subject)
+        logits = predict(model, tokenizer, asked, ("start_logits", "end_logits"), self, subject.progress)
+        found = answers(list(dev["context"]), asked, logits, may_be_absent=self.version == "2.0")
+        sizes = {"train": len(questions), "train_windows": len(windows), "dev": len(dev)}
         return Measurement(squad_metrics(dev, found), {"rows": sizes, "trained_parameters": trained})

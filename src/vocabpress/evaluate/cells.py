@@ -1,0 +1,42 @@
+"""Text files with a row on each line, such as GLUE's and those of scored pairs."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def read_cells(file: Path, separator: str | None = "\t") -> Iterator[tuple[str, list[str]]]:
+    """Each line that is not blank, as the place to name in messages and its cells; quotes are text.
+
+    Args:
+        file: UTF-8 with or without a byte-order mark.
+        separator: Between cells; None is any white space.
+
+    Raises:
+        ValueError: With file and line number, if the file is not UTF-8.
+    """
+    with file.open("rb") as stream:  # split at line feeds alone: sentences hold other characters that Python splits at
+        for number, raw in enumerate(stream, start=1):
+            where = f"{file}, line {number}"
+            try:
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+            except UnicodeDecodeError:
+                raise ValueError(f"{where}: not UTF-8 text; convert it, e.g. with iconv -t utf-8") from None
+            if line.strip():
+                yield where, line.split(separator)
+
+
+def read_score(text: str, highest: float, where: str) -> float:
+    """A score from 0 to ``highest``, which may be infinity.
+
+    Raises:
+        ValueError: If the text is none; ``where`` says where it stands.
+    """
+    try:
+        score = float(text)
+    except ValueError:
+        score = math.nan
+    if not 0 <= score <= highest or math.isinf(score):
+        limit = "0 or more" if math.isinf(highest) else f"from 0 to {highest:g}"
+        raise ValueError(f"{where}: a score is a number {limit}, got {text[:40]!r}")
+    return score
