@@ -106,7 +106,7 @@ def test_files_of_earlier_versions_load(tmp_path):
     same(Calibration.load(old_file(tmp_path / "m", "metric", metric)), Calibration(metric=metric))
     together = join([tmp_path / "c", tmp_path / "m", tmp_path / "w"])
     same(together, Calibration(weights, counts, metric=metric))
-    assert together.for_table(3, 2)["token_weights"] is together.weights
+    assert together.for_fit()["token_weights"] is together.weights
 
 
 def test_what_is_no_calibration_is_refused(tmp_path):
@@ -119,8 +119,8 @@ def test_what_is_no_calibration_is_refused(tmp_path):
         (lambda: Calibration.load(tmp_path / "other"), r"is no calibration file that vocabpress wrote \(it holds a, b"),
         (lambda: Calibration.load(tmp_path / "later"), "is no calibration file .*colour"),
         (lambda: Calibration().save(tmp_path / "no" / "folder"), "can't write the calibration"),
-        (lambda: Calibration(torch.ones(3)).for_table(2, 4), "holds weights of 3 tokens, the table has 2"),
-        (lambda: Calibration.of_counts(torch.ones(3)).for_table(4, 4), "holds weights of 3 tokens, the table has 4"),
+        (lambda: Calibration(torch.ones(3)).check(2, 4), "holds weights of 3 tokens, the table has 2"),
+        (lambda: Calibration.of_counts(torch.ones(3)).check(4, 4), "holds weights of 3 tokens, the table has 4"),
         (lambda: Calibration(metric_strength=3), "the strength of a metric is 0 to 2, got 3"),
     ):
         with pytest.raises(ValueError, match=words):

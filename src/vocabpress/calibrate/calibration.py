@@ -158,8 +158,8 @@ class Calibration:
             taken.remove("counts")
         return replace(self, **{name: getattr(other, name) for name in taken})
 
-    def for_table(self, rows: int, width: int) -> dict[str, Tensor | None]:
-        """What `Method.fit` takes for a table (V, d): ``token_weights``, and ``metric`` at its strength.
+    def check(self, rows: int, width: int) -> None:
+        """See that this is of a table (V, d).
 
         Raises:
             ValueError: If this calibration is another model's, or the metric is none.
@@ -171,10 +171,13 @@ class Calibration:
                 raise ValueError(
                     f"the calibration holds {name} of {count} tokens, the table has {rows}; make it for this model"
                 )
-        if self.metric is None:
-            return {"token_weights": self.weights, "metric": None}
-        check_metric(self.metric, width)
-        return {"token_weights": self.weights, "metric": power(self.metric, self.metric_strength).float()}
+        if self.metric is not None:
+            check_metric(self.metric, width)
+
+    def for_fit(self) -> dict[str, Tensor | None]:
+        """What `Method.fit` takes: ``token_weights``, and ``metric`` at its strength."""
+        metric = None if self.metric is None else power(self.metric, self.metric_strength).float()
+        return {"token_weights": self.weights, "metric": metric}
 
 
 def token_weights(counts: Tensor, exponent: float = ROOT) -> Tensor:

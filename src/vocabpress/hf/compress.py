@@ -123,11 +123,10 @@ def compress(
             "--tie (tie=True) compresses both as one",
             stacklevel=2,
         )
-    rows, _ = find_tables(loaded)[0].shape
+    rows, width = find_tables(loaded)[0].shape
     watched = progress and not shards.rank
     known = weigh_tokens(known, lambda: open_tokenizer(folder), rows, text, progress=watched)
-    strength = {} if known.metric is None else {"metric": known.metric_strength}
-    config.fitted_by = {**strength, "calibration": known.provenance()}
+    known.check(rows, width)
     figures = fit_and_measure(loaded, config, known, device, watched, shards)
     if shards.rank:  # the first process measures and writes
         return shards.agree_on(None)
@@ -173,8 +172,7 @@ def fit_and_measure(
     if progress:
         _foretell(original, config.method or default_method(model), config.budget)
     start = time.perf_counter()
-    fit = calibration.for_table(*original.shape)
-    table = compress_input_table(model, config, device, calibration.describe(), shards, **fit, progress=progress)
+    table = compress_input_table(model, config, device, calibration, shards, progress)
     seconds = time.perf_counter() - start
     attach(model, config)
     if shards.rank:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from vocabpress.calibrate.calibration import UNIFORM, Calibration
 from vocabpress.embeddings import CompressedEmbedding
 from vocabpress.fitting.shards import ALONE, Shards
 from vocabpress.hf.config import VocabpressConfig
@@ -13,6 +14,8 @@ from vocabpress.hf.keys import without_converters
 from vocabpress.hf.swap import install
 from vocabpress.hf.tables import base_prefix, input_table, settle_ties, tied_head
 from vocabpress.methods import TCQ, FastScan, Method, method_name, method_settings
+
+UNIFORMLY = Calibration(source=UNIFORM)
 
 
 def default_method(model: PreTrainedModel) -> Method:
@@ -24,9 +27,9 @@ def compress_input_table(
     model: PreTrainedModel,
     config: VocabpressConfig,
     device: str | None = None,
-    weighted_by: str = "uniform",
+    calibration: Calibration = UNIFORMLY,
     shards: Shards = ALONE,
-    **fit: Any,
+    progress: bool = False,
 ) -> CompressedEmbedding:
     """Fit the input table of a loaded model, install the result, and note it in ``config``.
 
@@ -34,9 +37,9 @@ def compress_input_table(
         model: Changed in place.
         config: Says method, budget and seed; gets the table's config and where its numbers come from.
         device: Where to fit; None is where the table is.
-        weighted_by: A word for where the token weights come from.
+        calibration: Which errors matter.
         shards: The processes that fit it together; each has loaded the model, and reads its own rows of the table.
-        fit: ``token_weights``, ``metric`` and ``progress`` of the fit.
+        progress: Whether to draw progress bars on stderr.
 
     Returns:
         The installed table.
@@ -50,7 +53,8 @@ def compress_input_table(
     method = config.method or default_method(model)
     own = shards.rows(*weight.shape)
     rows = weight.detach()[own.start : own.stop].to(place)
-    table = method.fit(rows, budget=config.budget, generator=generator, shards=shards, **fit)
+    fit: Any = {"budget": config.budget, "generator": generator, "shards": shards, **calibration.for_fit()}
+    table = method.fit(rows, progress=progress, **fit)
     conversions: Any = getattr(model, "_weight_conversions", None)
     if conversions:  # what a save would undo
         setattr(model, "_weight_conversions", without_converters(conversions, [name]))  # noqa: B010
@@ -63,7 +67,9 @@ def compress_input_table(
         "settings": method_settings(method),
         "budget": str(config.budget),
         "seed": config.seed,
-        "token_weights": weighted_by,
+        "token_weights": calibration.describe(),
+        "calibration": calibration.provenance(),
+        **({} if calibration.metric is None else {"metric": calibration.metric_strength}),
         "vocabpress": version("vocabpress"),
         "torch": str(torch.__version__),
         **(config.fitted_by or {}),
