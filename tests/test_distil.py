@@ -16,8 +16,7 @@ from vocabpress.hf.checkpoint import named_class, open_model, open_tokenizer
 from vocabpress.recover import OBJECTIVES, Recovery, recover
 from vocabpress.recover.lesson import Source, read_lesson
 from vocabpress.recover.listen import Heard, listening, record_ffn
-from vocabpress.recover.loop import held_out_terms
-from vocabpress.recover.objective import Traces, terms, trace
+from vocabpress.recover.objective import Traces, held_out_terms, terms, trace
 from vocabpress.recover.text import UNSCORED, Sequences, read_sequences, with_own_labels
 from vocabpress.recover.thaw import Thawed, freeze, thaw
 

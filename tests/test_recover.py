@@ -19,9 +19,8 @@ from vocabpress.embeddings import Projected, Scalar
 from vocabpress.fitting.quantise import quantise
 from vocabpress.hf.checkpoint import named_class, open_model
 from vocabpress.recover import Recovery, recover
-from vocabpress.recover import loop as loop_module
 from vocabpress.recover.listen import Heard, listening, record_attention
-from vocabpress.recover.objective import Traces, terms, trace
+from vocabpress.recover.objective import Traces, held_out_terms, terms, trace
 from vocabpress.recover.text import batch_plan, read_sequences
 from vocabpress.recover.thaw import Thawed, freeze, thaw
 
@@ -84,7 +83,7 @@ def test_what_is_reported_is_what_the_written_folder_scores(folder, tmp_path):
     sequences = read_sequences([folder / "text.txt"], tokenizer, 16, 8, 0, False)
     for model in (student, teacher):
         record_attention(model)
-    found = loop_module.held_out_terms(student, teacher, sequences, QUICK, torch.device("cpu"))
+    found = held_out_terms(student, teacher, sequences, QUICK, torch.device("cpu"))
     assert found == pytest.approx(report.terms_after)
 
 

@@ -20,8 +20,7 @@ from transformers import AutoModel, PreTrainedModel
 from vocabpress.evaluate.language import CAUSAL, MASKED, head_kind
 from vocabpress.evaluate.sentences import open_encoder
 from vocabpress.hf.checkpoint import named_class, open_model, open_tokenizer
-from vocabpress.recover.loop import ready
-from vocabpress.recover.text import UNSCORED, Sequences, tokenise, with_own_labels
+from vocabpress.recover.text import UNSCORED, Sequences, ready, tokenise, with_own_labels
 from vocabpress.texts import read_lines
 
 Output = Callable[[], tuple[Tensor, Tensor]]

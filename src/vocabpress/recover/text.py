@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vocabpress.evaluate.language import CAUSAL, CLASSES, MASKED, pad, table_rows
@@ -24,6 +24,9 @@ UNSCORED = -100  # the label that transformers' losses pass over
 
 Example = dict[str, Any]
 """Arguments of a model for one sequence: ``input_ids``, and what else there is; labels are one, or one a token."""
+
+Batch = dict[str, Tensor]
+"""Arguments of a model for several sequences side by side, (batch, longest) each."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Sequences:
     held_out: list[Example]
     pad: int
 
-    def collate(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+    def collate(self, examples: Sequence[Example]) -> Batch:
         """Sequences side by side, (batch, longest), with their attention mask; labels of whole sequences (batch)."""
         batch = pad([example["input_ids"] for example in examples], self.pad)
         for name, filler in {"token_type_ids": 0, "labels": UNSCORED}.items():
@@ -49,6 +52,11 @@ class Sequences:
                 of_tokens = isinstance(rows[0], list)
                 batch[name] = pad(rows, filler)["input_ids"] if of_tokens else torch.tensor(rows)
         return batch
+
+    def held_out_batches(self, batch_size: int) -> Iterator[Batch]:
+        """What is held out, sequences of about one length together."""
+        order = sorted(self.held_out, key=lambda example: len(example["input_ids"]))
+        return (self.collate(order[start : start + batch_size]) for start in range(0, len(order), batch_size))
 
     def digest(self) -> str:
         """Of all sequences, in order."""
@@ -179,6 +187,15 @@ class _Masking:
             for place, token in enumerate(ids)
         ]
         return {"input_ids": inputs, "labels": [t if i in places else UNSCORED for i, t in enumerate(ids)]}
+
+
+def ready(batch: Batch, model: nn.Module, device: torch.device) -> Batch:
+    """A batch on the device, with what a decoder reads where the model has an encoder and a decoder."""
+    batch = {name: tensor.to(device) for name, tensor in batch.items()}
+    config: Any = model.config
+    if config.is_encoder_decoder:
+        batch["decoder_input_ids"] = batch["input_ids"]
+    return batch
 
 
 def batch_plan(lengths: Sequence[int], batch_size: int, batches: int, seed: int) -> list[list[int]]:
