@@ -21,15 +21,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
 from vocabpress.budget import Budget
 from vocabpress.calibrate.calibration import Calibration
-from vocabpress.calibrate.counts import tfidf
+from vocabpress.calibrate.counts import count_tokens, tfidf
 from vocabpress.calibrate.gated import LEAST_GATE, MOST_GATE, Gated, Rows
 from vocabpress.evaluate.finetuned.training import padded
 from vocabpress.files import check_place
@@ -39,13 +39,15 @@ from vocabpress.hf.compress import check_device
 from vocabpress.hf.modules import TokenEmbedding
 from vocabpress.hf.tables import input_table
 from vocabpress.methods import DiscBlock
-from vocabpress.progress import Bar
 from vocabpress.recover.lesson import Lesson, Source, read_lesson
-from vocabpress.recover.loop import ready
+from vocabpress.recover.loop import Progress, Training, make_accelerator
 from vocabpress.recover.objective import terms, trace
 from vocabpress.recover.pair import check_classifier
 from vocabpress.recover.settings import Recovery
-from vocabpress.recover.text import UNSCORED, Example, batch_plan
+from vocabpress.recover.text import UNSCORED, Batch, ready
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 RATE_DECAY = 1.15
 
@@ -173,18 +175,21 @@ def learn_gates(
         language_model=settings.language_model,
     )
     lesson = read_lesson(source, opened, tokenizer, recovery, seed, progress)
+    counts = count_tokens(source.documents(progress), tokenizer, len(table))
     scores = tfidf(source.documents(progress), tokenizer, len(table))
-    place = torch.device(device or "cpu")
-    opened.to(place)  # pyright: ignore[reportArgumentType]
-    best, held_out = _Learning(opened, scores / scores.max(), lesson, settings, budget, seed, place).learn(progress)
+    accelerator = make_accelerator(device or "cpu")
+    opened.to(accelerator.device)  # pyright: ignore[reportArgumentType]
+    learning = Learning(opened, scores / scores.max(), lesson, settings, budget, seed, accelerator)
+    done, best = learning.learn(progress and accelerator.is_main_process)
     texts = tuple(Path(file).name for file in text) or ((task,) if task else ())
-    Calibration(weights=best, source="gates", texts=texts).save(output)
+    if accelerator.is_main_process:
+        Calibration(best, counts, "gates", texts=texts, tokens=int(counts.sum())).save(output)
     return GateReport(
         output=str(output),
         budget=str(budget),
         loss=task or ("model" if settings.language_model else "hidden"),
-        held_out=held_out,
-        best_epoch=min(range(len(held_out)), key=held_out.__getitem__),
+        held_out=done.losses,
+        best_epoch=done.best_look,
         mean_gate=float(best.mean()),
         training_sequences=len(lesson.sequences.training),
         held_out_sequences=len(lesson.sequences.held_out),
@@ -206,8 +211,18 @@ def _open(folder: Path, source: Source, settings: GateSettings) -> tuple[PreTrai
     return opened, padded(open_tokenizer(folder), folder)
 
 
-class _Learning:
-    """One training run; the model's embedding is replaced by a `Gated` one."""
+class Learning:
+    """One training run; the model's embedding is replaced by a `Gated` one.
+
+    Args:
+        model: On the accelerator's device; everything but the gates is frozen.
+        gates: To start from, (V).
+        lesson: What it is trained on.
+        settings: How.
+        budget: Of the tables that are judged.
+        seed: Of the order of the sequences and of the noise.
+        accelerator: See `make_accelerator`.
+    """
 
     def __init__(
         self,
@@ -217,73 +232,68 @@ class _Learning:
         settings: GateSettings,
         budget: Budget,
         seed: int,
-        device: torch.device,
+        accelerator: "Accelerator",
     ) -> None:
         self.model, self.sequences, self.settings = model, lesson.sequences, settings
-        self.labelled = lesson.labelled
-        self.budget, self.seed, self.device = budget, seed, device
+        self.labelled, self.budget, self.seed, self.accelerator = lesson.labelled, budget, seed, accelerator
         model.requires_grad_(False)
-        generator = torch.Generator(device).manual_seed(seed)
+        generator = torch.Generator(accelerator.device).manual_seed(seed)
         embedding: Any = model.get_input_embeddings()
         self.gated = Gated(embedding, gates, settings.blocks, settings.temperature, generator)
         model.set_input_embeddings(self.gated)
 
-    def learn(self, progress: bool) -> tuple[Tensor, list[float]]:
-        """The best gates, shape (V) on the CPU, and the held-out errors at the start and after each epoch."""
-        settings = self.settings
-        best, errors = self.gated.gates.detach().cpu().clone(), [self._judge()]
-        optimiser = torch.optim.SGD(self.gated.trained(), lr=settings.learning_rate)
-        lengths = [len(example["input_ids"]) for example in self.sequences.training]
-        steps = max(1, len(lengths) // settings.batch_size)
-        plan = batch_plan(lengths, settings.batch_size, settings.epochs * steps, self.seed)
-        with Bar(total=len(plan), desc="learning gates", disable=not progress) as bar:
-            for epoch in range(1, settings.epochs + 1):
-                late = max(0, epoch - -(-settings.epochs // 3))
-                optimiser.param_groups[0]["lr"] = settings.learning_rate / RATE_DECAY**late
-                for chosen in plan[(epoch - 1) * steps : epoch * steps]:
-                    self._step([self.sequences.training[index] for index in chosen], optimiser)
-                    bar.update()
-                errors.append(self._judge())
-                if errors[-1] < min(errors[:-1]):
-                    best = self.gated.gates.detach().cpu().clone()
-                bar.set_note(epoch=epoch, held_out=f"{errors[-1]:.4g}", best=f"{min(errors):.4g}")
-        return best, errors
+    def learn(self, progress: bool) -> tuple[Progress, Tensor]:
+        """The held-out losses at the start and after each epoch, and the best gates, shape (V) on the CPU."""
+        settings, gates = self.settings, self.gated.gates
+        steps = max(1, len(self.sequences.training) // settings.batch_size)
+        training = Training(
+            self.model,
+            torch.optim.SGD(self.gated.trained(), lr=settings.learning_rate),
+            rate=lambda step: RATE_DECAY ** -max(0, step // steps + 1 - -(-settings.epochs // 3)),
+            loss=self._loss,
+            judge=self.judge,
+            sequences=self.sequences,
+            batch_size=settings.batch_size,
+            steps=settings.epochs * steps,
+            look_every=steps,
+            accelerator=self.accelerator,
+            seed=self.seed,
+            title="learning gates" if progress else "",
+            clip=settings.clip,
+            after_step=lambda: gates.data.clamp_(LEAST_GATE, MOST_GATE),
+        )
+        start = gates.detach().cpu().clone()
+        done = training.train(self.judge())
+        found = [tensor for name, tensor in done.best.items() if name.endswith(".gates")]
+        return done, found[0] if found else start
 
-    def _step(self, rows: list[Example], optimiser: torch.optim.Optimizer) -> None:
-        gated, settings = self.gated, self.settings
-        error, _ = self._error(rows, gated.gated)
-        sparse = (settings.sparsity - (1 - gated.gates)).norm()
-        loss = error + settings.sparsity_weight * sparse
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(gated.trained(), settings.clip)
-        optimiser.step()
-        gated.gates.data.clamp_(LEAST_GATE, MOST_GATE)
+    def _loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        error, _ = self._error(model, batch, self.gated.gated)
+        sparse = (self.settings.sparsity - (1 - self.gated.gates)).norm()
+        return error + self.settings.sparsity_weight * sparse
 
-    def _error(self, examples: list[Example], rows: Rows) -> tuple[Tensor, int]:
+    def _error(self, model: nn.Module, batch: Batch, rows: Rows) -> tuple[Tensor, int]:
         """The loss that is not sparsity's, with other rows in the embedding, and how much the batch counts."""
-        batch = ready(self.sequences.collate(examples), self.model, self.device)
         if self.labelled:
             with self.gated.reading(rows):
-                loss: Any = self.model(**batch).loss
+                loss: Any = model(**batch).loss
             return loss, int((batch["labels"] != UNSCORED).sum())
         with torch.no_grad():
             aim = trace(self.model, batch, logits=False)
         with self.gated.reading(rows):
-            found = trace(self.model, batch, logits=False)
+            found = trace(model, batch, logits=False)
         errors = terms(found, aim, batch["attention_mask"])
         return errors.get("hidden", errors["embedding"]), int(batch["attention_mask"].sum())
 
     @torch.no_grad()
-    def _judge(self) -> float:
+    def judge(self) -> float:
         """The loss on what is held out, with the table that the gates as they are make."""
         settings = self.settings
         method = DiscBlock(settings.blocks, settings.factors)
         table = method.fit(self.gated.weight, budget=self.budget, token_weights=self.gated.gates.detach())
         rows = TokenEmbedding(table, self.gated.original, owner=False).forward
-        examples = sorted(self.sequences.held_out, key=lambda example: len(example["input_ids"]))
         summed, counted = 0.0, 0
-        for start in range(0, len(examples), settings.batch_size):
-            error, count = self._error(examples[start : start + settings.batch_size], rows)
+        for batch in self.sequences.held_out_batches(settings.batch_size):
+            error, count = self._error(self.model, ready(batch, self.model, self.accelerator.device), rows)
             summed, counted = summed + float(error) * count, counted + count
         return summed / counted
