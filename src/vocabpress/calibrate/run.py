@@ -10,6 +10,7 @@ import torch
 from vocabpress.calibrate.calibration import Calibration, join
 from vocabpress.calibrate.counts import weigh_tokens
 from vocabpress.calibrate.metric import measure_metric
+from vocabpress.calibrate.outputs import Reading, read_outputs
 from vocabpress.hf.checkpoint import find_folder, load_model, open_tokenizer
 from vocabpress.hf.compress import check_device
 from vocabpress.hf.tables import input_table
@@ -74,15 +75,7 @@ def calibrate(
     if metric is None:
         metric = bool(text) and known.metric is None
     if metric:
-        measured = measure_metric(
-            folder,
-            text,
-            sequences=sequences,
-            batch_size=batch_size,
-            max_length=max_length,
-            seed=seed,
-            device=torch.device(device or "cpu"),
-            progress=progress,
-        )
-        known = known.joined(measured)
+        place = torch.device(device or "cpu")
+        reading = Reading(text, sequences, batch_size, max_length, seed, place, progress)
+        known = known.joined(measure_metric(read_outputs(folder, reading), progress))
     return known if metric_strength is None else replace(known, metric_strength=metric_strength)
