@@ -105,13 +105,13 @@ def test_the_best_epoch_is_written_and_is_no_worse_than_tfidf(folder, tmp_path):
     # What was judged is the table that compress makes of the file.
     table = open_model(folder / "bert").get_input_embeddings().weight.detach()
     made = DiscBlock().fit(table, budget=Budget.ratio(4), token_weights=gates)
-    lesson = lesson_of(folder, gates)
-    assert lesson.judge() == pytest.approx(min(report.held_out), rel=1e-5)
+    learning = learning_of(folder, gates)
+    assert learning.judge() == pytest.approx(min(report.held_out), rel=1e-5)
     assert made.total_bits() <= Budget.ratio(4).max_bits(tiny.VOCAB, 32)
 
 
-def lesson_of(folder, gates, settings=QUICK):
-    """A lesson that has not begun."""
+def learning_of(folder, gates, settings=QUICK):
+    """A run that has not begun."""
     model, tokenizer = open_model(folder / "bert"), open_tokenizer(folder / "bert")
     reading = Recovery(batch_size=settings.batch_size, max_length=settings.max_length, held_out=settings.held_out)
     lesson = read_lesson(Source([folder / "text.txt"]), model, tokenizer, reading, 0, False)
@@ -119,15 +119,15 @@ def lesson_of(folder, gates, settings=QUICK):
 
 
 def test_gates_go_to_the_sparsity_where_text_does_not_hold_them(folder):
-    lesson = lesson_of(folder, torch.full((tiny.VOCAB,), 0.5), GateSettings(epochs=8, batch_size=8, held_out=8))
-    before = {name: tensor.clone() for name, tensor in lesson.model.state_dict().items() if "gat" not in name}
-    lesson.learn(progress=False)
-    gates, seen = lesson.gated.gates.detach(), torch.zeros(tiny.VOCAB)
-    for example in lesson.sequences.training:
+    learning = learning_of(folder, torch.full((tiny.VOCAB,), 0.5), GateSettings(epochs=8, batch_size=8, held_out=8))
+    before = {name: tensor.clone() for name, tensor in learning.model.state_dict().items() if "gat" not in name}
+    learning.learn(progress=False)
+    gates, seen = learning.gated.gates.detach(), torch.zeros(tiny.VOCAB)
+    for example in learning.lesson.sequences.training:
         seen[example["input_ids"]] += 1
     assert float((gates[seen == 0] - 0.05).abs().max()) < 0.02
     assert float(gates[seen.topk(5).indices].mean()) > float(gates[seen == 0].mean())
-    after = lesson.model.state_dict()
+    after = learning.model.state_dict()
     frozen = [name for name in before if "word_embeddings" not in name or "original" in name]
     assert len(frozen) > 20
     assert all(torch.equal(before[name], after[name]) for name in frozen)
@@ -136,10 +136,10 @@ def test_gates_go_to_the_sparsity_where_text_does_not_hold_them(folder):
 def test_without_sparsity_gates_open_where_the_model_needs_them(folder):
     settings = GateSettings(epochs=8, batch_size=8, held_out=8, sparsity_weight=0.0)
     start = torch.full((tiny.VOCAB,), 0.3)
-    lesson = lesson_of(folder, start, settings)
-    lesson.learn(progress=False)
-    gates, seen = lesson.gated.gates.detach(), torch.zeros(tiny.VOCAB)
-    for example in lesson.sequences.training:
+    learning = learning_of(folder, start, settings)
+    learning.learn(progress=False)
+    gates, seen = learning.gated.gates.detach(), torch.zeros(tiny.VOCAB)
+    for example in learning.lesson.sequences.training:
         seen[example["input_ids"]] += 1
     torch.testing.assert_close(gates[seen == 0], start[seen == 0])
     assert float(gates[seen.topk(5).indices].mean()) > 0.4

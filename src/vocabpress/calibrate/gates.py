@@ -45,6 +45,7 @@ from vocabpress.recover.objective import terms, trace
 from vocabpress.recover.pair import check_classifier
 from vocabpress.recover.settings import Recovery
 from vocabpress.recover.text import UNSCORED, Batch, ready
+from vocabpress.texts import sources
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -164,7 +165,7 @@ def learn_gates(
     settings, budget = settings or GateSettings(), budget or Budget.ratio(25)
     check_place(output)
     check_device(device)
-    source = Source(text, task, None if data is None else Path(data))
+    source = Source(sources(text), task, None if data is None else Path(data))
     folder = find_folder(model)
     opened, tokenizer = _open(folder, source, settings)
     _, table = input_table(opened)
@@ -183,7 +184,7 @@ def learn_gates(
     done, best = learning.learn(progress and accelerator.is_main_process)
     texts = tuple(Path(file).name for file in text) or ((task,) if task else ())
     if accelerator.is_main_process:
-        Calibration(best, counts, "gates", texts=texts, tokens=int(counts.sum())).save(output)
+        Calibration(best, counts, "gates", texts=texts, tokens=int(counts.double().sum())).save(output)
     return GateReport(
         output=str(output),
         budget=str(budget),
@@ -211,48 +212,46 @@ def _open(folder: Path, source: Source, settings: GateSettings) -> tuple[PreTrai
     return opened, padded(open_tokenizer(folder), folder)
 
 
+@dataclass
 class Learning:
-    """One training run; the model's embedding is replaced by a `Gated` one.
+    """One training run; the model's embedding is replaced by a `Gated` one, and everything else of it frozen.
 
-    Args:
-        model: On the accelerator's device; everything but the gates is frozen.
-        gates: To start from, (V).
-        lesson: What it is trained on.
+    Attributes:
+        model: On the accelerator's device.
+        start: Gates to start from, (V).
+        lesson: What they are trained on.
         settings: How.
         budget: Of the tables that are judged.
         seed: Of the order of the sequences and of the noise.
         accelerator: See `make_accelerator`.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        gates: Tensor,
-        lesson: Lesson,
-        settings: GateSettings,
-        budget: Budget,
-        seed: int,
-        accelerator: "Accelerator",
-    ) -> None:
-        self.model, self.sequences, self.settings = model, lesson.sequences, settings
-        self.labelled, self.budget, self.seed, self.accelerator = lesson.labelled, budget, seed, accelerator
-        model.requires_grad_(False)
-        generator = torch.Generator(accelerator.device).manual_seed(seed)
-        embedding: Any = model.get_input_embeddings()
-        self.gated = Gated(embedding, gates, settings.blocks, settings.temperature, generator)
-        model.set_input_embeddings(self.gated)
+    model: PreTrainedModel
+    start: Tensor
+    lesson: Lesson
+    settings: GateSettings
+    budget: Budget
+    seed: int
+    accelerator: "Accelerator"
+
+    def __post_init__(self) -> None:
+        self.model.requires_grad_(False)
+        generator = torch.Generator(self.accelerator.device).manual_seed(self.seed)
+        embedding: Any = self.model.get_input_embeddings()
+        self.gated = Gated(embedding, self.start, self.settings.blocks, self.settings.temperature, generator)
+        self.model.set_input_embeddings(self.gated)
 
     def learn(self, progress: bool) -> tuple[Progress, Tensor]:
         """The held-out losses at the start and after each epoch, and the best gates, shape (V) on the CPU."""
-        settings, gates = self.settings, self.gated.gates
-        steps = max(1, len(self.sequences.training) // settings.batch_size)
+        settings, sequences, gates = self.settings, self.lesson.sequences, self.gated.gates
+        steps = max(1, len(sequences.training) // settings.batch_size)
         training = Training(
             self.model,
             torch.optim.SGD(self.gated.trained(), lr=settings.learning_rate),
             rate=lambda step: RATE_DECAY ** -max(0, step // steps + 1 - -(-settings.epochs // 3)),
             loss=self._loss,
             judge=self.judge,
-            sequences=self.sequences,
+            sequences=sequences,
             batch_size=settings.batch_size,
             steps=settings.epochs * steps,
             look_every=steps,
@@ -274,7 +273,7 @@ class Learning:
 
     def _error(self, model: nn.Module, batch: Batch, rows: Rows) -> tuple[Tensor, int]:
         """The loss that is not sparsity's, with other rows in the embedding, and how much the batch counts."""
-        if self.labelled:
+        if self.lesson.labelled:
             with self.gated.reading(rows):
                 loss: Any = model(**batch).loss
             return loss, int((batch["labels"] != UNSCORED).sum())
@@ -293,7 +292,7 @@ class Learning:
         table = method.fit(self.gated.weight, budget=self.budget, token_weights=self.gated.gates.detach())
         rows = TokenEmbedding(table, self.gated.original, owner=False).forward
         summed, counted = 0.0, 0
-        for batch in self.sequences.held_out_batches(settings.batch_size):
+        for batch in self.lesson.sequences.held_out_batches(settings.batch_size):
             error, count = self._error(self.model, ready(batch, self.model, self.accelerator.device), rows)
             summed, counted = summed + float(error) * count, counted + count
         return summed / counted

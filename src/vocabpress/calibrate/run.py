@@ -62,12 +62,13 @@ def calibrate(
     if weights_from not in ("counts", "tfidf"):
         raise ValueError(f"token weights come from counts or tfidf, got {weights_from!r}")
     check_device(device)
-    text, known, folder = sources(text), join(start), find_folder(model)
+    files, known, folder = sources(text), join(start), find_folder(model)
     known = weigh_tokens(
         known,
         lambda: open_tokenizer(folder),
         len(input_table(load_model(folder, quantised=True))[1]),
-        text,
+        files,
+        noted=text,
         exponent=exponent,
         by_tfidf=weights_from == "tfidf",
         progress=progress,
@@ -76,6 +77,6 @@ def calibrate(
         metric = bool(text) and known.metric is None
     if metric:
         place = torch.device(device or "cpu")
-        reading = Reading(text, sequences, batch_size, max_length, seed, place, progress)
+        reading = Reading(files, sequences, batch_size, max_length, seed, place, progress)
         known = known.joined(measure_metric(read_outputs(folder, reading), progress))
     return known if metric_strength is None else replace(known, metric_strength=metric_strength)

@@ -125,7 +125,7 @@ def compress(
         )
     rows, width = find_tables(loaded)[0].shape
     watched = progress and not shards.rank
-    known = weigh_tokens(known, lambda: open_tokenizer(folder), rows, text, progress=watched)
+    known = weigh_tokens(known, lambda: open_tokenizer(folder), rows, text, noted=given, progress=watched)
     known.check(rows, width)
     figures = fit_and_measure(loaded, config, known, device, watched, shards)
     if shards.rank:  # the first process measures and writes

@@ -109,7 +109,7 @@ class Training:
     title: str = ""
     patience: int | None = None
     clip: float | None = None
-    after_step: Callable[[], None] = lambda: None
+    after_step: Callable[[], object] = lambda: None
 
     def train(self, first_loss: float) -> Progress:
         """Train until the steps are done or what is held out no longer gains.
