@@ -51,7 +51,7 @@ def weigh_tokens(
         num_embeddings: Rows of the table, V.
         text: UTF-8 text files.
         noted: What the user called them: folders and pipes stand for others.
-        exponent: Of the counts. None leaves weights that are there as they are, and takes the root for others.
+        exponent: The power of the counts. None leaves weights that are there alone, and takes the root of others.
         by_tfidf: Whether to rate the tokens by `tfidf` instead, each line of the text a document.
         progress: Whether to draw a progress bar over the text on stderr.
 

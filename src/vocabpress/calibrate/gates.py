@@ -2,12 +2,12 @@
 
 "Block-wise Word Embedding Compression Revisited: Better Weighting and Structuring", Lee, Lee, Moon, Findings of EMNLP
 2021, and its public code. A gate for each token, at first its TF-IDF over the largest one, says how many coordinates of
-its row are kept; gates, and five square layers that make up for what is masked, are trained by plain SGD while the
+its row stay; gates, and five square layers that make up for what is masked, are trained by plain SGD while the
 model is frozen:
 
     loss = loss of the task + 25 ||0.95 - (1 - g)||_2      over the whole vocabulary, g clamped to [0.001, 1]
 
-The epoch is kept whose gates make the best table by block SVD, judged on held-out text.
+The epoch wins whose gates make the best table by block SVD, judged on held-out text.
 
 The loss of the task is that of a fine-tuned model on the rows of a task of GLUE, or that of a language model on text.
 
@@ -55,7 +55,7 @@ RATE_DECAY = 1.15
 
 @dataclass(frozen=True)
 class GateSettings:
-    """How gates are learned; the numbers are the paper's unless said otherwise.
+    """How gates are learned; the numbers are the paper's where nothing else is written.
 
     Attributes:
         epochs: Passes over the text; the paper has 30.
@@ -66,8 +66,8 @@ class GateSettings:
         clip: The most that the gradient's norm may be.
         sparsity: What 1 - g is drawn to.
         sparsity_weight: How strongly.
-        temperature: Of the Gumbel softmax that selects a layer.
-        blocks: Of the layers, and of the tables that are judged.
+        temperature: The Gumbel softmax that selects a layer divides by it.
+        blocks: How many layers, and how many blocks of the tables that are judged.
         factors: Number format of those tables.
         language_model: Whether the loss on text is the model's own, as a masked or causal language model.
 
@@ -108,16 +108,16 @@ class GateReport:
 
     Attributes:
         output: The file written.
-        budget: Of the tables that were judged.
+        budget: The size of the tables that were judged.
         loss: What is trained on and judged by: ``"hidden"``, the relative error of the hidden states; ``"model"``, a
             language model's own loss; or the name of the task.
         held_out: That loss on held-out sequences, with the table that the gates make: at the start (TF-IDF), and after
             each epoch.
         best_epoch: Whose gates were written; 0 is the start.
-        mean_gate: Of what was written.
+        mean_gate: The mean of the gates that were written.
         training_sequences: At hand.
         held_out_sequences: Set aside.
-        seconds: Of it all.
+        seconds: In all.
     """
 
     output: str
@@ -152,9 +152,9 @@ def learn_gates(
         text: UTF-8 text files, a sequence and a document of the TF-IDF a line.
         task: Instead of text: a task of GLUE, whose training rows and labels are learned from.
         data: Folder of the data sets; None takes the hub's.
-        budget: Of the tables that are judged; ratio 25 to float32 if None.
+        budget: The size of the tables that are judged; ratio 25 to float32 if None.
         settings: How long and how fast; None takes the defaults.
-        seed: Of what is held out, the order of the text, and the noise.
+        seed: Decides what is held out, the order of the text, and the noise.
         device: Where to run; None stays on the CPU.
         progress: Whether to draw progress bars on stderr.
 
@@ -221,8 +221,8 @@ class Learning:
         start: Gates to start from, (V).
         lesson: What they are trained on.
         settings: How.
-        budget: Of the tables that are judged.
-        seed: Of the order of the sequences and of the noise.
+        budget: The size of the tables that are judged.
+        seed: Decides the order of the sequences, and the noise.
         accelerator: See `make_accelerator`.
     """
 

@@ -1,8 +1,8 @@
 """The metric of a model: in which directions an error of an embedded token changes what the model says.
 
 M = E[g^T g], g the gradient of what `outputs` looks at with respect to an embedded token, over the tokens of unlabelled
-text: to second order, what an error of the rows does to the output. Of a prediction it is the Fisher information of the
-embedding layer (Amari, 1998). What a fit does with it: `vocabpress.fitting.fold`.
+text: to second order, what an error of the rows does to the output. For a prediction it is the Fisher information of
+the embedding layer (Amari, 1998). What a fit does with it: `vocabpress.fitting.fold`.
 """
 
 from collections.abc import Sequence

@@ -54,7 +54,7 @@ class Reading:
         sequences: At most so many, drawn from the text.
         batch_size: Sequences a step.
         max_length: Tokens of a sequence.
-        seed: Of the draw, and of the projections.
+        seed: Decides the draw and the projections.
         device: Where to run.
         progress: Whether to draw progress bars on stderr.
 

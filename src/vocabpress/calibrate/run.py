@@ -41,14 +41,14 @@ def calibrate(
         model: A hub id, or a folder; not compressed.
         text: UTF-8 text files, a sequence a line. Without any the tokens count by the vocabulary's order.
         start: Calibrations, or files of them, to begin with; what they hold is not made again.
-        exponent: Of the counts, 0 to 2; the root if None, but weights in ``start`` are left as they are then.
+        exponent: The power of the counts, 0 to 2; the root if None, but weights in ``start`` are left as they are then.
         weights_from: ``"tfidf"`` rates the tokens of the text by TF-IDF instead, each line a document.
         metric: Whether to measure the metric; None does so where there is text and ``start`` has none.
         metric_strength: Its exponent in a fit, 0 to 2; that of ``start``, or 0.5, if None.
         sequences: Read for the metric at most, drawn from the text.
         batch_size: Sequences a step.
         max_length: Tokens of a sequence.
-        seed: Of the draw, and of the projections.
+        seed: Decides the draw and the projections.
         device: Where to run; None stays on the CPU.
         progress: Whether to draw progress bars on stderr.
 

@@ -63,7 +63,7 @@ class Lesson:
         task: How a model is judged on the development rows; None where there are none.
         dev: Split -> its rows.
         subject: Says where to run.
-        tokenizer: Of the models, with a token to pad with.
+        tokenizer: The models' own, with a token to pad with.
     """
 
     sequences: Sequences
@@ -93,9 +93,9 @@ def read_lesson(
     Args:
         source: Says which.
         model: The student, or the teacher.
-        tokenizer: Of both; with a token to pad with where there is a task.
+        tokenizer: The same for both; with a token to pad with where there is a task.
         settings: Say how long sequences are, and how many are held out.
-        seed: Of the choice, and of what is masked.
+        seed: Decides the choice, and what is masked.
         progress: Whether to draw progress bars on stderr.
 
     Raises:

@@ -49,7 +49,7 @@ class Progress:
         step: Taken.
         losses: On what is held out: before the first step, then at each look.
         best: The trained tensors at the least of them, on the CPU; none where that is the first.
-        seconds: Of training.
+        seconds: Spent on training.
     """
 
     step: int = 0
@@ -59,7 +59,7 @@ class Progress:
 
     @property
     def best_look(self) -> int:
-        """Of which look the tensors are; 0 is the start."""
+        """The look that the tensors are from; 0 is the start."""
         return min(range(len(self.losses)), key=self.losses.__getitem__)
 
     def state_dict(self) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class Training:
 
     Attributes:
         model: Its trainable tensors require gradients, all others do not.
-        optimiser: Of them.
+        optimiser: Moves them.
         rate: Step -> factor of its learning rates.
         loss: Model and batch -> what is minimised. The model may be wrapped for several devices.
         judge: The loss on what is held out, of the model as it is.
@@ -86,9 +86,9 @@ class Training:
         steps: At most.
         look_every: Steps between looks at what is held out; a checkpoint is written then.
         accelerator: See `make_accelerator`.
-        seed: Of the order of the sequences.
+        seed: Decides the order of the sequences.
         work: Folder of the checkpoints; None writes none.
-        title: Of the progress bar; empty draws none.
+        title: The progress bar's; empty draws none.
         patience: Looks without gain after which it stops; None never does.
         clip: The most that the gradient's norm may be; None leaves it.
         after_step: What is done after each step.

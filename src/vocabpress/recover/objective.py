@@ -54,8 +54,8 @@ def terms(student: Traces, teacher: Traces, mask: Tensor, normalised: bool = Tru
     """The terms of the loss, unweighted; those that the models have no numbers for are left out.
 
     Args:
-        student: Of the compressed model.
-        teacher: Of the original, on the same batch.
+        student: What the compressed model left behind.
+        teacher: What the original did, on the same batch.
         mask: (batch, tokens), 1 for tokens and 0 for padding.
         normalised: Whether squared errors are relative to the teacher's squares and layers are averaged; if not, they
             are means, and layers are added up.
@@ -117,11 +117,11 @@ class _Errors:
 
     def of(self, student: Tensor, teacher: Tensor, counts: Tensor) -> Tensor:
         """Squared error over squared size, or the mean squared error, where ``counts`` says so."""
-        student, teacher, kept = student.float(), teacher.float(), counts.float()
-        error = ((student - teacher).square() * kept).sum()
+        student, teacher, shares = student.float(), teacher.float(), counts.float()
+        error = ((student - teacher).square() * shares).sum()
         if not self.normalised:
-            return error / kept.expand_as(teacher).sum().clamp(min=1)
-        return error / (teacher.square() * kept).sum().clamp(min=torch.finfo(teacher.dtype).tiny)
+            return error / shares.expand_as(teacher).sum().clamp(min=1)
+        return error / (teacher.square() * shares).sum().clamp(min=torch.finfo(teacher.dtype).tiny)
 
     def together(self, layers: Sequence[Tensor]) -> Tensor:
         """The mean of all layers, or their sum."""

@@ -32,12 +32,12 @@ class Pair:
     """A compressed model and its original, in float32.
 
     Attributes:
-        folder: Of the compressed checkpoint.
+        folder: The compressed checkpoint.
         original: Folder of the original.
         loader: The class that the student is opened as: its own, or the teacher's where that has a task's head.
         student: The compressed model.
         teacher: The original, without gradients.
-        tokenizer: Of both.
+        tokenizer: The same for both.
         settings: Say what is compared.
         device: Where they are.
     """
@@ -104,7 +104,7 @@ class Pair:
 
         Args:
             target: Folder.
-            provenance: Of the training, to be noted; an earlier one stays inside it. None notes nothing.
+            provenance: How it was trained, to be noted; an earlier one stays inside it. None notes nothing.
         """
         options: dict[str, Any] = {"dtype": "auto", "local_files_only": True, "output_loading_info": True}
         with quiet():
@@ -196,8 +196,8 @@ def check_classifier(model: PreTrainedModel, what: str, source: Source) -> None:
 def _head_of(teacher: PreTrainedModel, source: Source) -> dict[str, Any]:
     """Settings of the config that make the student's head the teacher's."""
     kind = "regression" if source.classes == 1 else "single_label_classification"
-    kept = ("id2label", "label2id", "pad_token_id")
-    return {name: getattr(teacher.config, name) for name in kept} | {"problem_type": kind}
+    names = ("id2label", "label2id", "pad_token_id")
+    return {name: getattr(teacher.config, name) for name in names} | {"problem_type": kind}
 
 
 def _open_student(folder: Path, loader: Any, teacher: PreTrainedModel) -> PreTrainedModel:

@@ -63,7 +63,7 @@ def recover(
         task: Instead of text: a task of GLUE, on whose training rows and labels the student is trained.
         data: Folder of the data sets; None takes the hub's.
         settings: How long and how fast; None takes the defaults.
-        seed: Of what is held out and of the order of the text.
+        seed: Decides what is held out, and the order of the text.
         device: ``"cpu"`` keeps accelerate from a GPU; None takes what accelerate finds.
         progress: Whether to draw progress bars on stderr.
 

@@ -59,7 +59,7 @@ class Sequences:
         return (self.collate(order[start : start + batch_size]) for start in range(0, len(order), batch_size))
 
     def digest(self) -> str:
-        """Of all sequences, in order."""
+        """A digest of all sequences, in order."""
         hashed = hashlib.sha256()
         for example in (*self.training, *self.held_out):
             hashed.update(json.dumps(example, sort_keys=True).encode())
@@ -73,7 +73,7 @@ def set_aside(sequences: Sequence[Example], held_out: int, filler: Any, seed: in
         sequences: All.
         held_out: How many to hold out at most.
         filler: The id that batches are padded with; None where there is none.
-        seed: Of the choice.
+        seed: Decides the choice.
     """
     order = torch.randperm(len(sequences), generator=torch.Generator().manual_seed(seed)).tolist()
     aside = max(1, min(held_out, len(sequences) // 10))
@@ -91,7 +91,7 @@ def tokenise(
 
     Args:
         files: UTF-8 text.
-        tokenizer: Of the model.
+        tokenizer: The model's own.
         max_length: Tokens of a sequence, special ones included.
         progress: Whether to draw a progress bar on stderr.
 
@@ -120,10 +120,10 @@ def read_sequences(
 
     Args:
         files: UTF-8 text.
-        tokenizer: Of the model.
+        tokenizer: The model's own.
         max_length: Tokens of a sequence, special ones included.
         held_out: Sequences to set aside, at most a tenth of all.
-        seed: Of the choice.
+        seed: Decides the choice.
         progress: Whether to draw a progress bar on stderr.
 
     Raises:
@@ -145,8 +145,8 @@ def with_own_labels(
     Args:
         sequences: Without labels.
         model: A masked or causal language model; says which labels.
-        tokenizer: Of the model; with a mask token where it masks.
-        seed: Of what is masked.
+        tokenizer: The model's own; with a mask token where it masks.
+        seed: Decides what is masked.
 
     Raises:
         ValueError: If the model is no language model, or its tokenizer has no mask token.
