@@ -15,8 +15,8 @@ from transformers import AutoModel
 
 from common import SAMPLE, Judge, Variant, parse, run_all, sts_dev, sts_judge
 from vocabpress import TCQ
-from vocabpress.hf.checkpoint import weight_bytes
 from vocabpress.hf.companions import copy_companions
+from vocabpress.hf.folders import weight_bytes
 from vocabpress.hf.inner import body_config
 from vocabpress.results import Result
 

@@ -19,7 +19,7 @@ from bench import CACHE, prepare
 from common import RESULTS, SAMPLE, parse, sentence_metrics, sts_dev
 from tcq import CORPUS, counted, in_metric
 from vocabpress import TCQ, Budget, Calibration, LightToken, Method, compress
-from vocabpress.hf.checkpoint import weight_bytes
+from vocabpress.hf.folders import weight_bytes
 from vocabpress.methods import method_name
 from vocabpress.recover import OBJECTIVES, Recovery, recover
 from vocabpress.results import Result, read_results, write_results

@@ -17,7 +17,7 @@ from vocabpress.calibrate import GateSettings
 from vocabpress.cli import names
 from vocabpress.evaluate import GLUE, TASKS
 from vocabpress.hf.inner import BODIES
-from vocabpress.hf.presets import PRESETS
+from vocabpress.hf.request import PRESETS
 from vocabpress.methods import METHODS
 from vocabpress.recover import OBJECTIVES, Recovery
 

@@ -12,11 +12,11 @@ from safetensors import safe_open
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import tiny
-from vocabpress import Budget, VocabpressConfig, chunks, compress
+from vocabpress import SVD, Budget, chunks, compress
 from vocabpress.embeddings import Dense
 from vocabpress.hf.checkpoint import load_model
-from vocabpress.hf.fit import compress_input_table
-from vocabpress.hf.quantizer import attach
+from vocabpress.hf.compress import compress_model
+from vocabpress.hf.request import Request
 from vocabpress.hf.stored import digest
 from vocabpress.neighbours import nearest
 from vocabpress.reconstruction import reconstruction, row_errors
@@ -132,9 +132,7 @@ def test_the_result_is_that_of_a_model_held_in_memory(name, kind, tmp_path):
     with torch.no_grad():
         for parameter in held.parameters():
             parameter.data = parameter.data.clone()
-    config = VocabpressConfig("svd", Budget.ratio(6))
-    compress_input_table(held, config)
-    attach(held, config)
+    compress_model(held, Request(SVD(), Budget.ratio(6)))
     held.save_pretrained(tmp_path / "held")
     out, expected = (stored(tmp_path / folder / "model.safetensors") for folder in ("out", "held"))
     assert out == expected

@@ -34,10 +34,11 @@ from vocabpress.calibrate.gated import LEAST_GATE, MOST_GATE, Gated, Rows
 from vocabpress.evaluate.finetuned.training import padded
 from vocabpress.files import check_place
 from vocabpress.fitting.quantise import Factors
-from vocabpress.hf.checkpoint import find_folder, named_class, open_model, open_tokenizer
+from vocabpress.hf.checkpoint import named_class, open_model, open_tokenizer
 from vocabpress.hf.compress import check_device
+from vocabpress.hf.folders import find_folder
 from vocabpress.hf.modules import TokenEmbedding
-from vocabpress.hf.tables import input_table
+from vocabpress.hf.original import Original
 from vocabpress.methods import DiscBlock
 from vocabpress.recover.lesson import Lesson, Source, read_lesson
 from vocabpress.recover.loop import Progress, Training, make_accelerator
@@ -168,7 +169,7 @@ def learn_gates(
     source = Source(sources(text), task, None if data is None else Path(data))
     folder = find_folder(model)
     opened, tokenizer = _open(folder, source, settings)
-    _, table = input_table(opened)
+    table = Original.of(opened).weight
     recovery = Recovery(
         batch_size=settings.batch_size,
         max_length=settings.max_length,

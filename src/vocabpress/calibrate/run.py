@@ -7,13 +7,14 @@ from typing import Literal
 
 import torch
 
-from vocabpress.calibrate.calibration import Calibration, join
+from vocabpress.calibrate.calibration import UNIFORM, VOCABULARY_ORDER, Calibration, join
 from vocabpress.calibrate.counts import weigh_tokens
 from vocabpress.calibrate.metric import measure_metric
 from vocabpress.calibrate.outputs import Reading, read_outputs
-from vocabpress.hf.checkpoint import find_folder, load_model, open_tokenizer
+from vocabpress.hf.checkpoint import load_model, open_tokenizer
 from vocabpress.hf.compress import check_device
-from vocabpress.hf.tables import input_table
+from vocabpress.hf.folders import find_folder
+from vocabpress.hf.original import Original
 from vocabpress.texts import sources
 
 
@@ -39,7 +40,8 @@ def calibrate(
 
     Args:
         model: A hub id, or a folder; not compressed.
-        text: UTF-8 text files, a sequence a line. Without any the tokens count by the vocabulary's order.
+        text: UTF-8 text files, a sequence a line. Without any the tokens count by the vocabulary's order. Tokens are
+            counted in it where ``start`` says nothing of their counts.
         start: Calibrations, or files of them, to begin with; what they hold is not made again.
         exponent: The power of the counts, 0 to 2; the root if None, but weights in ``start`` are left as they are then.
         weights_from: ``"tfidf"`` rates the tokens of the text by TF-IDF instead, each line a document.
@@ -63,14 +65,18 @@ def calibrate(
         raise ValueError(f"token weights come from counts or tfidf, got {weights_from!r}")
     check_device(device)
     files, known, folder = sources(text), join(start), find_folder(model)
+    by_tfidf = weights_from == "tfidf"
+    if by_tfidf:  # whatever there is of tokens gives way
+        known = Calibration().joined(replace(known, weights=None, counts=None, source="given"))
+    counted = known.counts is not None or known.source in (UNIFORM, VOCABULARY_ORDER)
     known = weigh_tokens(
         known,
         lambda: open_tokenizer(folder),
-        len(input_table(load_model(folder, quantised=True))[1]),
-        files,
+        Original.of(load_model(folder, quantised=True)).shape[0],
+        () if counted else files,
         noted=text,
         exponent=exponent,
-        by_tfidf=weights_from == "tfidf",
+        by_tfidf=by_tfidf,
         progress=progress,
     )
     if metric is None:

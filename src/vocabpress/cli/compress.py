@@ -26,9 +26,12 @@ from vocabpress.cli.options import (
 )
 
 budgets, methods, forecasts = Later("vocabpress.budget"), Later("vocabpress.methods"), Later("vocabpress.forecast")
-library, slices, shapes = Later("vocabpress.hf.compress"), Later("vocabpress.hf.slices"), Later("vocabpress.hf.shapes")
-presets, console = Later("vocabpress.hf.presets"), Later("vocabpress.report.console")
-processes = Later("vocabpress.cli.together")
+library, slices, requests = (
+    Later("vocabpress.hf.compress"),
+    Later("vocabpress.hf.slices"),
+    Later("vocabpress.hf.request"),
+)
+console, processes = Later("vocabpress.report.console"), Later("vocabpress.cli.together")
 
 
 def compress(
@@ -94,12 +97,12 @@ def compress(
         chosen: dict[str, Any] = {
             "method": chosen_method(model, method, fields),
             "budget": budget or budgets.Budget.ratio(25, reference or "float32"),
-            "linears": shapes.LinearShapes.read(parse_settings(linears, "--linears")) if linears else None,
+            "linears": requests.LinearShapes.read(parse_settings(linears, "--linears")) if linears else None,
         }
     elif method is not None or budget is not None or reference is not None or linears:
         raise ValueError(f"--preset {preset_name} says method, size and linear maps; give it, or give them")
     else:
-        chosen = presets.preset(preset_name, **fields)
+        chosen = requests.preset(preset_name, **fields)
     if dry_run:
         foretell(model, chosen["method"], chosen["budget"], as_json=as_json)
         return

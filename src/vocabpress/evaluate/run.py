@@ -11,10 +11,11 @@ from typing import Any
 from transformers import AutoConfig
 
 from vocabpress.evaluate.task import Subject, Task
-from vocabpress.hf.checkpoint import find_folder, open_model, weight_bytes
+from vocabpress.hf.checkpoint import open_model
+from vocabpress.hf.folders import find_folder, weight_bytes
 from vocabpress.hf.inner import method_of
 from vocabpress.hf.modules import TokenEmbedding
-from vocabpress.hf.naming import model_name
+from vocabpress.hf.report import model_name
 from vocabpress.hf.tables import input_table_name
 from vocabpress.hf.writing import check_output
 from vocabpress.results import Result, environment, read_results, write_results

@@ -15,11 +15,11 @@ from vocabpress.calibrate.calibration import Calibration
 from vocabpress.calibrate.counts import weigh_tokens
 from vocabpress.embeddings import StorageItem, build
 from vocabpress.estimate import expected_seconds
-from vocabpress.hf.checkpoint import find_folder, load_model, open_tokenizer, weight_bytes
+from vocabpress.hf.checkpoint import load_model, open_tokenizer
 from vocabpress.hf.config import QUANT_METHOD, VocabpressConfig
-from vocabpress.hf.fit import default_method
-from vocabpress.hf.naming import model_name
-from vocabpress.hf.tables import TableInfo, find_tables, input_table
+from vocabpress.hf.folders import find_folder, weight_bytes
+from vocabpress.hf.original import Original, TableInfo
+from vocabpress.hf.report import model_name
 from vocabpress.methods import METHODS, Plan, method_name
 from vocabpress.spectrum import singular_values
 
@@ -154,10 +154,9 @@ def inspect(
         ValueError: As `compress`.
     """
     folder = find_folder(model)
-    loaded = load_model(folder, trust_remote_code, quantised=True)
-    tables = find_tables(loaded)
-    table = input_table(loaded)[1].detach()
-    method, values = default_method(loaded), singular_values(table)
+    original = Original.of(load_model(folder, trust_remote_code, quantised=True))
+    table, method = original.weight.detach(), original.default_method
+    values = singular_values(table)
     shares = values.square().cumsum(0) / values.square().sum().clamp(min=1e-30)
     known = Calibration()
     if text:
@@ -168,9 +167,9 @@ def inspect(
         known.save(save_counts_to)
     return Inspection(
         source_name=model_name(model),
-        architecture=type(loaded).__name__,
+        architecture=type(original.model).__name__,
         model_bytes=weight_bytes(folder),
-        tables=tables,
+        tables=original.tables(),
         singular_values=values.tolist(),
         energy={rank: float(shares[rank - 1]) for rank in RANKS if rank <= len(values)},
         would_store=would_store(table.shape[0], table.shape[1], method_name(method)),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vocabpress.export import ExportReport
     from vocabpress.forecast import Forecast
     from vocabpress.hf.inspect import CompressedInspection, Inspection
-    from vocabpress.hf.outcome import Report
+    from vocabpress.hf.report import Report
     from vocabpress.recover import RecoveryReport
     from vocabpress.trim import TrimReport
 

@@ -17,9 +17,9 @@ from vocabpress.budget import Budget
 from vocabpress.calibrate import Calibration, calibrate
 from vocabpress.calibrate.calibration import TFIDF, UNIFORM
 from vocabpress.evaluate.run import Labels, evaluate, provenance, sizes
-from vocabpress.hf.checkpoint import find_folder
 from vocabpress.hf.compress import compress
-from vocabpress.hf.shapes import LinearShapes
+from vocabpress.hf.folders import find_folder
+from vocabpress.hf.request import LinearShapes
 from vocabpress.recover import recover
 from vocabpress.results import Result, environment, write_results
 from vocabpress.sweep.expand import Folders

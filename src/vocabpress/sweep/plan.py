@@ -9,7 +9,7 @@ from typing import Any
 from vocabpress.budget import Budget
 from vocabpress.calibrate.calibration import TFIDF, VOCABULARY_ORDER
 from vocabpress.evaluate import TASKS, Task
-from vocabpress.hf.shapes import LinearShapes
+from vocabpress.hf.request import LinearShapes
 from vocabpress.methods import METHODS, Method, is_method
 from vocabpress.recover.settings import Recovery
 from vocabpress.sweep.reading import Section, read_method, read_recovery, read_task
