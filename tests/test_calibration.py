@@ -79,6 +79,11 @@ def test_each_source_gives_its_counts_and_weights(source, text, tmp_path):
         ({"start": files}, Calibration(scores, counts), "given weights"),
         ({"start": files[1:]}, Calibration(scores), "given weights"),
         ({"start": [*files, "uniform"]}, Calibration(source="uniform"), "uniform"),
+        (
+            {"start": [whole, "vocabulary-order"]},
+            Calibration.of_counts(order, source="vocabulary-order"),
+            "vocabulary order",
+        ),
         ({"start": ["uniform"], "text": [text]}, Calibration(source="uniform"), "uniform"),  # text is for the metric
         ({"start": [whole], "text": [text]}, whole, "gates"),
         (

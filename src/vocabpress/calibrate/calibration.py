@@ -154,7 +154,7 @@ class Calibration:
         taken = [] if other.metric is None else of_metric
         if not other.leaves_weights_open:
             taken += [field.name for field in fields(self) if field.name not in of_metric]
-        if other.counts is None and "counts" in taken and other.source != UNIFORM:
+        if other.weights is not None and other.counts is None:
             taken.remove("counts")
         return replace(self, **{name: getattr(other, name) for name in taken})
 

@@ -65,7 +65,7 @@ def weigh_tokens(
         names = tuple(Path(file).name for file in noted or text)
         known = replace(known, counts=counts, texts=names, tokens=int(counts.double().sum()))
         known = replace(known, source="text") if known.weights is None else known
-    elif known.leaves_weights_open or known.source == VOCABULARY_ORDER:
+    elif known.counts is None and (known.leaves_weights_open or known.source == VOCABULARY_ORDER):
         try:
             known = replace(known, counts=vocabulary_order(open_tokenizer(), num_embeddings), source=VOCABULARY_ORDER)
         except ValueError:
