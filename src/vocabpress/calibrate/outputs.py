@@ -47,16 +47,7 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Reading:
-    """How text is read for a calibration.
-
-    Attributes:
-        text: UTF-8 files, a sequence a line.
-        sequences: At most so many, drawn from the text.
-        batch_size: Sequences a step.
-        max_length: Tokens of a sequence.
-        seed: Decides the draw and the projections.
-        device: Where to run.
-        progress: Whether to draw progress bars on stderr.
+    """How text is read for a calibration; `vocabpress.calibrate.calibrate` says what each field is.
 
     Raises:
         ValueError: If there is no text, or a number is out of range.

@@ -13,7 +13,7 @@ from vocabpress.evaluate.finetuned.glue_data import LAYOUTS, Row, read_task
 from vocabpress.evaluate.finetuned.training import check_length, need
 from vocabpress.evaluate.task import Subject
 from vocabpress.recover.settings import Recovery
-from vocabpress.recover.text import Example, Sequences, read_sequences, set_aside, with_own_labels
+from vocabpress.recover.text import Example, Sequences, set_aside, tokenise, with_own_labels
 from vocabpress.texts import read_lines
 
 
@@ -103,7 +103,10 @@ def read_lesson(
     """
     if source.task is not None:
         return _task_lesson(source, source.task, model, tokenizer, settings, seed, progress)
-    sequences = read_sequences(source.text, tokenizer, settings.max_length, settings.held_out, seed, progress)
+    examples = tokenise(source.text, tokenizer, settings.max_length, progress)
+    if len(examples) < 20:
+        raise ValueError(f"the text gives {len(examples)} sequences, recovery needs 20 or more; give more text")
+    sequences = set_aside(examples, settings.held_out, tokenizer.pad_token_id, seed)
     if settings.language_model:
         sequences = with_own_labels(sequences, model, tokenizer, seed)
     return Lesson(sequences, settings.language_model)

@@ -51,12 +51,6 @@ class Pair:
     settings: Recovery
     device: torch.device
 
-    @property
-    def teacher_table(self) -> Tensor:
-        """The original's table, (V, d)."""
-        module: Any = self.teacher.get_submodule(input_table_name(self.teacher))
-        return module.weight.detach()
-
     def to(self, device: torch.device) -> None:
         """Move both."""
         for model in (self.student, self.teacher):
@@ -128,6 +122,12 @@ def table_of(model: PreTrainedModel) -> CompressedEmbedding:
     return module.table
 
 
+def rows_of(model: PreTrainedModel) -> Tensor:
+    """The table of an original, (V, d)."""
+    module: Any = model.get_submodule(input_table_name(model))
+    return module.weight.detach()
+
+
 def _listen(model: PreTrainedModel, settings: Recovery) -> PreTrainedModel:
     if settings.attention > 0:
         record_attention(model)
@@ -160,8 +160,8 @@ def open_pair(folder: Path, original: Path, settings: Recovery, source: Source) 
     if settings.mode == "model" and any(is_quantised(parameter) for parameter in student.parameters()):
         raise ValueError(f"the body of {folder} is quantised, and its codes don't train; train the table alone")
     tokenizer = open_tokenizer(folder)
-    table: Any = teacher.get_submodule(input_table_name(teacher))
-    shape, theirs = tuple(table.weight.shape), (table_of(student).num_embeddings, table_of(student).embedding_dim)
+    mine = table_of(student)
+    shape, theirs = tuple(rows_of(teacher).shape), (mine.num_embeddings, mine.embedding_dim)
     if open_tokenizer(original).get_vocab() != tokenizer.get_vocab() or shape[0] != theirs[0]:
         raise _misfit(original, folder, "vocabulary")
     depths = [getattr(model.config.get_text_config(), "num_hidden_layers", None) for model in (student, teacher)]

@@ -22,7 +22,7 @@ from vocabpress.reconstruction import reconstruction
 from vocabpress.recover.lesson import Lesson, Source, read_lesson
 from vocabpress.recover.loop import Progress, Training, make_accelerator
 from vocabpress.recover.objective import batch_terms, held_out_terms, weighted
-from vocabpress.recover.pair import Pair, open_pair, table_of
+from vocabpress.recover.pair import Pair, open_pair, rows_of, table_of
 from vocabpress.recover.settings import Recovery, RecoveryReport
 from vocabpress.recover.text import Batch, Sequences
 from vocabpress.texts import sources
@@ -211,7 +211,7 @@ def _describe(pair: Pair, fresh: Any, folder: Path, report: RecoveryReport) -> N
     if compressed is None:  # of an earlier version
         (folder / "README.md").write_text(add_recovered(pair.folder, done), encoding="utf-8")
         return
-    errors = reconstruction(pair.teacher_table, table_of(fresh))
+    errors = reconstruction(rows_of(pair.teacher), table_of(fresh))
     now = replace(
         compressed,
         output=report.output,

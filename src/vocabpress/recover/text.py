@@ -108,33 +108,6 @@ def tokenise(
     return sequences
 
 
-def read_sequences(
-    files: Sequence[str | Path],
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-    held_out: int,
-    seed: int,
-    progress: bool,
-) -> Sequences:
-    """The sequences of text files, see `tokenise`, some of them set aside.
-
-    Args:
-        files: UTF-8 text.
-        tokenizer: The model's own.
-        max_length: Tokens of a sequence, special ones included.
-        held_out: Sequences to set aside, at most a tenth of all.
-        seed: Decides the choice.
-        progress: Whether to draw a progress bar on stderr.
-
-    Raises:
-        ValueError: If a file is unusable, or there are fewer than twenty sequences.
-    """
-    sequences = tokenise(files, tokenizer, max_length, progress)
-    if len(sequences) < 20:
-        raise ValueError(f"the text gives {len(sequences)} sequences, recovery needs 20 or more; give more text")
-    return set_aside(sequences, held_out, tokenizer.pad_token_id, seed)
-
-
 def with_own_labels(
     sequences: Sequences, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int
 ) -> Sequences:
