@@ -50,6 +50,7 @@ def test_each_source_gives_its_counts_and_weights(source, text, tmp_path):
     counts, scores = count_tokens(LINES, tokenizer, tiny.VOCAB), tfidf(LINES, tokenizer, tiny.VOCAB)
     order, total = vocabulary_order(tokenizer, tiny.VOCAB), int(counts.sum())
     files = [old_file(tmp_path / "c", "token_counts", counts), old_file(tmp_path / "w", "token_weights", scores)]
+    whole = Calibration(scores, order, "gates", texts=("other.txt",), tokens=7)
     of_text = {"texts": ("text.txt",), "tokens": total}
     cases = [
         ({}, Calibration.of_counts(order, source="vocabulary-order"), "vocabulary order"),
@@ -78,6 +79,18 @@ def test_each_source_gives_its_counts_and_weights(source, text, tmp_path):
         ({"start": files}, Calibration(scores, counts), "given weights"),
         ({"start": files[1:]}, Calibration(scores), "given weights"),
         ({"start": [*files, "uniform"]}, Calibration(source="uniform"), "uniform"),
+        (
+            {"start": [whole, "vocabulary-order"]},
+            Calibration.of_counts(order, source="vocabulary-order"),
+            "vocabulary order",
+        ),
+        ({"start": ["uniform"], "text": [text]}, Calibration(source="uniform"), "uniform"),  # text is for the metric
+        ({"start": [whole], "text": [text]}, whole, "gates"),
+        (
+            {"start": [whole], "text": [text], "weights_from": "tfidf"},
+            Calibration(scores, counts, "tfidf", **of_text),
+            "TF-IDF of text",
+        ),
     ]
     for options, expected, words in cases:
         found = calibrate(source, metric=False, **options)
@@ -106,7 +119,7 @@ def test_files_of_earlier_versions_load(tmp_path):
     same(Calibration.load(old_file(tmp_path / "m", "metric", metric)), Calibration(metric=metric))
     together = join([tmp_path / "c", tmp_path / "m", tmp_path / "w"])
     same(together, Calibration(weights, counts, metric=metric))
-    assert together.for_table(3, 2)["token_weights"] is together.weights
+    assert together.for_fit()["token_weights"] is together.weights
 
 
 def test_what_is_no_calibration_is_refused(tmp_path):
@@ -119,8 +132,8 @@ def test_what_is_no_calibration_is_refused(tmp_path):
         (lambda: Calibration.load(tmp_path / "other"), r"is no calibration file that vocabpress wrote \(it holds a, b"),
         (lambda: Calibration.load(tmp_path / "later"), "is no calibration file .*colour"),
         (lambda: Calibration().save(tmp_path / "no" / "folder"), "can't write the calibration"),
-        (lambda: Calibration(torch.ones(3)).for_table(2, 4), "holds weights of 3 tokens, the table has 2"),
-        (lambda: Calibration.of_counts(torch.ones(3)).for_table(4, 4), "holds weights of 3 tokens, the table has 4"),
+        (lambda: Calibration(torch.ones(3)).check(2, 4), "holds weights of 3 tokens, the table has 2"),
+        (lambda: Calibration.of_counts(torch.ones(3)).check(4, 4), "holds weights of 3 tokens, the table has 4"),
         (lambda: Calibration(metric_strength=3), "the strength of a metric is 0 to 2, got 3"),
     ):
         with pytest.raises(ValueError, match=words):
@@ -184,7 +197,6 @@ def test_bad_input_is_one_line(source, text, tmp_path, capsys):
         (("calibrate", source, "--from", "none"), "no such calibration file: none"),
         (("calibrate", source, "--from", "uniform", "--exponent", "1"), "1 is of token counts, and there are none"),
         (("calibrate", source, "--exponent", "-1"), "the exponent of the counts is 0 to 2, got -1"),
-        (("calibrate", source, "--from", "uniform", "--text", text), "give one of them"),
         (("calibrate", source, "--task", "sst2"), "--task, --data and --set are of gates; add --weights-from gates"),
         (("calibrate", source, "--weights-from", "gates", "--exponent", "1"), "gates are learned alone"),
         ((*press, "--calibration", text), "is no calibration file that vocabpress wrote"),

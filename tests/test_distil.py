@@ -16,9 +16,8 @@ from vocabpress.hf.checkpoint import named_class, open_model, open_tokenizer
 from vocabpress.recover import OBJECTIVES, Recovery, recover
 from vocabpress.recover.lesson import Source, read_lesson
 from vocabpress.recover.listen import Heard, listening, record_ffn
-from vocabpress.recover.loop import held_out_terms
-from vocabpress.recover.objective import Traces, terms, trace
-from vocabpress.recover.text import UNSCORED, Sequences, read_sequences, with_own_labels
+from vocabpress.recover.objective import Traces, held_out_terms, terms, trace
+from vocabpress.recover.text import UNSCORED, Sequences, set_aside, tokenise, with_own_labels
 from vocabpress.recover.thaw import Thawed, freeze, thaw
 
 QUICK = {"steps": 12, "batch_size": 4, "max_length": 16, "held_out": 8, "evaluate_every": 4, "learning_rate": 0.02}
@@ -174,7 +173,7 @@ def test_thawing_products():
 def masked(folder, name="bert", seed=0):
     tokenizer = open_tokenizer(folder / name)
     model = open_model(folder / name, named_class(folder / name))
-    plain = read_sequences([folder / "text.txt"], tokenizer, 16, 8, 0, False)
+    plain = set_aside(tokenise([folder / "text.txt"], tokenizer, 16, False), 8, tokenizer.pad_token_id, 0)
     return plain, with_own_labels(plain, model, tokenizer, seed), tokenizer
 
 

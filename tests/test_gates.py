@@ -14,10 +14,12 @@ from vocabpress.calibrate import GateSettings, learn_gates
 from vocabpress.calibrate import gates as gates_module
 from vocabpress.calibrate.counts import tfidf
 from vocabpress.calibrate.gated import Gated
+from vocabpress.calibrate.gates import Learning
 from vocabpress.evaluate import evaluate
 from vocabpress.evaluate.finetuned.glue import Glue
 from vocabpress.hf.checkpoint import open_model, open_tokenizer
 from vocabpress.recover.lesson import Source, read_lesson
+from vocabpress.recover.loop import Progress, make_accelerator
 from vocabpress.recover.settings import Recovery
 from vocabpress.texts import read_lines
 
@@ -92,7 +94,7 @@ def gates_of(folder, output, settings=QUICK, model="bert", **options):
 def test_the_best_epoch_is_written_and_is_no_worse_than_tfidf(folder, tmp_path):
     report = gates_of(folder, tmp_path / "g")
     known = Calibration.load(tmp_path / "g")
-    assert (known.source, known.texts) == ("gates", ("text.txt",))
+    assert (known.source, known.texts, known.tokens) == ("gates", ("text.txt",), int(known.counts.sum()))
     gates = known.weights
     assert len(report.held_out) == 1 + QUICK.epochs
     assert report.held_out[report.best_epoch] == min(report.held_out)
@@ -103,29 +105,29 @@ def test_the_best_epoch_is_written_and_is_no_worse_than_tfidf(folder, tmp_path):
     # What was judged is the table that compress makes of the file.
     table = open_model(folder / "bert").get_input_embeddings().weight.detach()
     made = DiscBlock().fit(table, budget=Budget.ratio(4), token_weights=gates)
-    lesson = lesson_of(folder, gates)
-    assert lesson._judge() == pytest.approx(min(report.held_out), rel=1e-5)
+    learning = learning_of(folder, gates)
+    assert learning.judge() == pytest.approx(min(report.held_out), rel=1e-5)
     assert made.total_bits() <= Budget.ratio(4).max_bits(tiny.VOCAB, 32)
 
 
-def lesson_of(folder, gates, settings=QUICK):
-    """A lesson that has not begun."""
+def learning_of(folder, gates, settings=QUICK):
+    """A run that has not begun."""
     model, tokenizer = open_model(folder / "bert"), open_tokenizer(folder / "bert")
     reading = Recovery(batch_size=settings.batch_size, max_length=settings.max_length, held_out=settings.held_out)
     lesson = read_lesson(Source([folder / "text.txt"]), model, tokenizer, reading, 0, False)
-    return gates_module._Learning(model, gates, lesson, settings, Budget.ratio(4), 0, torch.device("cpu"))
+    return Learning(model, gates, lesson, settings, Budget.ratio(4), 0, make_accelerator("cpu"))
 
 
 def test_gates_go_to_the_sparsity_where_text_does_not_hold_them(folder):
-    lesson = lesson_of(folder, torch.full((tiny.VOCAB,), 0.5), GateSettings(epochs=8, batch_size=8, held_out=8))
-    before = {name: tensor.clone() for name, tensor in lesson.model.state_dict().items() if "gat" not in name}
-    lesson.learn(progress=False)
-    gates, seen = lesson.gated.gates.detach(), torch.zeros(tiny.VOCAB)
-    for example in lesson.sequences.training:
+    learning = learning_of(folder, torch.full((tiny.VOCAB,), 0.5), GateSettings(epochs=8, batch_size=8, held_out=8))
+    before = {name: tensor.clone() for name, tensor in learning.model.state_dict().items() if "gat" not in name}
+    learning.learn(progress=False)
+    gates, seen = learning.gated.gates.detach(), torch.zeros(tiny.VOCAB)
+    for example in learning.lesson.sequences.training:
         seen[example["input_ids"]] += 1
     assert float((gates[seen == 0] - 0.05).abs().max()) < 0.02
     assert float(gates[seen.topk(5).indices].mean()) > float(gates[seen == 0].mean())
-    after = lesson.model.state_dict()
+    after = learning.model.state_dict()
     frozen = [name for name in before if "word_embeddings" not in name or "original" in name]
     assert len(frozen) > 20
     assert all(torch.equal(before[name], after[name]) for name in frozen)
@@ -134,10 +136,10 @@ def test_gates_go_to_the_sparsity_where_text_does_not_hold_them(folder):
 def test_without_sparsity_gates_open_where_the_model_needs_them(folder):
     settings = GateSettings(epochs=8, batch_size=8, held_out=8, sparsity_weight=0.0)
     start = torch.full((tiny.VOCAB,), 0.3)
-    lesson = lesson_of(folder, start, settings)
-    lesson.learn(progress=False)
-    gates, seen = lesson.gated.gates.detach(), torch.zeros(tiny.VOCAB)
-    for example in lesson.sequences.training:
+    learning = learning_of(folder, start, settings)
+    learning.learn(progress=False)
+    gates, seen = learning.gated.gates.detach(), torch.zeros(tiny.VOCAB)
+    for example in learning.lesson.sequences.training:
         seen[example["input_ids"]] += 1
     torch.testing.assert_close(gates[seen == 0], start[seen == 0])
     assert float(gates[seen.topk(5).indices].mean()) > 0.4
@@ -184,16 +186,14 @@ def test_the_command_line_and_its_file_in_compress(folder, tmp_path, capsys):
 
 def test_the_start_is_tfidf_over_its_largest(folder, tmp_path, monkeypatch):
     started = []
-
-    class Learning(gates_module._Learning):
-        def learn(self, progress):
-            started.append(self.gated.gates.detach().clone())
-            return started[0], [1.0]
-
-    monkeypatch.setattr(gates_module, "_Learning", Learning)
+    monkeypatch.setattr(
+        gates_module.Training, "train", lambda self, loss: started.append(self.model) or Progress(losses=[loss])
+    )
     gates_of(folder, tmp_path / "g")
     scores = tfidf(read_lines([folder / "text.txt"]), open_tokenizer(folder / "bert"), tiny.VOCAB)
-    torch.testing.assert_close(started[0], (scores / scores.max()).clamp(min=0.001))
+    expected = (scores / scores.max()).clamp(min=0.001)
+    torch.testing.assert_close(started[0].get_input_embeddings().gates.detach(), expected)
+    torch.testing.assert_close(Calibration.load(tmp_path / "g").weights, expected)
 
 
 def test_on_a_task_the_gate_of_the_word_that_decides_it_opens(labelled_data, tmp_path, capsys):
@@ -215,7 +215,7 @@ def test_on_a_task_the_gate_of_the_word_that_decides_it_opens(labelled_data, tmp
     opened, tokenizer = gates_module._open(model, source, settings)
     lesson = read_lesson(source, opened, tokenizer, reading, 0, False)
     start = torch.full((len(tokenizer),), 0.3)
-    learning = gates_module._Learning(opened, start, lesson, settings, Budget.ratio(4), 0, torch.device("cpu"))
+    learning = Learning(opened, start, lesson, settings, Budget.ratio(4), 0, make_accelerator("cpu"))
     learning.learn(progress=False)
     decides, *others = tokenizer.convert_tokens_to_ids(["w7", *(f"w{i}" for i in range(20, 60))])
     learned = learning.gated.gates.detach()

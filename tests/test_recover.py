@@ -19,10 +19,9 @@ from vocabpress.embeddings import Projected, Scalar
 from vocabpress.fitting.quantise import quantise
 from vocabpress.hf.checkpoint import named_class, open_model
 from vocabpress.recover import Recovery, recover
-from vocabpress.recover import loop as loop_module
 from vocabpress.recover.listen import Heard, listening, record_attention
-from vocabpress.recover.objective import Traces, terms, trace
-from vocabpress.recover.text import batch_plan, read_sequences
+from vocabpress.recover.objective import Traces, held_out_terms, terms, trace
+from vocabpress.recover.text import batch_plan, set_aside, tokenise
 from vocabpress.recover.thaw import Thawed, freeze, thaw
 
 QUICK = Recovery(steps=12, batch_size=4, max_length=16, held_out=8, evaluate_every=4, learning_rate=0.02)
@@ -81,10 +80,10 @@ def test_what_is_reported_is_what_the_written_folder_scores(folder, tmp_path):
     report = run(folder, tmp_path / "out")
     student, teacher = (open_model(place, named_class(place)) for place in (tmp_path / "out", folder / "bert"))
     tokenizer = tiny_tokenizer(folder)
-    sequences = read_sequences([folder / "text.txt"], tokenizer, 16, 8, 0, False)
+    sequences = set_aside(tokenise([folder / "text.txt"], tokenizer, 16, False), 8, tokenizer.pad_token_id, 0)
     for model in (student, teacher):
         record_attention(model)
-    found = loop_module.held_out_terms(student, teacher, sequences, QUICK, torch.device("cpu"))
+    found = held_out_terms(student, teacher, sequences, QUICK, torch.device("cpu"))
     assert found == pytest.approx(report.terms_after)
 
 
@@ -229,7 +228,7 @@ def test_the_plan_of_batches_repeats_and_uses_every_sequence():
 
 def test_held_out_sequences_are_never_trained_on(folder, tmp_path):
     (tmp_path / "twice.txt").write_text(words(60) + words(60), encoding="utf-8")
-    sequences = read_sequences([tmp_path / "twice.txt"], tiny_tokenizer(folder), 16, 100, 1, False)
+    sequences = set_aside(tokenise([tmp_path / "twice.txt"], tiny_tokenizer(folder), 16, False), 100, 0, 1)
     assert len(sequences.held_out) == 6
     assert len(sequences.training) == 54
     training, held_out = (

@@ -11,6 +11,7 @@ import pytest
 
 import tiny
 from command import run
+from vocabpress import Calibration
 from vocabpress.texts import read_lines, sources
 
 LINES = ["w1 w2 w3", "w4 w5"]
@@ -94,3 +95,4 @@ def test_commands_take_text_from_standard_input(tmp_path, capsys, monkeypatch):
         )
         code, _, err = run(capsys, command, source, "-o", tmp_path / f"out{number}", "--text", "-", *more)
         assert code == 0, err
+    assert Calibration.load(tmp_path / "out1").texts == ("-",)

@@ -36,7 +36,7 @@ class Calibration:
         source: Where the weights come from: ``"uniform"``, every token alike; ``"vocabulary-order"``, Zipf's law;
             ``"text"`` or ``"counts"``, a power of the counts; ``"tfidf"``; ``"gates"``; or ``"given"``. A calibration
             without weights that is not ``"uniform"`` leaves them to whoever reads it.
-        exponent: Of the counts, where the weights are a power of them.
+        exponent: The power of the counts that the weights are; None where they are no power.
         texts: Names of the files that were read.
         tokens: Counted in them.
         metric: In which directions an error matters, (d, d); None counts all alike.
@@ -100,9 +100,9 @@ class Calibration:
             raise ValueError(f"no such calibration file: {path}; vocabpress calibrate makes one")
         try:
             with safe_open(str(path), "pt") as file:
-                names, told = set(file.keys()), file.metadata() or {}
+                names, metadata = set(file.keys()), file.metadata() or {}
                 tensors = {field: file.get_tensor(key) for field, key in TENSORS.items() if key in names}
-            known: dict[str, Any] = json.loads(told.get("calibration", "{}"))
+            known: dict[str, Any] = json.loads(metadata.get("calibration", "{}"))
             known["texts"] = tuple(known.get("texts", ()))
             if not tensors and "source" not in known:
                 raise ValueError(f"it holds {', '.join(sorted(names)[:3]) or 'nothing'}")
@@ -145,21 +145,21 @@ class Calibration:
 
     @property
     def leaves_weights_open(self) -> bool:
-        """Whether nothing is said about tokens: the metric alone, or nothing at all."""
+        """Whether there is nothing about tokens here: the metric alone, or nothing at all."""
         return self.weights is None and self.counts is None and self.source == "given"
 
     def joined(self, other: "Calibration") -> "Calibration":
-        """This, with whatever ``other`` says in its place: about tokens, about directions, or both."""
+        """This, with what ``other`` has of tokens, of directions or of both in its place."""
         of_metric = [field.name for field in fields(self) if field.name.startswith("metric")]
         taken = [] if other.metric is None else of_metric
         if not other.leaves_weights_open:
             taken += [field.name for field in fields(self) if field.name not in of_metric]
-        if other.counts is None and "counts" in taken and other.source != UNIFORM:
+        if other.weights is not None and other.counts is None:
             taken.remove("counts")
         return replace(self, **{name: getattr(other, name) for name in taken})
 
-    def for_table(self, rows: int, width: int) -> dict[str, Tensor | None]:
-        """What `Method.fit` takes for a table (V, d): ``token_weights``, and ``metric`` at its strength.
+    def check(self, rows: int, width: int) -> None:
+        """See that this is of a table (V, d).
 
         Raises:
             ValueError: If this calibration is another model's, or the metric is none.
@@ -171,10 +171,13 @@ class Calibration:
                 raise ValueError(
                     f"the calibration holds {name} of {count} tokens, the table has {rows}; make it for this model"
                 )
-        if self.metric is None:
-            return {"token_weights": self.weights, "metric": None}
-        check_metric(self.metric, width)
-        return {"token_weights": self.weights, "metric": power(self.metric, self.metric_strength).float()}
+        if self.metric is not None:
+            check_metric(self.metric, width)
+
+    def for_fit(self) -> dict[str, Tensor | None]:
+        """What `Method.fit` takes: ``token_weights``, and ``metric`` at its strength."""
+        metric = None if self.metric is None else power(self.metric, self.metric_strength).float()
+        return {"token_weights": self.weights, "metric": metric}
 
 
 def token_weights(counts: Tensor, exponent: float = ROOT) -> Tensor:
@@ -199,7 +202,7 @@ def token_weights(counts: Tensor, exponent: float = ROOT) -> Tensor:
 
 
 def join(parts: Sequence["Calibration | str | Path"]) -> Calibration:
-    """Calibrations or files of them as one; what a later one says stands in the place of what an earlier one does.
+    """Calibrations or files of them as one; what a later one has stands in the place of what an earlier one has.
 
     Raises:
         ValueError: If a file is unusable.

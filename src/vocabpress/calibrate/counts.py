@@ -35,6 +35,7 @@ def weigh_tokens(
     num_embeddings: int,
     text: Sequence[str | Path] = (),
     *,
+    noted: Sequence[str | Path] = (),
     exponent: float | None = None,
     by_tfidf: bool = False,
     progress: bool = False,
@@ -49,7 +50,8 @@ def weigh_tokens(
         open_tokenizer: Opens the model's own, where it is needed; raises ValueError where there is none.
         num_embeddings: Rows of the table, V.
         text: UTF-8 text files.
-        exponent: Of the counts. None leaves weights that are there as they are, and takes the root for others.
+        noted: What the user called them: folders and pipes stand for others.
+        exponent: The power of the counts. None leaves weights that are there alone, and takes the root of others.
         by_tfidf: Whether to rate the tokens by `tfidf` instead, each line of the text a document.
         progress: Whether to draw a progress bar over the text on stderr.
 
@@ -60,10 +62,10 @@ def weigh_tokens(
         if known.counts is not None or known.source in (UNIFORM, VOCABULARY_ORDER):
             raise ValueError("token weights come from text or from a calibration that has counts; give one of them")
         counts = count_tokens(read_lines(text, progress), open_tokenizer(), num_embeddings)
-        names = tuple(Path(file).name for file in text)
+        names = tuple(Path(file).name for file in noted or text)
         known = replace(known, counts=counts, texts=names, tokens=int(counts.double().sum()))
         known = replace(known, source="text") if known.weights is None else known
-    elif known.leaves_weights_open or known.source == VOCABULARY_ORDER:
+    elif known.counts is None and (known.leaves_weights_open or known.source == VOCABULARY_ORDER):
         try:
             known = replace(known, counts=vocabulary_order(open_tokenizer(), num_embeddings), source=VOCABULARY_ORDER)
         except ValueError:

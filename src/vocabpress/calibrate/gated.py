@@ -16,15 +16,15 @@ class Gated(nn.Module):
     """Stands for a token embedding while its gates are learned.
 
     The row of token t keeps its coordinates j < g_t d and loses the others. The gradient passes the mask as if each
-    coordinate of it were the gate itself, times d. One of a few square layers then makes up for what is gone; a linear
-    selector picks it by the mask, by a hard Gumbel softmax whose gradient is that of the soft one.
+    coordinate of it were the gate itself, times d. Then one of several square layers makes up for what is gone. A
+    linear selector picks it by the mask, by a hard Gumbel softmax whose gradient is that of the soft one.
 
     Args:
         original: The embedding; it is not trained.
         gates: (V).
         layers: How many square layers; each starts as the identity.
-        temperature: Of the Gumbel softmax.
-        generator: Of its noise; on the embedding's device.
+        temperature: The Gumbel softmax divides by it.
+        generator: Draws its noise; on the embedding's device.
     """
 
     def __init__(
@@ -69,8 +69,8 @@ class Gated(nn.Module):
     def mask(self, ids: Tensor) -> Tensor:
         """0 or 1 for each coordinate, (*ids.shape, d), with the gradient of the gate."""
         reach = self.gates[ids][..., None] * self.width
-        kept = (torch.arange(self.width, device=reach.device) < reach).to(reach.dtype)
-        return kept + (reach - reach.detach())
+        mask = (torch.arange(self.width, device=reach.device) < reach).to(reach.dtype)
+        return mask + (reach - reach.detach())
 
     def gated(self, ids: Tensor) -> Tensor:
         """Masked rows, each through one of the layers; shape (*ids.shape, d)."""

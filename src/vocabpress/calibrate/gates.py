@@ -2,12 +2,12 @@
 
 "Block-wise Word Embedding Compression Revisited: Better Weighting and Structuring", Lee, Lee, Moon, Findings of EMNLP
 2021, and its public code. A gate for each token, at first its TF-IDF over the largest one, says how many coordinates of
-its row are kept; gates, and five square layers that make up for what is masked, are trained by plain SGD while the
+its row stay; gates, and five square layers that make up for what is masked, are trained by plain SGD while the
 model is frozen:
 
     loss = loss of the task + 25 ||0.95 - (1 - g)||_2      over the whole vocabulary, g clamped to [0.001, 1]
 
-The epoch is kept whose gates make the best table by block SVD, judged on held-out text.
+The epoch wins whose gates make the best table by block SVD, judged on held-out text.
 
 The loss of the task is that of a fine-tuned model on the rows of a task of GLUE, or that of a language model on text.
 
@@ -21,15 +21,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
 from vocabpress.budget import Budget
 from vocabpress.calibrate.calibration import Calibration
-from vocabpress.calibrate.counts import tfidf
+from vocabpress.calibrate.counts import count_tokens, tfidf
 from vocabpress.calibrate.gated import LEAST_GATE, MOST_GATE, Gated, Rows
 from vocabpress.evaluate.finetuned.training import padded
 from vocabpress.files import check_place
@@ -40,20 +40,23 @@ from vocabpress.hf.folders import find_folder
 from vocabpress.hf.modules import TokenEmbedding
 from vocabpress.hf.original import Original
 from vocabpress.methods import DiscBlock
-from vocabpress.progress import Bar
 from vocabpress.recover.lesson import Lesson, Source, read_lesson
-from vocabpress.recover.loop import ready
+from vocabpress.recover.loop import Progress, Training, make_accelerator
 from vocabpress.recover.objective import terms, trace
 from vocabpress.recover.pair import check_classifier
 from vocabpress.recover.settings import Recovery
-from vocabpress.recover.text import UNSCORED, Example, batch_plan
+from vocabpress.recover.text import UNSCORED, Batch, ready
+from vocabpress.texts import sources
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 RATE_DECAY = 1.15
 
 
 @dataclass(frozen=True)
 class GateSettings:
-    """How gates are learned; the numbers are the paper's unless said otherwise.
+    """How gates are learned; the numbers are the paper's where nothing else is written.
 
     Attributes:
         epochs: Passes over the text; the paper has 30.
@@ -64,8 +67,8 @@ class GateSettings:
         clip: The most that the gradient's norm may be.
         sparsity: What 1 - g is drawn to.
         sparsity_weight: How strongly.
-        temperature: Of the Gumbel softmax that selects a layer.
-        blocks: Of the layers, and of the tables that are judged.
+        temperature: The Gumbel softmax that selects a layer divides by it.
+        blocks: How many layers, and how many blocks of the tables that are judged.
         factors: Number format of those tables.
         language_model: Whether the loss on text is the model's own, as a masked or causal language model.
 
@@ -106,16 +109,16 @@ class GateReport:
 
     Attributes:
         output: The file written.
-        budget: Of the tables that were judged.
+        budget: The size of the tables that were judged.
         loss: What is trained on and judged by: ``"hidden"``, the relative error of the hidden states; ``"model"``, a
             language model's own loss; or the name of the task.
         held_out: That loss on held-out sequences, with the table that the gates make: at the start (TF-IDF), and after
             each epoch.
         best_epoch: Whose gates were written; 0 is the start.
-        mean_gate: Of what was written.
+        mean_gate: The mean of the gates that were written.
         training_sequences: At hand.
         held_out_sequences: Set aside.
-        seconds: Of it all.
+        seconds: In all.
     """
 
     output: str
@@ -150,9 +153,9 @@ def learn_gates(
         text: UTF-8 text files, a sequence and a document of the TF-IDF a line.
         task: Instead of text: a task of GLUE, whose training rows and labels are learned from.
         data: Folder of the data sets; None takes the hub's.
-        budget: Of the tables that are judged; ratio 25 to float32 if None.
+        budget: The size of the tables that are judged; ratio 25 to float32 if None.
         settings: How long and how fast; None takes the defaults.
-        seed: Of what is held out, the order of the text, and the noise.
+        seed: Decides what is held out, the order of the text, and the noise.
         device: Where to run; None stays on the CPU.
         progress: Whether to draw progress bars on stderr.
 
@@ -163,7 +166,7 @@ def learn_gates(
     settings, budget = settings or GateSettings(), budget or Budget.ratio(25)
     check_place(output)
     check_device(device)
-    source = Source(text, task, None if data is None else Path(data))
+    source = Source(sources(text), task, None if data is None else Path(data))
     folder = find_folder(model)
     opened, tokenizer = _open(folder, source, settings)
     table = Original.of(opened).weight
@@ -174,18 +177,21 @@ def learn_gates(
         language_model=settings.language_model,
     )
     lesson = read_lesson(source, opened, tokenizer, recovery, seed, progress)
+    counts = count_tokens(source.documents(progress), tokenizer, len(table))
     scores = tfidf(source.documents(progress), tokenizer, len(table))
-    place = torch.device(device or "cpu")
-    opened.to(place)  # pyright: ignore[reportArgumentType]
-    best, held_out = _Learning(opened, scores / scores.max(), lesson, settings, budget, seed, place).learn(progress)
+    accelerator = make_accelerator(device or "cpu")
+    opened.to(accelerator.device)  # pyright: ignore[reportArgumentType]
+    learning = Learning(opened, scores / scores.max(), lesson, settings, budget, seed, accelerator)
+    done, best = learning.learn(progress and accelerator.is_main_process)
     texts = tuple(Path(file).name for file in text) or ((task,) if task else ())
-    Calibration(weights=best, source="gates", texts=texts).save(output)
+    if accelerator.is_main_process:
+        Calibration(best, counts, "gates", texts=texts, tokens=int(counts.double().sum())).save(output)
     return GateReport(
         output=str(output),
         budget=str(budget),
         loss=task or ("model" if settings.language_model else "hidden"),
-        held_out=held_out,
-        best_epoch=min(range(len(held_out)), key=held_out.__getitem__),
+        held_out=done.losses,
+        best_epoch=done.best_look,
         mean_gate=float(best.mean()),
         training_sequences=len(lesson.sequences.training),
         held_out_sequences=len(lesson.sequences.held_out),
@@ -207,84 +213,87 @@ def _open(folder: Path, source: Source, settings: GateSettings) -> tuple[PreTrai
     return opened, padded(open_tokenizer(folder), folder)
 
 
-class _Learning:
-    """One training run; the model's embedding is replaced by a `Gated` one."""
+@dataclass
+class Learning:
+    """One training run; the model's embedding is replaced by a `Gated` one, and everything else of it frozen.
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        gates: Tensor,
-        lesson: Lesson,
-        settings: GateSettings,
-        budget: Budget,
-        seed: int,
-        device: torch.device,
-    ) -> None:
-        self.model, self.sequences, self.settings = model, lesson.sequences, settings
-        self.labelled = lesson.labelled
-        self.budget, self.seed, self.device = budget, seed, device
-        model.requires_grad_(False)
-        generator = torch.Generator(device).manual_seed(seed)
-        embedding: Any = model.get_input_embeddings()
-        self.gated = Gated(embedding, gates, settings.blocks, settings.temperature, generator)
-        model.set_input_embeddings(self.gated)
+    Attributes:
+        model: On the accelerator's device.
+        start: Gates to start from, (V).
+        lesson: What they are trained on.
+        settings: How.
+        budget: The size of the tables that are judged.
+        seed: Decides the order of the sequences, and the noise.
+        accelerator: See `make_accelerator`.
+    """
 
-    def learn(self, progress: bool) -> tuple[Tensor, list[float]]:
-        """The best gates, shape (V) on the CPU, and the held-out errors at the start and after each epoch."""
-        settings = self.settings
-        best, errors = self.gated.gates.detach().cpu().clone(), [self._judge()]
-        optimiser = torch.optim.SGD(self.gated.trained(), lr=settings.learning_rate)
-        lengths = [len(example["input_ids"]) for example in self.sequences.training]
-        steps = max(1, len(lengths) // settings.batch_size)
-        plan = batch_plan(lengths, settings.batch_size, settings.epochs * steps, self.seed)
-        with Bar(total=len(plan), desc="learning gates", disable=not progress) as bar:
-            for epoch in range(1, settings.epochs + 1):
-                late = max(0, epoch - -(-settings.epochs // 3))
-                optimiser.param_groups[0]["lr"] = settings.learning_rate / RATE_DECAY**late
-                for chosen in plan[(epoch - 1) * steps : epoch * steps]:
-                    self._step([self.sequences.training[index] for index in chosen], optimiser)
-                    bar.update()
-                errors.append(self._judge())
-                if errors[-1] < min(errors[:-1]):
-                    best = self.gated.gates.detach().cpu().clone()
-                bar.set_note(epoch=epoch, held_out=f"{errors[-1]:.4g}", best=f"{min(errors):.4g}")
-        return best, errors
+    model: PreTrainedModel
+    start: Tensor
+    lesson: Lesson
+    settings: GateSettings
+    budget: Budget
+    seed: int
+    accelerator: "Accelerator"
 
-    def _step(self, rows: list[Example], optimiser: torch.optim.Optimizer) -> None:
-        gated, settings = self.gated, self.settings
-        error, _ = self._error(rows, gated.gated)
-        sparse = (settings.sparsity - (1 - gated.gates)).norm()
-        loss = error + settings.sparsity_weight * sparse
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(gated.trained(), settings.clip)
-        optimiser.step()
-        gated.gates.data.clamp_(LEAST_GATE, MOST_GATE)
+    def __post_init__(self) -> None:
+        self.model.requires_grad_(False)
+        generator = torch.Generator(self.accelerator.device).manual_seed(self.seed)
+        embedding: Any = self.model.get_input_embeddings()
+        self.gated = Gated(embedding, self.start, self.settings.blocks, self.settings.temperature, generator)
+        self.model.set_input_embeddings(self.gated)
 
-    def _error(self, examples: list[Example], rows: Rows) -> tuple[Tensor, int]:
+    def learn(self, progress: bool) -> tuple[Progress, Tensor]:
+        """The held-out losses at the start and after each epoch, and the best gates, shape (V) on the CPU."""
+        settings, sequences, gates = self.settings, self.lesson.sequences, self.gated.gates
+        steps = max(1, len(sequences.training) // settings.batch_size)
+        training = Training(
+            self.model,
+            torch.optim.SGD(self.gated.trained(), lr=settings.learning_rate),
+            rate=lambda step: RATE_DECAY ** -max(0, step // steps + 1 - -(-settings.epochs // 3)),
+            loss=self._loss,
+            judge=self.judge,
+            sequences=sequences,
+            batch_size=settings.batch_size,
+            steps=settings.epochs * steps,
+            look_every=steps,
+            accelerator=self.accelerator,
+            seed=self.seed,
+            title="learning gates" if progress else "",
+            clip=settings.clip,
+            after_step=lambda: gates.data.clamp_(LEAST_GATE, MOST_GATE),
+        )
+        start = gates.detach().cpu().clone()
+        done = training.train(self.judge())
+        found = [tensor for name, tensor in done.best.items() if name.endswith(".gates")]
+        return done, found[0] if found else start
+
+    def _loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        error, _ = self._error(model, batch, self.gated.gated)
+        sparse = (self.settings.sparsity - (1 - self.gated.gates)).norm()
+        return error + self.settings.sparsity_weight * sparse
+
+    def _error(self, model: nn.Module, batch: Batch, rows: Rows) -> tuple[Tensor, int]:
         """The loss that is not sparsity's, with other rows in the embedding, and how much the batch counts."""
-        batch = ready(self.sequences.collate(examples), self.model, self.device)
-        if self.labelled:
+        if self.lesson.labelled:
             with self.gated.reading(rows):
-                loss: Any = self.model(**batch).loss
+                loss: Any = model(**batch).loss
             return loss, int((batch["labels"] != UNSCORED).sum())
         with torch.no_grad():
             aim = trace(self.model, batch, logits=False)
         with self.gated.reading(rows):
-            found = trace(self.model, batch, logits=False)
+            found = trace(model, batch, logits=False)
         errors = terms(found, aim, batch["attention_mask"])
         return errors.get("hidden", errors["embedding"]), int(batch["attention_mask"].sum())
 
     @torch.no_grad()
-    def _judge(self) -> float:
+    def judge(self) -> float:
         """The loss on what is held out, with the table that the gates as they are make."""
         settings = self.settings
         method = DiscBlock(settings.blocks, settings.factors)
         table = method.fit(self.gated.weight, budget=self.budget, token_weights=self.gated.gates.detach())
         rows = TokenEmbedding(table, self.gated.original, owner=False).forward
-        examples = sorted(self.sequences.held_out, key=lambda example: len(example["input_ids"]))
         summed, counted = 0.0, 0
-        for start in range(0, len(examples), settings.batch_size):
-            error, count = self._error(examples[start : start + settings.batch_size], rows)
+        for batch in self.lesson.sequences.held_out_batches(settings.batch_size):
+            error, count = self._error(self.model, ready(batch, self.model, self.accelerator.device), rows)
             summed, counted = summed + float(error) * count, counted + count
         return summed / counted

@@ -1,12 +1,11 @@
 """The metric of a model: in which directions an error of an embedded token changes what the model says.
 
 M = E[g^T g], g the gradient of what `outputs` looks at with respect to an embedded token, over the tokens of unlabelled
-text: to second order, what an error of the rows does to the output. Of a prediction it is the Fisher information of the
-embedding layer (Amari, 1998). What a fit does with it: `vocabpress.fitting.fold`.
+text: to second order, what an error of the rows does to the output. For a prediction it is the Fisher information of
+the embedding layer (Amari, 1998). What a fit does with it: `vocabpress.fitting.fold`.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,45 +13,23 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from vocabpress.calibrate.calibration import Calibration
-from vocabpress.calibrate.outputs import Output, open_outputs
+from vocabpress.calibrate.outputs import Output, Outputs
 from vocabpress.hf.modules import TokenEmbedding
 from vocabpress.progress import Bar
 
 
-def measure_metric(
-    folder: Path,
-    text: Sequence[str | Path],
-    *,
-    sequences: int,
-    batch_size: int,
-    max_length: int,
-    seed: int,
-    device: torch.device,
-    progress: bool,
-) -> Calibration:
-    """Measure the metric of a model on text; see `vocabpress.calibrate.calibrate`, which says what the arguments are.
+def measure_metric(outputs: Outputs, progress: bool) -> Calibration:
+    """The metric of a model on what it reads; ``progress`` draws a bar on stderr.
 
     Raises:
-        ValueError: If there is no text, a number is out of range, or the model is compressed.
+        ValueError: If the model is compressed.
     """
-    if min(sequences, batch_size) < 1 or max_length < 4:
-        raise ValueError(
-            f"sequences and batch_size are at least 1 and max_length 4, got {sequences}, {batch_size}, {max_length}"
-        )
-    if not text:
-        raise ValueError("a metric is measured on text; give --text FILE, or text=[…]")
-    reader = open_outputs(folder, device, seed)
-    batches = reader.batches(text, sequences, batch_size, max_length, progress)
-    embeddings, summed, counted = _embeddings(reader.model), torch.zeros(()), 0
-    for run in Bar(batches, desc="metric", disable=not progress):
+    embeddings, summed, counted = _embeddings(outputs.model), torch.zeros(()), 0
+    for run in Bar(outputs.batches, desc="metric", disable=not progress):
         gradients = gradients_of(embeddings, run).double()
         summed, counted = summed + (gradients.T @ gradients).cpu(), counted + len(gradients)
-    return Calibration(
-        metric=(summed / counted).float(),
-        metric_of=reader.of,
-        metric_sequences=reader.read,
-        metric_tokens=counted,
-    )
+    metric = (summed / counted).float()
+    return Calibration(metric=metric, metric_of=outputs.of, metric_sequences=outputs.sequences, metric_tokens=counted)
 
 
 def gradients_of(embeddings: Sequence[nn.Module], run: Output) -> Tensor:

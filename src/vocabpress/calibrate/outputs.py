@@ -10,6 +10,7 @@ Embeddings and states are seen through random projections, so that one number st
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,91 +21,121 @@ from transformers import AutoModel, PreTrainedModel
 from vocabpress.evaluate.language import CAUSAL, MASKED, head_kind
 from vocabpress.evaluate.sentences import open_encoder
 from vocabpress.hf.checkpoint import named_class, open_model, open_tokenizer
-from vocabpress.recover.loop import ready
-from vocabpress.recover.text import UNSCORED, Sequences, tokenise, with_own_labels
+from vocabpress.recover.text import UNSCORED, Batch, Sequences, ready, tokenise, with_own_labels
 from vocabpress.texts import read_lines
 
 Output = Callable[[], tuple[Tensor, Tensor]]
 """Runs the model: a number to be derived, and which of the embedded tokens count, (batch, tokens)."""
 
 
-def open_outputs(folder: Path, device: torch.device, seed: int) -> "Sentences | Tokens":
-    """The model in a folder, ready to be read: `model`, `of`, `batches`."""
-    return (Sentences if (folder / "modules.json").is_file() else Tokens)(folder, device, seed)
+@dataclass(frozen=True)
+class Outputs:
+    """What a model says of text.
+
+    Attributes:
+        model: It, frozen.
+        of: What is looked at.
+        sequences: How many are read.
+        batches: A forward pass for each.
+    """
+
+    model: PreTrainedModel
+    of: Literal["sentence", "predictions", "hidden"]
+    sequences: int
+    batches: Iterator[Output]
 
 
-class Sentences:
-    """A sentence encoder; the output is its embedding of a sentence."""
+@dataclass(frozen=True)
+class Reading:
+    """How text is read for a calibration; `vocabpress.calibrate.calibrate` says what each field is.
 
-    of: Literal["sentence"] = "sentence"
+    Raises:
+        ValueError: If there is no text, or a number is out of range.
+    """
 
-    def __init__(self, folder: Path, device: torch.device, seed: int) -> None:
-        self.encoder: Any = open_encoder(folder, str(device))
-        self.encoder.requires_grad_(False)
-        self.draw = torch.Generator().manual_seed(seed)
-        self.model: PreTrainedModel = self.encoder[0].auto_model
-        self.device, self.read = device, 0
+    text: Sequence[str | Path]
+    sequences: int
+    batch_size: int
+    max_length: int
+    seed: int
+    device: torch.device
+    progress: bool
 
-    def batches(
-        self, text: Sequence[str | Path], most: int, batch_size: int, max_length: int, progress: bool
-    ) -> Iterator[Output]:
-        """A forward pass for each batch."""
-        self.encoder.max_seq_length = min(max_length, self.encoder.max_seq_length or max_length)
-        lines = list(dict.fromkeys(read_lines(text, progress)))
-        picked = [lines[i] for i in torch.randperm(len(lines), generator=self.draw)[:most].tolist()]
-        self.read = len(picked)
-        picked.sort(key=len)
-        return (self._output(picked[start : start + batch_size]) for start in range(0, len(picked), batch_size))
+    def __post_init__(self) -> None:
+        if min(self.sequences, self.batch_size) < 1 or self.max_length < 4:
+            raise ValueError(
+                "sequences and batch_size are at least 1 and max_length 4, "
+                f"got {self.sequences}, {self.batch_size}, {self.max_length}"
+            )
+        if not self.text:
+            raise ValueError("a metric is measured on text; give --text FILE, or text=[…]")
 
-    def _output(self, sentences: list[str]) -> Output:
+
+def read_outputs(folder: Path, reading: Reading) -> Outputs:
+    """Open the model in a folder, and let it read.
+
+    Raises:
+        ValueError: If the model or the text is unusable.
+    """
+    return (_of_sentences if (folder / "modules.json").is_file() else _of_tokens)(folder, reading)
+
+
+def _of_sentences(folder: Path, reading: Reading) -> Outputs:
+    encoder: Any = open_encoder(folder, str(reading.device))
+    encoder.requires_grad_(False)
+    encoder.max_seq_length = min(reading.max_length, encoder.max_seq_length or reading.max_length)
+    draw = torch.Generator().manual_seed(reading.seed)
+
+    def output(sentences: list[str]) -> Output:
         def run() -> tuple[Tensor, Tensor]:
-            features = self.encoder.tokenize(sentences)
-            features |= {k: v.to(self.device) for k, v in features.items() if isinstance(v, Tensor)}
-            embedded = nn.functional.normalize(self.encoder(features)["sentence_embedding"], dim=-1)
-            projected = embedded * torch.randn(embedded.shape, generator=self.draw).to(self.device)
-            return projected.sum(), features["attention_mask"].bool()
+            features = encoder.tokenize(sentences)
+            features |= {k: v.to(reading.device) for k, v in features.items() if isinstance(v, Tensor)}
+            embedded = nn.functional.normalize(encoder(features)["sentence_embedding"], dim=-1)
+            return _projected(embedded, draw), features["attention_mask"].bool()
 
         return run
 
+    lines = sorted(_drawn(list(dict.fromkeys(read_lines(reading.text, reading.progress))), reading, draw), key=len)
+    return Outputs(encoder[0].auto_model, "sentence", len(lines), map(output, _cut(lines, reading.batch_size)))
 
-class Tokens:
-    """Any other model: the output is what it predicts, or its last hidden states."""
 
-    def __init__(self, folder: Path, device: torch.device, seed: int) -> None:
-        self.kind = head_kind(folder)
-        self.of: Literal["predictions", "hidden"] = "predictions" if self.kind else "hidden"
-        self.model = open_model(folder, named_class(folder) if self.kind else AutoModel)
-        self.model.to(device).requires_grad_(False)  # pyright: ignore[reportArgumentType]
-        self.tokenizer = open_tokenizer(folder)
-        self.draw = torch.Generator().manual_seed(seed)
-        self.device, self.seed, self.read = device, seed, 0
+def _of_tokens(folder: Path, reading: Reading) -> Outputs:
+    kind = head_kind(folder)
+    model = open_model(folder, named_class(folder) if kind else AutoModel)
+    model.to(reading.device).requires_grad_(False)  # pyright: ignore[reportArgumentType]
+    tokenizer, draw = open_tokenizer(folder), torch.Generator().manual_seed(reading.seed)
 
-    def batches(
-        self, text: Sequence[str | Path], most: int, batch_size: int, max_length: int, progress: bool
-    ) -> Iterator[Output]:
-        """A forward pass for each batch."""
-        every = tokenise(text, self.tokenizer, max_length, progress)
-        order = torch.randperm(len(every), generator=torch.Generator().manual_seed(self.seed)).tolist()
-        sequences = Sequences([every[i] for i in order], [], self.tokenizer.pad_token_id or 0)
-        if self.kind in (MASKED, CAUSAL):
-            sequences = with_own_labels(sequences, self.model, self.tokenizer, self.seed)
-        examples = sorted(sequences.training[:most], key=lambda example: len(example["input_ids"]))
-        self.read = len(examples)
-        batches = (examples[start : start + batch_size] for start in range(0, len(examples), batch_size))
-        return (self._output(ready(sequences.collate(batch), self.model, self.device)) for batch in batches)
-
-    def _output(self, batch: dict[str, Tensor]) -> Output:
+    def output(batch: Batch) -> Output:
         def run() -> tuple[Tensor, Tensor]:
             labels, counts = batch.pop("labels", None), batch["attention_mask"].bool()
-            output: Any = self.model(**batch)
+            found: Any = model(**batch)
             if labels is None:
-                states = nn.functional.normalize(output[0][counts], dim=-1)
-                return (states * torch.randn(states.shape, generator=self.draw).to(self.device)).sum(), counts
-            logs = output.logits[_predicts(labels, self.kind)].float().log_softmax(-1)
-            drawn = logs.detach().exp().cpu().multinomial(1, generator=self.draw).to(self.device)
-            return logs.gather(1, drawn).sum(), counts
+                return _projected(nn.functional.normalize(found[0][counts], dim=-1), draw), counts
+            logs = found.logits[_predicts(labels, kind)].float().log_softmax(-1)
+            words = logs.detach().exp().cpu().multinomial(1, generator=draw).to(reading.device)
+            return logs.gather(1, words).sum(), counts
 
         return run
+
+    examples = _drawn(tokenise(reading.text, tokenizer, reading.max_length, reading.progress), reading, draw)
+    sequences = Sequences(examples, [], tokenizer.pad_token_id or 0)  # pyright: ignore[reportArgumentType]
+    if kind in (MASKED, CAUSAL):
+        sequences = with_own_labels(sequences, model, tokenizer, reading.seed)
+    examples = sorted(sequences.training, key=lambda example: len(example["input_ids"]))
+    batches = (ready(sequences.collate(some), model, reading.device) for some in _cut(examples, reading.batch_size))
+    return Outputs(model, "predictions" if kind else "hidden", len(examples), map(output, batches))
+
+
+def _drawn(items: list[Any], reading: Reading, draw: torch.Generator) -> list[Any]:
+    return [items[i] for i in torch.randperm(len(items), generator=draw)[: reading.sequences].tolist()]
+
+
+def _cut(items: list[Any], size: int) -> Iterator[list[Any]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _projected(vectors: Tensor, draw: torch.Generator) -> Tensor:
+    return (vectors * torch.randn(vectors.shape, generator=draw).to(vectors.device)).sum()
 
 
 def _predicts(labels: Tensor, kind: str | None) -> Tensor:

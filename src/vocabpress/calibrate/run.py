@@ -7,9 +7,10 @@ from typing import Literal
 
 import torch
 
-from vocabpress.calibrate.calibration import Calibration, join
+from vocabpress.calibrate.calibration import UNIFORM, VOCABULARY_ORDER, Calibration, join
 from vocabpress.calibrate.counts import weigh_tokens
 from vocabpress.calibrate.metric import measure_metric
+from vocabpress.calibrate.outputs import Reading, read_outputs
 from vocabpress.hf.checkpoint import load_model, open_tokenizer
 from vocabpress.hf.compress import check_device
 from vocabpress.hf.folders import find_folder
@@ -39,16 +40,17 @@ def calibrate(
 
     Args:
         model: A hub id, or a folder; not compressed.
-        text: UTF-8 text files, a sequence a line. Without any the tokens count by the vocabulary's order.
+        text: UTF-8 text files, a sequence a line. Without any the tokens count by the vocabulary's order. Tokens are
+            counted in it where ``start`` says nothing of their counts.
         start: Calibrations, or files of them, to begin with; what they hold is not made again.
-        exponent: Of the counts, 0 to 2; the root if None, but weights in ``start`` are left as they are then.
+        exponent: The power of the counts, 0 to 2; the root if None, but weights in ``start`` are left as they are then.
         weights_from: ``"tfidf"`` rates the tokens of the text by TF-IDF instead, each line a document.
         metric: Whether to measure the metric; None does so where there is text and ``start`` has none.
         metric_strength: Its exponent in a fit, 0 to 2; that of ``start``, or 0.5, if None.
         sequences: Read for the metric at most, drawn from the text.
         batch_size: Sequences a step.
         max_length: Tokens of a sequence.
-        seed: Of the draw, and of the projections.
+        seed: Decides the draw and the projections.
         device: Where to run; None stays on the CPU.
         progress: Whether to draw progress bars on stderr.
 
@@ -62,28 +64,25 @@ def calibrate(
     if weights_from not in ("counts", "tfidf"):
         raise ValueError(f"token weights come from counts or tfidf, got {weights_from!r}")
     check_device(device)
-    text, known, folder = sources(text), join(start), find_folder(model)
+    files, known, folder = sources(text), join(start), find_folder(model)
+    by_tfidf = weights_from == "tfidf"
+    if by_tfidf:  # whatever there is of tokens gives way
+        known = Calibration().joined(replace(known, weights=None, counts=None, source="given"))
+    counted = known.counts is not None or known.source in (UNIFORM, VOCABULARY_ORDER)
     known = weigh_tokens(
         known,
         lambda: open_tokenizer(folder),
         Original.of(load_model(folder, quantised=True)).shape[0],
-        text,
+        () if counted else files,
+        noted=text,
         exponent=exponent,
-        by_tfidf=weights_from == "tfidf",
+        by_tfidf=by_tfidf,
         progress=progress,
     )
     if metric is None:
         metric = bool(text) and known.metric is None
     if metric:
-        measured = measure_metric(
-            folder,
-            text,
-            sequences=sequences,
-            batch_size=batch_size,
-            max_length=max_length,
-            seed=seed,
-            device=torch.device(device or "cpu"),
-            progress=progress,
-        )
-        known = known.joined(measured)
+        place = torch.device(device or "cpu")
+        reading = Reading(files, sequences, batch_size, max_length, seed, place, progress)
+        known = known.joined(measure_metric(read_outputs(folder, reading), progress))
     return known if metric_strength is None else replace(known, metric_strength=metric_strength)

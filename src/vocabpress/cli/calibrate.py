@@ -43,7 +43,7 @@ def calibrate(
         ),
     ] = "counts",
     exponent: Annotated[
-        float | None, typer.Option(help="Of the counts, 0 to 2; 0 counts every token alike. [0.5]")
+        float | None, typer.Option(help="Power of the counts, 0 to 2; 0 counts every token alike. [0.5]")
     ] = None,
     metric: Annotated[
         bool | None,
@@ -59,11 +59,11 @@ def calibrate(
     max_length: Annotated[int, typer.Option(help="Tokens of a sequence.")] = 128,
     task: LessonTask = None,
     data: LessonData = None,
-    ratio: Annotated[float, typer.Option(help="Of the tables by which an epoch of gates is judged, to float32.")] = 25,
+    ratio: Annotated[float, typer.Option(help="Ratio to float32 of the tables by which gates are judged.")] = 25,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="field=value of the training of gates; may be repeated.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
+    seed: Annotated[int, typer.Option(help="Decides all randomness.")] = 0,
     device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1.")] = "cpu",
     revision: RevisionOption = None,
     as_json: JsonOption = False,
@@ -96,9 +96,9 @@ def calibrate(
             progress=True,
         )
         console.print_gates(report)
-        told: dict[str, Any] = asdict(report)
+        found: dict[str, Any] = asdict(report)
     else:
-        found = library.calibrate(
+        made = library.calibrate(
             model,
             text=text or (),
             start=start or (),
@@ -112,8 +112,8 @@ def calibrate(
             device=device,
             progress=True,
         )
-        found.save(output)
-        console.print_calibration(found, output)
-        told = {"output": str(output), **found.provenance(), "effective_rank": found.effective_rank}
+        made.save(output)
+        console.print_calibration(made, output)
+        found = {"output": str(output), **made.provenance(), "effective_rank": made.effective_rank}
     if as_json:
-        print_json(told)
+        print_json(found)

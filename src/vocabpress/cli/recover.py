@@ -34,9 +34,9 @@ def recover(
         str, typer.Option(help="relative: errors over the teacher's numbers. kroneckerbert: the paper's plain ones.")
     ] = "relative",
     mode: Annotated[str, typer.Option(help="table: the table alone, the body frozen. model: the body too.")] = "table",
-    steps: Annotated[int, typer.Option(help="Of the optimiser, at most.")] = 400,
+    steps: Annotated[int, typer.Option(help="How many the optimiser takes, at most.")] = 400,
     settings: SettingsOption = None,
-    seed: Annotated[int, typer.Option(help="Of what is held out and of the order of the text.")] = 0,
+    seed: Annotated[int, typer.Option(help="Decides what is held out, and the order of the text.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu keeps accelerate from a GPU.")] = None,
     as_json: JsonOption = False,
 ) -> None:

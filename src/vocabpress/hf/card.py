@@ -108,10 +108,9 @@ def _made(report: Report) -> str:
 
 
 def add_recovered(folder: Path, done: Recovered) -> str:
-    """The card of a folder without a report, as earlier versions wrote it, with what was trained added."""
+    """The card of a folder without a report, as earlier versions wrote it, and below it what was trained."""
     page = folder / "README.md"
-    before = page.read_text(encoding="utf-8") if page.is_file() else ""
-    return before.replace(UNCHANGED, TRAINED if done.mode == "model" else UNCHANGED) + _recovered(done)
+    return (page.read_text(encoding="utf-8") if page.is_file() else "") + _recovered(done)
 
 
 def _recovered(done: Recovered) -> str:

@@ -109,7 +109,8 @@ def compress(
     title, from_page = named_by(page.text)
     original = _open(folder, body_config(body) if isinstance(body, str) else body, tie, trust_remote_code)
     progress = progress and not shards.rank
-    known = weigh_tokens(known, lambda: open_tokenizer(folder), original.shape[0], text, progress=progress)
+    known = weigh_tokens(known, lambda: open_tokenizer(folder), original.shape[0], text, noted=given, progress=progress)
+    known.check(*original.shape)
     done = compress_model(original, request, known, device, shards, progress)
     if shards.rank:  # the first process measures and writes
         return shards.agree_on(None)

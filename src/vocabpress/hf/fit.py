@@ -74,7 +74,7 @@ def fit(
     table = method.fit(
         weight[own.start : own.stop].to(place),
         budget=request.budget,
-        **calibration.for_table(*original.shape),
+        **calibration.for_fit(),
         generator=torch.Generator(place).manual_seed(request.seed),
         shards=shards,
         progress=progress,

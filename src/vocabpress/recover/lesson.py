@@ -13,7 +13,7 @@ from vocabpress.evaluate.finetuned.glue_data import LAYOUTS, TEXTS, read_glue
 from vocabpress.evaluate.finetuned.training import check_length, need
 from vocabpress.evaluate.task import Subject
 from vocabpress.recover.settings import Recovery
-from vocabpress.recover.text import Example, Sequences, read_sequences, set_aside, with_own_labels
+from vocabpress.recover.text import Example, Sequences, set_aside, tokenise, with_own_labels
 from vocabpress.texts import read_lines
 
 
@@ -63,7 +63,7 @@ class Lesson:
         task: How a model is judged on the development rows; None where there are none.
         dev: Split -> its rows.
         subject: Says where to run.
-        tokenizer: Of the models, with a token to pad with.
+        tokenizer: The models' own, with a token to pad with.
     """
 
     sequences: Sequences
@@ -93,9 +93,9 @@ def read_lesson(
     Args:
         source: Says which.
         model: The student, or the teacher.
-        tokenizer: Of both; with a token to pad with where there is a task.
+        tokenizer: The same for both; with a token to pad with where there is a task.
         settings: Say how long sequences are, and how many are held out.
-        seed: Of the choice, and of what is masked.
+        seed: Decides the choice, and what is masked.
         progress: Whether to draw progress bars on stderr.
 
     Raises:
@@ -103,7 +103,10 @@ def read_lesson(
     """
     if source.task is not None:
         return _task_lesson(source, source.task, model, tokenizer, settings, seed, progress)
-    sequences = read_sequences(source.text, tokenizer, settings.max_length, settings.held_out, seed, progress)
+    examples = tokenise(source.text, tokenizer, settings.max_length, progress)
+    if len(examples) < 20:
+        raise ValueError(f"the text gives {len(examples)} sequences, recovery needs 20 or more; give more text")
+    sequences = set_aside(examples, settings.held_out, tokenizer.pad_token_id, seed)
     if settings.language_model:
         sequences = with_own_labels(sequences, model, tokenizer, seed)
     return Lesson(sequences, settings.language_model)

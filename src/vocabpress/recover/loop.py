@@ -1,9 +1,8 @@
-"""The training loop, through accelerate: one process, several GPUs or several machines, resumable at any checkpoint."""
+"""One loop for whatever trains against a model, through accelerate: on one device or several, resumable anywhere."""
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,15 +14,31 @@ from torch.utils.data import DataLoader
 
 from vocabpress.hf.inner import is_quantised
 from vocabpress.progress import Bar
-from vocabpress.recover.objective import Batch, terms, trace
-from vocabpress.recover.settings import Recovery, RecoveryReport
-from vocabpress.recover.text import Sequences, batch_plan
+from vocabpress.recover.text import Batch, Sequences, batch_plan, ready
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-SMALLEST_RMS = 1e-3  # of a tensor, as far as its learning rate goes: biases start at zero
-WARM_UP = 0.05
+
+def make_accelerator(device: str | None) -> "Accelerator":
+    """Accelerate's view of the machine.
+
+    Args:
+        device: ``"cpu"`` keeps it from a GPU, ``"cuda:1"`` gives it one; None leaves it the choice.
+
+    Raises:
+        ValueError: If accelerate is not installed.
+    """
+    try:
+        from accelerate import Accelerator, DistributedDataParallelKwargs
+    except ImportError:
+        raise ValueError("training needs accelerate; pip install 'vocabpress[train]'") from None
+    place = torch.device(device or "cpu")
+    if place.type == "cuda" and place.index is not None:
+        torch.cuda.set_device(place)
+    # A pooler gets no gradient: DistributedDataParallel must not wait for one.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    return Accelerator(cpu=device == "cpu", kwargs_handlers=[unused])
 
 
 @dataclass
@@ -32,17 +47,20 @@ class Progress:
 
     Attributes:
         step: Taken.
-        best_loss: On held-out text.
-        best: The trained tensors as they were then, on the CPU.
-        stale: Looks at held-out text since.
-        seconds: Of training.
+        losses: On what is held out: before the first step, then at each look.
+        best: The trained tensors at the least of them, on the CPU; none where that is the first.
+        seconds: Spent on training.
     """
 
     step: int = 0
-    best_loss: float = float("inf")
+    losses: list[float] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
-    stale: int = 0
     seconds: float = 0.0
+
+    @property
+    def best_look(self) -> int:
+        """The look that the tensors are from; 0 is the start."""
+        return min(range(len(self.losses)), key=self.losses.__getitem__)
 
     def state_dict(self) -> dict[str, Any]:
         """For accelerate's checkpoints."""
@@ -53,172 +71,101 @@ class Progress:
         vars(self).update(state)
 
 
-def make_accelerator(device: str | None) -> "Accelerator":
-    """Accelerate's view of the machine.
-
-    Raises:
-        ValueError: If accelerate is not installed.
-    """
-    try:
-        from accelerate import Accelerator, DistributedDataParallelKwargs
-    except ImportError:
-        raise ValueError("recovery needs accelerate; pip install 'vocabpress[train]'") from None
-    # A pooler gets no gradient: DistributedDataParallel must not wait for one.
-    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    return Accelerator(cpu=device == "cpu", kwargs_handlers=[unused])
-
-
-def share(report: RecoveryReport | None) -> RecoveryReport:
-    """The main process's report, in every process."""
-    from accelerate.utils import broadcast_object_list
-
-    (shared,) = broadcast_object_list([report])
-    assert shared is not None  # the main process made it
-    return shared
-
-
-def parameter_groups(parameters: Sequence[nn.Parameter], learning_rate: float) -> list[dict[str, Any]]:
-    """One group a tensor, its rate relative to the tensor's root mean square."""
-    sizes = [max(float(p.detach().float().square().mean().sqrt()), SMALLEST_RMS) for p in parameters]
-    return [{"params": [p], "lr": learning_rate * size} for p, size in zip(parameters, sizes, strict=True)]
-
-
-@torch.no_grad()
-def held_out_terms(
-    student: nn.Module, teacher: nn.Module, sequences: Sequences, settings: Recovery, device: torch.device
-) -> dict[str, float]:
-    """The loss's terms, unweighted, on all held-out sequences; each batch counts by its labels, or its tokens."""
-    student.eval()
-    order = sorted(sequences.held_out, key=lambda example: len(example["input_ids"]))
-    sums: dict[str, float] = {}
-    counted = 0
-    for start in range(0, len(order), settings.batch_size):
-        batch = ready(sequences.collate(order[start : start + settings.batch_size]), teacher, device)
-        of_rows = "labels" in batch and batch["labels"].dim() == 1
-        count = len(batch["labels"]) if of_rows else int(batch["attention_mask"].sum())
-        counted += count
-        for name, value in _terms(student, teacher, batch, settings).items():
-            sums[name] = sums.get(name, 0.0) + float(value) * count
-    return {name: value / counted for name, value in sums.items()}
-
-
-def weighted(found: dict[str, Any], settings: Recovery) -> Any:
-    """The loss, from its terms."""
-    return sum(settings.weights[name] * value for name, value in found.items())
-
-
-def ready(batch: Batch, model: nn.Module, device: torch.device) -> Batch:
-    """A batch on the device, with what a decoder reads where the model has an encoder and a decoder."""
-    batch = {name: tensor.to(device) for name, tensor in batch.items()}
-    config: Any = model.config
-    if config.is_encoder_decoder:
-        batch["decoder_input_ids"] = batch["input_ids"]
-    return batch
-
-
-def _terms(student: nn.Module, teacher: nn.Module, batch: Batch, settings: Recovery) -> dict[str, Tensor]:
-    wanted = settings.logits > 0
-    with torch.no_grad():
-        aim = trace(teacher, {name: tensor for name, tensor in batch.items() if name != "labels"}, wanted)
-    found = terms(trace(student, batch, wanted), aim, batch["attention_mask"], settings.normalised)
-    return {name: value for name, value in found.items() if settings.weights[name] > 0}
-
-
 @dataclass
-class Run:
+class Training:
     """One training run.
 
     Attributes:
-        student: Its trainable tensors require gradients, all others do not.
-        teacher: On the same device.
+        model: Its trainable tensors require gradients, all others do not.
+        optimiser: Moves them.
+        rate: Step -> factor of its learning rates.
+        loss: Model and batch -> what is minimised. The model may be wrapped for several devices.
+        judge: The loss on what is held out, of the model as it is.
         sequences: What it is trained on.
-        settings: How long and how fast.
+        batch_size: Sequences a step and process.
+        steps: At most.
+        look_every: Steps between looks at what is held out; a checkpoint is written then.
         accelerator: See `make_accelerator`.
-        work: Folder of the checkpoints.
-        seed: Of the order of the text.
-        show: Whether to draw a progress bar.
+        seed: Decides the order of the sequences.
+        work: Folder of the checkpoints; None writes none.
+        title: The progress bar's; empty draws none.
+        patience: Looks without gain after which it stops; None never does.
+        clip: The most that the gradient's norm may be; None leaves it.
+        after_step: What is done after each step.
     """
 
-    student: nn.Module
-    teacher: nn.Module
+    model: nn.Module
+    optimiser: torch.optim.Optimizer
+    rate: Callable[[int], float]
+    loss: Callable[[nn.Module, Batch], Tensor]
+    judge: Callable[[], float]
     sequences: Sequences
-    settings: Recovery
+    batch_size: int
+    steps: int
+    look_every: int
     accelerator: "Accelerator"
-    work: Path
     seed: int
-    show: bool
+    work: Path | None = None
+    title: str = ""
+    patience: int | None = None
+    clip: float | None = None
+    after_step: Callable[[], object] = lambda: None
 
     def train(self, first_loss: float) -> Progress:
-        """Train until the steps are done or held-out text no longer gains.
+        """Train until the steps are done or what is held out no longer gains.
 
         Args:
-            first_loss: On held-out text, before the first step; a run that never gets below it keeps no tensors.
+            first_loss: On what is held out, before the first step; a run that never gets below it has no tensors.
         """
-        settings, accelerator = self.settings, self.accelerator
-        trained = {name: p for name, p in self.student.named_parameters() if p.requires_grad}
-        groups = parameter_groups(list(trained.values()), settings.learning_rate)
-        optimiser = torch.optim.Adam(groups, betas=(0.9, 0.98))
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._rate)
-        student, optimiser = accelerator.prepare(self.student, optimiser)
-        progress = Progress(best_loss=first_loss)
+        accelerator = self.accelerator
+        trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, self.rate)
+        model, optimiser = accelerator.prepare(self.model, self.optimiser)
+        progress = Progress(losses=[first_loss])
         accelerator.register_for_checkpointing(progress, schedule)
-        saved = self._saved()
-        if saved:
-            accelerator.load_state(str(saved[-1]))
+        if self._saved():
+            accelerator.load_state(str(self._saved()[-1]))
         begun = time.perf_counter() - progress.seconds
-        with Bar(total=settings.steps, initial=progress.step, desc="recovering", disable=not self.show) as bar:
+        with Bar(total=self.steps, initial=progress.step, desc=self.title, disable=not self.title) as bar:
             for batch in self._batches(progress.step):
-                student.eval()  # no dropout: the teacher has none, and a resumed run must repeat an uninterrupted one
-                with self._autocast():
-                    loss = weighted(_terms(student, self.teacher, batch, settings), settings)
-                accelerator.backward(loss)
+                model.eval()  # no dropout: the teacher has none, and a resumed run must repeat an uninterrupted one
+                accelerator.backward(self.loss(model, batch))
+                if self.clip is not None:
+                    accelerator.clip_grad_norm_(trained.values(), self.clip)
                 optimiser.step()
                 schedule.step()
                 optimiser.zero_grad()
+                self.after_step()
                 progress.step += 1
                 bar.update()
-                if progress.step % settings.evaluate_every == 0 or progress.step == settings.steps:
-                    self._look(student, trained, progress)
-                    bar.set_note(held_out=f"{progress.best_loss:.4g}")
+                if progress.step % self.look_every == 0 or progress.step == self.steps:
+                    self._look(trained, progress)
+                    bar.set_note(held_out=f"{min(progress.losses):.4g}")
                     progress.seconds = time.perf_counter() - begun
                     self._save(progress.step)
-                    if progress.stale >= settings.patience:
+                    if self.patience is not None and len(progress.losses) - 1 - progress.best_look >= self.patience:
                         break
         return progress
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self.settings.precision == "bfloat16":
-            return torch.autocast(self.accelerator.device.type, torch.bfloat16)
-        return self.accelerator.autocast()  # what `accelerate launch` was told
-
-    def _rate(self, step: int) -> float:
-        warm = max(1, round(WARM_UP * self.settings.steps))
-        return min((step + 1) / warm, (self.settings.steps - step) / max(1, self.settings.steps - warm))
-
     def _batches(self, done: int) -> Iterator[Batch]:
         """This process's batches from step ``done`` on; processes take them in turn."""
-        processes = self.accelerator.num_processes
-        lengths = [len(example["input_ids"]) for example in self.sequences.training]
-        plan = batch_plan(lengths, self.settings.batch_size, self.settings.steps * processes, self.seed)
+        processes, dataset = self.accelerator.num_processes, self.sequences.training
+        lengths = [len(example["input_ids"]) for example in dataset]
+        plan = batch_plan(lengths, self.batch_size, self.steps * processes, self.seed)
         mine = plan[done * processes + self.accelerator.process_index :: processes]
-        dataset: Any = self.sequences.training
-        loader = DataLoader(dataset, batch_sampler=mine, collate_fn=self.sequences.collate)
-        return (ready(batch, self.teacher, self.accelerator.device) for batch in loader)
+        loader: Any = DataLoader(dataset, batch_sampler=mine, collate_fn=self.sequences.collate)  # pyright: ignore[reportArgumentType]
+        return (ready(batch, self.model, self.accelerator.device) for batch in loader)
 
-    def _look(self, student: nn.Module, trained: dict[str, nn.Parameter], progress: Progress) -> None:
-        """Judge the student on held-out text; every process computes the same."""
-        with self._autocast():
-            found = held_out_terms(student, self.teacher, self.sequences, self.settings, self.accelerator.device)
-        loss = weighted(found, self.settings)
-        if loss < progress.best_loss:
-            progress.best_loss, progress.stale = loss, 0
+    def _look(self, trained: dict[str, nn.Parameter], progress: Progress) -> None:
+        """Judge the model on what is held out; every process computes the same."""
+        progress.losses.append(self.judge())
+        if progress.best_look == len(progress.losses) - 1:
             progress.best = {name: p.detach().cpu().clone() for name, p in trained.items()}
-        else:
-            progress.stale += 1
 
     def _saved(self) -> list[Path]:
         """The checkpoints there are, oldest first; at most one but for a moment."""
-        return sorted(self.work.glob("step-*[0-9]"), key=lambda folder: int(folder.name.removeprefix("step-")))
+        found = [] if self.work is None else self.work.glob("step-*[0-9]")
+        return sorted(found, key=lambda folder: int(folder.name.removeprefix("step-")))
 
     def _save(self, step: int) -> None:
         """Write a checkpoint whole, give it its name, then drop the older ones.
@@ -226,9 +173,11 @@ class Run:
         Raises:
             ValueError: If the disk is full, for example.
         """
+        if self.work is None:
+            return
         place = self.work / f"step-{step}"
         fresh = place.with_suffix(".new")
-        codes = any(is_quantised(parameter) for parameter in self.student.parameters())
+        codes = any(is_quantised(parameter) for parameter in self.model.parameters())
         try:
             self.accelerator.save_state(str(fresh), safe_serialization=not codes)  # others are pickled
         except (OSError, RuntimeError, SafetensorError) as error:  # each library's own, for a full disk

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from vocabpress.recover.listen import Heard, listening
-
-Batch = dict[str, Tensor]
+from vocabpress.recover.settings import Recovery
+from vocabpress.recover.text import Batch, Sequences, ready
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ def terms(student: Traces, teacher: Traces, mask: Tensor, normalised: bool = Tru
     """The terms of the loss, unweighted; those that the models have no numbers for are left out.
 
     Args:
-        student: Of the compressed model.
-        teacher: Of the original, on the same batch.
+        student: What the compressed model left behind.
+        teacher: What the original did, on the same batch.
         mask: (batch, tokens), 1 for tokens and 0 for padding.
         normalised: Whether squared errors are relative to the teacher's squares and layers are averaged; if not, they
             are means, and layers are added up.
@@ -79,17 +79,49 @@ def terms(student: Traces, teacher: Traces, mask: Tensor, normalised: bool = Tru
     return found
 
 
+def batch_terms(student: nn.Module, teacher: nn.Module, batch: Batch, settings: Recovery) -> dict[str, Tensor]:
+    """The terms of one batch whose weight is not zero, unweighted."""
+    wanted = settings.logits > 0
+    with torch.no_grad():
+        aim = trace(teacher, {name: tensor for name, tensor in batch.items() if name != "labels"}, wanted)
+    found = terms(trace(student, batch, wanted), aim, batch["attention_mask"], settings.normalised)
+    return {name: value for name, value in found.items() if settings.weights[name] > 0}
+
+
+def weighted(found: dict[str, Any], settings: Recovery) -> Any:
+    """The loss, from its terms."""
+    return sum(settings.weights[name] * value for name, value in found.items())
+
+
+@torch.no_grad()
+def held_out_terms(
+    student: nn.Module, teacher: nn.Module, sequences: Sequences, settings: Recovery, device: torch.device
+) -> dict[str, float]:
+    """The loss's terms, unweighted, on all held-out sequences; each batch counts by its labels, or its tokens."""
+    student.eval()
+    sums: dict[str, float] = {}
+    counted = 0
+    for each in sequences.held_out_batches(settings.batch_size):
+        batch = ready(each, teacher, device)
+        of_rows = "labels" in batch and batch["labels"].dim() == 1
+        count = len(batch["labels"]) if of_rows else int(batch["attention_mask"].sum())
+        counted += count
+        for name, value in batch_terms(student, teacher, batch, settings).items():
+            sums[name] = sums.get(name, 0.0) + float(value) * count
+    return {name: value / counted for name, value in sums.items()}
+
+
 @dataclass(frozen=True)
 class _Errors:
     normalised: bool
 
     def of(self, student: Tensor, teacher: Tensor, counts: Tensor) -> Tensor:
         """Squared error over squared size, or the mean squared error, where ``counts`` says so."""
-        student, teacher, kept = student.float(), teacher.float(), counts.float()
-        error = ((student - teacher).square() * kept).sum()
+        student, teacher, shares = student.float(), teacher.float(), counts.float()
+        error = ((student - teacher).square() * shares).sum()
         if not self.normalised:
-            return error / kept.expand_as(teacher).sum().clamp(min=1)
-        return error / (teacher.square() * kept).sum().clamp(min=torch.finfo(teacher.dtype).tiny)
+            return error / shares.expand_as(teacher).sum().clamp(min=1)
+        return error / (teacher.square() * shares).sum().clamp(min=torch.finfo(teacher.dtype).tiny)
 
     def together(self, layers: Sequence[Tensor]) -> Tensor:
         """The mean of all layers, or their sum."""

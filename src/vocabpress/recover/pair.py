@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
@@ -19,7 +19,9 @@ from vocabpress.hf.tables import input_table_name
 from vocabpress.hf.writing import save
 from vocabpress.recover.lesson import Source
 from vocabpress.recover.listen import record_attention, record_ffn
+from vocabpress.recover.objective import held_out_terms
 from vocabpress.recover.settings import Recovery
+from vocabpress.recover.text import Sequences
 from vocabpress.recover.thaw import freeze, thaw
 
 CLASSIFIERS = set(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.values())
@@ -30,12 +32,12 @@ class Pair:
     """A compressed model and its original, in float32.
 
     Attributes:
-        folder: Of the compressed checkpoint.
+        folder: The compressed checkpoint.
         original: Folder of the original.
         loader: The class that the student is opened as: its own, or the teacher's where that has a task's head.
         student: The compressed model.
         teacher: The original, without gradients.
-        tokenizer: Of both.
+        tokenizer: The same for both.
         settings: Say what is compared.
         device: Where they are.
     """
@@ -49,17 +51,6 @@ class Pair:
     settings: Recovery
     device: torch.device
 
-    @property
-    def table(self) -> CompressedEmbedding:
-        """The student's table."""
-        return table_of(self.student)
-
-    @property
-    def teacher_table(self) -> Tensor:
-        """The original's table, (V, d)."""
-        module: Any = self.teacher.get_submodule(input_table_name(self.teacher))
-        return module.weight.detach()
-
     def to(self, device: torch.device) -> None:
         """Move both."""
         for model in (self.student, self.teacher):
@@ -71,26 +62,70 @@ class Pair:
         whole = self.settings.mode == "model"
         for parameter in self.student.parameters():
             parameter.requires_grad_(whole)
-        thaw(self.table)
+        mine = table_of(self.student)
+        thaw(mine)
         for table in owned_tables(self.student).values():
-            if whole and table is not self.table:
+            if whole and table is not mine:
                 thaw(table, every=True)
-        for parameter in self.table.parameters():
+        for parameter in mine.parameters():
             parameter.requires_grad_(True)
 
     def start_again(self) -> None:
         """Open the student anew, as it was before it was trained."""
         self.student = _open_student(self.folder, self.loader, self.teacher).to(self.device)  # pyright: ignore[reportArgumentType]
 
-    def listen(self, model: PreTrainedModel) -> PreTrainedModel:
-        """The model, made to hand over what the settings compare."""
-        return _listen(model, self.settings)
+    def judge(self, sequences: Sequences) -> dict[str, float]:
+        """The terms of the loss on what is held out, of the student as it is."""
+        return held_out_terms(self.student, self.teacher, sequences, self.settings, self.device)
+
+    def set_best(self, best: dict[str, Tensor]) -> bool:
+        """Give the student its best numbers, and its decoders their form of storage.
+
+        Returns:
+            Whether there are any, within what the stored dtypes hold; nobody could load the rest.
+        """
+        parameters, tables = dict(self.student.named_parameters()), owned_tables(self.student).values()
+        for name, tensor in best.items():
+            parameters[name].data.copy_(tensor)
+        for table in tables:
+            freeze(table)
+            table.round_to_stored()
+        stored = [tensor for table in tables for tensor in table.stored_tensors().values()]
+        return bool(best) and all(bool(tensor.isfinite().all()) for tensor in stored if tensor.is_floating_point())
+
+    def write(self, target: Path, provenance: dict[str, Any] | None) -> PreTrainedModel:
+        """Write the student as the compressed checkpoint was written, in its dtypes; returns it as read back.
+
+        Args:
+            target: Folder.
+            provenance: How it was trained, to be noted; an earlier one stays inside it. None notes nothing.
+        """
+        options: dict[str, Any] = {"dtype": "auto", "local_files_only": True, "output_loading_info": True}
+        with quiet():
+            fresh, _ = self.loader.from_pretrained(self.folder, **options)
+        fresh.load_state_dict(self.student.state_dict())  # strict: the same tensors of the same shapes
+        for table in owned_tables(fresh).values():
+            table.round_to_stored()
+        if provenance is not None:
+            fitted_by = fresh.hf_quantizer.quantization_config.fitted_by
+            earlier = {"before": fitted_by["recovered"]} if fitted_by.get("recovered") else {}
+            fitted_by["recovered"] = provenance | earlier
+        save(fresh, target)
+        copy_companions(self.folder, target)
+        again = open_model(target, named_class(target)).to(self.device)  # pyright: ignore[reportArgumentType]
+        return _listen(again, self.settings)
 
 
 def table_of(model: PreTrainedModel) -> CompressedEmbedding:
     """The compressed input table of a model."""
     module: Any = model.get_submodule(input_table_name(model))
     return module.table
+
+
+def rows_of(model: PreTrainedModel) -> Tensor:
+    """The table of an original, (V, d)."""
+    module: Any = model.get_submodule(input_table_name(model))
+    return module.weight.detach()
 
 
 def _listen(model: PreTrainedModel, settings: Recovery) -> PreTrainedModel:
@@ -125,8 +160,8 @@ def open_pair(folder: Path, original: Path, settings: Recovery, source: Source) 
     if settings.mode == "model" and any(is_quantised(parameter) for parameter in student.parameters()):
         raise ValueError(f"the body of {folder} is quantised, and its codes don't train; train the table alone")
     tokenizer = open_tokenizer(folder)
-    table: Any = teacher.get_submodule(input_table_name(teacher))
-    shape, theirs = tuple(table.weight.shape), (table_of(student).num_embeddings, table_of(student).embedding_dim)
+    mine = table_of(student)
+    shape, theirs = tuple(rows_of(teacher).shape), (mine.num_embeddings, mine.embedding_dim)
     if open_tokenizer(original).get_vocab() != tokenizer.get_vocab() or shape[0] != theirs[0]:
         raise _misfit(original, folder, "vocabulary")
     depths = [getattr(model.config.get_text_config(), "num_hidden_layers", None) for model in (student, teacher)]
@@ -161,8 +196,8 @@ def check_classifier(model: PreTrainedModel, what: str, source: Source) -> None:
 def _head_of(teacher: PreTrainedModel, source: Source) -> dict[str, Any]:
     """Settings of the config that make the student's head the teacher's."""
     kind = "regression" if source.classes == 1 else "single_label_classification"
-    kept = ("id2label", "label2id", "pad_token_id")
-    return {name: getattr(teacher.config, name) for name in kept} | {"problem_type": kind}
+    names = ("id2label", "label2id", "pad_token_id")
+    return {name: getattr(teacher.config, name) for name in names} | {"problem_type": kind}
 
 
 def _open_student(folder: Path, loader: Any, teacher: PreTrainedModel) -> PreTrainedModel:
@@ -181,43 +216,3 @@ def _give_prediction_layer(student: PreTrainedModel, teacher: PreTrainedModel) -
         above = not name.startswith(f"{student.base_model_prefix}.") or ".pooler." in name
         if above and name in theirs and theirs[name].shape == parameter.shape:
             parameter.copy_(theirs[name])
-
-
-def set_best(pair: Pair, best: dict[str, Tensor]) -> None:
-    """Give the student its best numbers, and its decoders their form of storage."""
-    parameters = dict(pair.student.named_parameters())
-    for name, tensor in best.items():
-        parameters[name].data.copy_(tensor)
-    for table in owned_tables(pair.student).values():
-        freeze(table)
-        table.round_to_stored()
-
-
-def can_be_stored(model: nn.Module) -> bool:
-    """Whether what training left of the tables is within what their stored dtypes hold; nobody could load the rest."""
-    stored = (tensor for table in owned_tables(model).values() for tensor in table.stored_tensors().values())
-    return all(bool(tensor.isfinite().all()) for tensor in stored if tensor.is_floating_point())
-
-
-def write_student(pair: Pair, target: Path, provenance: dict[str, Any] | None) -> PreTrainedModel:
-    """Write the student as the compressed checkpoint was written, in its dtypes; returns it as read back.
-
-    Args:
-        pair: Holds the student.
-        target: Folder.
-        provenance: Of the training, to be noted; an earlier one stays inside it. None notes nothing.
-    """
-    options: dict[str, Any] = {"dtype": "auto", "local_files_only": True, "output_loading_info": True}
-    with quiet():
-        fresh, _ = pair.loader.from_pretrained(pair.folder, **options)
-    fresh.load_state_dict(pair.student.state_dict())  # strict: the same tensors of the same shapes
-    for table in owned_tables(fresh).values():
-        table.round_to_stored()
-    if provenance is not None:
-        fitted_by = fresh.hf_quantizer.quantization_config.fitted_by
-        earlier = {"before": fitted_by["recovered"]} if fitted_by.get("recovered") else {}
-        fitted_by["recovered"] = provenance | earlier
-    save(fresh, target)
-    copy_companions(pair.folder, target)
-    again = open_model(target, named_class(target)).to(pair.device)  # pyright: ignore[reportArgumentType]
-    return pair.listen(again)

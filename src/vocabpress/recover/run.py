@@ -4,9 +4,13 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
 
 from vocabpress.hf.card import add_recovered, write_card
 from vocabpress.hf.compress import check_device
@@ -16,10 +20,18 @@ from vocabpress.hf.report import Recovered, load_report
 from vocabpress.hf.writing import check_output, work_folder, written_at_once
 from vocabpress.reconstruction import reconstruction
 from vocabpress.recover.lesson import Lesson, Source, read_lesson
-from vocabpress.recover.loop import Progress, Run, held_out_terms, make_accelerator, share, weighted
-from vocabpress.recover.pair import Pair, can_be_stored, open_pair, set_best, table_of, write_student
+from vocabpress.recover.loop import Progress, Training, make_accelerator
+from vocabpress.recover.objective import batch_terms, held_out_terms, weighted
+from vocabpress.recover.pair import Pair, open_pair, rows_of, table_of
 from vocabpress.recover.settings import Recovery, RecoveryReport
+from vocabpress.recover.text import Batch, Sequences
 from vocabpress.texts import sources
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+SMALLEST_RMS = 1e-3  # of a tensor, as far as its learning rate goes: biases start at zero
+WARM_UP = 0.05
 
 
 def recover(
@@ -51,7 +63,7 @@ def recover(
         task: Instead of text: a task of GLUE, on whose training rows and labels the student is trained.
         data: Folder of the data sets; None takes the hub's.
         settings: How long and how fast; None takes the defaults.
-        seed: Of what is held out and of the order of the text.
+        seed: Decides what is held out, and the order of the text.
         device: ``"cpu"`` keeps accelerate from a GPU; None takes what accelerate finds.
         progress: Whether to draw progress bars on stderr.
 
@@ -72,43 +84,87 @@ def recover(
     accelerator = make_accelerator(device)
     work = _work_folder(target, _identity(settings, seed, pair, source, lesson, accelerator.num_processes))
     pair.to(accelerator.device)
-    before = held_out_terms(pair.student, pair.teacher, lesson.sequences, settings, accelerator.device)
-    judged = lesson.judge(pair.student)
+    before, judged = pair.judge(lesson.sequences), lesson.judge(pair.student)
     pair.make_trainable()
-    show = progress and accelerator.is_main_process
-    run = Run(pair.student, pair.teacher, lesson.sequences, settings, accelerator, work, seed, show)
-    done = run.train(weighted(before, settings))
+    title = "recovering" if progress and accelerator.is_main_process else ""
+    training = _training(pair, lesson.sequences, accelerator, work, seed, title)
+    done = training.train(weighted(before, settings))
     report = None
     if accelerator.is_main_process:
-        report = _write(pair, target, lesson, source, seed, _Start(before, judged), done)
+        report = _write(pair, target, lesson, source, seed, done, before, judged)
         shutil.rmtree(work, ignore_errors=True)
-    return share(report)
+    from accelerate.utils import broadcast_object_list
+
+    (shared,) = broadcast_object_list([report])
+    assert shared is not None  # the main process made it
+    return shared
 
 
-@dataclass(frozen=True)
-class _Start:
-    terms: dict[str, float]
-    metrics: dict[str, float]
+def _training(
+    pair: Pair, sequences: Sequences, accelerator: "Accelerator", work: Path, seed: int, title: str
+) -> Training:
+    """How the student is trained: Adam at a rate for each tensor, warmed up, then linear to zero."""
+    settings, steps = pair.settings, pair.settings.steps
+    warm = max(1, round(WARM_UP * steps))
+
+    def autocast() -> AbstractContextManager[Any]:
+        if settings.precision == "bfloat16":
+            return torch.autocast(accelerator.device.type, torch.bfloat16)
+        return accelerator.autocast()  # as `accelerate launch` has it
+
+    def loss(student: nn.Module, batch: Batch) -> Tensor:
+        with autocast():
+            return weighted(batch_terms(student, pair.teacher, batch, settings), settings)
+
+    def judge() -> float:
+        with autocast():
+            return weighted(pair.judge(sequences), settings)
+
+    parameters = [parameter for parameter in pair.student.parameters() if parameter.requires_grad]
+    sizes = [max(float(p.detach().float().square().mean().sqrt()), SMALLEST_RMS) for p in parameters]
+    groups = [{"params": [p], "lr": settings.learning_rate * size} for p, size in zip(parameters, sizes, strict=True)]
+    return Training(
+        pair.student,
+        torch.optim.Adam(groups, betas=(0.9, 0.98)),
+        rate=lambda step: min((step + 1) / warm, (steps - step) / max(1, steps - warm)),
+        loss=loss,
+        judge=judge,
+        sequences=sequences,
+        batch_size=settings.batch_size,
+        steps=steps,
+        look_every=settings.evaluate_every,
+        accelerator=accelerator,
+        seed=seed,
+        work=work,
+        title=title,
+        patience=settings.patience,
+    )
 
 
 def _write(
-    pair: Pair, target: Path, lesson: Lesson, source: Source, seed: int, start: _Start, done: Progress
+    pair: Pair,
+    target: Path,
+    lesson: Lesson,
+    source: Source,
+    seed: int,
+    done: Progress,
+    before: dict[str, float],
+    judged: dict[str, float],
 ) -> RecoveryReport:
     """Write the best student, judge it as it is read back, and keep the input where that was no worse."""
     settings, sequences = pair.settings, lesson.sequences
     trained = sum(p.numel() for p in pair.student.parameters() if p.requires_grad)
-    set_best(pair, done.best)
-    first = weighted(start.terms, settings)
+    first = weighted(before, settings)
     with written_at_once(target) as temporary:
         provenance = {**settings.told(), "seed": seed, "steps_taken": done.step, "held_out_before": first}
         provenance |= {} if source.task is None else {"task": source.task, "teacher": pair.original.name}
-        fresh = write_student(pair, temporary, provenance) if done.best and can_be_stored(pair.student) else None
-        after = fresh and held_out_terms(fresh, pair.teacher, sequences, settings, pair.device)
-        kept = after is None or not weighted(after, settings) < first
-        if after is None or kept:
+        fresh = pair.write(temporary, provenance) if pair.set_best(done.best) else None
+        after = before if fresh is None else held_out_terms(fresh, pair.teacher, sequences, settings, pair.device)
+        better = weighted(after, settings) < first
+        if fresh is None or not better:
             shutil.rmtree(temporary)
             _write_input(pair, temporary, source)
-            after = start.terms
+            after = before
         report = RecoveryReport(
             output=str(target),
             task=source.task,
@@ -116,19 +172,19 @@ def _write(
             trained=trained,
             steps=done.step,
             stopped_early=done.step < settings.steps,
-            kept_input=kept,
+            kept_input=not better,
             held_out_before=first,
             held_out_after=weighted(after, settings),
-            terms_before=start.terms,
+            terms_before=before,
             terms_after=after,
             training_sequences=len(sequences.training),
             held_out_sequences=len(sequences.held_out),
-            table_bytes=pair.table.total_bits() // 8,
-            metrics_before=start.metrics,
-            metrics_after=start.metrics if fresh is None or kept else lesson.judge(fresh),
+            table_bytes=table_of(pair.student).total_bits() // 8,
+            metrics_before=judged,
+            metrics_after=lesson.judge(fresh) if fresh is not None and better else judged,
             seconds=done.seconds,
         )
-        if not kept:
+        if better:
             _describe(pair, fresh, temporary, report)
     return report
 
@@ -139,7 +195,7 @@ def _write_input(pair: Pair, target: Path, source: Source) -> None:
         shutil.copytree(pair.folder, target)
     else:
         pair.start_again()
-        write_student(pair, target, None)
+        pair.write(target, None)
         if (pair.folder / "README.md").is_file():
             shutil.copyfile(pair.folder / "README.md", target / "README.md")
 
@@ -155,7 +211,7 @@ def _describe(pair: Pair, fresh: Any, folder: Path, report: RecoveryReport) -> N
     if compressed is None:  # of an earlier version
         (folder / "README.md").write_text(add_recovered(pair.folder, done), encoding="utf-8")
         return
-    errors = reconstruction(pair.teacher_table, table_of(fresh))
+    errors = reconstruction(rows_of(pair.teacher), table_of(fresh))
     now = replace(
         compressed,
         output=report.output,

@@ -22,22 +22,22 @@ class Recovery:
     Attributes:
         mode: ``"table"`` trains the table alone (decoders, bases, scales, biases), the body frozen; ``"model"`` trains
             the body too, factors of linear maps included. Codes of tokens are never trained.
-        steps: Of the optimiser, at most.
+        steps: How many the optimiser takes, at most.
         batch_size: Sequences a step and process.
         max_length: Tokens of a sequence.
         learning_rate: The step of Adam relative to each tensor's root mean square, as in Adafactor, at its peak after
             a warm-up over a twentieth of the steps; then linear to zero. One number then fits scales, decoders and
             bodies, whose entries differ by orders of magnitude.
         embedding: Weight of the error of the embedding layer's output.
-        hidden: Of each layer's output.
-        attention: Of the attention scores before the softmax; 0 for models that keep them to themselves.
-        logits: Of the KL divergence of the predictions, where the model has a head.
+        hidden: The same of each layer's output.
+        attention: The same of the attention scores before the softmax; 0 for models that keep them to themselves.
+        logits: Weight of the KL divergence of the predictions, where the model has a head.
         held_out: Sequences that are never trained on, at most a tenth of all.
         evaluate_every: Steps between looks at them; a checkpoint is written then.
         patience: Looks without improvement after which training stops.
         precision: ``"float32"``, or ``"bfloat16"`` autocast.
-        ffn: Of the outputs of the feed-forward blocks.
-        student: Of the student's own loss where there are labels: those of a task, or the text's own.
+        ffn: Weight of the error of the outputs of the feed-forward blocks.
+        student: Weight of the student's own loss where there are labels: those of a task, or the text's own.
         language_model: Whether text has labels of its own: tokens that are masked (15 %, as in BERT) where the model is
             a masked language model, the next tokens where it is a causal one.
         normalised: Whether errors are relative to the teacher's numbers, and layers averaged; see `objective`.
@@ -122,9 +122,9 @@ class RecoveryReport:
         training_sequences: At hand.
         held_out_sequences: Set aside.
         table_bytes: The same before and after.
-        metrics_before: Of the task's development rows, which nothing was chosen by.
+        metrics_before: On the task's development rows, which nothing was chosen by.
         metrics_after: The same of what was written.
-        seconds: Of training, those of earlier, interrupted runs included.
+        seconds: Spent on training, those of earlier, interrupted runs included.
     """
 
     output: str

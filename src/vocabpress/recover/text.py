@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vocabpress.evaluate.batches import pad
@@ -26,6 +26,9 @@ UNSCORED = -100  # the label that transformers' losses pass over
 Example = dict[str, Any]
 """Arguments of a model for one sequence: ``input_ids``, and what else there is; labels are one, or one a token."""
 
+Batch = dict[str, Tensor]
+"""Arguments of a model for several sequences side by side, (batch, longest) each."""
+
 
 @dataclass(frozen=True)
 class Sequences:
@@ -41,7 +44,7 @@ class Sequences:
     held_out: list[Example]
     pad: int
 
-    def collate(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+    def collate(self, examples: Sequence[Example]) -> Batch:
         """Sequences side by side, (batch, longest), with their attention mask; labels of whole sequences (batch)."""
         batch = pad([example["input_ids"] for example in examples], self.pad)
         for name, filler in {"token_type_ids": 0, "labels": UNSCORED}.items():
@@ -51,8 +54,13 @@ class Sequences:
                 batch[name] = pad(rows, filler)["input_ids"] if of_tokens else torch.tensor(rows)
         return batch
 
+    def held_out_batches(self, batch_size: int) -> Iterator[Batch]:
+        """What is held out, sequences of about one length together."""
+        order = sorted(self.held_out, key=lambda example: len(example["input_ids"]))
+        return (self.collate(order[start : start + batch_size]) for start in range(0, len(order), batch_size))
+
     def digest(self) -> str:
-        """Of all sequences, in order."""
+        """A digest of all sequences, in order."""
         hashed = hashlib.sha256()
         for example in (*self.training, *self.held_out):
             hashed.update(json.dumps(example, sort_keys=True).encode())
@@ -66,7 +74,7 @@ def set_aside(sequences: Sequence[Example], held_out: int, filler: Any, seed: in
         sequences: All.
         held_out: How many to hold out at most.
         filler: The id that batches are padded with; None where there is none.
-        seed: Of the choice.
+        seed: Decides the choice.
     """
     order = torch.randperm(len(sequences), generator=torch.Generator().manual_seed(seed)).tolist()
     aside = max(1, min(held_out, len(sequences) // 10))
@@ -84,7 +92,7 @@ def tokenise(
 
     Args:
         files: UTF-8 text.
-        tokenizer: Of the model.
+        tokenizer: The model's own.
         max_length: Tokens of a sequence, special ones included.
         progress: Whether to draw a progress bar on stderr.
 
@@ -101,33 +109,6 @@ def tokenise(
     return sequences
 
 
-def read_sequences(
-    files: Sequence[str | Path],
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-    held_out: int,
-    seed: int,
-    progress: bool,
-) -> Sequences:
-    """The sequences of text files, see `tokenise`, some of them set aside.
-
-    Args:
-        files: UTF-8 text.
-        tokenizer: Of the model.
-        max_length: Tokens of a sequence, special ones included.
-        held_out: Sequences to set aside, at most a tenth of all.
-        seed: Of the choice.
-        progress: Whether to draw a progress bar on stderr.
-
-    Raises:
-        ValueError: If a file is unusable, or there are fewer than twenty sequences.
-    """
-    sequences = tokenise(files, tokenizer, max_length, progress)
-    if len(sequences) < 20:
-        raise ValueError(f"the text gives {len(sequences)} sequences, recovery needs 20 or more; give more text")
-    return set_aside(sequences, held_out, tokenizer.pad_token_id, seed)
-
-
 def with_own_labels(
     sequences: Sequences, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int
 ) -> Sequences:
@@ -138,8 +119,8 @@ def with_own_labels(
     Args:
         sequences: Without labels.
         model: A masked or causal language model; says which labels.
-        tokenizer: Of the model; with a mask token where it masks.
-        seed: Of what is masked.
+        tokenizer: The model's own; with a mask token where it masks.
+        seed: Decides what is masked.
 
     Raises:
         ValueError: If the model is no language model, or its tokenizer has no mask token.
@@ -180,6 +161,15 @@ class _Masking:
             for place, token in enumerate(ids)
         ]
         return {"input_ids": inputs, "labels": [t if i in places else UNSCORED for i, t in enumerate(ids)]}
+
+
+def ready(batch: Batch, model: nn.Module, device: torch.device) -> Batch:
+    """A batch on the device, with what a decoder reads where the model has an encoder and a decoder."""
+    batch = {name: tensor.to(device) for name, tensor in batch.items()}
+    config: Any = model.config
+    if config.is_encoder_decoder:
+        batch["decoder_input_ids"] = batch["input_ids"]
+    return batch
 
 
 def batch_plan(lengths: Sequence[int], batch_size: int, batches: int, seed: int) -> list[list[int]]:

@@ -19,7 +19,7 @@ class Thawed(CompressedEmbedding):
     it were not there (straight-through). So the loss that is minimised is that of the stored numbers.
 
     Args:
-        form: Of the decoder, at more than one bit.
+        form: The decoder's, at more than one bit.
     """
 
     def __init__(self, form: Scalar) -> None:
@@ -50,7 +50,7 @@ class Thawed(CompressedEmbedding):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], build: Build) -> Self:
-        """Of a form with these settings, its numbers zero."""
+        """One of a form with these settings, its numbers zero."""
         return cls(Scalar.from_config(config, build))
 
 

@@ -254,7 +254,7 @@ def print_compressed(found: "CompressedInspection") -> None:
             for part in found.linears
         ]
         print_table(["linear maps", "maps", "shape of each", "bytes together", "ratio to float32"], rows)
-    source = "; ".join(f"{key}: {value}" for key, value in (found.fitted_by or {}).items())
+    source = "; ".join(f"{key}: {value}" for key, value in (found.fitted_by or {}).items() if key != "calibration")
     print_table(
         ["whole model", size(found.model_bytes)], [], f"{found.source_name}, fitted by {source or 'nothing said'}"
     )

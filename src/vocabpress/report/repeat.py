@@ -26,7 +26,8 @@ PLAIN = {  # source -> options of compress, where no calibration need be made fi
     "text": ["--text", "TEXT"],
 }
 CALIBRATED = {  # source -> options of calibrate
-    "uniform": ["--exponent", "0"],
+    "uniform": ["--from", "uniform"],
+    "vocabulary-order": ["--from", "vocabulary-order"],
     "text": ["--text", "TEXT"],
     "counts": ["--from", "COUNTS"],
     "tfidf": ["--text", "TEXT", "--weights-from", "tfidf"],
