@@ -17,8 +17,8 @@ from torch import Tensor
 from common import RESULTS, milliseconds, parse
 from randomtables import SHAPES, forms
 from vocabpress.embeddings import CompressedEmbedding
+from vocabpress.embeddings.inference import logits, top_logits
 from vocabpress.embeddings.kernels import scorers
-from vocabpress.embeddings.reading import logits, top_logits
 from vocabpress.results import Result, write_results
 
 VECTORS = (1, 8, 64)

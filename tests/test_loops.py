@@ -11,13 +11,17 @@ import pytest
 import torch
 
 from cases import BUDGETS, DTYPES, FORMS, METHOD_CASES, low_rank_table, near
-from vocabpress.embeddings import Codebooks, Dense, Projected, Run, Scalar, Trellis, reading
+from vocabpress.embeddings import Codebooks, Dense, Projected, Run, Scalar, Trellis, inference
+from vocabpress.embeddings.inference import TOP_WHOLE, by_loops, logits, lookup, top_logits
 from vocabpress.embeddings.kernels import threads
 from vocabpress.embeddings.kernels.compiling import HAVE_NUMBA
 from vocabpress.embeddings.kernels.scorers import FEW
 from vocabpress.embeddings.kernels.threads import in_threads
-from vocabpress.embeddings.reading import TOP_WHOLE, logits, lookup, loops_for, top_logits
 from vocabpress.embeddings.trellis import all_words
+
+
+def loops_for(form, ids):
+    return by_loops(form, ids, "rows", inference._row_reader)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -246,7 +250,7 @@ def test_threads_are_started_anew_in_a_child():
 @pytest.mark.parametrize("name", ["tcq", "fastscan", "product", "svd+svd", "lighttoken"])
 @torch.no_grad()
 def test_the_top_logits_are_those_of_all(name, vectors, monkeypatch):
-    monkeypatch.setattr(reading, "TOP_TILE", 64)  # of 400 rows
+    monkeypatch.setattr(inference, "TOP_TILE", 64)  # of 400 rows
     form = METHOD_CASES[name].method.fit(low_rank_table(), budget=BUDGETS[1])
     hidden = torch.randn(vectors, 24, generator=torch.Generator().manual_seed(4))
     bias = torch.randn(400, generator=torch.Generator().manual_seed(5))

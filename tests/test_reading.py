@@ -10,9 +10,9 @@ from transformers import AutoModel
 import tiny
 from cases import DTYPES, near
 from vocabpress import SVD, Budget, FastScan, Uniform, VocabpressConfig, read_with
-from vocabpress.embeddings import Dense, Rows, readers
-from vocabpress.embeddings.readers import Distinct, HotRows, Resident
-from vocabpress.embeddings.reading import lookup
+from vocabpress.embeddings import Dense, Rows, inference
+from vocabpress.embeddings.caching import Distinct, HotRows, Resident
+from vocabpress.embeddings.inference import lookup
 from vocabpress.hf.fit import compress_input_table
 from vocabpress.hf.modules import TiedHead
 from vocabpress.hf.quantizer import attach
@@ -99,8 +99,9 @@ def test_what_was_kept_in_inference_mode_serves_outside_of_it(reader):
 
 def test_what_is_decoded(monkeypatch):
     read = []
-    monkeypatch.setattr(readers, "lookup", lambda table, ids: read.append(ids.numel()) or lookup(table, ids))
-    monkeypatch.setattr(readers, "MANY", 2)
+    monkeypatch.setattr(inference, "by_loops", lambda *given: None)
+    monkeypatch.setattr(inference, "_without_loops", lambda table, ids: read.append(len(ids)) or table.lookup(ids))
+    monkeypatch.setattr(inference, "MANY", 2)
     with torch.no_grad():
         for reader, expected in (("distinct", [4, 4, 1]), ("hot", [4, 0, 1]), ("no room", [4, 4, 1])):
             table, reads = fitted(), READERS[reader]()

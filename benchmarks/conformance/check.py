@@ -27,7 +27,7 @@ from vocabpress import (
     Uniform,
     VocabpressConfig,
 )
-from vocabpress.embeddings.reading import lookup
+from vocabpress.embeddings.inference import lookup
 from vocabpress.hf.fit import compress_input_table
 from vocabpress.hf.modules import CompressedLinear, TokenEmbedding
 from vocabpress.hf.quantizer import attach

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from vocabpress.hf.config import VocabpressConfig
     from vocabpress.hf.extract import static_embedding
     from vocabpress.hf.importance import Sensitivity
+    from vocabpress.hf.modules import read_with
     from vocabpress.hf.outcome import Report
     from vocabpress.hf.presets import PRESETS, preset
-    from vocabpress.hf.reading import read_with
     from vocabpress.hf.shapes import LinearShapes
     from vocabpress.hf.tables import TableInfo, find_tables
     from vocabpress.methods import (
@@ -55,7 +55,7 @@ _HOMES = {
     "hf.importance": ("Sensitivity",),
     "hf.outcome": ("Report",),
     "hf.presets": ("PRESETS", "preset"),
-    "hf.reading": ("read_with",),
+    "hf.modules": ("read_with",),
     "hf.shapes": ("LinearShapes",),
     "hf.tables": ("TableInfo", "find_tables"),
     "methods": (

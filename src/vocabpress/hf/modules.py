@@ -1,17 +1,15 @@
 """The modules that stand in a model where an embedding, its tied head and linear maps stood."""
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from vocabpress.embeddings import CompressedEmbedding
-from vocabpress.embeddings.readers import Distinct, Reader
-from vocabpress.embeddings.reading import top_logits
-from vocabpress.hf.devices import read_where_it_lies
-from vocabpress.hf.readings import WeightReading
+from vocabpress.embeddings.caching import Distinct, Reader, reader_for
+from vocabpress.embeddings.inference import top_logits
+from vocabpress.hf.dense_weight import WeightReading
 from vocabpress.hf.states import ReadsTable
 
 ADDITIONS = ("embed_norm", "additional_embedding", "eoi_embedding")
@@ -79,10 +77,10 @@ class TokenEmbedding(ReadsTable):
     def forward(self, ids: Tensor) -> Tensor:
         """Rows, scaled and normed; shape (*ids.shape, embedding_dim)."""
         if self.additional_embedding is None:
-            rows = self._rows(ids)
+            rows = self.reader.lookup(self.table, ids)
         else:
             more = ids >= self.num_embeddings
-            rows = self._rows(ids.masked_fill(more, 0))
+            rows = self.reader.lookup(self.table, ids.masked_fill(more, 0))
             added = self.additional_embedding((ids - self.num_embeddings).clamp(min=0))
             rows = torch.where(more[..., None], added, rows)
         if self.scale is not None and self.rounds_scale:
@@ -92,14 +90,6 @@ class TokenEmbedding(ReadsTable):
         if self.eoi_embedding is not None:
             rows = torch.where((ids == self.eoi_token_index)[..., None], self.eoi_embedding.to(rows.dtype), rows)
         return rows if self.embed_norm is None else self.embed_norm(rows)
-
-    def _rows(self, ids: Tensor) -> Tensor:
-        """Rows in the table's own dtype, under autocast, too: a lookup in a dense table is not rounded there either."""
-        read, place = partial(self.reader.lookup, self.table), self.table.device
-        if place.type == "meta" or not torch.is_autocast_enabled(place.type):  # there is no autocast on the meta device
-            return read_where_it_lies(place, read, ids)
-        with torch.autocast(place.type, enabled=False):
-            return read_where_it_lies(place, read, ids)
 
     @property
     def weight(self) -> Tensor:
@@ -163,7 +153,7 @@ class CompressedLinear(ReadsTable):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """``hidden @ weight.T + bias``, shape (*hidden.shape[:-1], out_features); the weight is never built."""
-        outputs = read_where_it_lies(self.table.device, partial(self.reader.logits, self.table), hidden)
+        outputs = self.reader.logits(self.table, hidden)
         # Autocast may have lowered the dtype.
         return outputs if self.bias is None else outputs + self.bias.to(outputs.dtype)
 
@@ -240,3 +230,44 @@ def check_readers(model: nn.Module) -> None:
                 f"{name} is tied to a table that is no longer in the model, so no checkpoint can hold both; exchange "
                 "embeddings (set_input_embeddings, or a merged adapter that trained it) after model.dequantize()"
             )
+
+
+def read_with(model: nn.Module, *, hot_rows: str | int | None = None, resident: Literal["dense"] | None = None) -> None:
+    """Choose how a model reads its compressed tables from now on; nothing that is saved changes.
+
+    Without either, rows are decoded as they are read. Tables that are being trained are read so in any case.
+
+    Args:
+        model: One with compressed tables, on any device.
+        hot_rows: Keep rows decoded up to so many bytes a table, such as ``"1MB"``: those that are read first, as
+            frequent tokens are. 4 bytes for each token of the vocabulary count, too.
+        resident: ``"dense"`` keeps tables decoded: the download is small, memory and speed are those of a dense model.
+
+    Raises:
+        ValueError: If both are given, or one can't be.
+
+    Example:
+        >>> model = AutoModel.from_pretrained("small")
+        >>> vocabpress.read_with(model, hot_rows="1MB")
+    """
+    reader_for(hot_rows, resident)
+    readers: dict[CompressedEmbedding, Reader] = {}
+    for module in model.modules():
+        if isinstance(module, TokenEmbedding | CompressedLinear):
+            if module.table not in readers:
+                readers[module.table] = reader_for(hot_rows, resident)
+            module.reader = readers[module.table]
+
+
+def keep_in_memory(table: CompressedEmbedding) -> None:
+    """Bring the tensors of a table that accelerate put off, to the CPU's memory or to disk, to where they are read.
+
+    Accelerate brings a module's tensors when its `forward` is called, and forms are read by `lookup` and `logits`. A
+    compressed table is small, so it stays.
+    """
+    for form in table.modules():
+        hook: Any = getattr(form, "_hf_hook", None)
+        for part in getattr(hook, "hooks", [hook]):
+            if getattr(part, "offload", False):
+                part.pre_forward(form)
+                part.offload = False

@@ -12,6 +12,7 @@ from vocabpress.embeddings.kernels.threads import in_threads
 from vocabpress.embeddings.projected import Projected
 
 Score = Callable[[Any], Any]
+"""From vectors, float32 (n, d), to their inner products with all rows, float32 (n, V)."""
 TILE = 8192  # rows that are decoded at a time
 SHARE = 512  # rows of a tile that are worth a thread
 
@@ -51,13 +52,13 @@ def tiles(form: CompressedEmbedding) -> Score:
         vectors, out = torch.from_numpy(hidden), torch.empty(len(hidden), rows)
         tile = numpy.empty((min(rows, TILE), columns), numpy.float32)
         for start in range(0, rows, TILE):
-            count = min(TILE, rows - start)
+            ids = numpy.arange(start, min(start + TILE, rows))
 
-            def part(first: int, last: int, start: int = start) -> None:
-                tile[first:last] = decode(numpy.arange(start + first, start + last))
+            def part(first: int, last: int, ids: Any = ids) -> None:
+                decode(ids[first:last], tile[first:last])
 
-            in_threads(part, count, least)
-            out[:, start : start + count] = vectors @ torch.from_numpy(tile[:count]).T
+            in_threads(part, len(ids), least)
+            out[:, ids[0] : ids[-1] + 1] = vectors @ torch.from_numpy(tile[: len(ids)]).T
         return out.numpy()
 
     return score
