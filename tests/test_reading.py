@@ -11,7 +11,7 @@ import tiny
 from cases import DTYPES, near
 from vocabpress import SVD, Budget, FastScan, Uniform, VocabpressConfig, read_with
 from vocabpress.embeddings import Dense, Rows, inference
-from vocabpress.embeddings.caching import Distinct, HotRows, Resident
+from vocabpress.embeddings.caching import HotRows, Reader, Resident
 from vocabpress.embeddings.inference import lookup
 from vocabpress.hf.fit import compress_input_table
 from vocabpress.hf.modules import TiedHead
@@ -54,7 +54,7 @@ def fitted(method=None, rows=300):
     return (method or Uniform()).fit(table, budget=Budget.ratio(4))
 
 
-READERS = {"distinct": Distinct, "hot": lambda: HotRows(2000), "no room": lambda: HotRows(10), "resident": Resident}
+READERS = {"distinct": Reader, "hot": lambda: HotRows(2000), "no room": lambda: HotRows(10), "resident": Resident}
 IDS = torch.tensor([[3, 3, 7, 299], [0, 7, 7, 3]])
 
 
@@ -154,7 +154,7 @@ def test_a_model_reads_as_it_is_told_and_saves_as_before(choice, tmp_path):
     read_with(model, **choice)
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     assert embedding.reader is head.reader
-    assert type(embedding.reader) is {"hot_rows": HotRows, "resident": Resident}.get(next(iter(choice), ""), Distinct)
+    assert type(embedding.reader) is {"hot_rows": HotRows, "resident": Resident}.get(next(iter(choice), ""), Reader)
     for _ in range(2):
         torch.testing.assert_close(tiny.logits(model, tiny.batch()), expected)
     twin = copy.deepcopy(model)

@@ -11,12 +11,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cases import FORMS, fill, near
 from vocabpress.embeddings import Dense, Projected, Scalar
-from vocabpress.embeddings.caching import Distinct, HotRows, Resident
+from vocabpress.embeddings.caching import HotRows, Reader, Resident
 from vocabpress.embeddings.kernels import watch
 from vocabpress.embeddings.kernels.watch import PIECE, Watch, bytes_of
 from vocabpress.packing import pack, unpack
 
-READERS = {"as stored": Distinct, "hot rows": lambda: HotRows(10**6), "resident": Resident}
+READERS = {"as stored": Reader, "hot rows": lambda: HotRows(10**6), "resident": Resident}
 
 
 def check(reader, form, ids=None):

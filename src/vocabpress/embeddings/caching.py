@@ -6,7 +6,7 @@ graph would hold what was there when it was made. Threads may share a reader.
 """
 
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,20 +19,8 @@ from vocabpress.embeddings.kernels.decoders import copied
 from vocabpress.embeddings.kernels.watch import Watch
 
 
-class Reader(Protocol):
-    """A way of reading; it belongs to one table, which is given at every call."""
-
-    def lookup(self, table: CompressedEmbedding, ids: Tensor) -> Tensor:
-        """As the table's own."""
-        ...
-
-    def logits(self, table: CompressedEmbedding, hidden: Tensor) -> Tensor:
-        """As the table's own."""
-        ...
-
-
-class Distinct:
-    """As it is stored. Text repeats itself: each distinct row is decoded once."""
+class Reader:
+    """Reads a table as it is stored; it belongs to one table, which is given at every call."""
 
     def lookup(self, table: CompressedEmbedding, ids: Tensor) -> Tensor:
         """As the table's own."""
@@ -43,7 +31,7 @@ class Distinct:
         return logits(table, hidden)
 
 
-class _Keeping(Distinct):
+class _Keeping(Reader):
     """What keeps something that follows the table's numbers; copies go without it, in other processes, too."""
 
     _kept: tuple[Watch, Any] | None = None
@@ -158,4 +146,4 @@ def reader_for(hot_rows: str | int | None = None, resident: str | None = None) -
         raise ValueError("resident keeps all rows decoded, hot_rows some; give one of them")
     if resident is not None:
         return Resident()
-    return Distinct() if hot_rows is None else HotRows(int(Budget.bytes(hot_rows).amount))
+    return Reader() if hot_rows is None else HotRows(int(Budget.bytes(hot_rows).amount))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from vocabpress.embeddings import CompressedEmbedding
-from vocabpress.embeddings.caching import Distinct, Reader, reader_for
+from vocabpress.embeddings.caching import Reader, reader_for
 from vocabpress.embeddings.inference import top_logits
 from vocabpress.hf.dense_weight import WeightReading
 from vocabpress.hf.states import ReadsTable
@@ -17,20 +17,39 @@ ADDITIONS = ("embed_norm", "additional_embedding", "eoi_embedding")
 tokens (Idefics), a row of its own for the end of an image (T5Gemma 2)."""
 
 
-def _refer(module: nn.Module, table: CompressedEmbedding) -> None:
-    """Let ``module.table`` be the table without registering it: no key in the state dict, no second copy on `.to()`."""
-    object.__setattr__(module, "table", table)
+class _Reads(ReadsTable):
+    """What stands for a module with a weight: reads a table, and has its sizes under the names of the original."""
+
+    sizes: tuple[str, str]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reader = Reader()
+
+    def read(self, table: CompressedEmbedding, owner: bool | None = None) -> None:
+        """Go on with another table of the same width.
+
+        Args:
+            table: The table.
+            owner: Whether its tensors belong to this module; if not, it only refers to them. None is as before.
+        """
+        if self.owns_table if owner is None else owner:
+            self.table = table
+        else:  # no key in the state dict, no second copy on `.to()`
+            object.__setattr__(self, "table", table)
+        for name, size in zip(self.sizes, (table.num_embeddings, table.embedding_dim), strict=True):
+            setattr(self, name, size)
+
+    @property
+    def weight(self) -> Tensor:
+        """The dense table, unscaled as in the original; rebuilt at every access.
+
+        It is a reading, see `WeightReading`.
+        """
+        return WeightReading.of(self.table)
 
 
-def _exchange(module: "TokenEmbedding | CompressedLinear", table: CompressedEmbedding) -> None:
-    """Another table for a module that owns its table or refers to one."""
-    if module.owns_table:
-        module.table = table
-    else:
-        _refer(module, table)
-
-
-class TokenEmbedding(ReadsTable):
+class TokenEmbedding(_Reads):
     """Stands for an `nn.Embedding`: reads rows from a compressed table.
 
     It keeps what the model around it relies on: `padding_idx`, `weight`, which rebuilds the dense table for the few
@@ -47,6 +66,9 @@ class TokenEmbedding(ReadsTable):
         ValueError: If the original does more than look up, scale, norm, pad, and put other rows in.
     """
 
+    sizes = ("num_embeddings", "embedding_dim")
+    num_embeddings: int
+    embedding_dim: int
     embed_norm: Callable[[Tensor], Tensor] | None
     additional_embedding: Callable[[Tensor], Tensor] | None
     eoi_embedding: Tensor | None
@@ -54,8 +76,6 @@ class TokenEmbedding(ReadsTable):
     def __init__(self, table: CompressedEmbedding, original: nn.Module, owner: bool = True) -> None:
         super().__init__()
         check_embedding(original)
-        self.reader: Reader = Distinct()
-        self.num_embeddings, self.embedding_dim = table.num_embeddings, table.embedding_dim
         self.padding_idx: int | None = getattr(original, "padding_idx", None)
         scale: Any = getattr(original, "scalar_embed_scale", getattr(original, "embed_scale", None))
         self.scale = None if scale is None else float(scale)
@@ -64,15 +84,7 @@ class TokenEmbedding(ReadsTable):
         self.eoi_token_index: int | None = getattr(original, "eoi_token_index", None)
         for name in ADDITIONS:
             setattr(self, name, getattr(original, name, None))
-        if owner:
-            self.table = table
-        else:
-            _refer(self, table)
-
-    def read(self, table: CompressedEmbedding) -> None:
-        """Go on with another table of the same width."""
-        _exchange(self, table)
-        self.num_embeddings = table.num_embeddings
+        self.read(table, owner)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Rows, scaled and normed; shape (*ids.shape, embedding_dim)."""
@@ -92,20 +104,12 @@ class TokenEmbedding(ReadsTable):
         return rows if self.embed_norm is None else self.embed_norm(rows)
 
     @property
-    def weight(self) -> Tensor:
-        """The dense table, unscaled as in the original; rebuilt at every access.
-
-        It is a reading, see `WeightReading`.
-        """
-        return WeightReading.of(self.table)
-
-    @property
     def embed_scale(self) -> float | Tensor | None:
         """The factor of the rows, a tensor where it was one; a few models look at it."""
         return torch.full((), self.scale) if self.scale is not None and self.rounds_scale else self.scale
 
     def extra_repr(self) -> str:
-        """Shape and what was kept."""
+        """Shape, and the token that stands for none."""
         return f"{self.num_embeddings}, {self.embedding_dim}, padding_idx={self.padding_idx}"
 
 
@@ -127,7 +131,7 @@ def check_embedding(original: nn.Module) -> None:
         )
 
 
-class CompressedLinear(ReadsTable):
+class CompressedLinear(_Reads):
     """Stands for an `nn.Linear`: its weight is a compressed table, and ``table.logits`` is its forward pass.
 
     Args:
@@ -136,20 +140,14 @@ class CompressedLinear(ReadsTable):
         owner: Whether the table's tensors belong to this module; if not, it only refers to them.
     """
 
+    sizes = ("out_features", "in_features")
+    out_features: int
+    in_features: int
+
     def __init__(self, table: CompressedEmbedding, bias: nn.Parameter | None = None, owner: bool = True) -> None:
         super().__init__()
-        self.in_features, self.out_features = table.embedding_dim, table.num_embeddings
-        self.reader: Reader = Distinct()
-        self.bias = bias
-        if owner:
-            self.table = table
-        else:
-            _refer(self, table)
-
-    def read(self, table: CompressedEmbedding) -> None:
-        """Go on with another table of the same width; the bias is the caller's."""
-        _exchange(self, table)
-        self.out_features = table.num_embeddings
+        self.bias = bias  # which is the caller's to exchange with the table
+        self.read(table, owner)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """``hidden @ weight.T + bias``, shape (*hidden.shape[:-1], out_features); the weight is never built."""
@@ -167,11 +165,6 @@ class CompressedLinear(ReadsTable):
         """
         values, places = top_logits(self.table, hidden.to(self.table.device), count, self.bias)
         return values.to(hidden.device), places.to(hidden.device)
-
-    @property
-    def weight(self) -> Tensor:
-        """The dense weight, a reading; rebuilt at every access."""
-        return WeightReading.of(self.table)
 
     def extra_repr(self) -> str:
         """Shape, as `nn.Linear` says it."""
@@ -211,10 +204,8 @@ class TiedHead(CompressedLinear):
 
 def owned_tables(model: nn.Module) -> dict[str, CompressedEmbedding]:
     """Each compressed table in a model, of an embedding or a linear map, by the name of the module that owns it."""
-    readers = {
-        name: module for name, module in model.named_modules() if isinstance(module, TokenEmbedding | CompressedLinear)
-    }
-    return {name: module.table for name, module in readers.items() if module.owns_table}
+    modules = model.named_modules()
+    return {name: module.table for name, module in modules if isinstance(module, ReadsTable) and module.owns_table}
 
 
 def check_readers(model: nn.Module) -> None:
@@ -225,7 +216,7 @@ def check_readers(model: nn.Module) -> None:
     """
     owned = {id(table) for table in owned_tables(model).values()}
     for name, module in model.named_modules():
-        if isinstance(module, TokenEmbedding | CompressedLinear) and id(module.table) not in owned:
+        if isinstance(module, ReadsTable) and id(module.table) not in owned:
             raise ValueError(
                 f"{name} is tied to a table that is no longer in the model, so no checkpoint can hold both; exchange "
                 "embeddings (set_input_embeddings, or a merged adapter that trained it) after model.dequantize()"
@@ -253,7 +244,7 @@ def read_with(model: nn.Module, *, hot_rows: str | int | None = None, resident: 
     reader_for(hot_rows, resident)
     readers: dict[CompressedEmbedding, Reader] = {}
     for module in model.modules():
-        if isinstance(module, TokenEmbedding | CompressedLinear):
+        if isinstance(module, _Reads):
             if module.table not in readers:
                 readers[module.table] = reader_for(hot_rows, resident)
             module.reader = readers[module.table]

@@ -7,6 +7,7 @@ numbers, no copies, but for small tables that every row is read through (words, 
 """
 
 from collections.abc import Callable
+from copy import copy
 from functools import lru_cache, partial
 from itertools import accumulate
 from typing import Any, TypeGuard
@@ -20,7 +21,7 @@ from vocabpress.embeddings.codebooks import Codebooks
 from vocabpress.embeddings.combine import Columns, Sum, forms
 from vocabpress.embeddings.dense import Dense
 from vocabpress.embeddings.kernels import loops
-from vocabpress.embeddings.kernels.loops import Kind, Leaf
+from vocabpress.embeddings.kernels.loops import Leaf
 from vocabpress.embeddings.kernels.watch import Watch, kept
 from vocabpress.embeddings.kronecker import Kronecker
 from vocabpress.embeddings.projected import ACTIVATIONS, Projected
@@ -127,16 +128,14 @@ class _Loop(partial[None]):
 
 def _flat(form: CompressedEmbedding) -> Decode | None:
     """One loop for the whole expression, or None where it is not one of leaves."""
-    arrays = list[Any]()
-    blocks = [_leaves(block, 0, arrays) for block in (forms(form.blocks) if type(form) is Rows else [form])]
-    found = [block for block in blocks if block is not None]
-    return _loop(form, found, arrays) if len(found) == len(blocks) else None
-
-
-def _loop(form: CompressedEmbedding, blocks: list[list[Leaf]], arrays: list[Any]) -> _Loop:
-    bounds = numpy.array([*accumulate(map(len, blocks), initial=0)], numpy.int64)
-    leaves = numpy.array([leaf for block in blocks for leaf in block], numpy.int64).reshape(-1, len(Leaf._fields))
-    loop = _Loop(loops.read_rows, *places_of(form), bounds, leaves)
+    arrays, leaves, bounds = list[Any](), list[Leaf](), [0]
+    for block in forms(form.blocks) if type(form) is Rows else [form]:
+        own = _leaves(block, 0, arrays)
+        if own is None:
+            return None
+        leaves += own
+        bounds.append(len(leaves))
+    loop = _Loop(loops.read_rows, *places_of(form), numpy.array(bounds), numpy.array(leaves, numpy.int64))
     loop.arrays = arrays
     return loop
 
@@ -167,7 +166,7 @@ def _leaves(form: CompressedEmbedding, column: int, arrays: list[Any]) -> list[L
             if own is None:
                 return None
             found, column = [*found, *own], column + width
-        return [*found, Leaf(Kind.ZERO, column, form.embedding_dim - sum(form.widths))]
+        return [*found, Leaf(loops.ZERO, column, form.embedding_dim - sum(form.widths))]
 
     def at(array: Any) -> int:
         arrays.append(array)
@@ -175,7 +174,7 @@ def _leaves(form: CompressedEmbedding, column: int, arrays: list[Any]) -> list[L
 
     if _lies_there(form):
         size = form.embedding_dim
-        return [Leaf(Kind.DENSE, column, size, values=at(floats(form.rows)), size=size, step=size)]
+        return [Leaf(loops.DENSE, column, size, values=at(floats(form.rows)), size=size, step=size)]
     make = LEAVES.get(type(form))
     if make is None or (type(form) is Codebooks and not _is_fixed(form.words)):
         return None
@@ -186,7 +185,7 @@ def _scalar(form: Scalar, column: int, at: Callable[[Any], int]) -> Leaf:
     scales, group = scales_of(form)
     own, codes = scales.shape[1], form.codes.numpy()
     return Leaf(
-        Kind.SCALAR, column, form.embedding_dim, at(codes), codes.shape[1], form.bits, at(scales), own,
+        loops.SCALAR, column, form.embedding_dim, at(codes), codes.shape[1], form.bits, at(scales), own,
         step=own if form.scale_axis in ("row", "group") else 0, width=group,
     )  # fmt: skip
 
@@ -203,7 +202,7 @@ def _codebooks(form: Codebooks, column: int, at: Callable[[Any], int]) -> Leaf:
     width, books, codes = form.words.embedding_dim, books_of(form), form.codes.numpy()
     values = at(held(form.words)().numpy()) if _is_fixed(form.words) else 0
     return Leaf(
-        Kind.CODEBOOKS, column, form.embedding_dim, at(codes), codes.shape[1], form.bits, values,
+        loops.CODEBOOKS, column, form.embedding_dim, at(codes), codes.shape[1], form.bits, values,
         form.words.num_embeddings * width, width=width, more=at(books), count=len(books),
     )  # fmt: skip
 
@@ -219,7 +218,7 @@ def _trellis(form: Trellis, column: int, at: Callable[[Any], int]) -> Leaf:
     runs = [(*run, at(_words(form.memory, run.width, dtype)) if run.bits else 0) for run in form.runs]
     more = numpy.array(runs, numpy.int64).flatten()
     return Leaf(
-        Kind.TRELLIS, column, form.embedding_dim, at(codes), codes.shape[1], form.memory, at(scales), len(scales),
+        loops.TRELLIS, column, form.embedding_dim, at(codes), codes.shape[1], form.memory, at(scales), len(scales),
         width=form.row_bits, more=at(more), count=len(more),
     )  # fmt: skip
 
@@ -230,31 +229,13 @@ def _words(memory: int, width: int, dtype: torch.dtype) -> Any:
     return floats(all_words(memory, width, torch.zeros((), dtype=dtype)))
 
 
-def _large_words(form: Codebooks) -> Decode:
-    """By words that are decoded at every call."""
-    arrays, words = list[Any](), held(form.words)
-    loop = _loop(form, [[_codebooks(form, 0, lambda array: arrays.append(array) or array.ctypes.data)]], arrays)
+def _by_torch(form: CompressedEmbedding) -> Decode:
+    """What is rare, by the form's own plain torch."""
+    twin = copy(form)  # which has the same tensors: what is made of a form must not refer to it
 
     def decode(ids: Any, out: Any) -> None:
-        table, leaves = words().numpy(), loop.args[-1].copy()
-        leaves[0, Leaf._fields.index("values")] = table.ctypes.data
-        loops.read_rows(*loop.args[:-1], leaves, ids, out)
-
-    return decode
-
-
-def _dense(form: Dense) -> Decode:
-    rows = form.rows.detach()
-    return lambda ids, out: torch.from_numpy(out).copy_(rows[torch.from_numpy(ids)])
-
-
-def _kronecker(form: Kronecker) -> Decode:
-    (left, right), rows = (decoder(form.left), decoder(form.right)), form.right.num_embeddings
-    wide, narrow = form.left.embedding_dim, form.right.embedding_dim
-
-    def decode(ids: Any, out: Any) -> None:
-        first, second = rows_by(left, ids // rows, wide), rows_by(right, ids % rows, narrow)
-        torch.mul(first[:, :, None], second[:, None, :], out=torch.from_numpy(out).view(-1, wide, narrow))
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):  # in any thread
+            torch.from_numpy(out).copy_(twin.lookup(torch.from_numpy(ids)))
 
     return decode
 
@@ -288,17 +269,6 @@ def _sum(form: Sum) -> Decode:
     return decode
 
 
-def _columns(form: Columns) -> Decode:
-    parts, ends = [decoder(part) for part in forms(form.parts)], [*accumulate(form.widths, initial=0)]
-
-    def decode(ids: Any, out: Any) -> None:
-        for part, first, last in zip(parts, ends[:-1], ends[1:], strict=True):
-            out[:, first:last] = rows_by(part, ids, last - first)
-        out[:, ends[-1] :] = 0
-
-    return decode
-
-
 def _rows(form: Rows) -> Decode:
     blocks, places = [decoder(block) for block in forms(form.blocks)], places_of(form)
 
@@ -318,11 +288,8 @@ LEAVES: dict[type[CompressedEmbedding], Callable[[Any, int, Callable[[Any], int]
     Trellis: _trellis,
 }
 DECODERS: dict[type[CompressedEmbedding], Callable[[Any], Decode]] = {
-    Dense: _dense,
-    Codebooks: _large_words,
-    Kronecker: _kronecker,
     Projected: _projected,
     Sum: _sum,
-    Columns: _columns,
     Rows: _rows,
+    **dict.fromkeys((Dense, Codebooks, Kronecker, Columns), _by_torch),
 }

@@ -4,28 +4,19 @@ They work on arrays that are known to fit together: a byte is read only where a 
 there is one, and ids are checked once, by `inside`. No loop holds Python's lock.
 """
 
-from enum import IntEnum
 from typing import Any, NamedTuple
 
 import numpy
 
 from vocabpress.embeddings.kernels.compiling import carray, compiled, pointer_to
 
-
-class Kind(IntEnum):
-    """How a leaf is coded."""
-
-    ZERO = 0
-    DENSE = 1
-    SCALAR = 2
-    CODEBOOKS = 3
-    TRELLIS = 4
+ZERO, DENSE, SCALAR, CODEBOOKS, TRELLIS = range(5)  # how a leaf is coded
 
 
 class Leaf(NamedTuple):
     """Neighbouring columns of a block of rows, coded in one way; addresses are of memory that somebody else owns."""
 
-    kind: Kind
+    kind: int
     column: int  # the first, in the row of the table
     columns: int
     codes: int = 0  # address of the packed codes
@@ -35,13 +26,8 @@ class Leaf(NamedTuple):
     size: int = 0  # how many
     step: int = 0  # of the values from one row to the next; none where all rows share them
     width: int = 0  # SCALAR: columns that share a scale; CODEBOOKS: columns of a word; TRELLIS: bits of a row
-    more: int = (
-        0  # address of int64. CODEBOOKS: the first word of each code's book; TRELLIS: the runs, see `read_trellis`
-    )
-    count: int = 0  # of them
-
-
-ZERO, DENSE, SCALAR, CODEBOOKS, TRELLIS = (int(kind) for kind in Kind)
+    more: int = 0  # address of int64: of CODEBOOKS the first word of each code's book, of TRELLIS the runs
+    count: int = 0  # of those
 
 
 @compiled

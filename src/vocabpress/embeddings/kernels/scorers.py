@@ -20,7 +20,7 @@ from vocabpress.embeddings.dense import Dense
 from vocabpress.embeddings.kernels import sums
 from vocabpress.embeddings.kernels.decoders import books_of, held, places_of, scales_of
 from vocabpress.embeddings.kernels.threads import in_threads
-from vocabpress.embeddings.kernels.tiles import Score, many, tiles, turning
+from vocabpress.embeddings.kernels.tiles import Score, many, tiles, turned
 from vocabpress.embeddings.projected import Projected
 from vocabpress.embeddings.rows import CHUNK, Rows
 from vocabpress.embeddings.scalar import Scalar
@@ -82,11 +82,10 @@ class Whole(NamedTuple):
 def adder(form: CompressedEmbedding) -> Adder:
     """How a few vectors become what adds their inner products with ranges of rows."""
     make = ADDERS.get(type(form))
-    return _whole(form) if make is None or form.num_embeddings < ROWS else make(form)
+    return _whole(tiles(form)) if make is None or form.num_embeddings < ROWS else make(form)
 
 
-def _whole(form: CompressedEmbedding) -> Adder:
-    score = tiles(form)
+def _whole(score: Score) -> Adder:
     return lambda hidden: Whole(score(hidden))
 
 
@@ -102,7 +101,7 @@ def _scalar(form: Scalar) -> Adder:
     codes, bits, columns = form.codes.numpy(), form.bits, form.embedding_dim
     scales, _ = scales_of(form)
     if form.scale_axis == "group" or bits not in (1, 2, 4, 8):
-        return _whole(form)
+        return _whole(tiles(form))
     by_row = len(scales) > 1
     levels = torch.arange(1 << bits)[:, None] * (2 / (2**bits - 1)) - 1
     words, books = levels.float().numpy(), numpy.zeros(columns, numpy.int64)
@@ -118,14 +117,11 @@ def _scalar(form: Scalar) -> Adder:
         loop = integers if bits >= 4 else sums.add_bytes
 
         def add(first: int, last: int, out: Any) -> None:
-            if not by_row:
-                out += start
-                loop(codes[first:last], halves, out)
-                return
-            own = numpy.empty_like(out)
-            own[:] = start
+            own = numpy.zeros_like(out) if by_row else out
+            own += start
             loop(codes[first:last], halves, own)
-            out += numpy.multiply(own, scales[first:last, 0], out=own)
+            if by_row:
+                out += numpy.multiply(own, scales[first:last, 0], out=own)
 
         return add
 
@@ -154,25 +150,7 @@ def _codebooks(form: Codebooks) -> Adder:
 
 
 def _projected(form: Projected) -> Adder:
-    if form.activation is not None:
-        return _whole(form)
-    turn, inner = turning(form), adder(form.inner)
-
-    def prepare(hidden: Any) -> Add:
-        vectors, offset = turn(hidden)
-        add = inner(vectors)
-        if offset is None:
-            return add
-        if isinstance(add, Whole):
-            return Whole(add.scores + offset)
-
-        def shifted(first: int, last: int, out: Any) -> None:
-            out += offset
-            add(first, last, out)
-
-        return shifted
-
-    return prepare
+    return _whole(tiles(form) if form.activation is not None else turned(form, few(form.inner)))
 
 
 def _parts(form: Sum | Columns) -> Adder:
