@@ -203,7 +203,7 @@ def _codebooks(form: Codebooks, column: int, at: Callable[[Any], int]) -> Leaf:
     values = at(held(form.words)().numpy()) if _is_fixed(form.words) else 0
     return Leaf(
         loops.CODEBOOKS, column, form.embedding_dim, at(codes), codes.shape[1], form.bits, values,
-        form.words.num_embeddings * width, width=width, more=at(books), count=len(books),
+        form.words.num_embeddings * width, width=width, more=at(books), length=len(books),
     )  # fmt: skip
 
 
@@ -219,7 +219,7 @@ def _trellis(form: Trellis, column: int, at: Callable[[Any], int]) -> Leaf:
     more = numpy.array(runs, numpy.int64).flatten()
     return Leaf(
         loops.TRELLIS, column, form.embedding_dim, at(codes), codes.shape[1], form.memory, at(scales), len(scales),
-        width=form.row_bits, more=at(more), count=len(more),
+        width=form.row_bits, more=at(more), length=len(more),
     )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ class Leaf(NamedTuple):
     step: int = 0  # of the values from one row to the next; none where all rows share them
     width: int = 0  # SCALAR: columns that share a scale; CODEBOOKS: columns of a word; TRELLIS: bits of a row
     more: int = 0  # address of int64: of CODEBOOKS the first word of each code's book, of TRELLIS the runs
-    count: int = 0  # of those
+    length: int = 0  # how many
 
 
 @compiled
@@ -116,15 +116,15 @@ def read_rows(block_of: Any, bits: int, counts: Any, chunk: int, bounds: Any, le
         ids: (n).
         out: (n, columns), float32, is written.
     """
-    start, length = out.ctypes.data, out.shape[1]
+    start, row_bytes = out.ctypes.data, 4 * out.shape[1]
     for place in range(len(ids)):
         block, row = find(ids[place], block_of, bits, counts, chunk)
         for number in range(bounds[block], bounds[block + 1]):
-            kind, column, columns, codes, stride, size_of, values, size, step, width, more, count = leaves[number]
-            own = carray(pointer_to(start + 4 * (place * length + column)), columns, numpy.float32)
+            kind, column, columns, codes, stride, size_of, values, size, step, width, more, length = leaves[number]
+            own = carray(pointer_to(start + place * row_bytes + 4 * column), columns, numpy.float32)
             stream = carray(pointer_to(codes + row * stride), stride, numpy.uint8)
             numbers = carray(pointer_to(values + 4 * row * step), size, numpy.float32)
-            extra = carray(pointer_to(more), count, numpy.int64)
+            extra = carray(pointer_to(more), length, numpy.int64)
             if kind == SCALAR:
                 read_scalar(stream, size_of, numbers, width, own)
             elif kind == CODEBOOKS:
@@ -168,15 +168,9 @@ def read_codebooks(stream: Any, bits: int, words: Any, width: int, books: Any, o
 
 @compiled
 def read_trellis(stream: Any, memory: int, row_bits: int, scales: Any, runs: Any, out: Any) -> None:
-    """A row of trellis codes.
+    """A row of trellis codes, ``memory`` bits a state.
 
-    Args:
-        stream: The bytes of the row.
-        memory: Bits of a state.
-        row_bits: Bits of the row.
-        scales: Of the runs.
-        runs: Columns, bits, width of each, and the address of what a state stands for at that width, float32.
-        out: (columns), is written.
+    Each of the ``runs`` is its columns, bits, width, and the address of what a state stands for at that width, float32.
     """
     length, mask = len(stream), (1 << memory) - 1
     end, column, state = 0, 0, 0

@@ -130,8 +130,7 @@ def _scalar(form: Scalar) -> Adder:
 
 def _halves(vectors: Any, length: int) -> Any:
     """Entries for the lower code of each byte and for the upper one, (n, 2, length); zero where there is none."""
-    padded = numpy.zeros((len(vectors), 2 * length), numpy.float32)
-    padded[:, : vectors.shape[1]] = vectors
+    padded = numpy.pad(vectors, ((0, 0), (0, 2 * length - vectors.shape[1])))
     return numpy.ascontiguousarray(padded.reshape(len(vectors), length, 2).swapaxes(1, 2))
 
 

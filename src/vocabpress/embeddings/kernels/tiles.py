@@ -19,8 +19,9 @@ SHARE = 512  # rows of a tile that are worth a thread
 
 def many(form: CompressedEmbedding) -> Score:
     """For many: whole rows decoded, but not turned, since it is the vectors that are."""
-    turns = type(form) is Projected and form.activation is None
-    return turned(form, many(form.inner)) if turns else tiles(form)
+    if type(form) is Projected and form.activation is None:
+        return turned(form, many(form.inner))
+    return tiles(form)
 
 
 def turned(form: Projected, score: Score) -> Score:
