@@ -13,7 +13,7 @@ import torch
 from cases import BUDGETS, DTYPES, FORMS, METHOD_CASES, low_rank_table, near
 from vocabpress.embeddings import Codebooks, Dense, Projected, Run, Scalar, Trellis, inference
 from vocabpress.embeddings.inference import TOP_WHOLE, by_loops, logits, lookup, top_logits
-from vocabpress.embeddings.kernels import threads
+from vocabpress.embeddings.kernels import decoders, threads
 from vocabpress.embeddings.kernels.compiling import HAVE_NUMBA
 from vocabpress.embeddings.kernels.scorers import FEW
 from vocabpress.embeddings.kernels.threads import in_threads
@@ -140,6 +140,32 @@ def test_sums_of_many_codes(rows, bits):
     form = Codebooks.of(codes, Dense.of(torch.randn(150 << bits, 2, generator=generator)), bits)
     hidden = torch.randn(3, 150, generator=generator)
     near(logits(form, hidden), hidden @ form.dense().T, torch.float32)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", FORMS)
+@torch.no_grad()
+def test_what_is_too_large_to_be_held_is_decoded_at_every_call(name, dtype, monkeypatch):
+    pytest.importorskip("numba", reason="numba is in the `fast` extra")
+    monkeypatch.setattr(decoders, "MOST_HELD", 0)
+    form, ids = FORMS[name]().to(dtype), torch.tensor([1, 5, 5])
+    for _ in range(2):
+        near(lookup(form, ids), form.lookup(ids), dtype)
+        hidden = form.lookup(ids)
+        near(logits(form, hidden), hidden @ form.dense().T, dtype)
+        for parameter in form.parameters():
+            parameter.data.mul_(-1.5)
+
+
+@pytest.mark.parametrize("name", ["scalar 5 bit, row", "codebooks, staged segments, shared", "trellis, one bit"])
+@torch.no_grad()
+def test_codes_that_do_not_lie_side_by_side(name):
+    form, ids = FORMS[name](), torch.arange(7)
+    form.codes = form.codes.T.contiguous().T
+    for _ in range(2):
+        near(lookup(form, ids), form.lookup(ids), torch.float32)
+        near(logits(form, form.lookup(ids)), form.lookup(ids) @ form.dense().T, torch.float32)
+        form.codes.data.copy_(form.codes.flip(0))
 
 
 def test_what_loops_hold_follows_the_table():

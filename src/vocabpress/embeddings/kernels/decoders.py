@@ -71,16 +71,11 @@ def held(form: CompressedEmbedding) -> Callable[[], Tensor]:
     """
     if not _is_fixed(form):
         return partial(rows_by, decoder(form), numpy.arange(form.num_embeddings), form.embedding_dim)
-    table = form.rows.detach() if _lies_there(form) else kept(form, "dense", _decoded, _watch_all)
+    if _lies_there(form):
+        table = form.rows.detach()
+    else:
+        table = kept(form, "dense", lambda own: own.dense().float().contiguous(), lambda own: Watch(own, tensors(own)))
     return lambda: table
-
-
-def _decoded(form: CompressedEmbedding) -> Tensor:
-    return form.dense().detach().float().contiguous()
-
-
-def _watch_all(form: CompressedEmbedding) -> Watch:
-    return Watch(form, tensors(form))
 
 
 def _lies_there(form: CompressedEmbedding) -> TypeGuard[Dense]:
@@ -95,8 +90,8 @@ def _is_fixed(form: CompressedEmbedding) -> bool:
 def copied(form: CompressedEmbedding) -> list[Tensor]:
     """The tensors whose numbers loops hold copies of; all others they read where they lie.
 
-    These are: what is held decoded, maps, whose tokens are counted, and floats that are not float32, but for `Dense`
-    rows, which are cast when they are read.
+    These are: what is held decoded, maps, whose tokens are counted, and what is not float32, or codes, side by side,
+    but for `Dense` rows, which are cast when they are read.
     """
     found: list[Tensor] = []
     for part in form.modules():
@@ -107,6 +102,7 @@ def copied(form: CompressedEmbedding) -> list[Tensor]:
             found.append(part.block_of)
         if not isinstance(part, Dense):
             found += [own for own in part.parameters(recurse=False) if _is_copied(own)]
+            found += [own for own in part.buffers(recurse=False) if not own.is_contiguous()]
     return found
 
 
@@ -183,11 +179,16 @@ def _leaves(form: CompressedEmbedding, column: int, arrays: list[Any]) -> list[L
 
 def _scalar(form: Scalar, column: int, at: Callable[[Any], int]) -> Leaf:
     scales, group = scales_of(form)
-    own, codes = scales.shape[1], form.codes.numpy()
+    own, codes = scales.shape[1], codes_of(form)
     return Leaf(
         loops.SCALAR, column, form.embedding_dim, at(codes), codes.shape[1], form.bits, at(scales), own,
         step=own if form.scale_axis in ("row", "group") else 0, width=group,
     )  # fmt: skip
+
+
+def codes_of(form: Scalar | Codebooks | Trellis) -> Any:
+    """Packed codes, (V, bytes of a row), side by side; a view where they are that already."""
+    return form.codes.contiguous().numpy()
 
 
 def scales_of(form: Scalar) -> tuple[Any, int]:
@@ -199,7 +200,7 @@ def scales_of(form: Scalar) -> tuple[Any, int]:
 
 
 def _codebooks(form: Codebooks, column: int, at: Callable[[Any], int]) -> Leaf:
-    width, books, codes = form.words.embedding_dim, books_of(form), form.codes.numpy()
+    width, books, codes = form.words.embedding_dim, books_of(form), codes_of(form)
     values = at(held(form.words)().numpy()) if _is_fixed(form.words) else 0
     return Leaf(
         loops.CODEBOOKS, column, form.embedding_dim, at(codes), codes.shape[1], form.bits, values,
@@ -214,7 +215,7 @@ def books_of(form: Codebooks) -> Any:
 
 
 def _trellis(form: Trellis, column: int, at: Callable[[Any], int]) -> Leaf:
-    scales, codes, dtype = floats(form.scales), form.codes.numpy(), form.scales.dtype
+    scales, codes, dtype = floats(form.scales), codes_of(form), form.scales.dtype
     runs = [(*run, at(_words(form.memory, run.width, dtype)) if run.bits else 0) for run in form.runs]
     more = numpy.array(runs, numpy.int64).flatten()
     return Leaf(

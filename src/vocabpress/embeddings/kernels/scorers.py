@@ -18,7 +18,7 @@ from vocabpress.embeddings.codebooks import Codebooks
 from vocabpress.embeddings.combine import Columns, Sum, forms
 from vocabpress.embeddings.dense import Dense
 from vocabpress.embeddings.kernels import sums
-from vocabpress.embeddings.kernels.decoders import books_of, held, places_of, scales_of
+from vocabpress.embeddings.kernels.decoders import books_of, codes_of, held, places_of, scales_of
 from vocabpress.embeddings.kernels.threads import in_threads
 from vocabpress.embeddings.kernels.tiles import Score, many, tiles, turned
 from vocabpress.embeddings.projected import Projected
@@ -98,7 +98,7 @@ def _dense(form: Dense) -> Adder:
 
 
 def _scalar(form: Scalar) -> Adder:
-    codes, bits, columns = form.codes.numpy(), form.bits, form.embedding_dim
+    codes, bits, columns = codes_of(form), form.bits, form.embedding_dim
     scales, _ = scales_of(form)
     if form.scale_axis == "group" or bits not in (1, 2, 4, 8):
         return _whole(tiles(form))
@@ -135,7 +135,7 @@ def _halves(vectors: Any, length: int) -> Any:
 
 
 def _codebooks(form: Codebooks) -> Adder:
-    codes, bits, segments = form.codes.numpy(), form.bits, form.segments
+    codes, bits, segments = codes_of(form), form.bits, form.segments
     words, books = held(form.words), books_of(form)
     per_byte = 8 // bits if 8 % bits == 0 else 1
 
