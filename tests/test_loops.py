@@ -10,10 +10,10 @@ import weakref
 import pytest
 import torch
 
-from cases import BUDGETS, DTYPES, FORMS, METHOD_CASES, low_rank_table, near
+from cases import BUDGETS, DTYPES, FORMS, METHOD_CASES, fill, low_rank_table, near
 from vocabpress.embeddings import Codebooks, Dense, Projected, Run, Scalar, Trellis, inference
 from vocabpress.embeddings.inference import TOP_WHOLE, by_loops, logits, lookup, top_logits
-from vocabpress.embeddings.kernels import decoders, threads
+from vocabpress.embeddings.kernels import decoders, loops, threads
 from vocabpress.embeddings.kernels.compiling import HAVE_NUMBA
 from vocabpress.embeddings.kernels.scorers import FEW
 from vocabpress.embeddings.kernels.threads import in_threads
@@ -196,6 +196,33 @@ def test_what_loops_hold_follows_the_table():
         twin.bias.add_(1)
         near(lookup(twin, ids), form.lookup(ids) + 1, torch.float32)
         check()
+
+
+@torch.no_grad()
+def test_a_table_without_a_head_has_no_scorer(monkeypatch):
+    pytest.importorskip("numba", reason="numba is in the `fast` extra")
+    form, made = fill(Projected(Scalar(40, 3, 8), Scalar(3, 5, 8))), []
+    for name in ("scorer", "_row_reader"):
+        make = getattr(inference, name)
+        monkeypatch.setattr(inference, name, lambda table, name=name, make=make: made.append(name) or make(table))
+    for _ in range(2):
+        lookup(form, torch.tensor([1]))
+    assert made == ["_row_reader"]
+    for _ in range(2):
+        logits(form, torch.zeros(1, 5))
+    assert made == ["_row_reader", "scorer"]
+
+
+@pytest.mark.parametrize("method", ["svd", "tcq", "fastscan"])
+@torch.no_grad()
+def test_one_loop_reads_all_rows_of_a_lookup(method, monkeypatch):
+    pytest.importorskip("numba", reason="numba is in the `fast` extra")
+    calls, read_rows = [], loops.read_rows
+    monkeypatch.setattr(loops, "read_rows", lambda *given: calls.append(1) or read_rows(*given))
+    form = METHOD_CASES[method].method.fit(low_rank_table(), budget=BUDGETS[1])
+    calls.clear()  # those of the fit
+    near(lookup(form, torch.arange(50)), form.lookup(torch.arange(50)), torch.float32)
+    assert len(calls) == 1
 
 
 @torch.no_grad()
