@@ -15,7 +15,7 @@ from vocabpress.embeddings import Codebooks, Dense, Projected, Run, Scalar, Trel
 from vocabpress.embeddings.inference import TOP_WHOLE, by_loops, logits, lookup, top_logits
 from vocabpress.embeddings.kernels import decoders, loops, threads
 from vocabpress.embeddings.kernels.compiling import HAVE_NUMBA
-from vocabpress.embeddings.kernels.scorers import FEW
+from vocabpress.embeddings.kernels.scorers import MOST_BY_TABLES
 from vocabpress.embeddings.kernels.threads import in_threads
 from vocabpress.embeddings.trellis import all_words
 
@@ -45,7 +45,7 @@ def test_loops_read_every_form_as_torch_does(name, dtype):
 def test_loops_give_the_logits_of_every_form_as_torch_does(name, dtype):
     pytest.importorskip("numba", reason="numba is in the `fast` extra")
     form, generator = FORMS[name]().to(dtype), torch.Generator().manual_seed(1)
-    for shape in ((), (1,), (2, 5), (FEW + 1,), (0,)):
+    for shape in ((), (1,), (2, 5), (MOST_BY_TABLES + 1,), (0,)):
         hidden = torch.randn(*shape, form.embedding_dim, generator=generator).to(dtype)
         found = logits(form, hidden)
         assert found.shape == (*shape, form.num_embeddings)
@@ -147,7 +147,7 @@ def test_sums_of_many_codes(rows, bits):
 @torch.no_grad()
 def test_what_is_too_large_to_be_held_is_decoded_at_every_call(name, dtype, monkeypatch):
     pytest.importorskip("numba", reason="numba is in the `fast` extra")
-    monkeypatch.setattr(decoders, "MOST_HELD", 0)
+    monkeypatch.setattr(decoders, "MOST_CACHED", 0)
     form, ids = FORMS[name]().to(dtype), torch.tensor([1, 5, 5])
     for _ in range(2):
         near(lookup(form, ids), form.lookup(ids), dtype)
@@ -232,7 +232,7 @@ def test_a_basis_is_held_once(monkeypatch):
     monkeypatch.setattr(form.basis, "dense", lambda: decoded.append(1) or dense())
     lookup(form, torch.tensor([1]))
     logits(form, torch.zeros(1, 5))
-    logits(form, torch.zeros(FEW + 1, 5))
+    logits(form, torch.zeros(MOST_BY_TABLES + 1, 5))
     # Plain torch, which is asked for the dtype of the rows once, decodes it, too.
     assert len(decoded) == (2 if HAVE_NUMBA else 3)
 
@@ -322,8 +322,8 @@ def test_the_top_logits_are_those_of_all(name, vectors, monkeypatch):
 def test_kept_words_do_not_depend_on_the_dtype_of_the_moment():
     torch.set_default_dtype(torch.bfloat16)
     try:
-        kept = all_words(11, 3, torch.zeros(1, dtype=torch.float32))
+        words = all_words(11, 3, torch.zeros(1, dtype=torch.float32))
     finally:
         torch.set_default_dtype(torch.float32)
-    assert torch.equal(kept, all_words(11, 3, torch.zeros(1)))
-    assert kept.unique().numel() > 500
+    assert torch.equal(words, all_words(11, 3, torch.zeros(1)))
+    assert words.unique().numel() > 500

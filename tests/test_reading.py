@@ -117,7 +117,7 @@ def test_hot_rows_stay_inside_their_limit():
     table, reads = fitted(), HotRows(1500)
     with torch.no_grad():
         reads.lookup(table, torch.arange(300))
-    hot = reads._kept[1]
+    hot = reads._cached[1]
     assert hot.used == len(hot.rows) == (1500 - 4 * 300) // (4 * 16)
     assert hot.rows.nbytes + hot.slots.nbytes <= 1500
 

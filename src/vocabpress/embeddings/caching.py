@@ -31,22 +31,22 @@ class Reader:
         return logits(table, hidden)
 
 
-class _Keeping(Reader):
+class _Caching(Reader):
     """What keeps something that follows the table's numbers; copies go without it, in other processes, too."""
 
-    _kept: tuple[Watch, Any] | None = None
+    _cached: tuple[Watch, Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if not name.startswith("_")}
 
     def _of(self, table: CompressedEmbedding) -> Any:
         """What is kept of this table, as it is now; threads that find nothing each make their own."""
-        found = self._kept
+        found = self._cached
         if found is None or not found[0].holds(table):
             # Tensors of inference mode can't be written to outside of it, nor be used where gradients pass.
             with torch.inference_mode(False), torch.no_grad():
                 watch = Watch(table, [*copied(table), *table.parameters()], table.buffers())
-                self._kept = found = watch, self._make(table)
+                self._cached = found = watch, self._make(table)
         return found[1]
 
     def _make(self, table: CompressedEmbedding) -> Any:
@@ -81,7 +81,7 @@ class _Hot:
             self.used = end
 
 
-class HotRows(_Keeping):
+class HotRows(_Caching):
     """Keeps rows decoded until a limit of bytes is full: those that are read first, as frequent tokens are.
 
     Args:
@@ -113,7 +113,7 @@ class HotRows(_Keeping):
         return _Hot(table, self.limit)
 
 
-class Resident(_Keeping):
+class Resident(_Caching):
     """Keeps the whole table decoded: a small file, and the speed and memory of a dense table."""
 
     def lookup(self, table: CompressedEmbedding, ids: Tensor) -> Tensor:

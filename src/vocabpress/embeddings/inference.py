@@ -22,7 +22,7 @@ from vocabpress.embeddings.kernels.loops import inside
 from vocabpress.embeddings.kernels.scorers import scorer
 from vocabpress.embeddings.kernels.threads import in_threads
 from vocabpress.embeddings.kernels.tiles import Score
-from vocabpress.embeddings.kernels.watch import Watch, kept
+from vocabpress.embeddings.kernels.watch import Watch, cached
 from vocabpress.embeddings.projected import Projected
 
 MANY = 64  # ids among which it pays to look for equal ones
@@ -175,7 +175,7 @@ def by_loops(
     """What ``make`` puts together for a table, kept by a name; None where loops don't serve."""
     if not HAVE_NUMBA or values.device.type != "cpu" or (torch.is_grad_enabled() and trains(table, values)):
         return None
-    return kept(table, name, partial(_of_loops, make), _watch)
+    return cached(table, name, partial(_of_loops, make), _watch)
 
 
 def _watch(table: CompressedEmbedding) -> Watch:

@@ -135,7 +135,7 @@ class CompressedLinear(_Reads):
     """Stands for an `nn.Linear`: its weight is a compressed table, and ``table.logits`` is its forward pass.
 
     Args:
-        table: Of shape (out_features, in_features).
+        table: Shape (out_features, in_features).
         bias: Shape (out_features), or None.
         owner: Whether the table's tensors belong to this module; if not, it only refers to them.
     """
@@ -177,7 +177,7 @@ class TiedHead(CompressedLinear):
     Args:
         table: The compressed table, which belongs to another module.
         bias: The head's own bias, shape (num_embeddings), or None.
-        additional_fc: Of heads for more tokens than the table has (Idefics): the map for those.
+        additional_fc: The map for tokens that the table does not have (Idefics).
     """
 
     def __init__(

@@ -19,7 +19,7 @@ Loop = Callable[..., Any]
 
 
 def _numba() -> Any:
-    """The package, or None where it is not installed, does not fit what is beside it, or is told to compile nothing."""
+    """The package, or None where it is not installed, does not fit what is beside it, or is set to compile nothing."""
     if importlib.util.find_spec("numba") is None or os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
         return None
     try:
@@ -31,7 +31,7 @@ def _numba() -> Any:
 
 numba = _numba()
 HAVE_NUMBA = numba is not None
-pointer_to: Any = None  # of loops that are for numba alone
+pointer_to: Any = None  # only loops that numba compiles use these
 carray: Any = None
 
 

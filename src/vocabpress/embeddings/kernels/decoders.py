@@ -2,8 +2,8 @@
 
 A decoder writes rows, float32 (n, d), for ids, int64 (n). An expression of leaves, `Columns` and one `Rows` around them
 is read by one loop, which walks through its leaves. A decoder is put together once and holds views of the table's
-numbers, no copies, but for small tables that every row is read through (words, bases), which are held decoded up to
-`MOST_HELD` bytes, and for what `copied` lists besides.
+numbers, no copies, but for small tables that every row is read through (words, bases), which are decoded once up to
+`MOST_CACHED` bytes, and for what `copied` lists besides.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from vocabpress.embeddings.combine import Columns, Sum, forms
 from vocabpress.embeddings.dense import Dense
 from vocabpress.embeddings.kernels import loops
 from vocabpress.embeddings.kernels.loops import Leaf
-from vocabpress.embeddings.kernels.watch import Watch, kept
+from vocabpress.embeddings.kernels.watch import Watch, cached
 from vocabpress.embeddings.kronecker import Kronecker
 from vocabpress.embeddings.projected import ACTIVATIONS, Projected
 from vocabpress.embeddings.rows import CHUNK, Rows
@@ -30,7 +30,7 @@ from vocabpress.embeddings.scalar import Scalar
 from vocabpress.embeddings.trellis import Trellis, all_words
 
 Decode = Callable[[Any, Any], Any]
-MOST_HELD = 2**22  # bytes of a small table that are held decoded; a larger one is decoded at every call
+MOST_CACHED = 2**22  # bytes of a small table that are decoded once; a larger one is decoded at every call
 
 
 class NoKernelError(Exception):
@@ -64,17 +64,19 @@ def floats(tensor: Tensor) -> Any:
     return tensor.detach().float().contiguous().numpy()
 
 
-def held(form: CompressedEmbedding) -> Callable[[], Tensor]:
+def small_table(form: CompressedEmbedding) -> Callable[[], Tensor]:
     """A small table, float32 (rows, columns).
 
-    It is a view of what lies there as such numbers, held decoded, once for all that read it, or decoded at every call.
+    It is a view of what lies there as such numbers, decoded once for all that read it, or decoded at every call.
     """
     if not _is_fixed(form):
         return partial(rows_by, decoder(form), numpy.arange(form.num_embeddings), form.embedding_dim)
     if _lies_there(form):
         table = form.rows.detach()
     else:
-        table = kept(form, "dense", lambda own: own.dense().float().contiguous(), lambda own: Watch(own, tensors(own)))
+        table = cached(
+            form, "dense", lambda own: own.dense().float().contiguous(), lambda own: Watch(own, tensors(own))
+        )
     return lambda: table
 
 
@@ -83,14 +85,14 @@ def _lies_there(form: CompressedEmbedding) -> TypeGuard[Dense]:
 
 
 def _is_fixed(form: CompressedEmbedding) -> bool:
-    """Whether a table that every row is read through stays where it is: as it lies there, or held decoded."""
-    return _lies_there(form) or 4 * form.num_embeddings * form.embedding_dim <= MOST_HELD
+    """Whether a table that every row is read through stays where it is: as it lies there, or decoded once."""
+    return _lies_there(form) or 4 * form.num_embeddings * form.embedding_dim <= MOST_CACHED
 
 
 def copied(form: CompressedEmbedding) -> list[Tensor]:
     """The tensors whose numbers loops hold copies of; all others they read where they lie.
 
-    These are: what is held decoded, maps, whose tokens are counted, and what is not float32, or codes, side by side,
+    These are: what is decoded once, maps, whose tokens are counted, and what is not float32, or codes, side by side,
     but for `Dense` rows, which are cast when they are read.
     """
     found: list[Tensor] = []
@@ -201,7 +203,7 @@ def scales_of(form: Scalar) -> tuple[Any, int]:
 
 def _codebooks(form: Codebooks, column: int, at: Callable[[Any], int]) -> Leaf:
     width, books, codes = form.words.embedding_dim, books_of(form), codes_of(form)
-    values = at(held(form.words)().numpy()) if _is_fixed(form.words) else 0
+    values = at(small_table(form.words)().numpy()) if _is_fixed(form.words) else 0
     return Leaf(
         loops.CODEBOOKS, column, form.embedding_dim, at(codes), codes.shape[1], form.bits, values,
         form.words.num_embeddings * width, width=width, more=at(books), length=len(books),
@@ -242,7 +244,7 @@ def _by_torch(form: CompressedEmbedding) -> Decode:
 
 
 def _projected(form: Projected) -> Decode:
-    inner, basis, columns = decoder(form.inner), held(form.basis), form.inner.embedding_dim
+    inner, basis, columns = decoder(form.inner), small_table(form.basis), form.inner.embedding_dim
     bias = None if form.bias is None else form.bias.detach().float()
     activation = None if form.activation is None else ACTIVATIONS[form.activation]
 

@@ -21,10 +21,10 @@ class Leaf(NamedTuple):
     columns: int
     codes: int = 0  # address of the packed codes
     stride: int = 0  # bytes of a row of them
-    bits: int = 0  # of a code; TRELLIS: of a state
+    bits: int = 0  # a code's; TRELLIS: a state's
     values: int = 0  # address of rows, scales or words, float32
     size: int = 0  # how many
-    step: int = 0  # of the values from one row to the next; none where all rows share them
+    step: int = 0  # values from one row to the next; none where all rows share them
     width: int = 0  # SCALAR: columns that share a scale; CODEBOOKS: columns of a word; TRELLIS: bits of a row
     more: int = 0  # address of int64: of CODEBOOKS the first word of each code's book, of TRELLIS the runs
     length: int = 0  # how many
@@ -107,7 +107,7 @@ def read_rows(block_of: Any, bits: int, counts: Any, chunk: int, bounds: Any, le
 
     Args:
         block_of: The packed map from token to block, uint8.
-        bits: Of a block's number; 0 where blocks lie one after another.
+        bits: How many a block's number has; 0 where blocks lie one after another.
         counts: Tokens of each block before every ``chunk``-th token, int32 (chunks, blocks); without a map the first
             token of each block, (1, blocks).
         chunk: Tokens.

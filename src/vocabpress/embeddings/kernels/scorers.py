@@ -18,9 +18,9 @@ from vocabpress.embeddings.codebooks import Codebooks
 from vocabpress.embeddings.combine import Columns, Sum, forms
 from vocabpress.embeddings.dense import Dense
 from vocabpress.embeddings.kernels import sums
-from vocabpress.embeddings.kernels.decoders import books_of, codes_of, held, places_of, scales_of
+from vocabpress.embeddings.kernels.decoders import books_of, codes_of, places_of, scales_of, small_table
 from vocabpress.embeddings.kernels.threads import in_threads
-from vocabpress.embeddings.kernels.tiles import Score, many, tiles, turned
+from vocabpress.embeddings.kernels.tiles import Score, by_rows, tiles, turned
 from vocabpress.embeddings.projected import Projected
 from vocabpress.embeddings.rows import CHUNK, Rows
 from vocabpress.embeddings.scalar import Scalar
@@ -28,10 +28,13 @@ from vocabpress.embeddings.scalar import Scalar
 Add = Callable[[int, int, Any], object]
 """Adds the inner products with the rows from the first to the last, (n, rows), float32, to what is there."""
 Adder = Callable[[Any], Add]
-FEW, FEW_BYTES = 64, 8  # vectors up to which codes are read through tables, or rows as they lie (benchmarks/heads.py)
+MOST_BY_TABLES, MOST_BY_BYTES = (
+    64,
+    8,
+)  # vectors up to which codes are read through tables, or rows as they lie (benchmarks/heads.py)
 ROWS = 16  # for which tables are made: what that of a byte takes, 256 sums, decodes the byte of a dozen rows
 WORTH = 4096  # rows that are worth a thread
-SHARES = 64  # of blocks, each of as many rows of every block
+SHARES = 64  # that the rows of blocks are cut into; each has as many rows of every block
 
 
 def scorer(form: CompressedEmbedding) -> Score:
@@ -40,21 +43,21 @@ def scorer(form: CompressedEmbedding) -> Score:
     Raises:
         NoKernelError: If it holds a form that is none of `EMBEDDINGS`.
     """
-    by_tables, by_tiles, most = few(form), many(form), limit(form)
-    return lambda hidden: (by_tables if len(hidden) <= most else by_tiles)(hidden)
+    codes, rows, most = by_codes(form), by_rows(form), limit(form)
+    return lambda hidden: (codes if len(hidden) <= most else rows)(hidden)
 
 
 def limit(form: CompressedEmbedding) -> int:
-    """Vectors that are a few for this form."""
+    """Vectors up to which inner products are sums of what codes pick."""
     if isinstance(form, Projected):
         return limit(form.inner)
     if isinstance(form, Rows | Columns | Sum):
         return min(limit(part) for part in forms(form.blocks if isinstance(form, Rows) else form.parts))
     by_tables = isinstance(form, Codebooks) or (isinstance(form, Scalar) and form.bits < 4)
-    return FEW if by_tables else FEW_BYTES
+    return MOST_BY_TABLES if by_tables else MOST_BY_BYTES
 
 
-def few(form: CompressedEmbedding) -> Score:
+def by_codes(form: CompressedEmbedding) -> Score:
     """For a few vectors: without a row decoded, where the form can do that."""
     prepare, rows = adder(form), form.num_embeddings
 
@@ -136,7 +139,7 @@ def _halves(vectors: Any, length: int) -> Any:
 
 def _codebooks(form: Codebooks) -> Adder:
     codes, bits, segments = codes_of(form), form.bits, form.segments
-    words, books = held(form.words), books_of(form)
+    words, books = small_table(form.words), books_of(form)
     per_byte = 8 // bits if 8 % bits == 0 else 1
 
     def prepare(hidden: Any) -> Add:
@@ -149,7 +152,7 @@ def _codebooks(form: Codebooks) -> Adder:
 
 
 def _projected(form: Projected) -> Adder:
-    return _whole(tiles(form) if form.activation is not None else turned(form, few(form.inner)))
+    return _whole(tiles(form) if form.activation is not None else turned(form, by_codes(form.inner)))
 
 
 def _parts(form: Sum | Columns) -> Adder:
@@ -179,7 +182,9 @@ def _rows(form: Rows) -> Adder:
     def prepare(hidden: Any) -> Add:
         adds, parts = [block(hidden) for block in blocks], numpy.zeros((len(hidden), rows), numpy.float32)
 
-        def part(first: int, last: int) -> None:  # of every block, since a row of one may take longer than of another
+        def part(
+            first: int, last: int
+        ) -> None:  # a part of every block, since a row of one may take longer than of another
             for add, start, size in zip(adds, starts, sizes, strict=True):
                 own, end = size * first // SHARES, size * last // SHARES
                 add(own, end, parts[:, start + own : start + end])

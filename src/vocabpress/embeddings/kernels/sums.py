@@ -60,7 +60,7 @@ def code_tables(hidden: Any, words: Any, books: Any, segments: int, bits: int, p
         words: (words, width), float32.
         books: For each code the first word of its book, stage by stage, (stages * segments).
         segments: Pieces of a row.
-        bits: Of a code.
+        bits: How many a code has.
         per_byte: Codes that are read as one number, the first the lowest; lacking ones at the end count nothing.
     """
     size, width = 1 << bits, words.shape[1]
@@ -114,7 +114,7 @@ def add_bytes(codes: Any, tables: Any, out: Any) -> None:
 
 @compiled
 def add_codes(codes: Any, tables: Any, bits: int, out: Any) -> None:
-    """As `add_bytes`, for codes of which no whole number fills a byte; tables are (n, codes, 2**bits)."""
+    """As `add_bytes`, for codes that do not fill whole bytes; tables are (n, codes, 2**bits)."""
     for row in range(len(codes)):
         for vector in range(len(tables)):
             total = numpy.float32(0)

@@ -7,7 +7,7 @@ import numpy
 import torch
 
 from vocabpress.embeddings.base import CompressedEmbedding
-from vocabpress.embeddings.kernels.decoders import decoder, held
+from vocabpress.embeddings.kernels.decoders import decoder, small_table
 from vocabpress.embeddings.kernels.threads import in_threads
 from vocabpress.embeddings.projected import Projected
 
@@ -17,16 +17,16 @@ TILE = 8192  # rows that are decoded at a time
 SHARE = 512  # rows of a tile that are worth a thread
 
 
-def many(form: CompressedEmbedding) -> Score:
+def by_rows(form: CompressedEmbedding) -> Score:
     """For many: whole rows decoded, but not turned, since it is the vectors that are."""
     if type(form) is Projected and form.activation is None:
-        return turned(form, many(form.inner))
+        return turned(form, by_rows(form.inner))
     return tiles(form)
 
 
 def turned(form: Projected, score: Score) -> Score:
     """By the inner rows, with vectors that are turned to those; ``score`` gives the inner products with them."""
-    basis, bias = held(form.basis), None if form.bias is None else form.bias.detach().float()
+    basis, bias = small_table(form.basis), None if form.bias is None else form.bias.detach().float()
 
     def turned_score(hidden: Any) -> Any:
         vectors = torch.from_numpy(hidden)

@@ -104,23 +104,23 @@ def _torch_hash(tensor: Tensor) -> int:
 
 
 Table = TypeVar("Table", bound=nn.Module)
-_KEPT: dict[tuple[int, str], tuple[Watch, Any, Any]] = {}
+_CACHE: dict[tuple[int, str], tuple[Watch, Any, Any]] = {}
 
 
-def kept(table: Table, name: str, make: Callable[[Table], Any], watch: Callable[[Table], Watch]) -> Any:
+def cached(table: Table, name: str, make: Callable[[Table], Any], watch: Callable[[Table], Watch]) -> Any:
     """What ``make`` gives, made anew when the watch no longer holds.
 
     Args:
         table: On which it depends; what is made must not refer to it.
-        name: Of what is made.
+        name: What is made, so that a table may have several.
         make: Is called outside of inference mode, whose tensors are of no use elsewhere, and without gradients.
         watch: Says which of the table's tensors are copied; all others are read where they lie.
     """
     key = id(table), name
-    found = _KEPT.get(key)
+    found = _CACHE.get(key)
     if found is None or not found[0].holds(table):
         with torch.inference_mode(False), torch.no_grad():
             # In this order: what is written meanwhile is seen.
-            found = watch(table), make(table), ref(table, lambda _, all_kept=_KEPT: all_kept.pop(key, None))
-        _KEPT[key] = found
+            found = watch(table), make(table), ref(table, lambda _, cache=_CACHE: cache.pop(key, None))
+        _CACHE[key] = found
     return found[1]
