@@ -182,9 +182,7 @@ def _rows(form: Rows) -> Adder:
     def prepare(hidden: Any) -> Add:
         adds, parts = [block(hidden) for block in blocks], numpy.zeros((len(hidden), rows), numpy.float32)
 
-        def part(
-            first: int, last: int
-        ) -> None:  # a part of every block, since a row of one may take longer than of another
+        def part(first: int, last: int) -> None:  # a part of every block, since their rows take different times
             for add, start, size in zip(adds, starts, sizes, strict=True):
                 own, end = size * first // SHARES, size * last // SHARES
                 add(own, end, parts[:, start + own : start + end])
