@@ -17,8 +17,8 @@ from torch import Tensor
 from common import RESULTS, milliseconds, parse
 from randomtables import SHAPES, forms
 from vocabpress.embeddings import CompressedEmbedding
+from vocabpress.embeddings.inference import logits, top_logits
 from vocabpress.embeddings.kernels import scorers
-from vocabpress.embeddings.reading import logits, top_logits
 from vocabpress.results import Result, write_results
 
 VECTORS = (1, 8, 64)
@@ -35,10 +35,10 @@ def reading_of(count: int) -> Callable[[], object]:
 
 def both_ways(form: CompressedEmbedding, generator: torch.Generator) -> dict[str, float]:
     """Milliseconds by tables of inner products, and by rows decoded in tiles, at growing numbers of vectors."""
-    metrics, few, many = dict[str, float](), scorers.few(form), scorers.many(form)
+    metrics, codes, rows = dict[str, float](), scorers.by_codes(form), scorers.by_rows(form)
     for count in CROSSING:
         hidden = torch.randn(count, form.embedding_dim, generator=generator).numpy()
-        both = milliseconds([lambda h=hidden: few(h), lambda h=hidden: many(h)], SECONDS)
+        both = milliseconds([lambda h=hidden: codes(h), lambda h=hidden: rows(h)], SECONDS)
         metrics |= dict(zip((f"tables_{count}_ms", f"tiles_{count}_ms"), both, strict=True))
     return metrics
 
@@ -75,7 +75,7 @@ def main() -> int:
                 "rows": rows,
                 "columns": columns,
                 "dtype": "bfloat16",
-                "few": scorers.FEW,
+                "few": scorers.MOST_BY_TABLES,
                 "seed": arguments.seed,
             }
             sizes = {"table": stored, "table_float32": 4 * rows * columns}

@@ -82,8 +82,8 @@ def look(small: Path) -> dict[str, float]:
     """Microseconds that a look takes at whether the numbers that a way of reading copied are what they were."""
     table: Any = AutoModel.from_pretrained(small).get_input_embeddings().table
     copies, everything = copied(table), [*copied(table), *table.parameters()]
-    stored, kept = Watch(table, copies), Watch(table, everything, table.buffers())
-    times = milliseconds([lambda: stored.holds(table), lambda: kept.holds(table)], SECONDS, most=1000)
+    stored, whole = Watch(table, copies), Watch(table, everything, table.buffers())
+    times = milliseconds([lambda: stored.holds(table), lambda: whole.holds(table)], SECONDS, most=1000)
     return dict(zip(WAYS, (1000 * times[0], 1000 * times[1], 1000 * times[1]), strict=True))
 
 

@@ -34,7 +34,7 @@ from vocabpress import (
     Stacked,
     Uniform,
 )
-from vocabpress.embeddings.kernels.imprint import Imprint
+from vocabpress.embeddings.kernels.watch import bytes_of
 from vocabpress.fitting import binary, shards, table, trellis
 
 WIDTH = 192
@@ -91,7 +91,7 @@ def main(file: str, names: list[str]) -> None:
     shards.ENTRIES_PER_CHUNK, table.ENTRIES_CACHED, binary.REFIT_ROWS = 2**17, 2**19, 1000
     rows = torch.from_file(file, size=Path(file).stat().st_size // 2, dtype=torch.bfloat16).view(-1, WIDTH)
     weights = 1 / torch.arange(1.0, len(rows) + 1)
-    Imprint([weights]).holds()  # a loop that all share, compiled where nobody has done so before
+    bytes_of([weights])()  # a loop that all share, compiled where nobody has done so before
     for name in names:
         if not os.fork():
             form = None

@@ -31,7 +31,7 @@ def loop(tmp_path, monkeypatch):
     return source_of_a_loop.twice
 
 
-def kept(folder):
+def compiled_files(folder):
     return list(folder.rglob("*.nbc"))
 
 
@@ -39,7 +39,7 @@ def test_the_temporary_files_are_the_last_resort(loop, tmp_path):
     assert compiling.compiled(loop)(3) == 6
     (folder,) = (tmp_path / "temporary").iterdir()
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    (file,) = kept(folder)
+    (file,) = compiled_files(folder)
     assert numba.config.CACHE_DIR == ""
     again = compiling.compiled(loop)
     assert again(4) == 8
@@ -63,7 +63,7 @@ def test_without_any_folder_loops_are_compiled_all_the_same(loop, tmp_path, monk
 
     monkeypatch.setattr(tempfile, "gettempdir", nowhere)
     assert compiling.compiled(loop)(3) == 6
-    assert not kept(tmp_path)
+    assert not compiled_files(tmp_path)
 
 
 def test_a_cache_that_can_not_be_written_is_none(loop, tmp_path, monkeypatch):

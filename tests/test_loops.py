@@ -10,14 +10,18 @@ import weakref
 import pytest
 import torch
 
-from cases import BUDGETS, DTYPES, FORMS, METHOD_CASES, low_rank_table, near
-from vocabpress.embeddings import Codebooks, Dense, Projected, Run, Scalar, Trellis, reading
-from vocabpress.embeddings.kernels import threads
+from cases import BUDGETS, DTYPES, FORMS, METHOD_CASES, fill, low_rank_table, near
+from vocabpress.embeddings import Codebooks, Dense, Projected, Run, Scalar, Trellis, inference
+from vocabpress.embeddings.inference import TOP_WHOLE, by_loops, logits, lookup, top_logits
+from vocabpress.embeddings.kernels import decoders, loops, threads
 from vocabpress.embeddings.kernels.compiling import HAVE_NUMBA
-from vocabpress.embeddings.kernels.scorers import FEW
+from vocabpress.embeddings.kernels.scorers import MOST_BY_TABLES
 from vocabpress.embeddings.kernels.threads import in_threads
-from vocabpress.embeddings.reading import TOP_WHOLE, logits, lookup, loops_for, top_logits
 from vocabpress.embeddings.trellis import all_words
+
+
+def loops_for(form, ids):
+    return by_loops(form, ids, "rows", inference._row_reader)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -41,7 +45,7 @@ def test_loops_read_every_form_as_torch_does(name, dtype):
 def test_loops_give_the_logits_of_every_form_as_torch_does(name, dtype):
     pytest.importorskip("numba", reason="numba is in the `fast` extra")
     form, generator = FORMS[name]().to(dtype), torch.Generator().manual_seed(1)
-    for shape in ((), (1,), (2, 5), (FEW + 1,), (0,)):
+    for shape in ((), (1,), (2, 5), (MOST_BY_TABLES + 1,), (0,)):
         hidden = torch.randn(*shape, form.embedding_dim, generator=generator).to(dtype)
         found = logits(form, hidden)
         assert found.shape == (*shape, form.num_embeddings)
@@ -138,6 +142,32 @@ def test_sums_of_many_codes(rows, bits):
     near(logits(form, hidden), hidden @ form.dense().T, torch.float32)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", FORMS)
+@torch.no_grad()
+def test_what_is_too_large_to_be_held_is_decoded_at_every_call(name, dtype, monkeypatch):
+    pytest.importorskip("numba", reason="numba is in the `fast` extra")
+    monkeypatch.setattr(decoders, "MOST_CACHED", 0)
+    form, ids = FORMS[name]().to(dtype), torch.tensor([1, 5, 5])
+    for _ in range(2):
+        near(lookup(form, ids), form.lookup(ids), dtype)
+        hidden = form.lookup(ids)
+        near(logits(form, hidden), hidden @ form.dense().T, dtype)
+        for parameter in form.parameters():
+            parameter.data.mul_(-1.5)
+
+
+@pytest.mark.parametrize("name", ["scalar 5 bit, row", "codebooks, staged segments, shared", "trellis, one bit"])
+@torch.no_grad()
+def test_codes_that_do_not_lie_side_by_side(name):
+    form, ids = FORMS[name](), torch.arange(7)
+    form.codes = form.codes.T.contiguous().T
+    for _ in range(2):
+        near(lookup(form, ids), form.lookup(ids), torch.float32)
+        near(logits(form, form.lookup(ids)), form.lookup(ids) @ form.dense().T, torch.float32)
+        form.codes.data.copy_(form.codes.flip(0))
+
+
 def test_what_loops_hold_follows_the_table():
     pytest.importorskip("numba", reason="numba is in the `fast` extra")
     form = Projected(Scalar(40, 5, 4), Scalar(5, 6, 8))
@@ -169,13 +199,40 @@ def test_what_loops_hold_follows_the_table():
 
 
 @torch.no_grad()
+def test_a_table_without_a_head_has_no_scorer(monkeypatch):
+    pytest.importorskip("numba", reason="numba is in the `fast` extra")
+    form, made = fill(Projected(Scalar(40, 3, 8), Scalar(3, 5, 8))), []
+    for name in ("scorer", "_row_reader"):
+        make = getattr(inference, name)
+        monkeypatch.setattr(inference, name, lambda table, name=name, make=make: made.append(name) or make(table))
+    for _ in range(2):
+        lookup(form, torch.tensor([1]))
+    assert made == ["_row_reader"]
+    for _ in range(2):
+        logits(form, torch.zeros(1, 5))
+    assert made == ["_row_reader", "scorer"]
+
+
+@pytest.mark.parametrize("method", ["svd", "tcq", "fastscan"])
+@torch.no_grad()
+def test_one_loop_reads_all_rows_of_a_lookup(method, monkeypatch):
+    pytest.importorskip("numba", reason="numba is in the `fast` extra")
+    calls, read_rows = [], loops.read_rows
+    monkeypatch.setattr(loops, "read_rows", lambda *given: calls.append(1) or read_rows(*given))
+    form = METHOD_CASES[method].method.fit(low_rank_table(), budget=BUDGETS[1])
+    calls.clear()  # those of the fit
+    near(lookup(form, torch.arange(50)), form.lookup(torch.arange(50)), torch.float32)
+    assert len(calls) == 1
+
+
+@torch.no_grad()
 def test_a_basis_is_held_once(monkeypatch):
     form, decoded = Projected(Dense(40, 3), Scalar(3, 5, 8)), []
     dense = form.basis.dense
     monkeypatch.setattr(form.basis, "dense", lambda: decoded.append(1) or dense())
     lookup(form, torch.tensor([1]))
     logits(form, torch.zeros(1, 5))
-    logits(form, torch.zeros(FEW + 1, 5))
+    logits(form, torch.zeros(MOST_BY_TABLES + 1, 5))
     # Plain torch, which is asked for the dtype of the rows once, decodes it, too.
     assert len(decoded) == (2 if HAVE_NUMBA else 3)
 
@@ -246,7 +303,7 @@ def test_threads_are_started_anew_in_a_child():
 @pytest.mark.parametrize("name", ["tcq", "fastscan", "product", "svd+svd", "lighttoken"])
 @torch.no_grad()
 def test_the_top_logits_are_those_of_all(name, vectors, monkeypatch):
-    monkeypatch.setattr(reading, "TOP_TILE", 64)  # of 400 rows
+    monkeypatch.setattr(inference, "TOP_TILE", 64)  # of 400 rows
     form = METHOD_CASES[name].method.fit(low_rank_table(), budget=BUDGETS[1])
     hidden = torch.randn(vectors, 24, generator=torch.Generator().manual_seed(4))
     bias = torch.randn(400, generator=torch.Generator().manual_seed(5))
@@ -265,8 +322,8 @@ def test_the_top_logits_are_those_of_all(name, vectors, monkeypatch):
 def test_kept_words_do_not_depend_on_the_dtype_of_the_moment():
     torch.set_default_dtype(torch.bfloat16)
     try:
-        kept = all_words(11, 3, torch.zeros(1, dtype=torch.float32))
+        words = all_words(11, 3, torch.zeros(1, dtype=torch.float32))
     finally:
         torch.set_default_dtype(torch.float32)
-    assert torch.equal(kept, all_words(11, 3, torch.zeros(1)))
-    assert kept.unique().numel() > 500
+    assert torch.equal(words, all_words(11, 3, torch.zeros(1)))
+    assert words.unique().numel() > 500

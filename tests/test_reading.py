@@ -10,9 +10,9 @@ from transformers import AutoModel
 import tiny
 from cases import DTYPES, near
 from vocabpress import SVD, Budget, FastScan, Uniform, VocabpressConfig, read_with
-from vocabpress.embeddings import Dense, Rows, readers
-from vocabpress.embeddings.readers import Distinct, HotRows, Resident
-from vocabpress.embeddings.reading import lookup
+from vocabpress.embeddings import Dense, Rows, inference
+from vocabpress.embeddings.caching import HotRows, Reader, Resident
+from vocabpress.embeddings.inference import lookup
 from vocabpress.hf.compress import compress_model
 from vocabpress.hf.modules import TiedHead
 from vocabpress.hf.request import Request
@@ -54,7 +54,7 @@ def fitted(method=None, rows=300):
     return (method or Uniform()).fit(table, budget=Budget.ratio(4))
 
 
-READERS = {"distinct": Distinct, "hot": lambda: HotRows(2000), "no room": lambda: HotRows(10), "resident": Resident}
+READERS = {"distinct": Reader, "hot": lambda: HotRows(2000), "no room": lambda: HotRows(10), "resident": Resident}
 IDS = torch.tensor([[3, 3, 7, 299], [0, 7, 7, 3]])
 
 
@@ -99,8 +99,9 @@ def test_what_was_kept_in_inference_mode_serves_outside_of_it(reader):
 
 def test_what_is_decoded(monkeypatch):
     read = []
-    monkeypatch.setattr(readers, "lookup", lambda table, ids: read.append(ids.numel()) or lookup(table, ids))
-    monkeypatch.setattr(readers, "MANY", 2)
+    monkeypatch.setattr(inference, "by_loops", lambda *given: None)
+    monkeypatch.setattr(inference, "_without_loops", lambda table, ids: read.append(len(ids)) or table.lookup(ids))
+    monkeypatch.setattr(inference, "MANY", 2)
     with torch.no_grad():
         for reader, expected in (("distinct", [4, 4, 1]), ("hot", [4, 0, 1]), ("no room", [4, 4, 1])):
             table, reads = fitted(), READERS[reader]()
@@ -116,7 +117,7 @@ def test_hot_rows_stay_inside_their_limit():
     table, reads = fitted(), HotRows(1500)
     with torch.no_grad():
         reads.lookup(table, torch.arange(300))
-    hot = reads._kept[1]
+    hot = reads._cached[1]
     assert hot.used == len(hot.rows) == (1500 - 4 * 300) // (4 * 16)
     assert hot.rows.nbytes + hot.slots.nbytes <= 1500
 
@@ -152,7 +153,7 @@ def test_a_model_reads_as_it_is_told_and_saves_as_before(choice, tmp_path):
     read_with(model, **choice)
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     assert embedding.reader is head.reader
-    assert type(embedding.reader) is {"hot_rows": HotRows, "resident": Resident}.get(next(iter(choice), ""), Distinct)
+    assert type(embedding.reader) is {"hot_rows": HotRows, "resident": Resident}.get(next(iter(choice), ""), Reader)
     for _ in range(2):
         torch.testing.assert_close(tiny.logits(model, tiny.batch()), expected)
     twin = copy.deepcopy(model)

@@ -12,7 +12,7 @@ import torch
 
 from cases import FORMS, METHOD_CASES, fill, low_rank_table
 from vocabpress import Budget
-from vocabpress.embeddings import Codebooks, Columns, Dense, Projected, Rows, Run, Scalar, Sum, Trellis, reading
+from vocabpress.embeddings import Codebooks, Columns, Dense, Projected, Rows, Run, Scalar, Sum, Trellis, inference
 from vocabpress.embeddings.kernels import gpu
 from vocabpress.embeddings.kernels.gpu import INTERPRETED, lookup, reader, serves
 
@@ -238,13 +238,13 @@ def test_the_kernels_are_for_a_gpu_without_gradients(monkeypatch):
     calls = []
     monkeypatch.setattr(gpu, "serves", lambda *given: True)
     monkeypatch.setattr(gpu, "lookup", lambda table, given: calls.append(1) or lookup(table, given))
-    monkeypatch.setattr(reading, "HAVE_NUMBA", False)
-    expected = reading.lookup(form, ids)
+    monkeypatch.setattr(inference, "HAVE_NUMBA", False)
+    expected = inference.lookup(form, ids)
     assert not calls  # may be trained
     with torch.no_grad():
-        assert torch.equal(reading.lookup(form, ids), expected)
+        assert torch.equal(inference.lookup(form, ids), expected)
     assert len(calls) == 1
-    assert torch.equal(reading.lookup(form.requires_grad_(False), ids), expected)
+    assert torch.equal(inference.lookup(form.requires_grad_(False), ids), expected)
     assert len(calls) == 2
 
 

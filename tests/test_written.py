@@ -11,12 +11,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cases import FORMS, fill, near
 from vocabpress.embeddings import Dense, Projected, Scalar
-from vocabpress.embeddings.kernels import imprint
-from vocabpress.embeddings.kernels.imprint import PIECE, Imprint
-from vocabpress.embeddings.readers import Distinct, HotRows, Resident
+from vocabpress.embeddings.caching import HotRows, Reader, Resident
+from vocabpress.embeddings.kernels import watch
+from vocabpress.embeddings.kernels.watch import PIECE, Watch, bytes_of
 from vocabpress.packing import pack, unpack
 
-READERS = {"as stored": Distinct, "hot rows": lambda: HotRows(10**6), "resident": Resident}
+READERS = {"as stored": Reader, "hot rows": lambda: HotRows(10**6), "resident": Resident}
 
 
 def check(reader, form, ids=None):
@@ -141,37 +141,38 @@ def test_averages_swaps_and_loads(reader):
 
 
 def test_large_codes_are_looked_at_in_turn():
-    codes = torch.zeros(3 * PIECE + 5, dtype=torch.uint8)
-    seen = Imprint([], [codes])
-    assert all(seen.holds() for _ in range(9))
+    form, codes = Scalar(3 * PIECE + 5, 1, 8), torch.zeros(3 * PIECE + 5, 1, dtype=torch.uint8)
+    form.codes = codes
+    seen = Watch(form, codes=[codes])
+    assert all(seen.holds(form) for _ in range(9))
     codes.data[-1] = 7  # in the last of four pieces
-    assert [seen.holds() for _ in range(4)].count(False) == 1
+    assert [seen.holds(form) for _ in range(4)].count(False) == 1
     codes.data[-1] = 0
-    assert all(seen.holds() for _ in range(4))
+    assert all(seen.holds(form) for _ in range(4))
     codes.data.add_(1)
-    assert not any(seen.holds() for _ in range(4))
-    again = Imprint([], [codes])
+    assert not any(seen.holds(form) for _ in range(4))
+    again = Watch(form, codes=[codes])
     codes.zero_()  # counted
-    assert not again.holds()
+    assert not again.holds(form)
 
 
 @pytest.mark.parametrize("loops", [True, False])
-def test_an_imprint_sees_any_byte(loops, monkeypatch):
+def test_a_look_sees_any_byte(loops, monkeypatch):
     if loops:
         pytest.importorskip("numba", reason="numba is in the `fast` extra")
-    monkeypatch.setattr(imprint, "HAVE_NUMBA", loops)
+    monkeypatch.setattr(watch, "HAVE_NUMBA", loops)
     tensors = [torch.arange(77, dtype=torch.float32), torch.zeros(3, 7).T, torch.ones((), dtype=torch.bfloat16)]
     tensors.append(torch.randint(256, (1003,), dtype=torch.uint8))
-    seen = Imprint(tensors)
+    same = bytes_of(tensors)
     for tensor in tensors:
         for place in itertools.product(*map(range, tensor.shape)):
             old = tensor[place].clone()
             tensor.data[place] += 1
-            assert not seen.holds()
+            assert not same()
             tensor.data[place] = old
-    assert seen.holds()
+    assert same()
     tensors[0].data[[3, 4]] = tensors[0].data[[4, 3]]  # the same numbers in another order
-    assert not seen.holds()
+    assert not same()
 
 
 @pytest.mark.parametrize("reader", [*READERS, "hot rows, no room", "hot rows, little room"])

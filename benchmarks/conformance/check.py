@@ -26,7 +26,7 @@ from vocabpress import (
     Residual,
     Uniform,
 )
-from vocabpress.embeddings.reading import lookup
+from vocabpress.embeddings.inference import lookup
 from vocabpress.hf.compress import compress_model
 from vocabpress.hf.modules import CompressedLinear, TiedHead, TokenEmbedding
 from vocabpress.hf.original import find_tables

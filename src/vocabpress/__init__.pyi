@@ -8,9 +8,9 @@ from .hf.compress import compress as compress
 from .hf.compress import compress_model as compress_model
 from .hf.config import VocabpressConfig as VocabpressConfig
 from .hf.extract import static_embedding as static_embedding
+from .hf.modules import read_with as read_with
 from .hf.original import TableInfo as TableInfo
 from .hf.original import find_tables as find_tables
-from .hf.reading import read_with as read_with
 from .hf.report import Report as Report
 from .hf.request import PRESETS as PRESETS
 from .hf.request import LinearShapes as LinearShapes

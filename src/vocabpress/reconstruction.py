@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vocabpress.chunks import chunks
 from vocabpress.embeddings import CompressedEmbedding
-from vocabpress.embeddings.reading import lookup
+from vocabpress.embeddings.inference import lookup
 
 DECILES = 10
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from vocabpress.embeddings import CompressedEmbedding
-from vocabpress.embeddings.reading import lookup
+from vocabpress.embeddings.inference import lookup
 from vocabpress.fitting.shards import (
     ALONE,
     Combine,

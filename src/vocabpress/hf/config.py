@@ -8,8 +8,8 @@ from typing import Any, Literal
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from vocabpress.budget import Budget
+from vocabpress.embeddings.caching import reader_for
 from vocabpress.hf.inner import make_config, method_of
-from vocabpress.hf.reading import check_reading
 from vocabpress.hf.request import LinearShapes, Request
 from vocabpress.methods import Method, make_method
 
@@ -89,7 +89,7 @@ class VocabpressConfig(QuantizationConfigMixin):
         self.inner = inner.to_dict() if isinstance(inner, QuantizationConfigMixin) else inner
         self.fitted_by = fitted_by
         self.format_version = format_version
-        check_reading(hot_rows, resident)
+        reader_for(hot_rows, resident)  # refuses what it can't make
         self.verify, self.hot_rows = verify, hot_rows
         self.resident: Literal["dense"] | None = resident
 

@@ -1,17 +1,15 @@
 """The modules that stand in a model where an embedding, its tied head and linear maps stood."""
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from vocabpress.embeddings import CompressedEmbedding
-from vocabpress.embeddings.readers import Distinct, Reader
-from vocabpress.embeddings.reading import top_logits
-from vocabpress.hf.devices import read_where_it_lies
-from vocabpress.hf.readings import WeightReading
+from vocabpress.embeddings.caching import Reader, reader_for
+from vocabpress.embeddings.inference import top_logits
+from vocabpress.hf.dense_weight import WeightReading
 from vocabpress.hf.states import ReadsTable
 
 ADDITIONS = ("embed_norm", "additional_embedding", "eoi_embedding")
@@ -19,20 +17,39 @@ ADDITIONS = ("embed_norm", "additional_embedding", "eoi_embedding")
 tokens (Idefics), a row of its own for the end of an image (T5Gemma 2)."""
 
 
-def _refer(module: nn.Module, table: CompressedEmbedding) -> None:
-    """Let ``module.table`` be the table without registering it: no key in the state dict, no second copy on `.to()`."""
-    object.__setattr__(module, "table", table)
+class _Reads(ReadsTable):
+    """What stands for a module with a weight: reads a table, and has its sizes under the names of the original."""
+
+    sizes: tuple[str, str]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reader = Reader()
+
+    def read(self, table: CompressedEmbedding, owner: bool | None = None) -> None:
+        """Go on with another table of the same width.
+
+        Args:
+            table: The table.
+            owner: Whether its tensors belong to this module; if not, it only refers to them. None is as before.
+        """
+        if self.owns_table if owner is None else owner:
+            self.table = table
+        else:  # no key in the state dict, no second copy on `.to()`
+            object.__setattr__(self, "table", table)
+        for name, size in zip(self.sizes, (table.num_embeddings, table.embedding_dim), strict=True):
+            setattr(self, name, size)
+
+    @property
+    def weight(self) -> Tensor:
+        """The dense table, unscaled as in the original; rebuilt at every access.
+
+        It is a reading, see `WeightReading`.
+        """
+        return WeightReading.of(self.table)
 
 
-def _exchange(module: "TokenEmbedding | CompressedLinear", table: CompressedEmbedding) -> None:
-    """Another table for a module that owns its table or refers to one."""
-    if module.owns_table:
-        module.table = table
-    else:
-        _refer(module, table)
-
-
-class TokenEmbedding(ReadsTable):
+class TokenEmbedding(_Reads):
     """Stands for an `nn.Embedding`: reads rows from a compressed table.
 
     It keeps what the model around it relies on: `padding_idx`, `weight`, which rebuilds the dense table for the few
@@ -49,6 +66,9 @@ class TokenEmbedding(ReadsTable):
         ValueError: If the original does more than look up, scale, norm, pad, and put other rows in.
     """
 
+    sizes = ("num_embeddings", "embedding_dim")
+    num_embeddings: int
+    embedding_dim: int
     embed_norm: Callable[[Tensor], Tensor] | None
     additional_embedding: Callable[[Tensor], Tensor] | None
     eoi_embedding: Tensor | None
@@ -56,8 +76,6 @@ class TokenEmbedding(ReadsTable):
     def __init__(self, table: CompressedEmbedding, original: nn.Module, owner: bool = True) -> None:
         super().__init__()
         check_embedding(original)
-        self.reader: Reader = Distinct()
-        self.num_embeddings, self.embedding_dim = table.num_embeddings, table.embedding_dim
         self.padding_idx: int | None = getattr(original, "padding_idx", None)
         scale: Any = getattr(original, "scalar_embed_scale", getattr(original, "embed_scale", None))
         self.scale = None if scale is None else float(scale)
@@ -66,23 +84,15 @@ class TokenEmbedding(ReadsTable):
         self.eoi_token_index: int | None = getattr(original, "eoi_token_index", None)
         for name in ADDITIONS:
             setattr(self, name, getattr(original, name, None))
-        if owner:
-            self.table = table
-        else:
-            _refer(self, table)
-
-    def read(self, table: CompressedEmbedding) -> None:
-        """Go on with another table of the same width."""
-        _exchange(self, table)
-        self.num_embeddings = table.num_embeddings
+        self.read(table, owner)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Rows, scaled and normed; shape (*ids.shape, embedding_dim)."""
         if self.additional_embedding is None:
-            rows = self._rows(ids)
+            rows = self.reader.lookup(self.table, ids)
         else:
             more = ids >= self.num_embeddings
-            rows = self._rows(ids.masked_fill(more, 0))
+            rows = self.reader.lookup(self.table, ids.masked_fill(more, 0))
             added = self.additional_embedding((ids - self.num_embeddings).clamp(min=0))
             rows = torch.where(more[..., None], added, rows)
         if self.scale is not None and self.rounds_scale:
@@ -93,29 +103,13 @@ class TokenEmbedding(ReadsTable):
             rows = torch.where((ids == self.eoi_token_index)[..., None], self.eoi_embedding.to(rows.dtype), rows)
         return rows if self.embed_norm is None else self.embed_norm(rows)
 
-    def _rows(self, ids: Tensor) -> Tensor:
-        """Rows in the table's own dtype, under autocast, too: a lookup in a dense table is not rounded there either."""
-        read, place = partial(self.reader.lookup, self.table), self.table.device
-        if place.type == "meta" or not torch.is_autocast_enabled(place.type):  # there is no autocast on the meta device
-            return read_where_it_lies(place, read, ids)
-        with torch.autocast(place.type, enabled=False):
-            return read_where_it_lies(place, read, ids)
-
-    @property
-    def weight(self) -> Tensor:
-        """The dense table, unscaled as in the original; rebuilt at every access.
-
-        It is a reading, see `WeightReading`.
-        """
-        return WeightReading.of(self.table)
-
     @property
     def embed_scale(self) -> float | Tensor | None:
         """The factor of the rows, a tensor where it was one; a few models look at it."""
         return torch.full((), self.scale) if self.scale is not None and self.rounds_scale else self.scale
 
     def extra_repr(self) -> str:
-        """Shape and what was kept."""
+        """Shape, and the token that stands for none."""
         return f"{self.num_embeddings}, {self.embedding_dim}, padding_idx={self.padding_idx}"
 
 
@@ -137,33 +131,27 @@ def check_embedding(original: nn.Module) -> None:
         )
 
 
-class CompressedLinear(ReadsTable):
+class CompressedLinear(_Reads):
     """Stands for an `nn.Linear`: its weight is a compressed table, and ``table.logits`` is its forward pass.
 
     Args:
-        table: Of shape (out_features, in_features).
+        table: Shape (out_features, in_features).
         bias: Shape (out_features), or None.
         owner: Whether the table's tensors belong to this module; if not, it only refers to them.
     """
 
+    sizes = ("out_features", "in_features")
+    out_features: int
+    in_features: int
+
     def __init__(self, table: CompressedEmbedding, bias: nn.Parameter | None = None, owner: bool = True) -> None:
         super().__init__()
-        self.in_features, self.out_features = table.embedding_dim, table.num_embeddings
-        self.reader: Reader = Distinct()
-        self.bias = bias
-        if owner:
-            self.table = table
-        else:
-            _refer(self, table)
-
-    def read(self, table: CompressedEmbedding) -> None:
-        """Go on with another table of the same width; the bias is the caller's."""
-        _exchange(self, table)
-        self.out_features = table.num_embeddings
+        self.bias = bias  # which is the caller's to exchange with the table
+        self.read(table, owner)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """``hidden @ weight.T + bias``, shape (*hidden.shape[:-1], out_features); the weight is never built."""
-        outputs = read_where_it_lies(self.table.device, partial(self.reader.logits, self.table), hidden)
+        outputs = self.reader.logits(self.table, hidden)
         # Autocast may have lowered the dtype.
         return outputs if self.bias is None else outputs + self.bias.to(outputs.dtype)
 
@@ -178,11 +166,6 @@ class CompressedLinear(ReadsTable):
         values, places = top_logits(self.table, hidden.to(self.table.device), count, self.bias)
         return values.to(hidden.device), places.to(hidden.device)
 
-    @property
-    def weight(self) -> Tensor:
-        """The dense weight, a reading; rebuilt at every access."""
-        return WeightReading.of(self.table)
-
     def extra_repr(self) -> str:
         """Shape, as `nn.Linear` says it."""
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
@@ -194,7 +177,7 @@ class TiedHead(CompressedLinear):
     Args:
         table: The compressed table, which belongs to another module.
         bias: The head's own bias, shape (num_embeddings), or None.
-        additional_fc: Of heads for more tokens than the table has (Idefics): the map for those.
+        additional_fc: The map for tokens that the table does not have (Idefics).
     """
 
     def __init__(
@@ -221,10 +204,8 @@ class TiedHead(CompressedLinear):
 
 def owned_tables(model: nn.Module) -> dict[str, CompressedEmbedding]:
     """Each compressed table in a model, of an embedding or a linear map, by the name of the module that owns it."""
-    readers = {
-        name: module for name, module in model.named_modules() if isinstance(module, TokenEmbedding | CompressedLinear)
-    }
-    return {name: module.table for name, module in readers.items() if module.owns_table}
+    modules = model.named_modules()
+    return {name: module.table for name, module in modules if isinstance(module, ReadsTable) and module.owns_table}
 
 
 def check_readers(model: nn.Module) -> None:
@@ -235,8 +216,49 @@ def check_readers(model: nn.Module) -> None:
     """
     owned = {id(table) for table in owned_tables(model).values()}
     for name, module in model.named_modules():
-        if isinstance(module, TokenEmbedding | CompressedLinear) and id(module.table) not in owned:
+        if isinstance(module, ReadsTable) and id(module.table) not in owned:
             raise ValueError(
                 f"{name} is tied to a table that is no longer in the model, so no checkpoint can hold both; exchange "
                 "embeddings (set_input_embeddings, or a merged adapter that trained it) after model.dequantize()"
             )
+
+
+def read_with(model: nn.Module, *, hot_rows: str | int | None = None, resident: Literal["dense"] | None = None) -> None:
+    """Choose how a model reads its compressed tables from now on; nothing that is saved changes.
+
+    Without either, rows are decoded as they are read. Tables that are being trained are read so in any case.
+
+    Args:
+        model: One with compressed tables, on any device.
+        hot_rows: Keep rows decoded up to so many bytes a table, such as ``"1MB"``: those that are read first, as
+            frequent tokens are. 4 bytes for each token of the vocabulary count, too.
+        resident: ``"dense"`` keeps tables decoded: the download is small, memory and speed are those of a dense model.
+
+    Raises:
+        ValueError: If both are given, or one can't be.
+
+    Example:
+        >>> model = AutoModel.from_pretrained("small")
+        >>> vocabpress.read_with(model, hot_rows="1MB")
+    """
+    reader_for(hot_rows, resident)
+    readers: dict[CompressedEmbedding, Reader] = {}
+    for module in model.modules():
+        if isinstance(module, _Reads):
+            if module.table not in readers:
+                readers[module.table] = reader_for(hot_rows, resident)
+            module.reader = readers[module.table]
+
+
+def keep_in_memory(table: CompressedEmbedding) -> None:
+    """Bring the tensors of a table that accelerate put off, to the CPU's memory or to disk, to where they are read.
+
+    Accelerate brings a module's tensors when its `forward` is called, and forms are read by `lookup` and `logits`. A
+    compressed table is small, so it stays.
+    """
+    for form in table.modules():
+        hook: Any = getattr(form, "_hf_hook", None)
+        for part in getattr(hook, "hooks", [hook]):
+            if getattr(part, "offload", False):
+                part.pre_forward(form)
+                part.offload = False

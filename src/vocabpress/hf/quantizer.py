@@ -26,13 +26,11 @@ from transformers.quantizers.base import HfQuantizer
 from vocabpress.budget import DTYPES
 from vocabpress.embeddings import CompressedEmbedding, build
 from vocabpress.hf.config import QUANT_METHOD, VocabpressConfig
-from vocabpress.hf.devices import keep_in_memory
 from vocabpress.hf.fit import fit, without_converters
 from vocabpress.hf.inner import HOOKS, Unquantised, holds, make_quantizer, without_deserialisers
-from vocabpress.hf.modules import TokenEmbedding, check_readers, owned_tables
+from vocabpress.hf.modules import TokenEmbedding, check_readers, keep_in_memory, owned_tables, read_with
 from vocabpress.hf.original import Original
 from vocabpress.hf.overrides import override
-from vocabpress.hf.reading import read_with
 from vocabpress.hf.states import SIGN, anchor, with_stored
 from vocabpress.hf.stored import check_digests, check_places, check_size, check_table, digests, read_headers
 from vocabpress.hf.swap import install, install_linear, uninstall

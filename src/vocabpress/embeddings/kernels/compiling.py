@@ -19,7 +19,7 @@ Loop = Callable[..., Any]
 
 
 def _numba() -> Any:
-    """The package, or None where it is not installed, does not fit what is beside it, or is told to compile nothing."""
+    """The package, or None where it is not installed, does not fit what is beside it, or is set to compile nothing."""
     if importlib.util.find_spec("numba") is None or os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
         return None
     try:
@@ -31,7 +31,7 @@ def _numba() -> Any:
 
 numba = _numba()
 HAVE_NUMBA = numba is not None
-pointer_to: Any = None  # of loops that are for numba alone
+pointer_to: Any = None  # only loops that numba compiles use these
 carray: Any = None
 
 
@@ -68,36 +68,30 @@ if HAVE_NUMBA:
     from numba import types
     from numba.extending import intrinsic
 
-    def _cached(loop: Loop, options: dict[str, Any]) -> Any:
-        """Compiled, and kept in files.
+    def _compiler(**options: Any) -> Callable[[Loop], Loop]:
+        def compiled(loop: Loop) -> Loop:
+            usual = numba.config.CACHE_DIR
+            for place in (lambda: usual, _temporary_cache):
+                folder = place()
+                if folder is not None:
+                    numba.config.CACHE_DIR = str(folder)
+                    try:
+                        return _cached(numba.njit(nogil=True, cache=True, **options)(loop))
+                    except RuntimeError:  # numba finds no folder to write to
+                        continue
+                    finally:
+                        numba.config.CACHE_DIR = usual
+            return numba.njit(nogil=True, **options)(loop)
 
-        Raises:
-            RuntimeError: If numba finds no folder for them.
-        """
-        made = numba.njit(nogil=True, cache=True, **options)(loop)
+        return compiled
+
+    def _cached(made: Any) -> Any:
+        """No file of its cache is worth an error."""
         cache = getattr(made, "_cache", None)
         for use in ("load_overload", "save_overload"):
             if hasattr(cache, use):
                 setattr(cache, use, _forgiving(getattr(cache, use)))
         return made
-
-    def _compiler(**options: Any) -> Callable[[Loop], Loop]:
-        def compiled(loop: Loop) -> Loop:
-            try:
-                return _cached(loop, options)
-            except RuntimeError:
-                folder, before = _temporary_cache(), numba.config.CACHE_DIR
-            if folder is not None:
-                try:
-                    numba.config.CACHE_DIR = str(folder)
-                    return _cached(loop, options)
-                except RuntimeError:  # no room there either
-                    pass
-                finally:
-                    numba.config.CACHE_DIR = before
-            return numba.njit(nogil=True, **options)(loop)
-
-        return compiled
 
     @intrinsic
     def _pointer_to(typing: Any, address: Any) -> Any:

@@ -1,13 +1,15 @@
-"""Rows of an expression by compiled loops: what each form's `lookup` does, in a few calls for all of it.
+"""Rows of an expression by compiled loops: what each form's `lookup` does, in one call or a few for all of it.
 
-A decoder is a function from ids, int64 (n), to rows, float32 (n, d); it is put together once and holds views of the
-table's numbers, no copies, but for small tables that every row is read through (words, bases), which are held decoded
-up to `MOST_HELD` bytes, and for what `copied` lists besides.
+A decoder writes rows, float32 (n, d), for ids, int64 (n). An expression of leaves, `Columns` and one `Rows` around them
+is read by one loop, which walks through its leaves. A decoder is put together once and holds views of the table's
+numbers, no copies, but for small tables that every row is read through (words, bases), which are decoded once up to
+`MOST_CACHED` bytes, and for what `copied` lists besides.
 """
 
-from collections.abc import Callable, Sequence
-from functools import lru_cache
-from itertools import pairwise
+from collections.abc import Callable
+from copy import copy
+from functools import lru_cache, partial
+from itertools import accumulate
 from typing import Any, TypeGuard
 
 import numpy
@@ -19,15 +21,16 @@ from vocabpress.embeddings.codebooks import Codebooks
 from vocabpress.embeddings.combine import Columns, Sum, forms
 from vocabpress.embeddings.dense import Dense
 from vocabpress.embeddings.kernels import loops
-from vocabpress.embeddings.kernels.watch import Watch, kept
+from vocabpress.embeddings.kernels.loops import Leaf
+from vocabpress.embeddings.kernels.watch import Watch, cached
 from vocabpress.embeddings.kronecker import Kronecker
 from vocabpress.embeddings.projected import ACTIVATIONS, Projected
 from vocabpress.embeddings.rows import CHUNK, Rows
 from vocabpress.embeddings.scalar import Scalar
 from vocabpress.embeddings.trellis import Trellis, all_words
 
-Decode = Callable[[Any], Any]
-MOST_HELD = 2**22  # bytes of a small table that are held decoded; a larger one is decoded at every call
+Decode = Callable[[Any, Any], Any]
+MOST_CACHED = 2**22  # bytes of a small table that are decoded once; a larger one is decoded at every call
 
 
 class NoKernelError(Exception):
@@ -35,65 +38,73 @@ class NoKernelError(Exception):
 
 
 def decoder(form: CompressedEmbedding) -> Decode:
-    """How the rows of a form are read.
+    """What writes the rows of a form.
 
     Raises:
         NoKernelError: If it holds a form that is none of `EMBEDDINGS`.
     """
+    flat = _flat(form)
+    if flat is not None:
+        return flat
     make = DECODERS.get(type(form))
     if make is None:
         raise NoKernelError(type(form).__name__)
     return make(form)
 
 
+def rows_by(decode: Decode, ids: Any, columns: int) -> Tensor:
+    """Rows that a decoder writes, float32 (n, columns)."""
+    rows = numpy.empty((len(ids), columns), numpy.float32)
+    decode(ids, rows)
+    return torch.from_numpy(rows)
+
+
 def floats(tensor: Tensor) -> Any:
-    """Numbers as float32, (…); a view where they are that already."""
-    return tensor.detach().float().numpy()
+    """Numbers as float32, (…), side by side; a view where they are that already."""
+    return tensor.detach().float().contiguous().numpy()
 
 
-def held(form: CompressedEmbedding) -> Callable[[], Tensor]:
+def small_table(form: CompressedEmbedding) -> Callable[[], Tensor]:
     """A small table, float32 (rows, columns).
 
-    It is a view of what lies there as such numbers, held decoded, once for all that read it, or decoded at every call.
+    It is a view of what lies there as such numbers, decoded once for all that read it, or decoded at every call.
     """
+    if not _is_fixed(form):
+        return partial(rows_by, decoder(form), numpy.arange(form.num_embeddings), form.embedding_dim)
     if _lies_there(form):
-        table: Tensor = form.rows.detach()
-    elif is_held(form):
-        table = kept(form, "dense", _decoded, lambda form: Watch(form, tensors(form)))
+        table = form.rows.detach()
     else:
-        decode, ids = decoder(form), numpy.arange(form.num_embeddings)
-        return lambda: torch.from_numpy(decode(ids))
+        table = cached(
+            form, "dense", lambda own: own.dense().float().contiguous(), lambda own: Watch(own, tensors(own))
+        )
     return lambda: table
 
 
-def _decoded(form: CompressedEmbedding) -> Tensor:
-    return form.dense().detach().float().contiguous()
-
-
 def _lies_there(form: CompressedEmbedding) -> TypeGuard[Dense]:
-    return isinstance(form, Dense) and not _is_copied(form.rows)
+    return type(form) is Dense and not _is_copied(form.rows)
 
 
-def is_held(form: CompressedEmbedding) -> bool:
-    """Whether a table that every row is read through is held decoded, where it is no view."""
-    return not _lies_there(form) and 4 * form.num_embeddings * form.embedding_dim <= MOST_HELD
+def _is_fixed(form: CompressedEmbedding) -> bool:
+    """Whether a table that every row is read through stays where it is: as it lies there, or decoded once."""
+    return _lies_there(form) or 4 * form.num_embeddings * form.embedding_dim <= MOST_CACHED
 
 
 def copied(form: CompressedEmbedding) -> list[Tensor]:
     """The tensors whose numbers loops hold copies of; all others they read where they lie.
 
-    These are: what is held decoded, maps, whose tokens are counted, and floats that are not float32, but for `Dense`
-    rows, which are cast when they are read.
+    These are: what is decoded once, maps, whose tokens are counted, and what is not float32, or codes, side by side,
+    but for `Dense` rows, which are cast when they are read.
     """
     found: list[Tensor] = []
     for part in form.modules():
         through = part.basis if isinstance(part, Projected) else part.words if isinstance(part, Codebooks) else None
-        if through is not None and is_held(through):
+        if through is not None and _is_fixed(through) and not _lies_there(through):
             found += tensors(through)
         if isinstance(part, Rows) and part.block_of is not None:
             found.append(part.block_of)
         if not isinstance(part, Dense):
             found += [own for own in part.parameters(recurse=False) if _is_copied(own)]
+            found += [own for own in part.buffers(recurse=False) if not own.is_contiguous()]
     return found
 
 
@@ -107,9 +118,79 @@ def _is_copied(numbers: Tensor) -> bool:
     return numbers.dtype != torch.float32 or not numbers.is_contiguous()
 
 
-def _dense(form: Dense) -> Decode:
-    rows = form.rows.detach()
-    return lambda ids: rows[torch.from_numpy(ids)].float().numpy()
+class _Loop(partial[None]):
+    """The loop of an expression of leaves, and the arrays that its addresses point at."""
+
+    arrays: list[Any]
+
+
+def _flat(form: CompressedEmbedding) -> Decode | None:
+    """One loop for the whole expression, or None where it is not one of leaves."""
+    arrays, leaves, bounds = list[Any](), list[Leaf](), [0]
+    for block in forms(form.blocks) if type(form) is Rows else [form]:
+        own = _leaves(block, 0, arrays)
+        if own is None:
+            return None
+        leaves += own
+        bounds.append(len(leaves))
+    loop = _Loop(loops.read_rows, *places_of(form), numpy.array(bounds), numpy.array(leaves, numpy.int64))
+    loop.arrays = arrays
+    return loop
+
+
+def places_of(form: CompressedEmbedding) -> tuple[Any, int, Any, int]:
+    """What loops find the block of a token by, see `loops.read_rows`.
+
+    Raises:
+        NoKernelError: If the map gives a block other tokens than it has, as before a checkpoint is loaded.
+    """
+    if type(form) is not Rows or form.block_of is None:
+        blocks = forms(form.blocks) if type(form) is Rows else [form]
+        starts = [*accumulate((block.num_embeddings for block in blocks[:-1]), initial=0)]
+        return numpy.zeros(0, numpy.uint8), 0, numpy.array([starts], numpy.int32), CHUNK
+    try:
+        form.check_map(form.block_of, "block_of")
+    except ValueError as error:
+        raise NoKernelError(str(error)) from None
+    return form.block_of.numpy(), form.map_bits, form.counted(form.block_of).contiguous().numpy(), CHUNK
+
+
+def _leaves(form: CompressedEmbedding, column: int, arrays: list[Any]) -> list[Leaf] | None:
+    """The leaves of a row from a column on, or None where a part is no leaf; adds the arrays that they point at."""
+    if type(form) is Columns:
+        found = list[Leaf]()
+        for part, width in zip(forms(form.parts), form.widths, strict=True):
+            own = _leaves(part, column, arrays)
+            if own is None:
+                return None
+            found, column = [*found, *own], column + width
+        return [*found, Leaf(loops.ZERO, column, form.embedding_dim - sum(form.widths))]
+
+    def at(array: Any) -> int:
+        arrays.append(array)
+        return array.ctypes.data
+
+    if _lies_there(form):
+        size = form.embedding_dim
+        return [Leaf(loops.DENSE, column, size, values=at(floats(form.rows)), size=size, step=size)]
+    make = LEAVES.get(type(form))
+    if make is None or (type(form) is Codebooks and not _is_fixed(form.words)):
+        return None
+    return [make(form, column, at)]
+
+
+def _scalar(form: Scalar, column: int, at: Callable[[Any], int]) -> Leaf:
+    scales, group = scales_of(form)
+    own, codes = scales.shape[1], codes_of(form)
+    return Leaf(
+        loops.SCALAR, column, form.embedding_dim, at(codes), codes.shape[1], form.bits, at(scales), own,
+        step=own if form.scale_axis in ("row", "group") else 0, width=group,
+    )  # fmt: skip
+
+
+def codes_of(form: Scalar | Codebooks | Trellis) -> Any:
+    """Packed codes, (V, bytes of a row), side by side; a view where they are that already."""
+    return form.codes.contiguous().numpy()
 
 
 def scales_of(form: Scalar) -> tuple[Any, int]:
@@ -120,16 +201,13 @@ def scales_of(form: Scalar) -> tuple[Any, int]:
     return floats(form.scales), group
 
 
-def _scalar(form: Scalar) -> Decode:
-    codes, bits, columns = form.codes.numpy(), form.bits, form.embedding_dim
-    scales, group = scales_of(form)
-
-    def decode(ids: Any) -> Any:
-        out = numpy.empty((len(ids), columns), numpy.float32)
-        loops.read_scalar(codes, ids, bits, scales, group, out)
-        return out
-
-    return decode
+def _codebooks(form: Codebooks, column: int, at: Callable[[Any], int]) -> Leaf:
+    width, books, codes = form.words.embedding_dim, books_of(form), codes_of(form)
+    values = at(small_table(form.words)().numpy()) if _is_fixed(form.words) else 0
+    return Leaf(
+        loops.CODEBOOKS, column, form.embedding_dim, at(codes), codes.shape[1], form.bits, values,
+        form.words.num_embeddings * width, width=width, more=at(books), length=len(books),
+    )  # fmt: skip
 
 
 def books_of(form: Codebooks) -> Any:
@@ -138,59 +216,47 @@ def books_of(form: Codebooks) -> Any:
     return numpy.broadcast_to(books, (form.stages, form.segments)).flatten()
 
 
-def _codebooks(form: Codebooks) -> Decode:
-    codes, bits, segments, columns = form.codes.numpy(), form.bits, form.segments, form.embedding_dim
-    words, books = held(form.words), books_of(form)
-
-    def decode(ids: Any) -> Any:
-        out = numpy.empty((len(ids), columns), numpy.float32)
-        loops.read_codebooks(codes, ids, bits, words().numpy(), books, segments, out)
-        return out
-
-    return decode
-
-
-def _trellis(form: Trellis) -> Decode:
-    codes, memory, row_bits, columns = form.codes.numpy(), form.memory, form.row_bits, form.embedding_dim
-    runs, scales = numpy.array(form.runs, dtype=numpy.int64), floats(form.scales)
-    used = {run.width for run in form.runs if run.bits}
-    # Words are those of the scales' dtype, as plain torch has them.
-    tables = [all_words(memory, width, form.scales) if width in used else None for width in range(1, max(used) + 1)]
-    starts = numpy.cumsum([0, *(0 if table is None else table.numel() for table in tables)])
-    words = _joined(tuple(table for table in tables if table is not None))
-
-    def decode(ids: Any) -> Any:
-        out = numpy.empty((len(ids), columns), numpy.float32)
-        loops.read_trellis(codes, ids, runs, words, starts, scales, memory, row_bits, out)
-        return out
-
-    return decode
+def _trellis(form: Trellis, column: int, at: Callable[[Any], int]) -> Leaf:
+    scales, codes, dtype = floats(form.scales), codes_of(form), form.scales.dtype
+    runs = [(*run, at(_words(form.memory, run.width, dtype)) if run.bits else 0) for run in form.runs]
+    more = numpy.array(runs, numpy.int64).flatten()
+    return Leaf(
+        loops.TRELLIS, column, form.embedding_dim, at(codes), codes.shape[1], form.memory, at(scales), len(scales),
+        width=form.row_bits, more=at(more), length=len(more),
+    )  # fmt: skip
 
 
 @lru_cache(maxsize=32)
-def _joined(tables: tuple[Tensor, ...]) -> Any:
-    """Tables one after another, float32; those of a trellis are kept, so that the same ones come again."""
-    return torch.cat([table.float().flatten() for table in tables]).numpy()
+def _words(memory: int, width: int, dtype: torch.dtype) -> Any:
+    """The words of every state, float32; those of the scales' dtype, as plain torch has them."""
+    return floats(all_words(memory, width, torch.zeros((), dtype=dtype)))
 
 
-def _kronecker(form: Kronecker) -> Decode:
-    left, right, rows, columns = decoder(form.left), decoder(form.right), form.right.num_embeddings, form.embedding_dim
+def _by_torch(form: CompressedEmbedding) -> Decode:
+    """What is rare, by the form's own plain torch."""
+    twin = copy(form)  # which has the same tensors: what is made of a form must not refer to it
 
-    def decode(ids: Any) -> Any:
-        return (left(ids // rows)[:, :, None] * right(ids % rows)[:, None, :]).reshape(len(ids), columns)
+    def decode(ids: Any, out: Any) -> None:
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):  # in any thread
+            torch.from_numpy(out).copy_(twin.lookup(torch.from_numpy(ids)))
 
     return decode
 
 
 def _projected(form: Projected) -> Decode:
-    inner, basis = decoder(form.inner), held(form.basis)
+    inner, basis, columns = decoder(form.inner), small_table(form.basis), form.inner.embedding_dim
     bias = None if form.bias is None else form.bias.detach().float()
     activation = None if form.activation is None else ACTIVATIONS[form.activation]
 
-    def decode(ids: Any) -> Any:
-        codes = torch.from_numpy(inner(ids))
-        rows = codes @ basis() if bias is None else torch.addmm(bias, codes, basis())
-        return (rows if activation is None else activation(rows)).numpy()
+    def decode(ids: Any, out: Any) -> None:
+        codes, rows = numpy.empty((len(ids), columns), numpy.float32), torch.from_numpy(out)
+        inner(ids, codes)
+        if bias is None:  # results that are given are not rounded under autocast
+            torch.mm(torch.from_numpy(codes), basis(), out=rows)
+        else:
+            torch.addmm(bias, torch.from_numpy(codes), basis(), out=rows)
+        if activation is not None:
+            rows.copy_(activation(rows))
 
     return decode
 
@@ -198,75 +264,35 @@ def _projected(form: Projected) -> Decode:
 def _sum(form: Sum) -> Decode:
     first, *others = (decoder(part) for part in forms(form.parts))
 
-    def decode(ids: Any) -> Any:
-        rows = first(ids)
+    def decode(ids: Any, out: Any) -> None:
+        first(ids, out)
         for other in others:
-            rows += other(ids)
-        return rows
-
-    return decode
-
-
-def _columns(form: Columns) -> Decode:
-    parts, widths, columns = [decoder(part) for part in forms(form.parts)], form.widths, form.embedding_dim
-
-    def decode(ids: Any) -> Any:
-        rows, first = numpy.zeros((len(ids), columns), numpy.float32), 0
-        for part, width in zip(parts, widths, strict=True):
-            rows[:, first : first + width] = part(ids)
-            first += width
-        return rows
+            torch.from_numpy(out).add_(rows_by(other, ids, out.shape[1]))
 
     return decode
 
 
 def _rows(form: Rows) -> Decode:
-    blocks, columns = [decoder(block) for block in forms(form.blocks)], form.embedding_dim
-    if form.block_of is None:
-        starts = numpy.cumsum([0, *(block.num_embeddings for block in forms(form.blocks))])
-        return lambda ids: _gather(blocks, columns, *_contiguous(ids, starts))
-    block_of, counts = map_of(form, form.block_of)
-    bits = form.map_bits
-    return lambda ids: _gather(blocks, columns, *loops.sort_into_blocks(ids, block_of, bits, counts, CHUNK))
+    blocks, places = [decoder(block) for block in forms(form.blocks)], places_of(form)
+
+    def decode(ids: Any, out: Any) -> None:
+        of_block, rows = numpy.empty((2, len(ids)), numpy.int64)
+        loops.find_all(*places, ids, of_block, rows)
+        for block in numpy.unique(of_block):
+            inside = of_block == block
+            out[inside] = rows_by(blocks[block], rows[inside], out.shape[1])
+
+    return decode
 
 
-def map_of(form: Rows, block_of: Tensor) -> tuple[Any, Any]:
-    """The packed map, and tokens of each block before every `CHUNK`-th token.
-
-    Raises:
-        NoKernelError: If the map gives a block other tokens than it has, as before a checkpoint is loaded.
-    """
-    try:
-        form.check_map(block_of, "block_of")
-    except ValueError as error:
-        raise NoKernelError(str(error)) from None
-    return block_of.numpy(), form.counted(block_of).numpy()
-
-
-def _contiguous(ids: Any, starts: Any) -> tuple[Any, Any, Any]:
-    """As `loops.sort_into_blocks`, of blocks that lie one after another."""
-    places = ids.argsort(kind="stable")
-    ordered = ids[places]
-    ends = ordered.searchsorted(starts)
-    return ends, ordered - starts[starts.searchsorted(ordered, side="right") - 1], places
-
-
-def _gather(blocks: Sequence[Decode], columns: int, ends: Any, rows: Any, places: Any) -> Any:
-    out = numpy.empty((len(rows), columns), numpy.float32)
-    for block, (first, last) in zip(blocks, pairwise(ends.tolist()), strict=True):
-        if first < last:
-            out[places[first:last]] = block(rows[first:last])
-    return out
-
-
-DECODERS: dict[type[CompressedEmbedding], Callable[[Any], Decode]] = {
-    Dense: _dense,
+LEAVES: dict[type[CompressedEmbedding], Callable[[Any, int, Callable[[Any], int]], Leaf]] = {
     Scalar: _scalar,
     Codebooks: _codebooks,
-    Kronecker: _kronecker,
     Trellis: _trellis,
+}
+DECODERS: dict[type[CompressedEmbedding], Callable[[Any], Decode]] = {
     Projected: _projected,
     Sum: _sum,
-    Columns: _columns,
     Rows: _rows,
+    **dict.fromkeys((Dense, Codebooks, Kronecker, Columns), _by_torch),
 }

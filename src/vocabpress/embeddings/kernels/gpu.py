@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from vocabpress.embeddings.base import CompressedEmbedding
 from vocabpress.embeddings.combine import Columns, Sum, forms
 from vocabpress.embeddings.kernels.pieces import Cut, cut
-from vocabpress.embeddings.kernels.watch import Watch, kept
+from vocabpress.embeddings.kernels.watch import Watch, cached
 from vocabpress.embeddings.projected import ACTIVATIONS, Projected
 from vocabpress.embeddings.rows import Rows
 
@@ -50,7 +50,7 @@ def lookup(table: CompressedEmbedding, ids: Tensor) -> Tensor:
         table: Any; what no kernel reads, its own `lookup` does.
         ids: Integers, shape (n).
     """
-    read = kept(table, "gpu", reader, lambda table: Watch(table, codes=_maps(table)))
+    read = cached(table, "gpu", reader, lambda table: Watch(table, codes=_maps(table)))
     return table.lookup(ids) if read is None else read(ids.contiguous())
 
 

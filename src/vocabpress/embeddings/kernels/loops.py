@@ -1,40 +1,62 @@
-"""Compiled loops for the processor, by numba, where that is installed (the `fast` extra): rows.
+"""Compiled loops for the processor, by numba, where that is installed (the `fast` extra): rows, and looks at bytes.
 
 They work on arrays that are known to fit together: a byte is read only where a form's constructor has seen to it that
 there is one, and ids are checked once, by `inside`. No loop holds Python's lock.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy
 
 from vocabpress.embeddings.kernels.compiling import carray, compiled, pointer_to
 
+ZERO, DENSE, SCALAR, CODEBOOKS, TRELLIS = range(5)  # how a leaf is coded
+
+
+class Leaf(NamedTuple):
+    """Neighbouring columns of a block of rows, coded in one way; addresses are of memory that somebody else owns."""
+
+    kind: int
+    column: int  # the first, in the row of the table
+    columns: int
+    codes: int = 0  # address of the packed codes
+    stride: int = 0  # bytes of a row of them
+    bits: int = 0  # a code's; TRELLIS: a state's
+    values: int = 0  # address of rows, scales or words, float32
+    size: int = 0  # how many
+    step: int = 0  # values from one row to the next; none where all rows share them
+    width: int = 0  # SCALAR: columns that share a scale; CODEBOOKS: columns of a word; TRELLIS: bits of a row
+    more: int = 0  # address of int64: of CODEBOOKS the first word of each code's book, of TRELLIS the runs
+    length: int = 0  # how many
+
 
 @compiled
-def hash_bytes(addresses: Any, sizes: Any) -> Any:
-    """A number of 64 bits that depends on each of the bytes at some addresses: a byte that changes alone changes it.
-
-    Args:
-        addresses: (n), int64.
-        sizes: (n), bytes at each of them.
-    """
+def hash_at(address: int, size: int) -> Any:
+    """A number of 64 bits that depends on each of the bytes at an address: a byte that changes alone changes it."""
     lanes, prime = numpy.zeros(8, numpy.uint64), numpy.uint64(0x9E3779B97F4A7C15)
-    for place in range(len(addresses)):
-        words = carray(pointer_to(addresses[place]), sizes[place] >> 3, numpy.uint64)
-        whole = len(words) >> 3
-        for line in range(whole):
-            for lane in range(8):
-                lanes[lane] = (lanes[lane] ^ words[8 * line + lane]) * prime
-        for word in range(8 * whole, len(words)):
-            lanes[word & 7] = (lanes[word & 7] ^ words[word]) * prime
-        last = carray(pointer_to(addresses[place]), sizes[place], numpy.uint8)
-        for byte in range(sizes[place] & ~7, sizes[place]):
-            lanes[byte & 7] = (lanes[byte & 7] ^ numpy.uint64(last[byte])) * prime
-    total = numpy.uint64(len(addresses))
+    words = carray(pointer_to(address), size >> 3, numpy.uint64)
+    whole = len(words) >> 3
+    for line in range(whole):
+        for lane in range(8):
+            lanes[lane] = (lanes[lane] ^ words[8 * line + lane]) * prime
+    for word in range(8 * whole, len(words)):
+        lanes[word & 7] = (lanes[word & 7] ^ words[word]) * prime
+    last = carray(pointer_to(address), size, numpy.uint8)
+    for byte in range(size & ~7, size):
+        lanes[byte & 7] = (lanes[byte & 7] ^ numpy.uint64(last[byte])) * prime
+    total = numpy.uint64(size)
     for lane in range(8):
         total = ((total ^ lanes[lane]) * prime) ^ (lanes[lane] >> numpy.uint64(32))
     return total
+
+
+@compiled
+def same_bytes(addresses: Any, sizes: Any, hashes: Any) -> bool:
+    """Whether the bytes at some addresses, int64 (n), still have their hashes, uint64 (n)."""
+    same = True
+    for place in range(len(addresses)):
+        same &= hash_at(addresses[place], sizes[place]) == hashes[place]
+    return same
 
 
 @compiled
@@ -57,131 +79,118 @@ def code_at(stream: Any, place: int, bits: int) -> Any:
 
 
 @compiled
-def read_scalar(codes: Any, ids: Any, bits: int, scales: Any, group: int, out: Any) -> None:
-    """Rows of integers as levels from -1 to 1, times scales.
-
-    Args:
-        codes: (V, bytes of a row), uint8.
-        ids: (n).
-        bits: Of a code.
-        scales: (V or 1, groups), float32: those of the row, or of all rows.
-        group: Neighbours that share a scale.
-        out: (n, columns), float32, is written.
-    """
-    step, one = numpy.float32(2 / (2**bits - 1)), numpy.float32(1)
-    for row in range(len(ids)):
-        token = ids[row]
-        stream, own = codes[token], scales[token if len(scales) > 1 else 0]
-        if bits == 8 and len(own) == 1:
-            for column in range(out.shape[1]):
-                out[row, column] = (numpy.float32(stream[column]) * step - one) * own[0]
-        else:
-            for column in range(out.shape[1]):
-                level = numpy.float32(code_at(stream, column, bits)) * step - one
-                out[row, column] = level * own[column // group]
-
-
-@compiled
-def read_codebooks(codes: Any, ids: Any, bits: int, words: Any, books: Any, segments: int, out: Any) -> None:
-    """Rows of codes into books: pieces side by side, each the sum of its stages' words.
-
-    Args:
-        codes: (V, bytes of a row), uint8.
-        ids: (n).
-        bits: Of a code.
-        words: (words, width), float32.
-        books: For each code the first word of its book, stage by stage, (stages * segments).
-        segments: Pieces of a row.
-        out: (n, segments * width), float32, is written.
-    """
-    width = words.shape[1]
-    for row in range(len(ids)):
-        stream = codes[ids[row]]
-        for place in range(len(books)):
-            word, first = books[place] + code_at(stream, place, bits), place % segments * width
-            if place < segments:
-                out[row, first : first + width] = 0
-            if width == 8:  # the usual one: a loop whose length is known takes a third of the time
-                for column in range(8):
-                    out[row, first + column] += words[word, column]
-            else:
-                for column in range(width):
-                    out[row, first + column] += words[word, column]
-
-
-@compiled
-def read_trellis(
-    codes: Any, ids: Any, runs: Any, tables: Any, starts: Any, scales: Any, memory: int, row_bits: int, out: Any
-) -> None:
-    """Rows of trellis codes.
-
-    Args:
-        codes: (V, bytes of a row), uint8.
-        ids: (n).
-        runs: Columns, bits and width of each, (runs, 3).
-        tables: What a state stands for, for one width after another, float32.
-        starts: Where the table of each width begins, width 1 first.
-        scales: Of the runs, (runs), float32.
-        memory: Bits of a state.
-        row_bits: Bits of a row.
-        out: (n, columns), float32, is written.
-    """
-    length, mask = codes.shape[1], (1 << memory) - 1
-    for row in range(len(ids)):
-        stream = codes[ids[row]]
-        end, column, state = 0, 0, 0
-        for bit in range(row_bits - memory, row_bits):  # the ring: before the first bit comes the last
-            state = state >> 1 | (stream[bit >> 3] >> (bit & 7) & 1) << (memory - 1)
-        for run in range(len(runs)):
-            columns, bits, width = runs[run]
-            if bits == 0:
-                out[row, column : column + columns] = 0.0
-                column += columns
-                continue
-            for _ in range(columns // width):
-                place = end >> 3
-                window = numpy.int64(stream[place])
-                if place + 1 < length:
-                    window |= numpy.int64(stream[place + 1]) << 8
-                fresh = window >> (end & 7) & ((1 << bits) - 1)
-                state = (state >> bits | fresh << (memory - bits)) & mask
-                end += bits
-                first = starts[width - 1] + state * width
-                for word in range(width):
-                    out[row, column + word] = tables[first + word] * scales[run]
-                column += width
-
-
-@compiled
-def sort_into_blocks(ids: Any, block_of: Any, bits: int, counts: Any, chunk: int) -> Any:
-    """The blocks of tokens, and their rows there.
-
-    Args:
-        ids: (n).
-        block_of: The packed map, uint8.
-        bits: Of a block's number.
-        counts: Tokens of each block before every ``chunk``-th token, (chunks, blocks).
-        chunk: Tokens.
-
-    Returns:
-        Where each block begins in what follows, (blocks + 1); the rows in the blocks, block by block, (n); and the
-        places in ``ids`` that they belong to, (n).
-    """
-    blocks = numpy.empty(len(ids), numpy.int64)
-    found = numpy.empty(len(ids), numpy.int64)
-    ends = numpy.zeros(counts.shape[1] + 1, numpy.int64)
-    for place in range(len(ids)):
-        token = ids[place]
+def find(token: int, block_of: Any, bits: int, counts: Any, chunk: int) -> Any:
+    """The block of a token and its row there; see `read_rows`."""
+    block, row = 0, numpy.int64(token)
+    if bits > 0:
         block = code_at(block_of, token, bits)
         row = numpy.int64(counts[token // chunk, block])
         for other in range(token - token % chunk, token):
             row += code_at(block_of, other, bits) == block
-        blocks[place], found[place] = block, row
-        ends[block + 1] += 1
-    ends = ends.cumsum()
-    rows, places, following = numpy.empty_like(found), numpy.empty_like(found), ends.copy()
+    else:
+        while block + 1 < counts.shape[1] and counts[0, block + 1] <= token:
+            block += 1
+        row -= counts[0, block]
+    return block, row
+
+
+@compiled
+def find_all(block_of: Any, bits: int, counts: Any, chunk: int, ids: Any, blocks: Any, rows: Any) -> None:
+    """The block of each id and its row there, which are written, (n) each; see `read_rows`."""
     for place in range(len(ids)):
-        slot = following[blocks[place]]
-        following[blocks[place]] += 1
-        rows[slot], places[slot] = found[place], place
-    return ends, rows, places
+        blocks[place], rows[place] = find(ids[place], block_of, bits, counts, chunk)
+
+
+@compiled
+def read_rows(block_of: Any, bits: int, counts: Any, chunk: int, bounds: Any, leaves: Any, ids: Any, out: Any) -> None:
+    """Rows of blocks of leaves.
+
+    Args:
+        block_of: The packed map from token to block, uint8.
+        bits: How many a block's number has; 0 where blocks lie one after another.
+        counts: Tokens of each block before every ``chunk``-th token, int32 (chunks, blocks); without a map the first
+            token of each block, (1, blocks).
+        chunk: Tokens.
+        bounds: Leaves before each block, and all of them, int64 (blocks + 1).
+        leaves: A `Leaf` a line, int64.
+        ids: (n).
+        out: (n, columns), float32, is written.
+    """
+    start, row_bytes = out.ctypes.data, 4 * out.shape[1]
+    for place in range(len(ids)):
+        block, row = find(ids[place], block_of, bits, counts, chunk)
+        for number in range(bounds[block], bounds[block + 1]):
+            kind, column, columns, codes, stride, size_of, values, size, step, width, more, length = leaves[number]
+            own = carray(pointer_to(start + place * row_bytes + 4 * column), columns, numpy.float32)
+            stream = carray(pointer_to(codes + row * stride), stride, numpy.uint8)
+            numbers = carray(pointer_to(values + 4 * row * step), size, numpy.float32)
+            extra = carray(pointer_to(more), length, numpy.int64)
+            if kind == SCALAR:
+                read_scalar(stream, size_of, numbers, width, own)
+            elif kind == CODEBOOKS:
+                read_codebooks(stream, size_of, numbers, width, extra, own)
+            elif kind == TRELLIS:
+                read_trellis(stream, size_of, width, numbers, extra, own)
+            elif kind == DENSE:
+                own[:] = numbers
+            else:
+                own[:] = 0
+
+
+@compiled
+def read_scalar(stream: Any, bits: int, scales: Any, group: int, out: Any) -> None:
+    """A row of integers as levels from -1 to 1, times scales, one for each ``group`` columns."""
+    step, one = numpy.float32(2 / ((1 << bits) - 1)), numpy.float32(1)
+    if bits == 8 and len(scales) == 1:
+        for column in range(len(out)):
+            out[column] = (numpy.float32(stream[column]) * step - one) * scales[0]
+    else:
+        for column in range(len(out)):
+            level = numpy.float32(code_at(stream, column, bits)) * step - one
+            out[column] = level * scales[column // group]
+
+
+@compiled
+def read_codebooks(stream: Any, bits: int, words: Any, width: int, books: Any, out: Any) -> None:
+    """A row of codes into books: pieces side by side, each the sum of its stages' words, (words * width)."""
+    segments = len(out) // width
+    for place in range(len(books)):
+        word, first = (books[place] + code_at(stream, place, bits)) * width, place % segments * width
+        if place < segments:
+            out[first : first + width] = 0
+        if width == 8:  # the usual one: a loop whose length is known takes a third of the time
+            for column in range(8):
+                out[first + column] += words[word + column]
+        else:
+            for column in range(width):
+                out[first + column] += words[word + column]
+
+
+@compiled
+def read_trellis(stream: Any, memory: int, row_bits: int, scales: Any, runs: Any, out: Any) -> None:
+    """A row of trellis codes, ``memory`` bits a state.
+
+    Each of the ``runs`` is its columns, bits, width, and the address of what a state stands for at that width, float32.
+    """
+    length, mask = len(stream), (1 << memory) - 1
+    end, column, state = 0, 0, 0
+    for bit in range(row_bits - memory, row_bits):  # the ring: before the first bit comes the last
+        state = state >> 1 | (stream[bit >> 3] >> (bit & 7) & 1) << (memory - 1)
+    for run in range(len(scales)):
+        columns, bits, width, words = runs[4 * run], runs[4 * run + 1], runs[4 * run + 2], runs[4 * run + 3]
+        if bits == 0:
+            out[column : column + columns] = 0.0
+            column += columns
+            continue
+        table = carray(pointer_to(words), width << memory, numpy.float32)
+        for _ in range(columns // width):
+            place = end >> 3
+            window = numpy.int64(stream[place])
+            if place + 1 < length:
+                window |= numpy.int64(stream[place + 1]) << 8
+            fresh = window >> (end & 7) & ((1 << bits) - 1)
+            state = (state >> bits | fresh << (memory - bits)) & mask
+            end += bits
+            for word in range(width):
+                out[column + word] = table[state * width + word] * scales[run]
+            column += width

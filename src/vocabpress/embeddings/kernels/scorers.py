@@ -1,24 +1,40 @@
 """Inner products with all rows of an expression by compiled loops: what each form's `logits` does, in a few calls.
 
-A scorer is a function from vectors, float32 (n, d), to their inner products, float32 (n, V): for a few vectors by
-adders (`adders.py`), for many, or where there is none, by rows decoded tile by tile (`tiles.py`).
+Many vectors are multiplied with rows decoded tile by tile (`tiles.py`), a few with none: codes are read through tables
+of inner products with words, which is asymmetric distance computation (Jegou et al., 2011, section 3.2). An adder makes
+the tables of vectors, for all parts of an expression; what it gives adds up what any range of rows picks from them. So
+threads share out the rows once for a whole expression, not for each of its parts, which may be many and small.
 """
 
-from typing import Any
+from collections.abc import Callable
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple
 
 import numpy
+import torch
 
 from vocabpress.embeddings.base import CompressedEmbedding
 from vocabpress.embeddings.codebooks import Codebooks
 from vocabpress.embeddings.combine import Columns, Sum, forms
-from vocabpress.embeddings.kernels.adders import WORTH, Whole, adder
+from vocabpress.embeddings.dense import Dense
+from vocabpress.embeddings.kernels import sums
+from vocabpress.embeddings.kernels.decoders import books_of, codes_of, places_of, scales_of, small_table
 from vocabpress.embeddings.kernels.threads import in_threads
-from vocabpress.embeddings.kernels.tiles import Score, many
+from vocabpress.embeddings.kernels.tiles import Score, by_rows, tiles, turned
 from vocabpress.embeddings.projected import Projected
-from vocabpress.embeddings.rows import Rows
+from vocabpress.embeddings.rows import CHUNK, Rows
 from vocabpress.embeddings.scalar import Scalar
 
-FEW, FEW_BYTES = 64, 8  # vectors up to which codes are read through tables, or rows as they lie (benchmarks/heads.py)
+Add = Callable[[int, int, Any], object]
+"""Adds the inner products with the rows from the first to the last, (n, rows), float32, to what is there."""
+Adder = Callable[[Any], Add]
+MOST_BY_TABLES, MOST_BY_BYTES = (
+    64,
+    8,
+)  # vectors up to which codes are read through tables, or rows as they lie (benchmarks/heads.py)
+ROWS = 16  # for which tables are made: what that of a byte takes, 256 sums, decodes the byte of a dozen rows
+WORTH = 4096  # rows that are worth a thread
+SHARES = 64  # that the rows of blocks are cut into; each has as many rows of every block
 
 
 def scorer(form: CompressedEmbedding) -> Score:
@@ -27,21 +43,21 @@ def scorer(form: CompressedEmbedding) -> Score:
     Raises:
         NoKernelError: If it holds a form that is none of `EMBEDDINGS`.
     """
-    by_tables, by_tiles, most = few(form), many(form), limit(form)
-    return lambda hidden: (by_tables if len(hidden) <= most else by_tiles)(hidden)
+    codes, rows, most = by_codes(form), by_rows(form), limit(form)
+    return lambda hidden: (codes if len(hidden) <= most else rows)(hidden)
 
 
 def limit(form: CompressedEmbedding) -> int:
-    """Vectors that are a few for this form."""
+    """Vectors up to which inner products are sums of what codes pick."""
     if isinstance(form, Projected):
         return limit(form.inner)
     if isinstance(form, Rows | Columns | Sum):
         return min(limit(part) for part in forms(form.blocks if isinstance(form, Rows) else form.parts))
     by_tables = isinstance(form, Codebooks) or (isinstance(form, Scalar) and form.bits < 4)
-    return FEW if by_tables else FEW_BYTES
+    return MOST_BY_TABLES if by_tables else MOST_BY_BYTES
 
 
-def few(form: CompressedEmbedding) -> Score:
+def by_codes(form: CompressedEmbedding) -> Score:
     """For a few vectors: without a row decoded, where the form can do that."""
     prepare, rows = adder(form), form.num_embeddings
 
@@ -54,3 +70,147 @@ def few(form: CompressedEmbedding) -> Score:
         return out
 
     return score
+
+
+class Whole(NamedTuple):
+    """Inner products with all rows, (n, V), which are there already."""
+
+    scores: Any
+
+    def __call__(self, first: int, last: int, out: Any) -> None:
+        """Add those with some rows."""
+        out += self.scores[:, first:last]
+
+
+def adder(form: CompressedEmbedding) -> Adder:
+    """How a few vectors become what adds their inner products with ranges of rows."""
+    make = ADDERS.get(type(form))
+    return _whole(tiles(form)) if make is None or form.num_embeddings < ROWS else make(form)
+
+
+def _whole(score: Score) -> Adder:
+    return lambda hidden: Whole(score(hidden))
+
+
+def _dense(form: Dense) -> Adder:
+    rows = form.rows.detach()
+    if rows.dtype != torch.bfloat16:  # in the rows' own dtype: one cast of a vector instead of one of the table
+        return lambda hidden: Whole(torch.mm(torch.from_numpy(hidden).to(rows.dtype), rows.T).float().numpy())
+    halves = rows.view(torch.uint16).numpy()
+    return lambda hidden: lambda first, last, out: sums.add_bfloat16(halves[first:last], hidden, out)
+
+
+def _scalar(form: Scalar) -> Adder:
+    codes, bits, columns = codes_of(form), form.bits, form.embedding_dim
+    scales, _ = scales_of(form)
+    if form.scale_axis == "group" or bits not in (1, 2, 4, 8):
+        return _whole(tiles(form))
+    by_row = len(scales) > 1
+    levels = torch.arange(1 << bits)[:, None] * (2 / (2**bits - 1)) - 1
+    words, books = levels.float().numpy(), numpy.zeros(columns, numpy.int64)
+    step, integers = numpy.float32(2 / (2**bits - 1)), sums.add_integers if bits == 8 else sums.add_nibbles
+
+    def prepare(hidden: Any) -> Add:
+        vectors = hidden if by_row else hidden * scales
+        if bits >= 4:
+            halves = vectors * step if bits == 8 else _halves(vectors * step, codes.shape[1])
+            start = -vectors.sum(1, keepdims=True)
+        else:  # a book of evenly spread words for each column
+            halves, start = sums.code_tables(vectors, words, books, columns, bits, 8 // bits), numpy.float32(0)
+        loop = integers if bits >= 4 else sums.add_bytes
+
+        def add(first: int, last: int, out: Any) -> None:
+            own = numpy.zeros_like(out) if by_row else out
+            own += start
+            loop(codes[first:last], halves, own)
+            if by_row:
+                out += numpy.multiply(own, scales[first:last, 0], out=own)
+
+        return add
+
+    return prepare
+
+
+def _halves(vectors: Any, length: int) -> Any:
+    """Entries for the lower code of each byte and for the upper one, (n, 2, length); zero where there is none."""
+    padded = numpy.pad(vectors, ((0, 0), (0, 2 * length - vectors.shape[1])))
+    return numpy.ascontiguousarray(padded.reshape(len(vectors), length, 2).swapaxes(1, 2))
+
+
+def _codebooks(form: Codebooks) -> Adder:
+    codes, bits, segments = codes_of(form), form.bits, form.segments
+    words, books = small_table(form.words), books_of(form)
+    per_byte = 8 // bits if 8 % bits == 0 else 1
+
+    def prepare(hidden: Any) -> Add:
+        tables = sums.code_tables(hidden, words().numpy(), books, segments, bits, per_byte)
+        if 8 % bits == 0:
+            return lambda first, last, out: sums.add_bytes(codes[first:last], tables, out)
+        return lambda first, last, out: sums.add_codes(codes[first:last], tables, bits, out)
+
+    return prepare
+
+
+def _projected(form: Projected) -> Adder:
+    return _whole(tiles(form) if form.activation is not None else turned(form, by_codes(form.inner)))
+
+
+def _parts(form: Sum | Columns) -> Adder:
+    """Parts that each take all entries of a vector, or neighbouring ones."""
+    parts, all_of = [adder(part) for part in forms(form.parts)], (0, form.embedding_dim)
+    ends = [all_of] * len(parts) if isinstance(form, Sum) else pairwise(accumulate(form.widths, initial=0))
+    spans = [slice(*span) for span in ends]
+
+    def prepare(hidden: Any) -> Add:
+        adds = [part(numpy.ascontiguousarray(hidden[:, own])) for part, own in zip(parts, spans, strict=True)]
+
+        def add(first: int, last: int, out: Any) -> None:
+            for each in adds:
+                each(first, last, out)
+
+        return add
+
+    return prepare
+
+
+def _rows(form: Rows) -> Adder:
+    blocks, rows = [adder(block) for block in forms(form.blocks)], form.num_embeddings
+    sizes = [block.num_embeddings for block in forms(form.blocks)]
+    starts = [*accumulate(sizes[:-1], initial=0)]
+    block_of, bits, counts, _ = places_of(form)
+
+    def prepare(hidden: Any) -> Add:
+        adds, parts = [block(hidden) for block in blocks], numpy.zeros((len(hidden), rows), numpy.float32)
+
+        def part(first: int, last: int) -> None:  # a part of every block, since their rows take different times
+            for add, start, size in zip(adds, starts, sizes, strict=True):
+                own, end = size * first // SHARES, size * last // SHARES
+                add(own, end, parts[:, start + own : start + end])
+
+        in_threads(part, SHARES, max(1, SHARES * WORTH // rows))
+        return Whole(_in_order(parts, numpy.array(starts), block_of, counts, bits) if bits else parts)
+
+    return prepare
+
+
+def _in_order(parts: Any, starts: Any, block_of: Any, counts: Any, bits: int) -> Any:
+    """Inner products that lie block by block, (n, V), in the order of tokens."""
+    out, rows = numpy.empty_like(parts), parts.shape[1]
+
+    def part(first: int, last: int) -> None:
+        span = slice(first * CHUNK, min(last * CHUNK, rows))
+        sums.from_blocks(parts, starts, block_of, bits, counts[first], span.start, out[:, span])
+
+    in_threads(part, len(counts), WORTH // CHUNK)
+    return out
+
+
+ADDERS: dict[type[CompressedEmbedding], Callable[[Any], Adder]] = {
+    Dense: _dense,
+    Scalar: _scalar,
+    Codebooks: _codebooks,
+    Projected: _projected,
+    Sum: _parts,
+    Columns: _parts,
+    Rows: _rows,
+}

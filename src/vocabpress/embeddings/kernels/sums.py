@@ -13,16 +13,9 @@ ROWS_AT_ONCE = 1024  # whose codes stay in the next one
 
 @compiled
 def from_blocks(parts: Any, starts: Any, block_of: Any, bits: int, before: Any, first: int, out: Any) -> None:
-    """Columns that lie block by block, put in the order of tokens.
+    """Columns that lie block by block, (n, V), put in the order of tokens, (n, tokens from the first on).
 
-    Args:
-        parts: (n, V), the blocks' tokens one block after another.
-        starts: Where each block begins, (blocks).
-        block_of: The packed map, uint8.
-        bits: Of a block's number.
-        before: Tokens of each block before the first one here, (blocks).
-        first: Token.
-        out: (n, tokens from the first on), is written.
+    Blocks begin at ``starts``, and have so many tokens ``before`` the first one here; the map has ``bits`` a token.
     """
     following = starts + before
     for column in range(out.shape[1]):
@@ -60,18 +53,15 @@ def widen(table: Any, known: int, own: Any) -> None:
 
 @summing
 def code_tables(hidden: Any, words: Any, books: Any, segments: int, bits: int, per_byte: int) -> Any:
-    """Inner products of vectors with what a byte of codes stands for.
+    """Inner products of vectors with what a byte of codes stands for, (n, codes / per_byte, 2**(bits * per_byte)).
 
     Args:
         hidden: (n, segments * width), float32.
         words: (words, width), float32.
         books: For each code the first word of its book, stage by stage, (stages * segments).
         segments: Pieces of a row.
-        bits: Of a code.
-        per_byte: Codes that are read as one number, the first the lowest.
-
-    Returns:
-        (n, codes / per_byte, 2**(bits * per_byte)), float32; codes that are lacking at the end count nothing.
+        bits: How many a code has.
+        per_byte: Codes that are read as one number, the first the lowest; lacking ones at the end count nothing.
     """
     size, width = 1 << bits, words.shape[1]
     places = (len(books) + per_byte - 1) // per_byte
@@ -91,13 +81,7 @@ def code_tables(hidden: Any, words: Any, books: Any, segments: int, bits: int, p
 
 @compiled
 def add_bytes(codes: Any, tables: Any, out: Any) -> None:
-    """For every row of bytes the sum of what they pick from their tables, added to ``out``.
-
-    Args:
-        codes: (V, places), uint8.
-        tables: (n, places, 256), float32.
-        out: (n, V), float32.
-    """
+    """For every row of bytes, (V, places), the sum of what they pick from tables, (n, places, 256), added to (n, V)."""
     # Indices without a sign need no look at whether they count from the end.
     rows, places, one, table = len(codes), numpy.uint64(codes.shape[1]), numpy.uint64(1), numpy.uint64(256)
     flat = codes.reshape(-1)
@@ -130,7 +114,7 @@ def add_bytes(codes: Any, tables: Any, out: Any) -> None:
 
 @compiled
 def add_codes(codes: Any, tables: Any, bits: int, out: Any) -> None:
-    """As `add_bytes`, for codes of which no whole number fills a byte; tables are (n, codes, 2**bits)."""
+    """As `add_bytes`, for codes that do not fill whole bytes; tables are (n, codes, 2**bits)."""
     for row in range(len(codes)):
         for vector in range(len(tables)):
             total = numpy.float32(0)

@@ -18,7 +18,6 @@ Work = Callable[[int, int], object]
 
 # A child of `fork` has none of its parent's threads, and GNU's runtime would wait for them for ever.
 _PROCESS = os.getpid()
-_pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 _team = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
@@ -73,12 +72,14 @@ def _by_torch(runtime: ctypes.CDLL, work: Work, rows: int, count: int) -> None:
         raise failed[0]
 
 
+@cache
+def _pool(process: int, count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count, thread_name_prefix="vocabpress")
+
+
 def _by_ours(work: Work, rows: int, count: int) -> None:
-    key = os.getpid(), count
-    if key not in _pools:
-        _pools[key] = ThreadPoolExecutor(count - 1, thread_name_prefix="vocabpress")
-    ends = [rows * part // count for part in range(count + 1)]
-    others = [_pools[key].submit(work, *span) for span in pairwise(ends[1:])]
+    ends, pool = [rows * part // count for part in range(count + 1)], _pool(os.getpid(), count - 1)
+    others = [pool.submit(work, *span) for span in pairwise(ends[1:])]
     work(ends[0], ends[1])
     for other in others:
         other.result()

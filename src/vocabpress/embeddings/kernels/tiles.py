@@ -7,38 +7,33 @@ import numpy
 import torch
 
 from vocabpress.embeddings.base import CompressedEmbedding
-from vocabpress.embeddings.kernels.decoders import decoder, held
+from vocabpress.embeddings.kernels.decoders import decoder, small_table
 from vocabpress.embeddings.kernels.threads import in_threads
 from vocabpress.embeddings.projected import Projected
 
 Score = Callable[[Any], Any]
+"""From vectors, float32 (n, d), to their inner products with all rows, float32 (n, V)."""
 TILE = 8192  # rows that are decoded at a time
 SHARE = 512  # rows of a tile that are worth a thread
 
 
-def many(form: CompressedEmbedding) -> Score:
+def by_rows(form: CompressedEmbedding) -> Score:
     """For many: whole rows decoded, but not turned, since it is the vectors that are."""
-    if type(form) is not Projected or form.activation is not None:
-        return tiles(form)
-    turn, inner = turning(form), many(form.inner)
-
-    def score(hidden: Any) -> Any:
-        vectors, offset = turn(hidden)
-        out = inner(vectors)
-        return out if offset is None else numpy.add(out, offset, out=out)
-
-    return score
+    if type(form) is Projected and form.activation is None:
+        return turned(form, by_rows(form.inner))
+    return tiles(form)
 
 
-def turning(form: Projected) -> Callable[[Any], tuple[Any, Any]]:
-    """How vectors are turned to those of the inner rows, and what is added to their inner products, (n, 1)."""
-    basis, bias = held(form.basis), None if form.bias is None else form.bias.detach().float()
+def turned(form: Projected, score: Score) -> Score:
+    """By the inner rows, with vectors that are turned to those; ``score`` gives the inner products with them."""
+    basis, bias = small_table(form.basis), None if form.bias is None else form.bias.detach().float()
 
-    def turn(hidden: Any) -> tuple[Any, Any]:
+    def turned_score(hidden: Any) -> Any:
         vectors = torch.from_numpy(hidden)
-        return (vectors @ basis().T).numpy(), None if bias is None else (vectors @ bias).numpy()[:, None]
+        out = score((vectors @ basis().T).numpy())
+        return out if bias is None else numpy.add(out, (vectors @ bias).numpy()[:, None], out=out)
 
-    return turn
+    return turned_score
 
 
 def tiles(form: CompressedEmbedding) -> Score:
@@ -51,13 +46,13 @@ def tiles(form: CompressedEmbedding) -> Score:
         vectors, out = torch.from_numpy(hidden), torch.empty(len(hidden), rows)
         tile = numpy.empty((min(rows, TILE), columns), numpy.float32)
         for start in range(0, rows, TILE):
-            count = min(TILE, rows - start)
+            ids = numpy.arange(start, min(start + TILE, rows))
 
-            def part(first: int, last: int, start: int = start) -> None:
-                tile[first:last] = decode(numpy.arange(start + first, start + last))
+            def part(first: int, last: int, ids: Any = ids) -> None:
+                decode(ids[first:last], tile[first:last])
 
-            in_threads(part, count, least)
-            out[:, start : start + count] = vectors @ torch.from_numpy(tile[:count]).T
+            in_threads(part, len(ids), least)
+            out[:, ids[0] : ids[-1] + 1] = vectors @ torch.from_numpy(tile[: len(ids)]).T
         return out.numpy()
 
     return score

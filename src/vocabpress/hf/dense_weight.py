@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from vocabpress.embeddings import CompressedEmbedding
-from vocabpress.embeddings.reading import in_graph
-from vocabpress.hf.devices import dense
+from vocabpress.embeddings.inference import dense, in_graph
 
 ALLOWED = {"requires_grad_", "detach_", "share_memory_"}  # in place, but no number changes
 LOST = (

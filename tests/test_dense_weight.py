@@ -6,7 +6,7 @@ from torch import nn
 
 import tiny
 from test_hf import compressed
-from vocabpress.hf.readings import WeightReading
+from vocabpress.hf.dense_weight import WeightReading
 
 
 @pytest.fixture

@@ -1,83 +1,115 @@
 """The fastest way to read a table here: compiled loops or a GPU's kernels, or else the forms' own plain torch.
 
 Loops serve tensors on the processor, where numba is installed, kernels those on a GPU, where Triton is. What may be
-trained is read by plain torch, and graphs that are compiled, traced or exported are made of it.
+trained is read by plain torch, and graphs that are compiled, traced or exported are made of it. How loops read a table
+is put together once, and again when its numbers or parts change; a reading is then a look at those, and one call.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 
 from vocabpress.embeddings.base import CompressedEmbedding
 from vocabpress.embeddings.kernels import gpu
 from vocabpress.embeddings.kernels.compiling import HAVE_NUMBA
 from vocabpress.embeddings.kernels.decoders import Decode, NoKernelError, copied, decoder, tensors
 from vocabpress.embeddings.kernels.loops import inside
-from vocabpress.embeddings.kernels.scorers import Score, scorer
+from vocabpress.embeddings.kernels.scorers import scorer
 from vocabpress.embeddings.kernels.threads import in_threads
-from vocabpress.embeddings.kernels.watch import Watch, kept
+from vocabpress.embeddings.kernels.tiles import Score
+from vocabpress.embeddings.kernels.watch import Watch, cached
 from vocabpress.embeddings.projected import Projected
 
+MANY = 64  # ids among which it pays to look for equal ones
 TOP_WHOLE = 8  # vectors whose inner products with all rows may be held at once
 TOP_TILE = 8192  # rows whose inner products are, for more of them
 SHARE = 64  # rows of a lookup that are worth a thread
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # loops work in float32
 
 
-class Loops(NamedTuple):
-    """How a table is read by loops; the dtype is that of rows."""
+class RowReader(NamedTuple):
+    """How loops read the rows of a table, and the dtype that they have there."""
 
     decode: Decode
-    score: Score
     dtype: torch.dtype
 
 
-def lookup(table: CompressedEmbedding, ids: Tensor) -> Tensor:
-    """Rows, as the table's own `lookup` gives them, up to rounding.
+def lookup(table: CompressedEmbedding, ids: Tensor, repeated: bool = False) -> Tensor:
+    """Rows, as the table's own `lookup` gives them, up to rounding, under autocast, too: as in a dense table.
+
+    Args:
+        table: (V, d).
+        ids: On any device, shape (*n).
+        repeated: Whether ids may repeat, as in text; each distinct row is then decoded once.
+
+    Returns:
+        Shape (*n, d), where the ids are.
 
     Raises:
         IndexError: If an id is out of range.
     """
-    loops = loops_for(table, ids)
-    if loops is None:
+    graph = in_graph(ids)
+    if repeated and not graph and ids.numel() >= MANY:
+        distinct, place = ids.unique(return_inverse=True)
+        if len(distinct) < ids.numel():
+            return embedding(place, lookup(table, distinct))
+    reader: RowReader | None = None if graph else by_loops(table, ids, "rows", _row_reader)
+    if reader is None:
         return _without_loops(table, ids)
-    flat = ids.reshape(-1).to(torch.int64).numpy()
+    flat, columns = ids.reshape(-1).to(torch.int64).contiguous().numpy(), table.embedding_dim
     if not inside(flat, table.num_embeddings):
         raise IndexError(f"ids lie in 0 … {table.num_embeddings - 1}, got {int(ids.min())} … {int(ids.max())}")
-    rows = _decoded(loops.decode, flat, table.embedding_dim)
-    return torch.from_numpy(rows).to(loops.dtype).view(*ids.shape, table.embedding_dim)
-
-
-def _decoded(decode: Decode, ids: Any, columns: int) -> Any:
-    """Rows, shared out among threads where they are many, the products with a basis among them."""
-    if len(ids) < 2 * SHARE:
-        with numpy.errstate(all="ignore"):  # numbers beyond their dtype are as quiet as in torch
-            return decode(ids)
-    rows = numpy.empty((len(ids), columns), numpy.float32)
-
-    def part(first: int, last: int) -> None:
-        rows[first:last] = decode(ids[first:last])
-
-    in_threads(part, len(ids), SHARE)
-    return rows
+    rows = numpy.empty((len(flat), columns), numpy.float32)
+    if len(flat) < 2 * SHARE:
+        reader.decode(flat, rows)
+    else:
+        in_threads(lambda first, last: reader.decode(flat[first:last], rows[first:last]), len(flat), SHARE)
+    return torch.from_numpy(rows).to(reader.dtype).view(*ids.shape, columns)
 
 
 def _without_loops(table: CompressedEmbedding, ids: Tensor) -> Tensor:
+    place = table.device
+    if ids.device != place:
+        return _without_loops(table, ids.to(place)).to(ids.device)
+    if place.type != "meta" and torch.is_autocast_enabled(place.type):  # there is no autocast on the meta device
+        with torch.autocast(place.type, enabled=False):
+            return _without_loops(table, ids)
     if in_graph(ids) or trains(table) or not gpu.serves(table, ids):
         return table.lookup(ids)
     return gpu.lookup(table, ids.reshape(-1)).view(*ids.shape, table.embedding_dim)
 
 
+def dense(table: CompressedEmbedding) -> Tensor:
+    """The dense table, (V, d); without numbers, on the meta device, while a load has not brought all of the table's."""
+    if any(tensor.is_meta for tensor in tensors(table)):
+        dtype = next((parameter.dtype for parameter in table.parameters()), torch.get_default_dtype())
+        return torch.empty(table.num_embeddings, table.embedding_dim, dtype=dtype, device="meta")
+    return table.dense() if trains(table) else lookup(table, torch.arange(table.num_embeddings, device=table.device))
+
+
 def logits(table: CompressedEmbedding, hidden: Tensor) -> Tensor:
-    """Inner products with every row, as the table's own `logits` gives them, up to rounding and the order of sums."""
-    loops = loops_for(table, hidden)
-    if loops is None or hidden.dtype not in DTYPES or torch.is_autocast_enabled("cpu"):
-        return table.logits(hidden)
-    with numpy.errstate(all="ignore"):
-        scores = loops.score(_vectors(hidden))
-    return torch.from_numpy(scores).to(hidden.dtype).view(*hidden.shape[:-1], table.num_embeddings)
+    """Inner products with every row, as the table's own `logits` gives them, up to rounding and the order of sums.
+
+    Args:
+        table: (V, d).
+        hidden: On any device, shape (*n, d).
+
+    Returns:
+        Shape (*n, V), where the vectors are.
+    """
+    if hidden.dtype in DTYPES and not in_graph(hidden) and not torch.is_autocast_enabled("cpu"):
+        score: Score | None = by_loops(table, hidden, "scores", scorer)
+        if score is not None:
+            with numpy.errstate(all="ignore"):
+                scores = score(hidden.detach().reshape(-1, hidden.shape[-1]).float().contiguous().numpy())
+            return torch.from_numpy(scores).to(hidden.dtype).view(*hidden.shape[:-1], table.num_embeddings)
+    place = table.device
+    return table.logits(hidden) if hidden.device == place else table.logits(hidden.to(place)).to(hidden.device)
 
 
 def top_logits(table: CompressedEmbedding, hidden: Tensor, count: int, bias: Tensor | None = None) -> tuple[Any, Any]:
@@ -137,23 +169,29 @@ def trains(table: CompressedEmbedding, *values: Tensor) -> bool:
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*values, *table.parameters()))
 
 
-def loops_for(table: CompressedEmbedding, values: Tensor) -> Loops | None:
-    """Where loops serve: how they read the table."""
-    if not HAVE_NUMBA or in_graph(values) or values.device.type != "cpu" or trains(table, values):
+def by_loops(
+    table: CompressedEmbedding, values: Tensor, name: str, make: Callable[[CompressedEmbedding], Any]
+) -> Any | None:
+    """What ``make`` puts together for a table, kept by a name; None where loops don't serve."""
+    if not HAVE_NUMBA or values.device.type != "cpu" or (torch.is_grad_enabled() and trains(table, values)):
         return None
-    return kept(table, "loops", _make, lambda table: Watch(table, copied(table)))
+    return cached(table, name, partial(_of_loops, make), _watch)
 
 
-def _make(table: CompressedEmbedding) -> Loops | None:
+def _watch(table: CompressedEmbedding) -> Watch:
+    return Watch(table, copied(table))
+
+
+def _of_loops(make: Callable[[CompressedEmbedding], Any], table: CompressedEmbedding) -> Any | None:
     if any(part.device.type != "cpu" or type(part) not in (Tensor, nn.Parameter) for part in tensors(table)):
         return None
     try:
-        decode, score = decoder(table), scorer(table)
+        return make(table)
     except NoKernelError:
         return None
+
+
+def _row_reader(table: CompressedEmbedding) -> RowReader | None:
+    decode = decoder(table)
     dtype = table.lookup(torch.zeros(1, dtype=torch.int64)).dtype
-    return Loops(decode, score, dtype) if dtype in DTYPES else None
-
-
-def _vectors(hidden: Tensor) -> Any:
-    return hidden.detach().reshape(-1, hidden.shape[-1]).float().contiguous().numpy()
+    return RowReader(decode, dtype) if dtype in DTYPES else None

@@ -1,4 +1,4 @@
-"""Ways of reading a table: each distinct row once, rows kept decoded, or the whole table.
+"""Ways of reading a table: as it is stored, with rows kept decoded, or with the whole table kept decoded.
 
 What is kept is derived: no checkpoint and no copy holds it, and it is made anew when the table's numbers, dtype or
 place change. Rows that are trained are read the plain way, and so are those of a graph that is compiled or exported: a
@@ -6,63 +6,47 @@ graph would hold what was there when it was made. Threads may share a reader.
 """
 
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding, linear
 
+from vocabpress.budget import Budget
 from vocabpress.embeddings.base import CompressedEmbedding
+from vocabpress.embeddings.inference import in_graph, logits, lookup, trains
 from vocabpress.embeddings.kernels.decoders import copied
 from vocabpress.embeddings.kernels.watch import Watch
-from vocabpress.embeddings.reading import in_graph, logits, lookup, trains
-
-MANY = 64  # ids among which it pays to look for equal ones
 
 
-class Reader(Protocol):
-    """A way of reading; it belongs to one table, which is given at every call."""
+class Reader:
+    """Reads a table as it is stored; it belongs to one table, which is given at every call."""
 
     def lookup(self, table: CompressedEmbedding, ids: Tensor) -> Tensor:
         """As the table's own."""
-        ...
-
-    def logits(self, table: CompressedEmbedding, hidden: Tensor) -> Tensor:
-        """As the table's own."""
-        ...
-
-
-class Distinct:
-    """Text repeats itself: each distinct row is decoded once."""
-
-    def lookup(self, table: CompressedEmbedding, ids: Tensor) -> Tensor:
-        """As the table's own."""
-        if in_graph(ids) or ids.numel() < MANY:
-            return lookup(table, ids)
-        distinct, place = ids.unique(return_inverse=True)
-        return lookup(table, ids) if len(distinct) == ids.numel() else embedding(place, lookup(table, distinct))
+        return lookup(table, ids, repeated=True)
 
     def logits(self, table: CompressedEmbedding, hidden: Tensor) -> Tensor:
         """As the table's own."""
         return logits(table, hidden)
 
 
-class _Keeping(Distinct):
+class _Caching(Reader):
     """What keeps something that follows the table's numbers; copies go without it, in other processes, too."""
 
-    _kept: tuple[Watch, Any] | None = None
+    _cached: tuple[Watch, Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if not name.startswith("_")}
 
     def _of(self, table: CompressedEmbedding) -> Any:
         """What is kept of this table, as it is now; threads that find nothing each make their own."""
-        found = self._kept
+        found = self._cached
         if found is None or not found[0].holds(table):
             # Tensors of inference mode can't be written to outside of it, nor be used where gradients pass.
             with torch.inference_mode(False), torch.no_grad():
                 watch = Watch(table, [*copied(table), *table.parameters()], table.buffers())
-                self._kept = found = watch, self._make(table)
+                self._cached = found = watch, self._make(table)
         return found[1]
 
     def _make(self, table: CompressedEmbedding) -> Any:
@@ -97,7 +81,7 @@ class _Hot:
             self.used = end
 
 
-class HotRows(_Keeping):
+class HotRows(_Caching):
     """Keeps rows decoded until a limit of bytes is full: those that are read first, as frequent tokens are.
 
     Args:
@@ -112,9 +96,10 @@ class HotRows(_Keeping):
         if in_graph(ids) or trains(table):
             return super().lookup(table, ids)
         hot: _Hot = self._of(table)
+        given, ids = ids.device, ids.to(hot.slots.device)
         slots = hot.slots[ids]
         if bool((slots >= 0).all()):
-            return embedding(slots, hot.rows)
+            return embedding(slots, hot.rows).to(given)
         distinct, place = ids.unique(return_inverse=True)
         slots = hot.slots[distinct]
         new = slots < 0
@@ -122,24 +107,43 @@ class HotRows(_Keeping):
         rows = decoded.new_empty(len(distinct), table.embedding_dim)
         rows[new], rows[~new] = decoded, hot.rows[slots[~new]]
         hot.add(distinct[new], decoded)
-        return embedding(place, rows)
+        return embedding(place, rows).to(given)
 
     def _make(self, table: CompressedEmbedding) -> _Hot:
         return _Hot(table, self.limit)
 
 
-class Resident(_Keeping):
+class Resident(_Caching):
     """Keeps the whole table decoded: a small file, and the speed and memory of a dense table."""
 
     def lookup(self, table: CompressedEmbedding, ids: Tensor) -> Tensor:
         """As the table's own."""
-        return super().lookup(table, ids) if in_graph(ids) or trains(table) else embedding(ids, self._of(table))
+        if in_graph(ids) or trains(table):
+            return super().lookup(table, ids)
+        rows: Tensor = self._of(table)
+        return embedding(ids.to(rows.device), rows).to(ids.device)
 
     def logits(self, table: CompressedEmbedding, hidden: Tensor) -> Tensor:
         """As the table's own."""
         if in_graph(hidden) or trains(table):
-            return table.logits(hidden)
-        return linear(hidden, self._of(table).to(hidden.dtype))
+            return super().logits(table, hidden)
+        rows: Tensor = self._of(table)
+        return linear(hidden.to(rows.device), rows.to(hidden.dtype)).to(hidden.device)
 
     def _make(self, table: CompressedEmbedding) -> Tensor:
         return lookup(table, torch.arange(table.num_embeddings, device=table.device))
+
+
+def reader_for(hot_rows: str | int | None = None, resident: str | None = None) -> Reader:
+    """The way of reading that `read_with` describes.
+
+    Raises:
+        ValueError: If both are given, or one can't be.
+    """
+    if resident not in (None, "dense"):
+        raise ValueError(f"resident is 'dense' or nothing, got {resident!r}")
+    if resident is not None and hot_rows is not None:
+        raise ValueError("resident keeps all rows decoded, hot_rows some; give one of them")
+    if resident is not None:
+        return Resident()
+    return Reader() if hot_rows is None else HotRows(int(Budget.bytes(hot_rows).amount))
