@@ -175,13 +175,13 @@ def test_what_is_computed_by_chunks_is_what_it_is_at_once(monkeypatch):
 
     whole = everything()
     for limit in (1, 5 * 12 * 8, 33 * 12 * 8):
-        monkeypatch.setattr(chunks, "BYTES", limit)
+        monkeypatch.setattr(chunks, "CHUNK_BYTES", limit)
         for found, expected in zip(everything(), whole, strict=True):
             torch.testing.assert_close(found, expected)
 
 
 def test_digests_are_those_of_the_bytes_that_are_stored(monkeypatch):
-    monkeypatch.setattr(chunks, "BYTES", 64)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 64)
     tensors = [torch.tensor(3.0), torch.zeros(0, 3), torch.zeros(3, 0), torch.randn(50, 7), torch.randn(50, 7).T]
     tensors += [torch.randn(5, 6, 7).bfloat16(), torch.arange(200, dtype=torch.uint8)]
     for tensor in tensors:
