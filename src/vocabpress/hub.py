@@ -91,6 +91,6 @@ def _no_such_model(model: str | Path, error: Any = None) -> ValueError:
         return ValueError(f"the model {name!r} has no revision {revision!r}; give one of its branches, tags or commits")
     hub = "the hub can't be reached" if "onnect" in kind or "imeout" in kind else "not on the hub"
     return ValueError(
-        f"no such model: {str(model)!r} is neither a local folder nor in the cache, and {hub}; check the spelling, or "
-        "download it first and give the folder"
+        f"no such model: {str(model)!r} is not a local folder, not in the hub's cache, and {hub}; check the spelling, "
+        "or download it first and give the folder"
     )

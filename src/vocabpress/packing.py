@@ -68,7 +68,7 @@ def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
         raise ValueError(f"{count} codes of {bits} bits take {packed_bytes(count, bits)} bytes, got {packed.shape[-1]}")
     if bits == MAX_BITS:
         return packed
-    # The smallest group of codes that fills whole bytes is read as one number: 8 codes of 3 bits, or 4 of 6, are 3 bytes.
+    # The smallest group of codes that fills whole bytes is read as one number, such as 8 codes of 3 bits in 3 bytes.
     shared = math.gcd(MAX_BITS, bits)
     codes, length = MAX_BITS // shared, bits // shared
     groups = (count + codes - 1) // codes

@@ -1,4 +1,4 @@
-"""What a trim left out: the figures, and the model card that is made of them."""
+"""The report of a trim, and the model card rendered from it."""
 
 import warnings
 from dataclasses import dataclass
@@ -9,20 +9,20 @@ from vocabpress.hf.page import Page, below, metadata, snippet
 
 @dataclass(frozen=True)
 class TrimReport:
-    """What was left out. Sizes are bytes of tensors and files.
+    """The sizes before and after a trim. Sizes are bytes of tensors and files.
 
     Attributes:
-        source_name: Of the model.
-        output: The folder written.
-        tokens_before: Rows of the table.
-        tokens_after: Rows kept.
-        tokens_used: Of them, those that text or scripts asked for; the others are what the tokenizer needs.
-        table_bytes_before: Of the table in the original's dtype.
-        table_bytes_after: The same, trimmed.
-        model_bytes_before: Of the files of weights.
-        model_bytes_after: The same, trimmed.
-        same_lines: Share of the lines of text that the trimmed tokenizer cuts as the original does; None without text.
-        kept_share: Share of the text's tokens that are kept, each as often as it occurs; None without text.
+        source_name: Name of the model.
+        output: The output folder.
+        tokens_before: Rows of the original's table.
+        tokens_after: Rows of the trimmed table.
+        tokens_used: Tokens selected by text or scripts; the tokenizer itself needs the rest of `tokens_after`.
+        table_bytes_before: Bytes of the original's table.
+        table_bytes_after: Bytes of the trimmed table, in the same dtype.
+        model_bytes_before: Bytes of the original's weight files.
+        model_bytes_after: Bytes of the trimmed model's weight files.
+        same_lines: Fraction of the lines that both tokenizers split alike; None without text.
+        kept_share: Fraction of the tokens in the text that still exist, counting repetitions; None without text.
     """
 
     source_name: str
@@ -38,15 +38,17 @@ class TrimReport:
     kept_share: float | None
 
 
-def write_card(report: TrimReport, folder: Path, architecture: str, original: Page, base_model: str | None) -> None:
-    """Write the card of a trimmed checkpoint. The checkpoint is there by then: no card is worth an error.
+def write_trim_card(
+    report: TrimReport, folder: Path, architecture: str, original: Page, base_model: str | None
+) -> None:
+    """Write the card of a trimmed checkpoint. Errors become warnings, because the checkpoint is complete by then.
 
     Args:
-        report: What was left out.
-        folder: Of the checkpoint, complete.
+        report: The report of the trim.
+        folder: Folder of the complete checkpoint.
         architecture: Class of the model.
         original: Page of the original.
-        base_model: Its id on the hub, where it is known.
+        base_model: Id of the original on the hub, or None if unknown.
     """
     try:
         text = _card(report, folder, architecture, original, base_model)
@@ -63,13 +65,13 @@ def _card(report: TrimReport, folder: Path, architecture: str, original: Page, b
         ("whole model, bytes on disk", report.model_bytes_before, report.model_bytes_after),
     ]
     lines = "\n".join(f"| {name} | {before:,} | {after:,} | {before / after:.2f} |" for name, before, after in rows)
-    kept = "" if report.kept_share is None else f"It keeps {report.kept_share:.2%} of the tokens of its text. "
+    coverage = "" if report.kept_share is None else f"It covers {report.kept_share:.2%} of the tokens in its text. "
     return f"""{metadata(original, base_model, "finetune", ["vocabpress"])}
 # {report.source_name}, trimmed
 
 This is {link} without the tokens that some languages do not need, trimmed by
-[vocabpress](https://pypi.org/project/vocabpress/). {kept}The rows of its tokens are those of the original;
-`kept_ids.json` lists their old ids.
+[vocabpress](https://pypi.org/project/vocabpress/). {coverage}The rows of its tokens are those of the original;
+`kept_ids.json` lists their ids there.
 
 | | original | here | times smaller |
 | --- | ---: | ---: | ---: |
@@ -77,7 +79,7 @@ This is {link} without the tokens that some languages do not need, trimmed by
 
 ## Use
 
-It is an ordinary checkpoint, and needs no vocabpress.
+It is an ordinary checkpoint and does not need vocabpress.
 
 ```python
 {snippet(folder, architecture, report.output)}

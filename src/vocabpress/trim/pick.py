@@ -1,4 +1,4 @@
-"""Which tokens to keep: those of scripts."""
+"""Select tokens by Unicode script."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,12 +7,12 @@ import regex
 
 
 def of_scripts(pieces: dict[str, int], backend: Any, scripts: Sequence[str]) -> list[int]:
-    """Ids of the tokens whose characters are of these Unicode scripts, or of none: digits, punctuation, signs.
+    """Ids of the tokens whose characters belong to these Unicode scripts, or to none: digits, punctuation, symbols.
 
     Args:
         pieces: Token -> id.
-        backend: The tokenizer of the `tokenizers` library, whose decoder says what a token stands for.
-        scripts: Such as ``Latin`` or ``Cyrillic``.
+        backend: Tokenizer of the `tokenizers` library, whose decoder gives the text of a token.
+        scripts: Names such as ``Latin`` or ``Cyrillic``.
 
     Raises:
         ValueError: If Unicode has no such script.
@@ -21,7 +21,9 @@ def of_scripts(pieces: dict[str, int], backend: Any, scripts: Sequence[str]) -> 
         try:
             regex.compile(rf"\p{{Script={script}}}")
         except regex.error:
-            message = f"Unicode has no script {script!r}; give Latin, Cyrillic, Greek, Han, Hangul, Arabic or its like"
+            message = (
+                f"Unicode has no script {script!r}; give one such as Latin, Cyrillic, Han, Hangul or Arabic"
+            )
             raise ValueError(message) from None
     allowed = "".join(rf"\p{{Script={script}}}" for script in (*scripts, "Common", "Inherited"))
     whole = regex.compile(f"[{allowed}]*")
@@ -29,7 +31,7 @@ def of_scripts(pieces: dict[str, int], backend: Any, scripts: Sequence[str]) -> 
 
 
 def text_of(piece: str, backend: Any) -> str:
-    """What a token stands for; U+FFFD where it is a part of a character's bytes."""
+    """The text of a token; contains U+FFFD if the token is a part of a character's bytes."""
     text = piece if backend.decoder is None else backend.decoder.decode([piece])
     return text.removeprefix("##").replace("▁", " ")
 
