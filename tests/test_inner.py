@@ -298,5 +298,5 @@ def test_a_body_that_transformers_unpacks_is_a_plain_one(tmp_path):
         tiny.logits(cls.from_pretrained(tmp_path / "again"), tiny.batch()), tiny.logits(loaded, tiny.batch())
     )
     in_float8(source)
-    with pytest.raises(ValueError, match="can't keep a body quantised by fp8 here"):
+    with pytest.raises(ValueError, match="can't load a body quantised by fp8 as it is"):
         compress(source, tmp_path / "other", method=SVD(), budget=BUDGET)

@@ -41,7 +41,7 @@ def _expanded(path: str) -> list[Path]:
     if place.is_dir():
         found = sorted(file for file in place.rglob("*") if file.is_file() and file.name.endswith(SUFFIXES))
         if not found:
-            raise ValueError(f"the folder {path} has no text; give one with files such as {', '.join(SUFFIXES[:4])}")
+            raise ValueError(f"the folder {path} holds no text; give one with files such as {', '.join(SUFFIXES[:4])}")
         return found
     if not place.is_file():
         raise ValueError(f"no such text file: {path}")
@@ -104,7 +104,7 @@ def read_lines(paths: Iterable[str | Path], progress: bool = False) -> Iterator[
                         seen = True
                         yield line
             if not seen:
-                raise ValueError(f"{file} has no text; give a file with at least some sentences")
+                raise ValueError(f"{file} holds no text; give a file with at least some sentences")
 
 
 def _raw_lines(file: Path, stored: IO[bytes]) -> Iterator[bytes]:

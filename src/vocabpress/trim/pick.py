@@ -21,9 +21,7 @@ def of_scripts(pieces: dict[str, int], backend: Any, scripts: Sequence[str]) -> 
         try:
             regex.compile(rf"\p{{Script={script}}}")
         except regex.error:
-            message = (
-                f"Unicode has no script {script!r}; give one such as Latin, Cyrillic, Han, Hangul or Arabic"
-            )
+            message = f"Unicode has no script {script!r}; give one such as Latin, Cyrillic, Han, Hangul or Arabic"
             raise ValueError(message) from None
     allowed = "".join(rf"\p{{Script={script}}}" for script in (*scripts, "Common", "Inherited"))
     whole = regex.compile(f"[{allowed}]*")
