@@ -1,9 +1,8 @@
 """The model card of a compressed checkpoint, rendered from its report, with the original's card below."""
 
-import warnings
 from pathlib import Path
 
-from vocabpress.hf.page import Page, below, metadata, snippet
+from vocabpress.hf.page import Page, below, link, metadata, size_table, snippet, write_page
 from vocabpress.hf.report import Recovered, Report, save_report
 
 UNCHANGED = "All other weights are unchanged."
@@ -19,11 +18,12 @@ def write_card(report: Report, folder: Path, original: Page, text: str) -> None:
         original: Page of the original, for its metadata.
         text: Text of the original's card.
     """
-    try:
+
+    def render() -> str:
         save_report(report, folder)
-        (folder / "README.md").write_text(card(report, folder, original, text), encoding="utf-8")
-    except Exception as error:
-        warnings.warn(f"the model card was not written: {error}", stacklevel=2)
+        return card(report, folder, original, text)
+
+    write_page(folder, render)
 
 
 def card(report: Report, folder: Path, original: Page, text: str) -> str:
@@ -36,20 +36,17 @@ def card(report: Report, folder: Path, original: Page, text: str) -> str:
 
 def _overview(report: Report) -> str:
     whole = report.model_bytes_before / report.model_bytes_after
-    link = f"[{report.base_model}](https://huggingface.co/{report.base_model})" if report.base_model else "the original"
     rows = [("token table", report.table_bytes_before, report.table_bytes_after)]
     rows += [(f"linear maps of {part.role}", part.bytes_before, part.bytes_after) for part in report.linears]
     rows += [("whole model, on disk", report.model_bytes_before, report.model_bytes_after)]
-    lines = [f"| {name} | {before:,} | {after:,} | {before / after:.2f} |" for name, before, after in rows]
     return f"""# {report.source_name}, compressed
 
-This is {link} in {whole:.2f} times fewer bytes. Its token table ({report.num_embeddings:,} x {report.embedding_dim})
-is compressed by [vocabpress](https://pypi.org/project/vocabpress/), method `{report.method}`.
+This is {link(report.base_model)} in {whole:.2f} times fewer bytes. Its token table
+({report.num_embeddings:,} x {report.embedding_dim}) is compressed by [vocabpress](https://pypi.org/project/vocabpress/),
+method `{report.method}`.
 {_linear_maps(report)}{_other_weights(report)}
 
-| bytes | original ({report.dtype}) | here | times smaller |
-| --- | ---: | ---: | ---: |
-{chr(10).join(lines)}
+{size_table("bytes", f"original ({report.dtype})", rows)}
 """
 
 

@@ -36,8 +36,7 @@ def load_model(
     """
     if not trust_remote_code:
         _check_unpickled(folder)
-    with _one_line_errors(folder):
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    config = _read_config(folder, trust_remote_code)
     already = getattr(config, "quantization_config", None)
     if already is not None and (not quantised or method_of(already) == QUANT_METHOD):
         raise ValueError(f"{folder} is compressed or quantised already; start from the original checkpoint")
@@ -72,6 +71,11 @@ def _check_unpickled(folder: Path) -> None:
         )
 
 
+def _read_config(folder: Path, trust_remote_code: bool = False) -> Any:
+    with _one_line_errors(folder):
+        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+
+
 def _class_of(config: Any) -> Any:
     classes = [getattr(transformers, name, None) for name in config.architectures or []]
     known = [cls for cls in classes if isinstance(cls, type) and issubclass(cls, PreTrainedModel)]
@@ -90,8 +94,7 @@ def named_class(folder: Path) -> Any:
     Raises:
         ValueError: If transformers can't read the config.
     """
-    with _one_line_errors(folder):
-        return _class_of(AutoConfig.from_pretrained(folder, trust_remote_code=False))
+    return _class_of(_read_config(folder))
 
 
 def empty_model(folder: Path) -> PreTrainedModel:
@@ -100,8 +103,7 @@ def empty_model(folder: Path) -> PreTrainedModel:
     Raises:
         ValueError: If transformers can't make it, or it is compressed or quantised.
     """
-    with _one_line_errors(folder):
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    config = _read_config(folder)
     if getattr(config, "quantization_config", None) is not None:
         raise ValueError(f"{folder} is compressed or quantised already; start from the original checkpoint")
     loader = _class_of(config)

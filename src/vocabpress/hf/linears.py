@@ -6,7 +6,7 @@ layer (all heads together) and both maps of each feed-forward block as one Krone
 
 import re
 import time
-from collections.abc import Sequence
+from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -184,25 +184,30 @@ def compress_linears(
     if shapes is None:
         return {}, []
     plan, forms = plan_linears(model, shapes), {}
-    fits: dict[str, list[_FittedMap]] = {role: [] for role in shapes.roles}
+    totals: dict[str, Any] = {role: Counter() for role in shapes.roles}
     for info in Bar(plan, desc="linear maps", disable=not progress):
         start = time.perf_counter()
         weight = model.get_parameter(f"{info.name}.weight").detach()
         form = _fit_map(weight if device is None else weight.to(device), right_shape(info, shapes), shapes)
         error = (form.dense().detach().to(weight.device, torch.float64) - weight).square().sum()
-        fits[info.role].append(_FittedMap(weight, form, float(error), time.perf_counter() - start))
+        totals[info.role].update(
+            maps=1,
+            parameters_before=weight.numel(),
+            parameters_after=count_numbers(form),
+            bytes_before=weight.numel() * weight.itemsize,
+            bytes_after=form.total_bits() // 8,
+            squared_error=float(error),
+            squares=float(weight.double().square().sum()),
+            seconds=time.perf_counter() - start,
+        )
         install_linear(model, info.name, form.to(weight.device, weight.dtype))
         forms[info.name.removeprefix(base_prefix(model))] = form.config()
     written = shapes.to_dict()
-    return forms, [_outcome(role, written[role], role_fits) for role, role_fits in fits.items()]
-
-
-@dataclass(frozen=True)
-class _FittedMap:
-    weight: Tensor
-    form: CompressedEmbedding
-    squared_error: float
-    seconds: float
+    outcomes = []
+    for role, total in totals.items():
+        error = total.pop("squared_error") / total.pop("squares")
+        outcomes.append(LinearOutcome(role=role, shape=written[role], relative_error=error, **total))
+    return forms, outcomes
 
 
 def _fit_map(weight: Tensor, right: tuple[int, int], shapes: LinearShapes) -> CompressedEmbedding:
@@ -210,19 +215,3 @@ def _fit_map(weight: Tensor, right: tuple[int, int], shapes: LinearShapes) -> Co
     if not all(bool(tensor.isfinite().all()) for tensor in form.parameters()):
         raise ValueError(f"a fitted factor is too large for float16: a weight reaches {float(weight.abs().max()):.3g}")
     return form
-
-
-def _outcome(role: str, shape: str, fits: Sequence[_FittedMap]) -> LinearOutcome:
-    weights = [fit.weight for fit in fits]
-    return LinearOutcome(
-        role=role,
-        shape=shape,
-        maps=len(fits),
-        parameters_before=sum(weight.numel() for weight in weights),
-        parameters_after=sum(count_numbers(fit.form) for fit in fits),
-        bytes_before=sum(weight.numel() * weight.itemsize for weight in weights),
-        bytes_after=sum(fit.form.total_bits() // 8 for fit in fits),
-        relative_error=sum(fit.squared_error for fit in fits)
-        / sum(float(weight.double().square().sum()) for weight in weights),
-        seconds=sum(fit.seconds for fit in fits),
-    )

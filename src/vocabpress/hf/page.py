@@ -3,6 +3,7 @@
 import json
 import re
 import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,26 @@ def metadata(original: Page, base_model: str | None, relation: str, tags: list[s
     old_tags = before if isinstance(before, list) else [before] if before is not None else []
     fields["tags"] = sorted({*(str(tag) for tag in old_tags), *tags})
     return f"---\n{yaml.safe_dump(fields, sort_keys=False, allow_unicode=True).strip()}\n---\n"
+
+
+def write_page(folder: Path, render: Callable[[], str]) -> None:
+    """Write README.md. Errors become warnings, because the checkpoint is complete by then."""
+    try:
+        (folder / "README.md").write_text(render(), encoding="utf-8")
+    except Exception as error:
+        warnings.warn(f"the model card was not written: {error}", stacklevel=3)
+
+
+def link(base_model: str | None) -> str:
+    """A link to the original on the hub, if its id is known."""
+    return f"[{base_model}](https://huggingface.co/{base_model})" if base_model else "the original"
+
+
+def size_table(corner: str, before: str, rows: Iterable[tuple[str, int, int]]) -> str:
+    """A Markdown table of sizes before and after; rows are (name, before, after)."""
+    lines = [f"| {corner} | {before} | here | times smaller |", "| --- | ---: | ---: | ---: |"]
+    lines += [f"| {name} | {old:,} | {new:,} | {old / new:.2f} |" for name, old, new in rows]
+    return "\n".join(lines)
 
 
 def original_text(page: Page, own: bool = False) -> str:

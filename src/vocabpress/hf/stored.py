@@ -6,7 +6,7 @@ Files can come from anywhere, so claims are checked before any memory is allocat
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -178,8 +178,12 @@ def digests(model: PreTrainedModel, state: dict[str, Tensor], config: Mapping[st
 
 
 def _tensor_digests(tensors: Mapping[str, Tensor]) -> TensorDigests:
-    with ThreadPoolExecutor(_threads()) as pool:  # hashing releases the GIL
-        return dict(zip(tensors, pool.map(digest, tensors.values()), strict=True))
+    return _digest_all(tensors, lambda name: tensors[name])
+
+
+def _digest_all(names: Collection[str], read: Callable[[str], Tensor]) -> TensorDigests:
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing releases the GIL
+        return dict(zip(names, pool.map(lambda name: digest(read(name)), names), strict=True))
 
 
 def check_digests(entries: Mapping[str, Entry], metadata: Mapping[str, str], config: Mapping[str, Any]) -> None:
@@ -212,21 +216,12 @@ def check_digests(entries: Mapping[str, Entry], metadata: Mapping[str, str], con
     if saved is None:
         known = set().union(*versions)
         raise ValueError(f"the files hold {min((entries.keys() - known) or entries)!r}, which was not saved; {DAMAGED}")
-    found = _stored_digests(entries)
+    with ExitStack() as stack:
+        opened = {file: stack.enter_context(safe_open(file, "pt")) for file in {e.file for e in entries.values()}}
+        found = _digest_all(entries, lambda key: opened[entries[key].file].get_tensor(key))
     for key, value in found.items():
         if saved[key] not in (value, None):
             raise ValueError(f"{key} differs from what was saved; {DAMAGED} (verify=False loads them unchecked)")
     lost = [key for key, value in saved.items() if value is not None and value not in found.values()]
     if lost:
         raise ValueError(f"the files lack {lost[0]!r}, which was saved; {DAMAGED}")
-
-
-def _stored_digests(entries: Mapping[str, Entry]) -> TensorDigests:
-    with ExitStack() as stack, ThreadPoolExecutor(_threads()) as pool:
-        opened = {file: stack.enter_context(safe_open(file, "pt")) for file in {e.file for e in entries.values()}}
-        found = pool.map(lambda key: digest(opened[entries[key].file].get_tensor(key)), entries)
-        return dict(zip(entries, found, strict=True))
-
-
-def _threads() -> int:
-    return min(8, os.cpu_count() or 1)

@@ -29,9 +29,7 @@ def install(model: PreTrainedModel, name: str, table: CompressedEmbedding, separ
         ValueError: If a module is neither an embedding nor a linear head, or the shapes differ.
     """
     owner = model.get_submodule(name)
-    shape = (getattr(owner, "num_embeddings", None), getattr(owner, "embedding_dim", None))
-    if shape != (table.num_embeddings, table.embedding_dim):
-        raise ValueError(f"{name} has the shape {shape}, got a table of {table.num_embeddings, table.embedding_dim}")
+    _check_shape(name, getattr(owner, "num_embeddings", None), getattr(owner, "embedding_dim", None), table)
     tied = [other for other in tied_modules(model, name) if other not in separate]
     replacements: dict[str, nn.Module] = {name: TokenEmbedding(table, owner)}
     for other in tied:
@@ -81,10 +79,15 @@ def install_linear(model: PreTrainedModel, name: str, table: CompressedEmbedding
         ValueError: As `check_linear`, or if the shapes differ.
     """
     module = check_linear(model, name)
-    shape = (module.out_features, module.in_features)
-    if shape != (table.num_embeddings, table.embedding_dim):
-        raise ValueError(f"{name} has the shape {shape}, got a weight of {table.num_embeddings, table.embedding_dim}")
+    _check_shape(name, module.out_features, module.in_features, table)
     model.set_submodule(name, CompressedLinear(table, module.bias))
+
+
+def _check_shape(name: str, rows: int | None, columns: int | None, table: CompressedEmbedding) -> None:
+    if (rows, columns) != (table.num_embeddings, table.embedding_dim):
+        raise ValueError(
+            f"{name} has the shape {(rows, columns)}, got a table of {(table.num_embeddings, table.embedding_dim)}"
+        )
 
 
 def uninstall(model: PreTrainedModel, dtype: torch.dtype) -> None:

@@ -1,10 +1,9 @@
 """The report of a trim, and the model card rendered from it."""
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from vocabpress.hf.page import Page, below, metadata, snippet
+from vocabpress.hf.page import Page, below, link, metadata, size_table, snippet
 
 
 @dataclass(frozen=True)
@@ -38,10 +37,8 @@ class TrimReport:
     kept_share: float | None
 
 
-def write_trim_card(
-    report: TrimReport, folder: Path, architecture: str, original: Page, base_model: str | None
-) -> None:
-    """Write the card of a trimmed checkpoint. Errors become warnings, because the checkpoint is complete by then.
+def trim_card(report: TrimReport, folder: Path, architecture: str, original: Page, base_model: str | None) -> str:
+    """README.md of a trimmed checkpoint.
 
     Args:
         report: The report of the trim.
@@ -50,32 +47,20 @@ def write_trim_card(
         original: Page of the original.
         base_model: Id of the original on the hub, or None if unknown.
     """
-    try:
-        text = _card(report, folder, architecture, original, base_model)
-        (folder / "README.md").write_text(text, encoding="utf-8")
-    except Exception as error:
-        warnings.warn(f"the model card was not written: {error}", stacklevel=2)
-
-
-def _card(report: TrimReport, folder: Path, architecture: str, original: Page, base_model: str | None) -> str:
-    link = f"[{base_model}](https://huggingface.co/{base_model})" if base_model else "the original"
     rows = [
         ("tokens", report.tokens_before, report.tokens_after),
         ("token table, bytes", report.table_bytes_before, report.table_bytes_after),
         ("whole model, bytes on disk", report.model_bytes_before, report.model_bytes_after),
     ]
-    lines = "\n".join(f"| {name} | {before:,} | {after:,} | {before / after:.2f} |" for name, before, after in rows)
     coverage = "" if report.kept_share is None else f"It covers {report.kept_share:.2%} of the tokens in its text. "
     return f"""{metadata(original, base_model, "finetune", ["vocabpress"])}
 # {report.source_name}, trimmed
 
-This is {link} without the tokens that some languages do not need, trimmed by
+This is {link(base_model)} without the tokens that some languages do not need, trimmed by
 [vocabpress](https://pypi.org/project/vocabpress/). {coverage}The rows of its tokens are those of the original;
 `kept_ids.json` lists their ids there.
 
-| | original | here | times smaller |
-| --- | ---: | ---: | ---: |
-{lines}
+{size_table("", "original", rows)}
 
 ## Use
 

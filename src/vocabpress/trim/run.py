@@ -14,13 +14,12 @@ from vocabpress.hf.checkpoint import load_model, open_tokenizer
 from vocabpress.hf.companions import copy_companions, module_folders
 from vocabpress.hf.folders import find_folder, weight_bytes
 from vocabpress.hf.original import Original, find_tables
-from vocabpress.hf.page import read_page
+from vocabpress.hf.page import read_page, write_page
 from vocabpress.hf.report import hub_id, model_name, named_by
 from vocabpress.hf.writing import check_output, save, written_at_once
 from vocabpress.texts import read_lines, sources
-from vocabpress.trim.card import TrimReport, write_trim_card
-from vocabpress.trim.pick import of_scripts
-from vocabpress.trim.tokens import closure, pieces, renumbered
+from vocabpress.trim.card import TrimReport, trim_card
+from vocabpress.trim.tokens import closure, of_scripts, pieces, renumbered
 from vocabpress.weights import count_tokens
 
 KEPT_IDS = "kept_ids.json"
@@ -72,7 +71,7 @@ def trim(
     data = json.loads(backend.to_str())
     counts = count_tokens(read_lines(text, progress), tokenizer, info.shape[0]) if text else None
     selected = set() if counts is None else set((counts >= min_count).nonzero()[:, 0].tolist())
-    selected |= set(of_scripts(pieces(data), backend, scripts)) if scripts else set()
+    selected |= of_scripts(pieces(data), backend, scripts) if scripts else set()
     in_configs = {
         index
         for config in _configs(loaded)
@@ -104,7 +103,8 @@ def trim(
             same_lines=same,
             kept_share=None if counts is None else float(counts[ids].double().sum() / counts.double().sum()),
         )
-        write_trim_card(report, temporary, type(loaded).__name__, page, hub_id(model) or named_by(page.text)[1])
+        base_model = hub_id(model) or named_by(page.text)[1]
+        write_page(temporary, lambda: trim_card(report, temporary, type(loaded).__name__, page, base_model))
     return report
 
 

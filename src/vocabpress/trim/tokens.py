@@ -13,6 +13,8 @@ Text with removed tokens is split into shorter ones: bytes if the tokenizer has 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import regex
+
 MODELS = ("WordPiece", "BPE", "Unigram", "WordLevel")
 BYTE_TOKENS = {f"<0x{number:02X}>" for number in range(256)}  # for byte fallback
 
@@ -29,6 +31,35 @@ def pieces(data: dict[str, Any]) -> dict[str, int]:
     vocabulary = model["vocab"]
     own = {piece: index for index, (piece, _) in enumerate(vocabulary)} if isinstance(vocabulary, list) else vocabulary
     return own | {token["content"]: token["id"] for token in data["added_tokens"]}
+
+
+def of_scripts(pieces: dict[str, int], backend: Any, scripts: Sequence[str]) -> set[int]:
+    """Ids of the tokens whose characters belong to these Unicode scripts, or to none: digits, punctuation, symbols.
+
+    Args:
+        pieces: Token -> id.
+        backend: Tokenizer of the `tokenizers` library, whose decoder gives the text of a token.
+        scripts: Names such as ``Latin`` or ``Cyrillic``.
+
+    Raises:
+        ValueError: If Unicode has no such script.
+    """
+    for script in scripts:
+        try:
+            regex.compile(rf"\p{{Script={script}}}")
+        except regex.error:
+            message = f"Unicode has no script {script!r}; give one such as Latin, Cyrillic, Han, Hangul or Arabic"
+            raise ValueError(message) from None
+    classes = "".join(rf"\p{{Script={script}}}" for script in (*scripts, "Common", "Inherited"))
+    allowed = regex.compile(f"[{classes}]*")
+
+    def is_allowed(piece: str) -> bool:
+        text = piece if backend.decoder is None else backend.decoder.decode([piece])
+        text = text.removeprefix("##").replace("▁", " ")
+        is_part = "\N{REPLACEMENT CHARACTER}" in text  # some of the bytes of a character
+        return not is_part and allowed.fullmatch(text) is not None
+
+    return {index for piece, index in pieces.items() if is_allowed(piece)}
 
 
 def closure(data: dict[str, Any], wanted: Iterable[int]) -> list[int]:
@@ -65,17 +96,17 @@ def closure(data: dict[str, Any], wanted: Iterable[int]) -> list[int]:
     return sorted(needed)
 
 
-def renumbered(data: dict[str, Any], kept: Sequence[int]) -> dict[str, Any]:
+def renumbered(data: dict[str, Any], ids: Sequence[int]) -> dict[str, Any]:
     """The tokenizer with these ids only, renumbered from 0 in their order.
 
     Args:
         data: The tokenizer; not changed.
-        kept: Ids in rising order, from `closure`.
+        ids: Ids in rising order, from `closure`.
     """
-    new = {old: index for index, old in enumerate(kept)}
+    new = {old: index for index, old in enumerate(ids)}
     model = dict(data["model"])
     if isinstance(model["vocab"], list):
-        model["vocab"] = [model["vocab"][old] for old in kept if old < len(model["vocab"])]
+        model["vocab"] = [model["vocab"][old] for old in ids if old < len(model["vocab"])]
     else:
         model["vocab"] = {piece: new[old] for piece, old in model["vocab"].items() if old in new}
     if isinstance(model.get("unk_id"), int):
