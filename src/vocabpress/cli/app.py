@@ -32,7 +32,6 @@ INTERRUPT_CODE = 130
 ClickException: Any = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
-    help="Compress the vocabulary table of a language model to a small fraction of its size.",
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     add_completion=False,
@@ -41,16 +40,16 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> None:
     if wanted:
         print(f"vocabpress {vocabpress.__version__}")
         raise typer.Exit
 
 
 @app.callback()
-def common(
+def global_options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Compress the vocabulary table of a language model to a small fraction of its size."""

@@ -31,7 +31,7 @@ def card(report: Report, folder: Path, original: Page, text: str) -> str:
     head = metadata(original, report.base_model, "quantized", ["vocabpress"])
     code = snippet(folder, report.architecture, report.output, "import vocabpress  # registers the format\n")
     sections = "".join(map(_recovered, report.recovered))
-    return f"{head}\n{_overview(report)}\n{_usage(code)}\n{_provenance(report)}{sections}{below(text)}"
+    return f"{head}\n{_overview(report)}\n{_usage(code)}\n{_details(report)}{sections}{below(text)}"
 
 
 def _overview(report: Report) -> str:
@@ -82,7 +82,7 @@ the format and refuses to load it.
 """
 
 
-def _provenance(report: Report) -> str:
+def _details(report: Report) -> str:
     settings = ", ".join(f"{name} {value}" for name, value in report.settings.items())
     rows = [
         ("method", f"{report.method}{f' ({settings})' if settings else ''}"),

@@ -77,15 +77,15 @@ def _read_config(folder: Path, trust_remote_code: bool = False) -> Any:
 
 
 def _class_of(config: Any) -> Any:
-    classes = [getattr(transformers, name, None) for name in config.architectures or []]
-    known = [cls for cls in classes if isinstance(cls, type) and issubclass(cls, PreTrainedModel)]
-    remote = [auto for auto, code in getattr(config, "auto_map", {}).items() if _is_class(code, config.architectures)]
-    return known[0] if known else getattr(transformers, remote[0]) if remote else AutoModel
-
-
-def _is_class(code: Any, names: list[str] | None) -> bool:
-    """Whether an entry of ``auto_map``, such as ``modeling_own.OwnModel``, is a class in the config."""
-    return isinstance(code, str) and code.rpartition(".")[2] in (names or [])
+    names = config.architectures or []
+    for name in names:
+        known = getattr(transformers, name, None)
+        if isinstance(known, type) and issubclass(known, PreTrainedModel):
+            return known
+    for auto, code in getattr(config, "auto_map", {}).items():  # such as "modeling_own.OwnModel"
+        if isinstance(code, str) and code.rpartition(".")[2] in names:
+            return getattr(transformers, auto)
+    return AutoModel
 
 
 def named_class(folder: Path) -> Any:

@@ -126,7 +126,7 @@ class Preset:
     paper: str
 
 
-def _kronecker(width: int, attention: str, ffn: str) -> Preset:
+def _kronecker_preset(width: int, attention: str, ffn: str) -> Preset:
     # The budget is the same for factors in float16 and in float32: one right factor is `width` columns wide.
     shapes = LinearShapes.read({"attention": attention, "ffn": ffn})
     return Preset(NearestKronecker(width), Budget.ratio(width), shapes, NearestKronecker.paper)
@@ -134,8 +134,8 @@ def _kronecker(width: int, attention: str, ffn: str) -> Preset:
 
 PRESETS: dict[str, Preset] = {
     # Section 3.2: for BERT-base, d = 768, attention is (384, 384) and (48, 384) there.
-    "kronecker-8x": _kronecker(8, "1/2x1/2", "2x8"),
-    "kronecker-20x": _kronecker(16, "1/16x1/2", "2x16"),
+    "kronecker-8x": _kronecker_preset(8, "1/2x1/2", "2x8"),
+    "kronecker-20x": _kronecker_preset(16, "1/16x1/2", "2x16"),
 }
 
 

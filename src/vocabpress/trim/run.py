@@ -72,15 +72,9 @@ def trim(
     counts = count_tokens(read_lines(text, progress), tokenizer, info.shape[0]) if text else None
     selected = set() if counts is None else set((counts >= min_count).nonzero()[:, 0].tolist())
     selected |= of_scripts(pieces(data), backend, scripts) if scripts else set()
-    in_configs = {
-        index
-        for config in _configs(loaded)
-        for key, ids in _entries(config)
-        if key not in SUPPRESSED
-        for index in ids
-        if 0 <= index < info.shape[0]
-    }
-    ids = closure(data, selected | in_configs)
+    entries = [entry for config in _configs(loaded) for entry in _entries(config)]
+    in_configs = {index for key, ids in entries if key not in SUPPRESSED for index in ids}
+    ids = closure(data, selected | {index for index in in_configs if 0 <= index < info.shape[0]})
     if ids[-1] >= info.shape[0]:
         raise ValueError(f"the tokenizer has id {ids[-1]}, but the table has {info.shape[0]} rows; do they match?")
     keep_rows(loaded, ids)
