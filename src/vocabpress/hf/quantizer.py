@@ -98,7 +98,11 @@ class VocabpressQuantizer(HfQuantizer):
         self.inner.preprocess_model(model, **kwargs)
 
     def _place(self, model: PreTrainedModel) -> list[tuple[str, str | None, CompressedEmbedding]]:
-        """Install the config's tables on the meta device; for each, the end of its keys, its anchor, and itself."""
+        """Install the config's tables on the meta device.
+
+        Returns:
+            For each table the end of its keys in files, its anchor, and the table.
+        """
         self._dtype = torch.get_default_dtype()  # transformers builds the model under its own dtype
         config, placed = self.quantization_config, []
         separate = [f"{prefix}{name}" for name in config.separate for prefix in {"", base_prefix(model)}]

@@ -127,7 +127,7 @@ class Preset:
 
 
 def _kronecker_preset(width: int, attention: str, ffn: str) -> Preset:
-    # The budget is the same for factors in float16 and in float32: one right factor is `width` columns wide.
+    # The ratio `width` to float32 leaves room for right factors of `width` columns, in float16 and in float32 alike.
     shapes = LinearShapes.read({"attention": attention, "ffn": ffn})
     return Preset(NearestKronecker(width), Budget.ratio(width), shapes, NearestKronecker.paper)
 

@@ -1,7 +1,7 @@
 """The names of a table's tensors in files and in the state dicts of models.
 
 In a model they are ``<embedding>.table.<tensor>``. In files one of them, the anchor, has the original key
-``<embedding>.weight``. A state dict with either names loads into a model.
+``<embedding>.weight``. A state dict with either name loads into a model.
 """
 
 from collections.abc import Mapping
@@ -46,7 +46,7 @@ def with_stored(state: Mapping[str, Tensor], tables: Mapping[str, CompressedEmbe
 
 
 class ReadsTable(nn.Module):
-    """Base of modules that read a table, their own or that of another module. Own tables load under either names.
+    """Base of modules that read a table, their own or that of another module. Own tables load under either name.
 
     Attributes:
         table: The table; a registered submodule if this module owns it.

@@ -94,7 +94,8 @@ def resolve(model: PreTrainedModel, name: str) -> str | None:
         ValueError: If the model has a token table, but no such module.
     """
     names = {module for module, _ in model.named_modules()}
-    # Some models with a head declare a wrong prefix; the names then begin with the one that the base model declares.
+    # Some models with a head declare a wrong prefix, so the right one is part of the stored names; the base model
+    # declares it.
     for candidate in (base_prefix(model) + name, name, name.removeprefix(f"{model.base_model_prefix}.")):
         if candidate in names:
             return candidate
