@@ -89,8 +89,10 @@ def _no_such_model(model: str | Path, error: Any = None) -> ValueError:
     kind, (name, revision) = type(error).__name__, split(model)
     if kind == "RevisionNotFoundError":
         return ValueError(f"the model {name!r} has no revision {revision!r}; give one of its branches, tags or commits")
-    hub = "the hub can't be reached" if "onnect" in kind or "imeout" in kind else "not on the hub"
+    places = "neither a local folder nor in the hub's cache"
+    if error is not None:
+        reached = "the hub can't be reached" if "onnect" in kind or "imeout" in kind else "not on the hub"
+        places = f"not a local folder, not in the hub's cache, and {reached}"
     return ValueError(
-        f"no such model: {str(model)!r} is not a local folder, not in the hub's cache, and {hub}; check the spelling, "
-        "or download it first and give the folder"
+        f"no such model: {str(model)!r} is {places}; check the spelling, or download it first and give the folder"
     )
