@@ -200,7 +200,10 @@ def test_a_missing_package_is_one_line(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("inner", "words"),
-    [({"quant_method": "vocabpress"}, "name another method"), ({"quant_method": "gptq"}, "but not how")],
+    [
+        ({"quant_method": "vocabpress"}, "name another method"),
+        ({"quant_method": "gptq"}, "but its settings are incomplete"),
+    ],
 )
 def test_an_inner_config_that_says_nothing(inner, words):
     with pytest.raises(ValueError, match=words):
