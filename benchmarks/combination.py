@@ -20,7 +20,7 @@ from vocabpress.hf.folders import weight_bytes
 from vocabpress.hf.inner import body_config
 from vocabpress.results import Result
 
-ORDER = {"counts": "vocabulary-order"}  # what compress does without text
+ORDER = {"calibration": "vocabulary-order"}  # what compress does without text
 INT8 = {**ORDER, "body": "int8"}
 VARIANTS = [
     Variant("table 25x", TCQ(), 25, ORDER),

@@ -20,11 +20,11 @@ from sentence_transformers import SentenceTransformer
 from transformers.utils import logging as transformers_logging
 
 from vocabpress import Budget, CompressedEmbedding, Report, compress
+from vocabpress.calibrate.counts import vocabulary_order
 from vocabpress.evaluate.sentences import Agreement, agreement, embed
 from vocabpress.evaluate.speed import interleaved_milliseconds
 from vocabpress.reconstruction import Reconstruction, reconstruction
 from vocabpress.report.console import new_figure, print_table, save_figure, size
-from vocabpress.weights import vocabulary_order
 
 MODEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 RATIO = 25

@@ -304,7 +304,7 @@ def test_three_lines_of_python(tmp_path):
     assert report.table_bytes_before == tiny.VOCAB * 32 * 4
     assert report.model_bytes_after == (tmp_path / "out" / "model.safetensors").stat().st_size
     assert report.ratio_to_float32 >= 6
-    unweighted = compress(source, tmp_path / "plain", method=SVD(), budget=Budget.ratio(6), counts="uniform")
+    unweighted = compress(source, tmp_path / "plain", method=SVD(), budget=Budget.ratio(6), calibration="uniform")
     assert unweighted.weighted_mean_cosine is None
     assert report.weighted_mean_cosine is not None
     assert report.weighted_mean_cosine > unweighted.mean_cosine  # two tokens of 211 have most of the weight

@@ -44,7 +44,7 @@ def torchao():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_quantised_body_keeps_its_config_and_its_codes(name, tmp_path, torchao):
     source = quantised(name, tmp_path)
-    report = compress(source, tmp_path / "out", method=SVD("int8"), budget=BUDGET, counts="uniform")
+    report = compress(source, tmp_path / "out", method=SVD("int8"), budget=BUDGET, calibration="uniform")
     assert report.body == "torchao"
     stored = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
     assert stored["inner"] == json.loads((source / "config.json").read_text())["quantization_config"]
@@ -53,7 +53,9 @@ def test_a_quantised_body_keeps_its_config_and_its_codes(name, tmp_path, torchao
     assert len(body) > 10
     assert all(torch.equal(before[key], after[key]) for key in body)
     # What the library quantises itself, on the way, is the same checkpoint.
-    compress(tmp_path / "plain", tmp_path / "both", method=SVD("int8"), budget=BUDGET, counts="uniform", body="int8")
+    compress(
+        tmp_path / "plain", tmp_path / "both", method=SVD("int8"), budget=BUDGET, calibration="uniform", body="int8"
+    )
     both = load_file(tmp_path / "both" / "model.safetensors")
     assert both.keys() == after.keys()
     assert all(torch.equal(both[key], after[key]) for key in after)

@@ -1,4 +1,5 @@
 from .budget import Budget as Budget
+from .calibrate.calibration import Calibration as Calibration
 from .embeddings import EMBEDDINGS as EMBEDDINGS
 from .embeddings import CompressedEmbedding as CompressedEmbedding
 from .embeddings import build as build
@@ -7,7 +8,6 @@ from .hf.compress import compress as compress
 from .hf.compress import compress_model as compress_model
 from .hf.config import VocabpressConfig as VocabpressConfig
 from .hf.extract import static_embedding as static_embedding
-from .hf.importance import Sensitivity as Sensitivity
 from .hf.original import TableInfo as TableInfo
 from .hf.original import find_tables as find_tables
 from .hf.reading import read_with as read_with

@@ -17,7 +17,7 @@ from vocabpress.cli.options import (
     print_json,
 )
 
-files = Later("vocabpress.tensorfile")
+files = Later("vocabpress.files")
 console, inspection = Later("vocabpress.report.console"), Later("vocabpress.hf.inspect")
 
 
@@ -26,7 +26,7 @@ def inspect(
     text: TextOption = None,
     plot: Annotated[Path | None, typer.Option(help="PNG file for a plot of the spectrum.")] = None,
     save_counts: Annotated[
-        Path | None, typer.Option(help="File for the token counts of --text, for compress --counts.")
+        Path | None, typer.Option(help="File for the token counts of --text, for compress --calibration.")
     ] = None,
     revision: RevisionOption = None,
     trust_remote_code: TrustOption = False,

@@ -10,7 +10,7 @@ from vocabpress.cli.options import JsonOption, print_json
 
 collection, console = Later("vocabpress.report.collect"), Later("vocabpress.report.console")
 markdowns, pages = Later("vocabpress.report.markdown"), Later("vocabpress.report.page")
-files = Later("vocabpress.tensorfile")
+files = Later("vocabpress.files")
 speed = Later("vocabpress.report.speed.section")
 
 

@@ -45,7 +45,7 @@ def provenance(folder: Path) -> dict[str, Any]:
         return {"method": "original", "recovered": None}
     ratio = re.match(r"ratio ([\d.]+) to float32", str(fitted.get("budget")))
     # Said only where there are any, so that results of checkpoints without them stay what they were.
-    more = {key: fitted[key] for key in ("linears", "metric", "direction") if key in fitted}
+    more = {key: fitted[key] for key in ("linears", "metric", "direction", "calibration") if key in fitted}
     if "inner" in stored:
         more["body"] = method_of(stored["inner"])
     return {

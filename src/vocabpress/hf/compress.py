@@ -2,25 +2,24 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from vocabpress.budget import Budget, dtype_name
+from vocabpress.calibrate.calibration import Calibration
+from vocabpress.calibrate.counts import weigh_tokens
 from vocabpress.fitting.shards import ALONE, Shards
 from vocabpress.hf.card import write_card
-from vocabpress.hf.checkpoint import load_model
+from vocabpress.hf.checkpoint import load_model, open_tokenizer
 from vocabpress.hf.companions import copy_companions, module_folders
 from vocabpress.hf.config import VocabpressConfig
 from vocabpress.hf.fit import EVEN, Compressed, fit
 from vocabpress.hf.folders import find_folder, weight_bytes
-from vocabpress.hf.importance import Counts, Importance, Sensitivity, Weights, find_importance
 from vocabpress.hf.inner import body_config, method_of
 from vocabpress.hf.original import Original
 from vocabpress.hf.page import read_page
@@ -31,7 +30,6 @@ from vocabpress.hf.writing import check_output, save, written_at_once
 from vocabpress.methods import Method, make_method, method_name, method_settings
 from vocabpress.reconstruction import row_errors
 from vocabpress.texts import sources
-from vocabpress.weights import over_length
 
 
 def compress(
@@ -42,10 +40,7 @@ def compress(
     budget: Budget | None = None,
     linears: LinearShapes | Mapping[str, Any] | None = None,
     text: Sequence[str | Path] = (),
-    counts: Counts | None = None,
-    weights: Weights | None = None,
-    metric: Sensitivity | Tensor | str | Path | None = None,
-    direction: float = 0.0,
+    calibration: Calibration | str | Path | None = None,
     body: str | QuantizationConfigMixin | None = None,
     tie: bool = False,
     seed: int = 0,
@@ -65,14 +60,9 @@ def compress(
         linears: Linear maps that become Kronecker products, too, such as ``{"attention": (48, 384), "ffn": (2, 16)}``:
             columns and rows of the left factor; see `LinearShapes`. None leaves them as they are.
         text: UTF-8 text files; tokens that occur in them often are stored more exactly.
-        counts: Instead of text: counts of shape (V), a file of them, ``"vocabulary-order"``, or ``"uniform"``, every
-            token alike. Without either it is the vocabulary's order, where the model has a tokenizer.
-        weights: What a fit takes, where it is not the square root of the counts: another power of them, a number;
-            weights of shape (V), a file of them, such as `vocabpress gates` writes, or ``"tfidf"``, which needs text,
-            each line a document.
-        metric: In which directions errors of a row matter: (d, d), or a file that `vocabpress metric` wrote; in a
-            `Sensitivity`, how strongly. For methods that read rows through a basis.
-        direction: How strongly an error counts relative to the length of its row, 0 to 1: 1 is what cosine sees.
+        calibration: Which errors matter, as `vocabpress.calibrate` measures it: a `Calibration`, a file of one,
+            ``"vocabulary-order"``, or ``"uniform"``, every token alike. Without it or text it is the vocabulary's
+            order, where the model has a tokenizer. A metric is for methods that read rows through a basis.
         body: What all else is quantised with, by the library of its name: ``"int8"`` is torchao's, or any quantization
             config of transformers. None leaves it as it is; what is quantised already stays so.
         tie: Whether an output head that is stored apart, and holds the same numbers as the table, is tied to it and
@@ -99,8 +89,7 @@ def compress(
     check_device(device)
     shapes = LinearShapes.read(linears) if isinstance(linears, Mapping) else linears
     named = make_method(method) if isinstance(method, str) else method
-    request = Request(named, budget or Budget.ratio(25), seed, shapes)
-    chosen = metric if isinstance(metric, Sensitivity) or metric is None else Sensitivity(metric)
+    request, known = Request(named, budget or Budget.ratio(25), seed, shapes), Calibration.read(calibration)
     command = as_command(
         model,
         output,
@@ -108,11 +97,7 @@ def compress(
         budget=budget,
         linears=shapes,
         text=list(given),
-        counts=counts,
-        weights=weights,
-        metric=None if chosen is None else chosen.metric,
-        metric_strength=None if chosen is None or chosen.strength == 1 else chosen.strength,
-        direction=direction,
+        calibration="..." if isinstance(calibration, Calibration) else calibration,
         body=body if isinstance(body, str) or body is None else method_of(body),
         tie=tie or None,
         seed=seed,
@@ -120,26 +105,20 @@ def compress(
     )
     folder = find_folder(model)
     module_folders(folder)  # which are copied at the end, and may be broken
-    page, known = read_page(folder), hub_id(model)
+    page, hub = read_page(folder), hub_id(model)
     title, from_page = named_by(page.text)
     original = _open(folder, body_config(body) if isinstance(body, str) else body, tie, trust_remote_code)
-    rows, width = original.shape
     progress = progress and not shards.rank
-    calibration = find_importance(folder, rows, text, counts, weights, progress)
-    if chosen is not None:
-        calibration = replace(calibration, metric=chosen.read(width), metric_strength=chosen.strength)
-    if direction:
-        longer = over_length(calibration.weights, original.weight.detach(), direction)
-        calibration = replace(calibration, weights=longer)
-    done = compress_model(original, request, calibration, device, shards, progress)
+    known = weigh_tokens(known, lambda: open_tokenizer(folder), original.shape[0], text, progress=progress)
+    done = compress_model(original, request, known, device, shards, progress)
     if shards.rank:  # the first process measures and writes
         return shards.agree_on(None)
     with written_at_once(target) as temporary:
         save(original.model, temporary)
         inner = original.model.config.quantization_config.inner
         report = Report(
-            source_name=title or model_name(model) if known is None else model_name(model),
-            base_model=known or from_page,
+            source_name=title or model_name(model) if hub is None else model_name(model),
+            base_model=hub or from_page,
             output=str(output),
             architecture=type(original.model).__name__,
             budget=str(request.budget),
@@ -149,7 +128,7 @@ def compress(
             model_bytes_after=weight_bytes(temporary),
             command=command,
             version=version("vocabpress"),
-            **_figures(original, done, calibration),
+            **_figures(original, done, known),
         )
         copy_companions(folder, temporary)
         write_card(report, temporary, page, page.text)
@@ -159,7 +138,7 @@ def compress(
 def compress_model(
     model: Original | PreTrainedModel,
     request: Request,
-    calibration: Importance = EVEN,
+    calibration: Calibration = EVEN,
     device: str | None = None,
     shards: Shards = ALONE,
     progress: bool = False,
@@ -197,7 +176,7 @@ def _open(folder: Path, body: QuantizationConfigMixin | None, tie: bool, trust_r
     return original
 
 
-def _figures(original: Original, done: Compressed, calibration: Importance) -> dict[str, Any]:
+def _figures(original: Original, done: Compressed, calibration: Calibration) -> dict[str, Any]:
     """What a report says of the table and the linear maps."""
     table, weight = done.table, original.weight.detach()
     errors = row_errors(weight, table)
@@ -210,7 +189,7 @@ def _figures(original: Original, done: Compressed, calibration: Importance) -> d
         "dtype": dtype_name(weight.dtype),
         "method": method_name(done.method),
         "settings": method_settings(done.method),
-        "weighted_by": calibration.source,
+        "weighted_by": calibration.describe(),
         "linears": done.linears,
         "seconds": done.seconds,
         "table_bytes_before": weight.numel() * weight.itemsize,

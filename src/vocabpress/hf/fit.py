@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from transformers.core_model_loading import WeightConverter, WeightTransform
 
+from vocabpress.calibrate.calibration import UNIFORM, Calibration
 from vocabpress.embeddings import CompressedEmbedding
 from vocabpress.estimate import expected_seconds
 from vocabpress.fitting.shards import ALONE, Shards
-from vocabpress.hf.importance import Importance
 from vocabpress.hf.linears import LinearOutcome, compress_linears
 from vocabpress.hf.original import Original
 from vocabpress.hf.request import Request
@@ -21,7 +21,7 @@ from vocabpress.methods import Method, method_name, method_settings
 from vocabpress.progress import DELAY, duration, tell
 
 LARGE = 2**21  # entries; for tables from this size on, the time of the fit is estimated first, which takes a second
-EVEN = Importance(None, None, "uniform")
+EVEN = Calibration(source=UNIFORM)
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Compressed:
 def fit(
     original: Original,
     request: Request,
-    calibration: Importance = EVEN,
+    calibration: Calibration = EVEN,
     device: str | None = None,
     shards: Shards = ALONE,
     progress: bool = False,
@@ -74,8 +74,7 @@ def fit(
     table = method.fit(
         weight[own.start : own.stop].to(place),
         budget=request.budget,
-        token_weights=calibration.weights,
-        metric=calibration.metric,
+        **calibration.for_table(*original.shape),
         generator=torch.Generator(place).manual_seed(request.seed),
         shards=shards,
         progress=progress,
@@ -96,16 +95,17 @@ def fit(
     return Compressed(table, method, outcomes, stored, seconds)
 
 
-def _provenance(request: Request, method: Method, calibration: Importance) -> dict[str, Any]:
+def _provenance(request: Request, method: Method, calibration: Calibration) -> dict[str, Any]:
     """How the model was fitted, for config.json."""
-    metric = {} if calibration.metric_strength is None else {"metric": calibration.metric_strength}
+    metric = {} if calibration.metric is None else {"metric": calibration.metric_strength}
     linears = {} if request.linears is None else {"linears": request.linears.to_dict()}
     return {
         "method": method_name(method),
         "settings": method_settings(method),
         "budget": str(request.budget),
         "seed": request.seed,
-        "token_weights": calibration.source,
+        "token_weights": calibration.describe(),
+        "calibration": calibration.provenance(),
         "vocabpress": version("vocabpress"),
         "torch": str(torch.__version__),
         **metric,

@@ -11,18 +11,18 @@ import torch
 from torch import Tensor
 
 from vocabpress.budget import Budget
+from vocabpress.calibrate.calibration import Calibration
+from vocabpress.calibrate.counts import weigh_tokens
 from vocabpress.embeddings import StorageItem, build
 from vocabpress.estimate import expected_seconds
-from vocabpress.hf.checkpoint import load_model
+from vocabpress.hf.checkpoint import load_model, open_tokenizer
 from vocabpress.hf.config import VocabpressConfig
 from vocabpress.hf.folders import find_folder, weight_bytes
-from vocabpress.hf.importance import UNIFORM, find_counts
 from vocabpress.hf.original import Original, TableInfo
 from vocabpress.hf.report import model_name
 from vocabpress.methods import METHODS, Plan, method_name
 from vocabpress.registration import QUANT_METHOD
 from vocabpress.spectrum import singular_values
-from vocabpress.weights import save_counts
 
 SHOWN_RATIOS = (5.0, 10.0, 25.0, 50.0, 100.0)
 DEFAULT_RATIO = 25.0  # of `compress`
@@ -146,7 +146,7 @@ def inspect(
     Args:
         model: A hub id, or a folder.
         text: UTF-8 text files, for the skew.
-        save_counts_to: File for the text's token counts, for `compress`.
+        save_counts_to: File for the text's token counts, a `Calibration` for `compress`.
         progress: Whether to draw a progress bar over the text on stderr.
         trust_remote_code: Whether code beside the weights may run, for models that transformers does not have.
 
@@ -158,11 +158,13 @@ def inspect(
     table, method = original.weight.detach(), original.default_method
     values = singular_values(table)
     shares = values.square().cumsum(0) / values.square().sum().clamp(min=1e-30)
-    counts, _ = find_counts(folder, len(table), text, None if text else UNIFORM, progress)
+    calibration = Calibration()
+    if text:
+        calibration = weigh_tokens(calibration, lambda: open_tokenizer(folder), len(table), text, progress=progress)
     if save_counts_to is not None:
-        if counts is None:
+        if not text:
             raise ValueError("there are no token counts to save; give text to count tokens in")
-        save_counts(counts, save_counts_to)
+        calibration.save(save_counts_to)
     return Inspection(
         source_name=model_name(model),
         architecture=type(original.model).__name__,
@@ -173,7 +175,7 @@ def inspect(
         would_store=would_store(table.shape[0], table.shape[1], method_name(method)),
         recommended=method_name(method),
         seconds=expected_seconds(method, table, Budget.ratio(DEFAULT_RATIO)),
-        skew=None if counts is None else skew(counts),
+        skew=None if calibration.counts is None else skew(calibration.counts),
     )
 
 

@@ -157,4 +157,4 @@ def preset(name: str, **settings: Any) -> dict[str, Any]:
     chosen = PRESETS[name]
     method = make_method(method_name(chosen.method), **{**vars(chosen.method), **settings})
     linears = replace(chosen.linears, factors=settings.get("factors", chosen.linears.factors))
-    return {"method": method, "budget": chosen.budget, "linears": linears, "counts": "uniform"}
+    return {"method": method, "budget": chosen.budget, "linears": linears, "calibration": "uniform"}

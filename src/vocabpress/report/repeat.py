@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from vocabpress.calibrate.calibration import ROOT
 from vocabpress.methods import is_method
 from vocabpress.report.labels import MEASURED
 from vocabpress.report.rows import Model, Row
@@ -13,13 +14,24 @@ from vocabpress.report.tables import Cell, Table
 from vocabpress.results import Result
 
 SHORT_COMMIT = 10  # characters
-WEIGHING = {  # where token weights came from -> options
-    "uniform": ["--counts", "uniform"],
-    "vocabulary order": ["--counts", "vocabulary-order"],
-    "saved counts": ["--counts", "COUNTS"],
+SOURCES = {  # where token weights come from, in the words of earlier versions -> the source of a calibration
+    "vocabulary order": "vocabulary-order",
+    "saved counts": "counts",
+    "TF-IDF of text": "tfidf",
+    "saved weights": "given",
+}
+PLAIN = {  # source -> options of compress, where no calibration need be made first
+    "uniform": ["--calibration", "uniform"],
+    "vocabulary-order": ["--calibration", "vocabulary-order"],
     "text": ["--text", "TEXT"],
-    "TF-IDF of text": ["--text", "TEXT", "--weights", "tfidf"],
-    "saved weights": ["--weights", "WEIGHTS"],
+}
+CALIBRATED = {  # source -> options of calibrate
+    "uniform": ["--exponent", "0"],
+    "text": ["--text", "TEXT"],
+    "counts": ["--from", "COUNTS"],
+    "tfidf": ["--text", "TEXT", "--weights-from", "tfidf"],
+    "gates": ["--text", "TEXT", "--weights-from", "gates"],
+    "given": ["--from", "WEIGHTS"],
 }
 RECOVER_OPTIONS = ("mode", "steps", "seed")  # the other settings go through --set
 TOLD = ("text", "task", "teacher", "before")  # what was learnt from, and an earlier recovery
@@ -76,8 +88,11 @@ def _seeds(result: Result) -> tuple[Any, Any]:
 
 def commands(model: Model) -> list[str]:
     """The commands that make each table that is ours: `vocabpress compress`, and `vocabpress recover` after it."""
-    lines = [(recover_command if row.recovered else compress_command)(model.name, row) for row in model.tables]
-    return list(dict.fromkeys(line for line in lines if line))
+    lines = [
+        [recover_command(model.name, row)] if row.recovered else compress_commands(model.name, row)
+        for row in model.tables
+    ]
+    return list(dict.fromkeys(line for several in lines for line in several if line))
 
 
 def recover_command(model: str, row: Row) -> str | None:
@@ -97,24 +112,38 @@ def recover_command(model: str, row: Row) -> str | None:
     return shlex.join(words)
 
 
-def compress_command(model: str, row: Row) -> str | None:
-    """The command that makes a table; None where it is not one of our methods, or its budget is not known."""
+def compress_commands(model: str, row: Row) -> list[str]:
+    """The commands that make a table; none where it is not one of our methods, or its budget is not known."""
     settings = row.results[0].settings
     budget = _budget(settings)
     if row.peer or not is_method(settings.get("method")) or budget is None:
-        return None
+        return []
     words = ["vocabpress", "compress", model, "-o", "OUTPUT", "--method", settings["method"], *budget]
     fields = settings.get("fields") or {}
     for name, value in fields.items():
         words += ["--set", f"{name}={value}"] if value is not None else []
     for name, value in (settings.get("linears") or {}).items():
         words += ["--linears", f"{name}={value}"]
-    source, _, power = str(settings.get("token_weights")).partition(", to the power ")
-    words += [*WEIGHING.get(source, []), *(["--weights", power] if power else [])]
-    if settings.get("metric") is not None:
-        words += ["--metric", "METRIC", "--metric-strength", f"{settings['metric']:g}"]
+    options = _calibration(settings)
+    plain = options[:1] in ([], ["--calibration"]) or options == PLAIN["text"]
+    words += options if plain else ["--calibration", "CALIBRATION"]
     words += ["--seed", str(settings.get("fit_seed", settings.get("seed", 0)))]
-    return shlex.join(words)
+    first = [] if plain else [["vocabpress", "calibrate", model, "-o", "CALIBRATION", *options]]
+    return [shlex.join(command) for command in (*first, words)]
+
+
+def _calibration(settings: dict[str, Any]) -> list[str]:
+    """Options of compress where it needs no calibration made first, else those of calibrate."""
+    said, _, power = str(settings.get("token_weights")).partition(", to the power ")
+    known = settings.get("calibration") or {"source": SOURCES.get(said, said), "exponent": float(power or ROOT)}
+    source, exponent, strength = str(known["source"]), known.get("exponent", ROOT), settings.get("metric")
+    if exponent == ROOT and strength is None and (source in PLAIN or source not in CALIBRATED):
+        return PLAIN.get(source, [])
+    options = [*CALIBRATED.get(source, []), *([] if exponent == ROOT else ["--exponent", f"{exponent:g}"])]
+    if strength is None:
+        return options if source == "gates" else [*options, "--no-metric"]
+    text = [] if "--text" in options else ["--text", "TEXT"]
+    return [*options, *text, "--metric-strength", f"{strength:g}"]
 
 
 def _budget(settings: dict[str, Any]) -> list[str] | None:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from vocabpress.calibrate.counts import count_tokens
 from vocabpress.hf.checkpoint import load_model, open_tokenizer
 from vocabpress.hf.companions import copy_companions, module_folders
 from vocabpress.hf.folders import find_folder, weight_bytes
@@ -20,7 +21,6 @@ from vocabpress.hf.writing import check_output, save, written_at_once
 from vocabpress.texts import read_lines, sources
 from vocabpress.trim.card import TrimReport, trim_card
 from vocabpress.trim.tokens import closure, of_scripts, pieces, renumbered
-from vocabpress.weights import count_tokens
 
 KEPT_IDS = "kept_ids.json"
 # Other files with the original's vocabulary, which are not copied.
