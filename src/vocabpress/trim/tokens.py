@@ -116,7 +116,7 @@ def renumbered(data: dict[str, Any], ids: Sequence[int]) -> dict[str, Any]:
         model["merges"] = [
             [left, right]
             for left, right in _merges(model)
-            if {left, right, left + right.removeprefix(prefix)} <= vocabulary.keys()
+            if all(piece in vocabulary for piece in (left, right, left + right.removeprefix(prefix)))
         ]
     added = [token | {"id": new[token["id"]]} for token in data["added_tokens"]]
     changed: dict[str, Any] = {"model": model, "added_tokens": added}
