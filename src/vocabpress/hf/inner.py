@@ -36,7 +36,7 @@ BODIES = ("int8",)
 class Unquantised(HfQuantizer):
     """The quantizer of a body that is not quantised: every hook is the default, which does nothing."""
 
-    is_trainable = is_qat_trainable = is_compileable = True  # pyright: ignore[reportIncompatibleMethodOverride]
+    is_trainable = is_qat_trainable = is_compileable = True  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
 
     def is_serializable(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Such a body can be saved."""
