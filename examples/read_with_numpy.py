@@ -1,8 +1,8 @@
-"""Read a compressed table with numpy alone: an independent reader of docs/format.md, to port from or to check against.
+"""Read a compressed table with numpy alone: an independent implementation of docs/format.md, for ports and tests.
 
     python examples/read_with_numpy.py FOLDER
 
-It shares no code with vocabpress. It builds whole tables, in float32, and is meant to be read, not to be fast.
+It shares no code with vocabpress. It builds whole tables in float32, and is written for clarity, not for speed.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "U8": "u1", "I64": "<i8", "
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, str], Tensors, dict[str, str]]:
-    """Metadata, tensors and digests of a file: 8 bytes of length, a header of JSON, the bytes that its offsets name."""
+    """Metadata, tensors and digests of a file: 8 bytes of length, a JSON header, then the bytes of the tensors."""
     content = path.read_bytes()
     length = int.from_bytes(content[:8], "little")
     header, body = json.loads(content[8 : 8 + length]), content[8 + length :]
@@ -44,7 +44,7 @@ def unpack(packed: Array, bits: int, count: int) -> Array:
 
 
 def dense(config: Config, tensors: Tensors) -> Array:
-    """Rows as they are."""
+    """The stored rows."""
     return tensors["rows"]
 
 
@@ -79,7 +79,7 @@ def kronecker(config: Config, tensors: Tensors) -> Array:
 
 
 def trellis(config: Config, tensors: Tensors) -> Array:
-    """Words of the last bits of a stream, which is closed to a ring."""
+    """Words of the last bits at each step of a stream, whose end is joined to its beginning."""
     memory, runs = config["memory"], config["runs"]
     total = sum(columns // width * bits for columns, bits, width in runs)
     stream = unpack(tensors["codes"], 1, total)
@@ -97,7 +97,7 @@ def trellis(config: Config, tensors: Tensors) -> Array:
 
 
 def words(states: Array, width: int) -> Array:
-    """What states stand for: the sum of the four bytes of a congruential generator's number, centred and scaled."""
+    """The values of states: the sum of the four bytes of a congruential generator's output, centred and scaled."""
     numbers = (states[:, None] * width + np.arange(width)) * 34038481 + 76625530 & 0xFFFFFFFF
     total = np.sum([numbers >> shift & 255 for shift in (0, 8, 16, 24)], axis=0)
     return (total - 510).astype(np.float32) / np.float32(147.8)
@@ -119,7 +119,7 @@ def projected(config: Config, tensors: Tensors) -> Array:
 
 
 def parts(config: Config, tensors: Tensors, name: str) -> list[Array]:
-    """The tables inside a combinator."""
+    """The tables inside a form made of several."""
     return [table(part, inside(tensors, f"{name}.{number}")) for number, part in enumerate(config[name])]
 
 
@@ -162,7 +162,7 @@ FORMS: dict[str, Callable[[Config, Tensors], Array]] = {
 
 
 def inside(tensors: Tensors, name: str) -> Tensors:
-    """The tensors of the form of that name, without it."""
+    """The tensors of the inner form with this name, without the prefix."""
     return {key.removeprefix(f"{name}."): tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
 
 
@@ -172,7 +172,7 @@ def table(config: Config, tensors: Tensors) -> Array:
 
 
 def names(config: Config) -> list[str]:
-    """The tensors that a form has, and the forms inside it."""
+    """The names of the tensors of a form and of the forms inside it."""
     form = config["form"]
     own = {"dense": ["rows"], "scalar": ["codes"], "codebooks": ["codes"], "trellis": ["codes", "scales"]}.get(form, [])
     own = own + ["scales"] * (form == "scalar" and config["scale_axis"] != "none")
@@ -186,27 +186,26 @@ def names(config: Config) -> list[str]:
 
 
 def of_module(module: str, config: Config, tensors: Tensors) -> Tensors:
-    """The tensors of the table of a module; the one that is lacking is under the module's original key."""
+    """The tensors of a module's table. One of them has the module's original key."""
     found = {}
     for name in names(config):
-        wanted = f"{module}.table.{name}"
-        full = [key for key in tensors if f".{key}".endswith(f".{wanted}")]
+        full = [key for key in tensors if f".{key}".endswith(f".{module}.table.{name}")]
         full = full or [key for key in tensors if f".{key}".endswith(f".{module}.weight")]
         found[name] = tensors[full[0]]
     return found
 
 
-def check(stored: Config, told: Config, digests: dict[str, str]) -> None:
-    """Compare what was saved with what is there.
+def check(stored: Config, expected: Config, digests: dict[str, str]) -> None:
+    """Compare the digests of the files with those that were saved.
 
     Raises:
         ValueError: If they differ.
     """
     layout = {"tables": stored["tables"], "linears": stored.get("linears", {}), "separate": stored.get("separate", [])}
     text = json.dumps(layout, sort_keys=True, separators=(",", ":"))
-    if hashlib.sha256(text.encode()).hexdigest() != told["config"]:
-        raise ValueError("config.json is not that of the tensors")
-    saved = told["tensors"][0]
+    if hashlib.sha256(text.encode()).hexdigest() != expected["config"]:
+        raise ValueError("config.json does not belong to the tensors")
+    saved = expected["tensors"][0]
     wrong = [name for name, digest in digests.items() if saved.get(name, "") not in (digest, None)]
     if wrong:
         raise ValueError(f"{wrong[0]} is not what was saved")
@@ -216,17 +215,17 @@ def read_folder(folder: Path) -> dict[str, Array]:
     """The compressed tables and linear maps of a checkpoint, by module name.
 
     Raises:
-        ValueError: If it is of another format, or was changed since it was saved.
+        ValueError: If it has another format, or was changed after it was saved.
     """
     stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))["quantization_config"]
     if stored["quant_method"] != "vocabpress" or stored["format_version"] != 1:
-        raise ValueError(f"{folder} is not a checkpoint of vocabpress, format 1")
+        raise ValueError(f"{folder} is not a vocabpress checkpoint of format 1")
     metadata: dict[str, str] = {}
     tensors: Tensors = {}
     digests: dict[str, str] = {}
     for file in sorted(folder.glob("model*.safetensors")):
-        metadata, own, told = read_safetensors(file)
-        tensors, digests = tensors | own, digests | told
+        metadata, own_tensors, own_digests = read_safetensors(file)
+        tensors, digests = tensors | own_tensors, digests | own_digests
     if "vocabpress_sha256" in metadata:
         check(stored, json.loads(metadata["vocabpress_sha256"]), digests)
     modules = stored["tables"] | stored.get("linears", {})

@@ -205,7 +205,11 @@ def test_trim_writes_a_card_with_what_it_keeps(tmp_path, monkeypatch):
     assert report.kept_share == pytest.approx(12 / 13)
     head, card = head_of(tmp_path / "trimmed")
     assert head["license"] == "mit"
-    for words in ("# Some-model-3, trimmed", "keeps 92.31% of the tokens", f"| tokens | 211 | {report.tokens_after} |"):
+    for words in (
+        "# Some-model-3, trimmed",
+        "covers 92.31% of the tokens",
+        f"| tokens | 211 | {report.tokens_after} |",
+    ):
         assert words in card, words
     assert "Its own words." in card
     (code,) = code_of(tmp_path / "trimmed")

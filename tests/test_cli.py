@@ -212,17 +212,17 @@ def bad_inputs(source, tmp):
         "inspect nothing": (("inspect", "/no/such/folder"), "no such model"),
         "plot nowhere": (("inspect", source, "--plot", "/proc/nowhere/s.png"), "can't write the picture"),
         "counts of nothing": (("inspect", source, "--save-counts", out), "no token counts to save; give text"),
-        "no table": (small(renamed(source, tmp / "renamed"), out), "hold no bert.embeddings.word_embeddings.weight"),
+        "no table": (small(renamed(source, tmp / "renamed"), out), "have no bert.embeddings.word_embeddings.weight"),
         "an adapter": (small(adapter(tmp / "adapter"), out), "is an adapter, not a model; merge it into its base"),
         "downloaded in part": (
             small(in_part(source, tmp / "part"), out),
-            "there is no model-00002-of-00002.safetensors",
+            "model-00002-of-00002.safetensors is missing",
         ),
         "a newer format": (("evaluate", from_the_future(source, tmp / "new"), "--task", "sts"), "99"),
         "compressed already": (small(crushed(source, tmp / "crushed"), out), "compressed or quantised already"),
         "a body of no known kind": (
             small(crushed(source, tmp / "strange", "abacus"), out),
-            "can't keep a body quantised by abacus",
+            "can't load a body quantised by abacus",
         ),
         "no such body": (small(source, out, "--body", "int7"), "unknown body 'int7'; choose from int8"),
     }
@@ -293,7 +293,7 @@ def test_an_interruption_leaves_nothing(kind, source, tmp_path):
     os.kill(process.pid, kind)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.strip().splitlines()[-1] == "interrupted; finished work stays, nothing is half written"
+    assert err.strip().splitlines()[-1] == "interrupted; finished results remain, and no incomplete file is left"
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
 

@@ -69,7 +69,7 @@ def test_a_variant_beside_the_weights_is_not_counted(tmp_path):
     assert report.model_bytes_before == (source / "model.safetensors").stat().st_size
     assert [file.name for file in weight_files(source)] == ["model.safetensors"]
     (source / "model.safetensors").rename(source / "model.bf16.safetensors")
-    with pytest.raises(ValueError, match="weights of the variants bf16, fp16 alone; leave one of them there"):
+    with pytest.raises(ValueError, match="only weights of the variants bf16, fp16; remove all but one"):
         find_folder(source)
 
 
@@ -100,7 +100,7 @@ def test_a_head_that_is_stored_twice_is_told_of_and_tied_on_request(tmp_path, ca
     assert loaded.lm_head.table is loaded.model.embed_tokens.table
     for name in ("llama", "llama, untied", "bert"):
         other = tiny.save(name, tmp_path / name)
-        with pytest.raises(ValueError, match="is tied already, or holds other numbers than the table; leave out tie"):
+        with pytest.raises(ValueError, match="is tied already, or its weight differs from the table; leave out tie"):
             compress(other, tmp_path / "out", tie=True, **SMALL)
 
 
@@ -144,7 +144,7 @@ def test_revisions_are_of_the_hub(tmp_path, monkeypatch, capsys):
     assert "base_model: org/name" in (tmp_path / "out" / "README.md").read_text()
     code, _, err = run(capsys, "inspect", tmp_path / "cache", "--revision", "v1.2")
     assert code == 2
-    assert "is a folder here and has no revisions" in err
+    assert "is a local folder and has no revisions" in err
 
 
 @pytest.mark.parametrize("model", ["/no/such", "./here", "../there", "a/b/c", "~/nowhere"])

@@ -300,8 +300,11 @@ BAD = {
     "unknown role": (("--linears", "pooler=2x2"), "unknown linear maps 'pooler'; choose from attention, ffn, terms"),
     "no role": (("--linears", "terms=2"), "no linear maps are chosen; give a shape to one of attention, ffn"),
     "terms": (("--linears", "ffn=2x8", "--linears", "terms=none"), "terms takes a number such as 1, got 'none'"),
-    "too many terms": (("--linears", "ffn=2x8", "--linears", "terms=17"), "16 terms hold any bert.encoder.layer.0"),
-    "no terms": (("--linears", "ffn=2x8", "--linears", "terms=0"), "terms is at least 1, got 0"),
+    "too many terms": (
+        ("--linears", "ffn=2x8", "--linears", "terms=17"),
+        "16 terms with these factors represent bert.",
+    ),
+    "no terms": (("--linears", "ffn=2x8", "--linears", "terms=0"), "terms must be at least 1, got 0"),
     "factors": (("--linears", "ffn=2x8", "--linears", "factors=int3"), "unknown factors 'int3'"),
     "no equals": (("--linears", "ffn"), "--linears takes field=value, got 'ffn'; for example --linears attention=48"),
     "unknown preset": (("--preset", "kronecker-9x"), "unknown preset 'kronecker-9x'; choose from kronecker-8x"),

@@ -32,7 +32,7 @@ def test_the_place_of_a_few_tokens_is_that_of_all(tokens, count):
         assert count == 1 or tokens == 1
         return
     ids = torch.randint(tokens, (30,), generator=generator)
-    block, place = form._few_mapped_places(ids, form.block_of)
+    block, place = form._mapped_place_of(ids, form.block_of)
     for found, everywhere in zip((block, place), form._mapped_place(form.block_of), strict=True):
         assert torch.equal(found, everywhere[ids])
     assert torch.equal(torch.stack([form.lookup(i) for i in ids]), form.dense()[ids])

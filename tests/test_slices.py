@@ -23,7 +23,7 @@ def test_rows_are_those_of_the_model(name, size, tmp_path):
     for start, stop in ((0, tiny.VOCAB), (5, 17), (100, 101), (tiny.VOCAB, tiny.VOCAB), (0, 0)):
         assert torch.equal(table.rows(start, stop), weight[start:stop])
     for start, stop in ((-1, 3), (4, 3), (0, tiny.VOCAB + 1)):
-        with pytest.raises(ValueError, match=f"the table has rows 0 to {tiny.VOCAB}, asked for {start} to {stop}"):
+        with pytest.raises(ValueError, match=f"the table has rows 0 to {tiny.VOCAB}, got {start} to {stop}"):
             table.rows(start, stop)
 
 
@@ -45,5 +45,5 @@ def test_what_is_not_plain_is_an_error(tmp_path):
     file = tmp_path / "plain" / "model.safetensors"
     renamed = {key.replace("embed_tokens", "words"): tensor for key, tensor in load_file(file).items()}
     save_file(renamed, file, {"format": "pt"})
-    with pytest.raises(ValueError, match=r"no tensor of \[211, 32\] that is plainly its model.embed_tokens.weight"):
+    with pytest.raises(ValueError, match=r"no tensor of \[211, 32\] that is clearly its model.embed_tokens.weight"):
         find_stored_table(tmp_path / "plain")

@@ -70,7 +70,7 @@ def test_a_pipe_is_read_once_and_serves_again(tmp_path, monkeypatch):
             '{"title": "x", "id": 3}\n',
             "has no text under 'text' in line 1, it has title, id; write .*a.jsonl:FIELD",
         ),
-        ("a.jsonl", "[1\n", "holds no JSON in line 1"),
+        ("a.jsonl", "[1\n", "has no JSON in line 1"),
         ("a.txt", "\n \n", "holds no text"),
     ],
 )
@@ -82,7 +82,7 @@ def test_what_is_wrong_is_said_in_a_line(name, text, words, tmp_path):
 
 def test_a_broken_archive_is_said_in_a_line(tmp_path):
     (tmp_path / "a.gz").write_bytes(gzip.compress(os.urandom(20000).hex().encode())[:9000])
-    with pytest.raises(ValueError, match=r"a\.gz is broken: .*; make it again"):
+    with pytest.raises(ValueError, match=r"a\.gz is broken: .*; compress it again"):
         list(read_lines([tmp_path / "a.gz"]))
 
 

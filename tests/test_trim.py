@@ -186,7 +186,7 @@ def test_a_classifier_keeps_its_head_and_is_compressed_afterwards(tmp_path):
     [
         ([], "give text (--text FILE) or scripts (--script Latin)"),
         (["--script", "Klingon"], "Unicode has no script 'Klingon'"),
-        (["--script", "Latin", "--min-count", "0"], "min_count is at least 1, got 0"),
+        (["--script", "Latin", "--min-count", "0"], "min_count must be at least 1, got 0"),
         (["--text", "none.txt"], "no such text file: none.txt"),
     ],
 )

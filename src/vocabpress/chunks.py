@@ -1,21 +1,31 @@
-"""Rows of a table by the chunk, so that what is computed of them takes the same memory however long the table is.
+"""Chunks of a table's rows, so that computations need the same memory whatever the length of the table.
 
-The result of each chunk goes into a tensor that was made before the first: small tensors that stay, between large
-ones that go, keep the allocator from giving memory back, and it grows by gigabytes.
+Write the result of each chunk into a tensor allocated before the first chunk. Small results allocated between large
+temporary tensors fragment the heap, and memory then grows by gigabytes.
 """
 
 from collections.abc import Iterator
 
-CHUNK_BYTES = 2**23  # of a chunk's rows in the type that is computed in
+CHUNK_BYTES = 2**23  # of a chunk's rows, in the dtype of the computation
+
+
+def rows_at_once(width: int, itemsize: int = 8) -> int:
+    """Rows of a chunk, at least 1.
+
+    Args:
+        width: Columns of a row.
+        itemsize: Bytes of an entry in the dtype of the computation; 8 for float64.
+    """
+    return max(1, CHUNK_BYTES // (itemsize * width))
 
 
 def chunks(rows: int, width: int, itemsize: int = 8) -> Iterator[slice]:
-    """The rows of a table in order; sliced so, a table that is mapped from a file is never in memory whole.
+    """Slices over the rows of a table, in order. A table mapped from a file is then never in memory as a whole.
 
     Args:
         rows: Rows of the table.
         width: Columns of a row.
-        itemsize: Bytes of an entry, as it is computed with; 8 for float64.
+        itemsize: As in `rows_at_once`.
     """
     step = max(1, CHUNK_BYTES // (itemsize * width))
     for start in range(0, rows, step):

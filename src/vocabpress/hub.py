@@ -1,4 +1,4 @@
-"""Where a model is: a folder here, or one of the hub's, downloaded; told in half a second where there is none."""
+"""Find models: a local folder, or a download from the hub. A missing model is reported within half a second."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ IGNORED = ["onnx/*", "openvino/*", "*.h5", "*.msgpack", "*.ot", "*.onnx", "*.ggu
 
 
 def at(model: str, revision: str | None) -> str:
-    """A model's id with a revision of it, as everything here takes it: ``org/name@revision``.
+    """A model's id with a revision, in the form that all functions accept: ``org/name@revision``.
 
     Raises:
         ValueError: If the model is a folder.
@@ -16,46 +16,46 @@ def at(model: str, revision: str | None) -> str:
     if revision is None:
         return model
     if Path(model).exists():
-        raise ValueError(f"{model} is a folder here and has no revisions; --revision is for models of the hub")
+        raise ValueError(f"{model} is a local folder and has no revisions; --revision is for models of the hub")
     return f"{model}@{revision}"
 
 
 def split(model: str | Path) -> tuple[str, str | None]:
-    """The id of a model of the hub, and the revision that is asked for."""
+    """Split into the id of a model of the hub and its revision, None if there is none."""
     name, _, revision = str(model).partition("@")
     return name, revision or None
 
 
 def check(model: str | Path) -> None:
-    """See that there is such a model, without a download.
+    """Check that a model exists, without a download.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If it does not.
     """
-    if _local(model) is not None:
+    if _local_folder(model) is not None:
         return
-    from huggingface_hub import constants  # each of its parts when it is needed: the command line must answer at once
+    from huggingface_hub import constants  # imported as late as possible, for a fast command line
 
     name, revision = split(model)
     if (Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}").is_dir():
         return
     if constants.HF_HUB_OFFLINE:
-        raise _no_such(model)
+        raise _no_such_model(model)
     from huggingface_hub import HfApi
 
     try:
         HfApi().model_info(name, revision=revision, timeout=10)
-    except Exception as error:  # of the network, in any way
-        raise _no_such(model, error) from None
+    except Exception as error:  # network errors have many types
+        raise _no_such_model(model, error) from None
 
 
 def find(model: str | Path) -> Path:
-    """The folder of a model: itself, or the snapshot of a hub id, downloaded where it is not cached.
+    """The folder of a model. A hub id is downloaded if it is not in the cache.
 
     Raises:
         ValueError: If there is no such model.
     """
-    folder = _local(model)
+    folder = _local_folder(model)
     return _download(*split(model)) if folder is None else folder
 
 
@@ -65,32 +65,34 @@ def _download(name: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, ignore_patterns=IGNORED))
     except (OSError, ValueError) as error:
-        raise _no_such(name if revision is None else f"{name}@{revision}", error) from None
+        raise _no_such_model(name if revision is None else f"{name}@{revision}", error) from None
 
 
-def _local(model: str | Path) -> Path | None:
-    """A folder here; None where the hub may know the name.
+def _local_folder(model: str | Path) -> Path | None:
+    """The local folder of a model; None if the name may be a hub id.
 
     Raises:
-        ValueError: If it is a file, or is written as a path and there is none.
+        ValueError: If it is a file, or a path that does not exist.
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder
     if folder.exists():
-        raise ValueError(f"{model} is a file; give the folder that holds config.json and model.safetensors")
+        raise ValueError(f"{model} is a file; give the folder with config.json and model.safetensors")
     text = str(model)
     if isinstance(model, Path) or text.startswith((".", "~", os.sep)) or text.count("/") > 1 or "\\" in text:
-        raise _no_such(model)
+        raise _no_such_model(model)
     return None
 
 
-def _no_such(model: str | Path, error: Any = None) -> ValueError:
+def _no_such_model(model: str | Path, error: Any = None) -> ValueError:
     kind, (name, revision) = type(error).__name__, split(model)
     if kind == "RevisionNotFoundError":
-        return ValueError(f"the model {name!r} has no revision {revision!r}; give a branch, a tag or a commit of it")
-    why = ", which can't be reached" if "onnect" in kind or "imeout" in kind else ""
+        return ValueError(f"the model {name!r} has no revision {revision!r}; give one of its branches, tags or commits")
+    places = "neither a local folder nor in the hub's cache"
+    if error is not None:
+        reached = "the hub can't be reached" if "onnect" in kind or "imeout" in kind else "not on the hub"
+        places = f"not a local folder, not in the hub's cache, and {reached}"
     return ValueError(
-        f"no such model: {str(model)!r} is neither a folder here nor a model that the hub{why}, or its local cache, "
-        "gives; check the spelling, or download it first and give the folder"
+        f"no such model: {str(model)!r} is {places}; check the spelling, or download it first and give the folder"
     )

@@ -1,8 +1,8 @@
-"""Integers of 1 to 8 bits <-> bytes, and nothing else.
+"""Pack integers of 1 to 8 bits into bytes, and unpack them.
 
 A row of ``n`` codes of ``bits`` bits each takes ``ceil(n * bits / 8)`` bytes. Code ``i`` occupies the bits
 ``i * bits … (i + 1) * bits - 1`` of the row, least significant bit first; the spare bits of the last byte are zero.
-Rows are packed apart, so that a row is gathered by one contiguous read.
+Each row begins with a new byte, so that it is gathered by one contiguous read.
 
 Example, 3 bits, the codes 1, 2, 7: bits 100 010 111 (least significant first) are the bytes 0b11010001, 0b00000001.
 """
@@ -62,13 +62,13 @@ def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
         uint8, shape (…, count).
 
     Raises:
-        ValueError: If the last axis has another length than ``count`` codes take.
+        ValueError: If the last axis does not have the length that ``count`` codes take.
     """
     if packed.shape[-1] != packed_bytes(count, bits):
         raise ValueError(f"{count} codes of {bits} bits take {packed_bytes(count, bits)} bytes, got {packed.shape[-1]}")
     if bits == MAX_BITS:
         return packed
-    # The fewest codes that end with a byte are read as one number: 8 codes of 3 bits are 3 bytes, 4 of 6 bits too.
+    # The smallest group of codes that fills whole bytes is read as one number, such as 8 codes of 3 bits in 3 bytes.
     shared = math.gcd(MAX_BITS, bits)
     codes, length = MAX_BITS // shared, bits // shared
     groups = (count + codes - 1) // codes

@@ -1,7 +1,7 @@
-"""Our format, made known to transformers as soon as transformers is there, without importing it or torch.
+"""Register our format as soon as transformers is imported, without importing it or torch.
 
-Transformers looks a format up in two dictionaries, and a model type in a third. Placeholders stand in them until one is
-used: then the module of the real thing is imported, which puts itself in their place.
+Transformers looks up a format in two dictionaries, and a model type in a third. They get placeholders. The first use
+of a placeholder imports the module of the real class, which then replaces it.
 """
 
 import importlib
@@ -18,15 +18,15 @@ STATIC = "vocabpress_static"
 
 
 class Placeholder:
-    """Stands for a class of ours, and is it as soon as it is used.
+    """Stands for one of our classes, whose module is imported at the first use.
 
     Args:
-        module: That is imported then.
-        name: Of the class there.
+        module: Module of the class.
+        name: Name of the class.
     """
 
     def __init__(self, module: str, name: str) -> None:
-        self._where = module, name
+        self._module, self._name = module, name
 
     def __getattr__(self, attribute: str) -> Any:
         return getattr(self._real(), attribute)
@@ -35,9 +35,8 @@ class Placeholder:
         return self._real()(*arguments, **named)
 
     def _real(self) -> Any:
-        module, name = self._where
         importlib.import_module("vocabpress.hf.quantizer")
-        return getattr(importlib.import_module(module), name)
+        return getattr(importlib.import_module(self._module), self._name)
 
 
 def _register_format(auto: ModuleType) -> None:
@@ -49,7 +48,7 @@ def _register_format(auto: ModuleType) -> None:
 
 def _register_static(auto: ModuleType) -> None:
     extra = getattr(auto.CONFIG_MAPPING, "_extra_content", None)
-    if extra is None:  # of another version: then it is not put off
+    if extra is None:  # another version of transformers: import it now
         importlib.import_module("vocabpress.hf.static")
     else:
         extra.setdefault(STATIC, Placeholder("vocabpress.hf.static", "StaticConfig"))
@@ -62,7 +61,7 @@ AWAITED: dict[str, Callable[[ModuleType], None]] = {
 
 
 class _Awaiting(MetaPathFinder):
-    """Finds nothing itself; what it waits for, others find, and after it was run it is told of us."""
+    """Finds no modules itself. It lets the other finders load an awaited module, then registers our classes in it."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -89,9 +88,9 @@ class _Awaiting(MetaPathFinder):
 
 
 def register() -> None:
-    """Register the format now, where transformers is there, and else when it comes."""
-    for name, tell in AWAITED.items():
+    """Register the format now if transformers is imported, otherwise when it is."""
+    for name, register_in in AWAITED.items():
         if name in sys.modules:
-            tell(sys.modules[name])
+            register_in(sys.modules[name])
     if not any(isinstance(finder, _Awaiting) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Awaiting())

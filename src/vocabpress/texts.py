@@ -1,4 +1,4 @@
-"""Lines of text from wherever it comes: files, compressed ones, JSON lines, folders of them, pipes, standard input."""
+"""Read lines of text from files (plain, gzip or JSON lines), folders of them, pipes, and standard input."""
 
 import atexit
 import gzip
@@ -14,27 +14,27 @@ from typing import IO, Any
 
 from vocabpress.progress import Bar
 
-FIELD = "text"  # of JSON lines, where none is named
+DEFAULT_FIELD = "text"  # of JSON lines
 STDIN = "-"
-SUFFIXES = (".txt", ".text", ".md", ".jsonl", ".txt.gz", ".text.gz", ".jsonl.gz")  # of what is read in a folder
+SUFFIXES = (".txt", ".text", ".md", ".jsonl", ".txt.gz", ".text.gz", ".jsonl.gz")  # of the files read from a folder
 
 
 def sources(paths: Iterable[str | Path]) -> list[Path]:
-    """The files that are meant, in order: a folder stands for those of text in it, a pipe for a copy of what it gives.
+    """The files to read, in order. A folder gives the text files in it; a pipe is copied to a temporary file.
 
-    A pipe gives its text once: who reads several times asks here first.
+    A pipe can be read only once, so callers that read their text several times call this first.
 
     Args:
-        paths: Files, folders, pipes, ``-`` for standard input; of a file of JSON lines a field may follow,
+        paths: Files, folders, pipes, or ``-`` for standard input. A file of JSON lines may name a field:
             ``corpus.jsonl:content``.
 
     Raises:
         ValueError: If there is no such file, or no text in a folder.
     """
-    return [file for path in paths for file in _files(str(path))]
+    return [file for path in paths for file in _expanded(str(path))]
 
 
-def _files(path: str) -> list[Path]:
+def _expanded(path: str) -> list[Path]:
     if path == STDIN or _is_pipe(Path(path)):
         return [_spool(path)]
     place, _ = _with_field(path)
@@ -49,7 +49,7 @@ def _files(path: str) -> list[Path]:
 
 
 def _is_pipe(path: Path) -> bool:
-    """Whether a file can be read once only."""
+    """Whether a file can be read only once."""
     try:
         mode = path.stat().st_mode
     except OSError:
@@ -58,34 +58,34 @@ def _is_pipe(path: Path) -> bool:
 
 
 def _spool(path: str) -> Path:
-    """A copy of all that a pipe gives, because text is read several times; it goes when the process ends."""
+    """A temporary copy of a pipe's content, deleted when the process ends."""
     with ExitStack() as stack:
         stream = sys.stdin.buffer if path == STDIN else stack.enter_context(Path(path).open("rb"))
         copy = stack.enter_context(tempfile.NamedTemporaryFile(prefix="vocabpress-", suffix=".txt", delete=False))
-        atexit.register(_forget, Path(copy.name))
+        atexit.register(_delete, Path(copy.name))
         shutil.copyfileobj(stream, copy)
         return Path(copy.name)
 
 
-def _forget(copy: Path) -> None:
+def _delete(copy: Path) -> None:
     with suppress(OSError):
         copy.unlink()
 
 
 def _with_field(path: str) -> tuple[Path, str]:
-    """A file, and the field of its JSON that is text."""
+    """Split a path into the file and the field of its JSON lines."""
     place, colon, field = path.rpartition(":")
     if colon and field and place.endswith((".jsonl", ".jsonl.gz")) and not Path(path).exists():
         return Path(place), field
-    return Path(path), FIELD
+    return Path(path), DEFAULT_FIELD
 
 
 def read_lines(paths: Iterable[str | Path], progress: bool = False) -> Iterator[str]:
-    """The lines of UTF-8 text that are not blank, one at a time, with a progress bar over the bytes.
+    """Yield the lines of UTF-8 text that are not blank, with a progress bar over the bytes.
 
     Args:
-        paths: As `sources` takes them.
-        progress: Whether to show it.
+        paths: As in `sources`.
+        progress: Whether to show the bar.
 
     Raises:
         ValueError: If a file is missing, empty, broken, or not UTF-8.
@@ -96,10 +96,10 @@ def read_lines(paths: Iterable[str | Path], progress: bool = False) -> Iterator[
         for file, field in files:
             before, seen = bar.n, False
             with file.open("rb") as stored:
-                for number, raw in enumerate(_unpacked(file, stored), start=1):
+                for number, raw in enumerate(_raw_lines(file, stored), start=1):
                     if number % 256 == 0:
                         bar.update(before + stored.tell() - bar.n)
-                    line = _text(raw, file, number, field)
+                    line = _line_text(raw, file, number, field)
                     if line:
                         seen = True
                         yield line
@@ -107,18 +107,18 @@ def read_lines(paths: Iterable[str | Path], progress: bool = False) -> Iterator[
                 raise ValueError(f"{file} holds no text; give a file with at least some sentences")
 
 
-def _unpacked(file: Path, stored: IO[bytes]) -> Iterator[bytes]:
-    """Lines as bytes."""
+def _raw_lines(file: Path, stored: IO[bytes]) -> Iterator[bytes]:
+    """The lines of a file, decompressed."""
     stream = gzip.GzipFile(fileobj=stored) if stored.read(2) == b"\x1f\x8b" else stored
     stored.seek(0)
     try:
         yield from stream
     except (EOFError, OSError) as error:  # of gzip
-        raise ValueError(f"{file} is broken: {error}; make it again") from None
+        raise ValueError(f"{file} is broken: {error}; compress it again") from None
 
 
-def _text(raw: bytes, file: Path, number: int, field: str) -> str:
-    """A line's text; of JSON, that of a field, its line breaks as spaces."""
+def _line_text(raw: bytes, file: Path, number: int, field: str) -> str:
+    """The text of a line, or of a field if the line is JSON; line breaks in it become spaces."""
     try:
         line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
     except UnicodeDecodeError:
@@ -127,11 +127,11 @@ def _text(raw: bytes, file: Path, number: int, field: str) -> str:
     if not line or not file.name.removesuffix(".gz").endswith(".jsonl"):
         return line
     try:
-        told: Any = json.loads(line)
+        data: Any = json.loads(line)
     except ValueError:
-        raise ValueError(f"{file} holds no JSON in line {number}; a .jsonl file has an object in each") from None
-    found = told.get(field) if isinstance(told, dict) else told
-    if not isinstance(found, str):
-        has = ", ".join(told) if isinstance(told, dict) else type(told).__name__
+        raise ValueError(f"{file} has no JSON in line {number}; each line of a .jsonl file is an object") from None
+    text = data.get(field) if isinstance(data, dict) else data
+    if not isinstance(text, str):
+        has = ", ".join(data) if isinstance(data, dict) else type(data).__name__
         raise ValueError(f"{file} has no text under {field!r} in line {number}, it has {has}; write {file}:FIELD")
-    return " ".join(found.split())
+    return " ".join(text.split())

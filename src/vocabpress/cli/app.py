@@ -1,4 +1,4 @@
-"""The command line. It reads arguments, calls the library, prints; errors are one line and exit code 2."""
+"""The command line: parse arguments, call the library, print. Errors are one line, with exit code 2."""
 
 import os
 import signal
@@ -18,20 +18,18 @@ from vocabpress.cli.execute import execute
 from vocabpress.cli.export import export
 from vocabpress.cli.inspect import inspect
 from vocabpress.cli.later import quieten
-from vocabpress.cli.options import only_json_on_stdout
+from vocabpress.cli.options import USAGE_ERROR, only_json_on_stdout
 from vocabpress.cli.recover import recover
 from vocabpress.cli.report import report
 from vocabpress.cli.sweep import sweep
 from vocabpress.cli.trim import trim
 
-USAGE_ERROR = 2
-INTERRUPTED = 130
+INTERRUPT_CODE = 130
 
-# The base of "no such option" and its like. It lives in click, or in typer's own copy of click: reached by its child.
+# The base of errors such as "no such option". It is in click or in typer's copy of click; a subclass leads to it.
 ClickException: Any = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
-    help="Compress the vocabulary table of a language model to a small fraction of its size.",
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     add_completion=False,
@@ -40,16 +38,16 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> None:
     if wanted:
         print(f"vocabpress {vocabpress.__version__}")
         raise typer.Exit
 
 
 @app.callback()
-def common(
+def global_options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Compress the vocabulary table of a language model to a small fraction of its size."""
@@ -57,13 +55,13 @@ def common(
 
 for command in (inspect, trim, calibrate, compress, evaluate, recover, export, sweep, report):
     app.command()(command)
-# What follows the program's name is for the program.
+# Arguments after the program's name belong to the program.
 app.command("exec", context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True})(execute)
 
 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """A SIGTERM unwinds like Ctrl-C, so that half-written folders are removed."""
+    """Handle SIGTERM like Ctrl-C, so that temporary folders are removed."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -72,8 +70,8 @@ def _terminated_as_interrupted() -> Iterator[None]:
 
 
 @contextmanager
-def _warned_in_a_line() -> Iterator[None]:
-    """Our own warnings as a line each; those of other libraries are for who develops with them."""
+def _one_line_warnings() -> Iterator[None]:
+    """Print our own warnings as one line each, and hide those of other libraries, which concern developers."""
 
     def show(message: Any, category: Any, filename: str, *_: Any) -> None:
         if "vocabpress" in filename and issubclass(category, UserWarning):
@@ -88,34 +86,34 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        arguments: Without the program's name; None reads ``sys.argv``.
+        arguments: Arguments without the program's name; None reads ``sys.argv``.
 
     Returns:
         The exit code: 0, 2 for bad input, 130 when interrupted.
     """
     quieten()
-    given = sys.argv[1:] if arguments is None else arguments
-    json_wanted = "--json" in given and given[:1] != ["exec"]  # what follows exec is another program's
+    arguments = sys.argv[1:] if arguments is None else arguments
+    json_wanted = "--json" in arguments and arguments[:1] != ["exec"]  # after exec it belongs to the other program
     try:
-        with _terminated_as_interrupted(), _warned_in_a_line(), only_json_on_stdout(json_wanted):
-            code = app(args=given, standalone_mode=False)
-    except typer.Exit as stop:  # some versions of typer turn an interruption into this
-        return _interrupted() if stop.exit_code == INTERRUPTED else stop.exit_code
+        with _terminated_as_interrupted(), _one_line_warnings(), only_json_on_stdout(json_wanted):
+            code = app(args=arguments, standalone_mode=False)
+    except typer.Exit as stop:  # some versions of typer turn an interrupt into this
+        return _interrupted() if stop.exit_code == INTERRUPT_CODE else stop.exit_code
     except (typer.Abort, KeyboardInterrupt):
         return _interrupted()
-    except BrokenPipeError:  # as behind `| head`; what was to be written is written
-        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123 - for what Python flushes at its end
+    except BrokenPipeError:  # the reader has closed stdout, as `| head` does; files are complete
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123 - Python flushes both at exit
         return 0
     except ValueError as error:
         return _fail(" ".join(str(error).split()))
     except ClickException as error:
         return _fail(error.format_message())
-    return (_interrupted() if code == INTERRUPTED else code) if isinstance(code, int) else 0
+    return (_interrupted() if code == INTERRUPT_CODE else code) if isinstance(code, int) else 0
 
 
 def _interrupted() -> int:
-    print("\ninterrupted; finished work stays, nothing is half written", file=sys.stderr)
-    return INTERRUPTED
+    print("\ninterrupted; finished results remain, and no incomplete file is left", file=sys.stderr)
+    return INTERRUPT_CODE
 
 
 def _fail(message: str) -> int:

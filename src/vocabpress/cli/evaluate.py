@@ -14,50 +14,50 @@ from vocabpress.cli.options import TEXT, JsonOption, ModelArgument, located, par
 texts, library, devices = Later("vocabpress.texts"), Later("vocabpress.evaluate"), Later("vocabpress.hf.compress")
 measurements = Later("vocabpress.report.measurements")
 
-GROUPS = {"glue": GLUE}
+TASK_GROUPS = {"glue": GLUE}
 
 
 def evaluate(
     model: ModelArgument,
     task: Annotated[
         list[str],
-        typer.Option(help=f"One of: {', '.join(TASKS)}; glue stands for the nine of GLUE. May be repeated."),
+        typer.Option(help=f"One of {', '.join(TASKS)}, or glue for all nine tasks of GLUE. May be repeated."),
     ],
     against: Annotated[str | None, typer.Option(help="The original: a hub id or a folder.")] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Folder of the data sets, laid out as docs/evaluate.md says.")
-    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the data sets, laid out as in docs/evaluate.md.")] = None,
     text: Annotated[
         list[str] | None, typer.Option("--text", help=f"{TEXT}, for tasks that read text. May be repeated.")
     ] = None,
     subset: Annotated[
-        int | None, typer.Option(help="Lines or training rows, for the chosen tasks that can take fewer.")
+        int | None, typer.Option(help="Use only this many lines or training rows, in tasks that allow it.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="For the chosen tasks that train.")] = None,
-    seeds: Annotated[int, typer.Option(help="Runs of each task that depends on the seed: 0, 1, and so on.")] = 1,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of the tasks that train.")] = None,
+    seeds: Annotated[int, typer.Option(help="Runs of each task that depends on a seed, with seeds 0, 1, ...")] = 1,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="task.field=value, or field=value for all chosen tasks that have it; repeatable."),
+        typer.Option(
+            "--set", help="task.field=value, or field=value for all chosen tasks with this field. May be repeated."
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1.")] = "cpu",
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder for one JSON file a task and seed.")
+        Path | None, typer.Option("-o", "--output", help="Folder for the results, one JSON file per task and seed.")
     ] = None,
     keep: Annotated[
         Path | None,
-        typer.Option(help="Folder that gets the fine-tuned models, as TASK-seedN; teachers for recover --task."),
+        typer.Option(help="Folder for the fine-tuned models, TASK-seedN; they can be teachers in recover --task."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a model, compressed or not.
+    """Evaluate a model, compressed or not.
 
     reconstruction compares its table with the original's (--against). similarity ranks word pairs by the table alone
     (--data). agreement compares hidden states and predictions with the original's on any text (--against, --text). mlm
     and clm are perplexities of masked and causal language models (--text). sts ranks pairs of sentences (--data).
     The tasks of GLUE and SQuAD fine-tune first (--data).
 
-    With --against, each task is run on the original, too, and before, after and the difference are shown. With
-    --output, what was measured before by the same settings is not measured again.
+    With --against, each task also runs on the original, and the results and their difference are shown. With
+    --output, results of earlier runs with the same settings are reused.
     """
     model, against = located(model), None if against is None else located(against)
     chosen = choose_tasks(task, parse_settings(settings or []), {"subset": subset, "epochs": epochs})
@@ -80,9 +80,9 @@ def evaluate(
     results = library.evaluate(model, chosen, against=against, output=output, keep=keep, **common)
     before = []
     if against is not None:
-        alone = {name: each for name, each in chosen.items() if not each.compares}
+        tasks = {name: each for name, each in chosen.items() if not each.compares}
         place = None if output is None else output / "original"
-        before = library.evaluate(against, alone, output=place, **common)
+        before = library.evaluate(against, tasks, output=place, **common)
     measurements.print_results(results, before)
     if as_json:
         originals = {"original": [asdict(result) for result in before]} if against is not None else {}
@@ -90,30 +90,26 @@ def evaluate(
 
 
 def choose_tasks(names: Sequence[str], settings: Mapping[str, str], shared: Mapping[str, Any]) -> dict[str, Any]:
-    """Name -> task, groups spelt out, each name once.
+    """Make the tasks by name, with groups expanded.
 
     Args:
-        names: Of tasks and groups.
+        names: Names of tasks and groups.
         settings: ``task.field`` or ``field`` -> value.
-        shared: Option that sets a field of its own name -> value, or None.
+        shared: Option that sets the field of its name -> value, or None.
 
     Raises:
         ValueError: If a name, field or value is unknown, or no chosen task has a field.
     """
-    wanted = list(dict.fromkeys(each for name in names for each in GROUPS.get(name, (name,))))
-    per_task: dict[str, dict[str, Any]] = {name: {} for name in wanted}
-    known = {name: _fields(library.make_task(name)) for name in wanted}
-    given = {f"--{name}": (name, value) for name, value in shared.items() if value is not None}
-    given |= {f"--set {name}": (name, value) for name, value in settings.items()}
-    for option, (name, value) in given.items():
+    tasks = dict.fromkeys(each for name in names for each in TASK_GROUPS.get(name, (name,)))
+    per_task: dict[str, dict[str, Any]] = {name: {} for name in tasks}
+    known = {name: {field.name for field in fields(library.make_task(name))} for name in tasks}
+    options = {f"--{name}": (name, value) for name, value in shared.items() if value is not None}
+    options |= {f"--set {name}": (name, value) for name, value in settings.items()}
+    for option, (name, value) in options.items():
         task, dot, field = name.partition(".")
-        takers = [task] if dot else [each for each in wanted if name in known[each]]
-        if not takers or (dot and task not in per_task):
+        affected = [task] if dot else [each for each in tasks if name in known[each]]
+        if not affected or (dot and task not in per_task):
             raise ValueError(f"{option}: {f'{task} is not a chosen task' if dot else 'no chosen task has this field'}")
-        for taker in takers:
-            per_task[taker][field if dot else name] = value
+        for each in affected:
+            per_task[each][field if dot else name] = value
     return {name: library.make_task(name, **values) for name, values in per_task.items()}
-
-
-def _fields(task: Any) -> list[str]:
-    return [field.name for field in fields(task)]

@@ -1,4 +1,4 @@
-"""`vocabpress exec`: other programs, in which compressed checkpoints load."""
+"""`vocabpress exec`: run other programs so that they load compressed checkpoints."""
 
 import runpy
 import sys
@@ -13,15 +13,17 @@ import typer
 ProgramArgument = Annotated[
     str, typer.Argument(help="An installed command such as lm_eval or mteb, a module, or a .py file.")
 ]
-RestArgument = Annotated[list[str] | None, typer.Argument(help="Its arguments, as they are.")]
+RestArgument = Annotated[list[str] | None, typer.Argument(help="Its arguments.")]
 
 
 def execute(program: ProgramArgument, arguments: RestArgument = None) -> None:
-    """Run a Python program in which transformers reads compressed checkpoints, as after `import vocabpress`."""
+    """Run a Python program in which transformers loads compressed checkpoints, as after `import vocabpress`."""
     commands = entry_points(group="console_scripts", name=program)
     is_file = program.endswith(".py")
     if not commands and not (Path(program).is_file() if is_file else _is_module(program)):
-        raise ValueError(f"no Python program {program!r}: neither an installed command, nor a module, nor a .py file")
+        raise ValueError(
+            f"no Python program {program!r}; give an installed command such as lm_eval, a module, or a .py file"
+        )
     sys.argv = [program, *(arguments or [])]
     try:
         if commands:
@@ -31,7 +33,7 @@ def execute(program: ProgramArgument, arguments: RestArgument = None) -> None:
             runpy.run_path(program, run_name="__main__")
         else:
             runpy.run_module(program, run_name="__main__", alter_sys=True)
-    except Exception:  # the program's own, told as Python tells it
+    except Exception:  # an error of the program, shown as Python does
         traceback.print_exc()
         raise typer.Exit(1) from None
 

@@ -14,22 +14,22 @@ console, library = Later("vocabpress.report.console"), Later("vocabpress.export"
 
 def export(
     model: ModelArgument,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to make; must not exist, or be empty.")],
-    to: Annotated[str, typer.Option(help="onnx.")] = "onnx",
+    output: Annotated[Path, typer.Option("-o", "--output", help="New or empty folder.")],
+    to: Annotated[str, typer.Option(help="Format: onnx.")] = "onnx",
     text: Annotated[
-        list[str] | None, typer.Option("--text", help=f"{TEXT}; the result is checked on it. May be repeated.")
+        list[str] | None, typer.Option("--text", help=f"{TEXT}; used to check the result. May be repeated.")
     ] = None,
     operators: Annotated[
         str,
-        typer.Option(help="onnxruntime: its own operator reads tables of uniform codes; standard: for other runtimes."),
+        typer.Option(help="onnxruntime: use its own operator for tables of uniform codes. standard: only ONNX's own."),
     ] = "onnxruntime",
     revision: RevisionOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a model for other runtimes, its table as small as in the checkpoint.
+    """Export a model for other runtimes, with its table still compressed.
 
-    The ONNX file is run on text and compared with torch before it appears. Config and tokenizer lie beside it, as
-    transformers.js reads them.
+    The ONNX file is first run on text and compared with torch. The folder also gets the config and the tokenizer, in
+    the layout of transformers.js.
     """
     model = located(model, revision)
     report = library.export(model, output, to=to, text=text or (), operators=operators, progress=True)

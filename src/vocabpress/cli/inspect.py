@@ -24,16 +24,16 @@ console, inspection = Later("vocabpress.report.console"), Later("vocabpress.hf.i
 def inspect(
     model: ModelArgument,
     text: TextOption = None,
-    plot: Annotated[Path | None, typer.Option(help="Write the spectrum as a PNG to this file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="PNG file for a plot of the spectrum.")] = None,
     save_counts: Annotated[
-        Path | None, typer.Option(help="Write the counts of --text, for compress --calibration.")
+        Path | None, typer.Option(help="File for the token counts of --text, for compress --calibration.")
     ] = None,
     revision: RevisionOption = None,
     trust_remote_code: TrustOption = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the spectrum and the plans, too.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the vocabulary tables of a model, and what each method would make of the input table."""
+    """Show the vocabulary tables of a model, and the size of the input table by each method."""
     model = located(model, revision)
     for path, what in ((plot, "the picture "), (save_counts, "the counts to ")):
         if path is not None:

@@ -1,4 +1,4 @@
-"""Modules that a command imports when it runs: what only reads options must answer at once, and torch takes seconds."""
+"""Modules that a command imports when it runs. Importing torch takes seconds, and help must appear at once."""
 
 import importlib
 import logging
@@ -10,10 +10,10 @@ NOISY = ("torchao", "torch.utils._pytree", "huggingface_hub", "sentence_transfor
 
 
 class Later:
-    """Stands for a module, and is imported at its first use.
+    """Stands for a module, which is imported at the first use.
 
     Args:
-        name: Of the module.
+        name: Name of the module.
     """
 
     def __init__(self, name: str) -> None:
@@ -27,7 +27,7 @@ class Later:
 
 
 def quieten() -> None:
-    """Let other libraries say what went wrong alone; their bars are drawn where somebody watches."""
+    """Reduce the output of other libraries to errors, and show their progress bars only on a terminal."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -37,8 +37,8 @@ def quieten() -> None:
 
 
 def _quieten_transformers() -> None:
-    """Without "Loading weights": a bar for each of many loads is none of a job."""
-    known = sys.modules.get("transformers.utils.logging")
-    if known is not None:
-        known.set_verbosity_error()
-        known.disable_progress_bar()
+    """Hide the bars "Loading weights", because a job loads many models."""
+    transformers_logging = sys.modules.get("transformers.utils.logging")
+    if transformers_logging is not None:
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()

@@ -1,4 +1,4 @@
-"""What options may be given, written out so that help needs no import; `tests/test_cli_start.py` compares."""
+"""The values of options, repeated here so that help needs no import. `tests/test_cli_start.py` compares them."""
 
 METHODS = (
     "svd", "autoencoder", "groupreduce", "discblock", "lighttoken", "kronecker", "uniform", "product", "residual",

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how they are read. Nothing here waits for torch."""
+"""Options that several commands share. Nothing here imports torch."""
 
 import json
 import sys
@@ -13,18 +13,20 @@ from vocabpress import hub
 from vocabpress.cli.names import DTYPES, GLUE
 
 ModelArgument = Annotated[str, typer.Argument(help="A hub id, or a folder with config.json and weights.")]
-RevisionOption = Annotated[str | None, typer.Option(help="Of a model of the hub: a branch, a tag or a commit. [main]")]
+RevisionOption = Annotated[str | None, typer.Option(help="Branch, tag or commit of a model on the hub. [main]")]
 TEXT = "UTF-8 text: files, .gz, .jsonl (or .jsonl:FIELD), folders, pipes, - for standard input"
 TextOption = Annotated[
-    list[str] | None, typer.Option("--text", help=f"{TEXT}; token frequencies are counted in it. May be repeated.")
+    list[str] | None, typer.Option("--text", help=f"{TEXT}; used to count token frequencies. May be repeated.")
 ]
-LessonText = Annotated[list[str] | None, typer.Option("--text", help=f"{TEXT}; a sequence a line. May be repeated.")]
+LessonText = Annotated[
+    list[str] | None, typer.Option("--text", help=f"{TEXT}; each line is a sequence. May be repeated.")
+]
 LessonTask = Annotated[
     str | None, typer.Option("--task", help=f"Instead of --text: the labelled rows of one of {', '.join(GLUE)}.")
 ]
 LessonData = Annotated[
     Path | None,
-    typer.Option("--data", help="Folder of the data sets, laid out as docs/finetune.md says; else the hub's."),
+    typer.Option("--data", help="Folder of the data sets, laid out as in docs/finetune.md. [from the hub]"),
 ]
 SettingsOption = Annotated[
     list[str] | None, typer.Option("--set", help="field=value of the method or task; may be repeated.")
@@ -39,18 +41,20 @@ JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else; tables go to stderr.")
 ]
 RatioOption = Annotated[float | None, typer.Option(help="Table at most 1/RATIO of its size in --reference. [25]")]
-BitsOption = Annotated[float | None, typer.Option(help="Or: at most so many bits for each entry.")]
-SizeOption = Annotated[str | None, typer.Option(help="Or: at most so many bytes, such as 2MB or 800kB.")]
-ReferenceOption = Annotated[str | None, typer.Option(help=f"What a ratio is against: {', '.join(DTYPES)}. [float32]")]
+BitsOption = Annotated[float | None, typer.Option(help="Or: at most this many bits per entry of the table.")]
+SizeOption = Annotated[str | None, typer.Option(help="Or: at most this many bytes, such as 2MB or 800kB.")]
+ReferenceOption = Annotated[str | None, typer.Option(help=f"Dtype for --ratio: {', '.join(DTYPES)}. [float32]")]
+
+USAGE_ERROR = 2  # exit code
 
 _stdout: list[TextIO] = []
 
 
 def located(model: str, revision: str | None = None) -> str:
-    """A model with its revision, seen to be there before anything large is imported.
+    """A model with its revision, checked to exist before anything large is imported.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If it does not exist.
     """
     found = hub.at(model, revision)
     hub.check(found)
@@ -58,7 +62,7 @@ def located(model: str, revision: str | None = None) -> str:
 
 
 def parse_settings(settings: list[str], option: str = "--set") -> dict[str, str]:
-    """``["epochs=3"]`` -> ``{"epochs": "3"}``.
+    """Parse ``["epochs=3"]`` to ``{"epochs": "3"}``.
 
     Raises:
         ValueError: If an entry has no ``=``.
@@ -73,7 +77,7 @@ def parse_settings(settings: list[str], option: str = "--set") -> dict[str, str]
 
 @contextmanager
 def only_json_on_stdout(wanted: bool) -> Iterator[None]:
-    """Send all that is printed to stderr, but for what `print_json` prints."""
+    """Print to stderr instead of stdout, except in `print_json`."""
     if not wanted:
         yield
         return
@@ -86,5 +90,5 @@ def only_json_on_stdout(wanted: bool) -> Iterator[None]:
 
 
 def print_json(data: dict[str, Any]) -> None:
-    """One JSON object on one line of stdout."""
+    """Print one JSON object on one line of stdout."""
     print(json.dumps(data, allow_nan=False), file=_stdout[-1] if _stdout else sys.stdout)

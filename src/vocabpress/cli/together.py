@@ -1,4 +1,4 @@
-"""The processes that torchrun started, as one job."""
+"""Join the processes that torchrun started into one job."""
 
 import os
 from collections.abc import Iterator
@@ -11,26 +11,26 @@ import torch.distributed as dist
 import typer
 from torch.distributed.rendezvous import rendezvous
 
+from vocabpress.cli.options import USAGE_ERROR
 from vocabpress.fitting.shards import ALONE, Shards
 
-PATIENCE = timedelta(days=1)  # for the others: one of them may measure and write while they wait
-USAGE_ERROR = 2
+TIMEOUT = timedelta(days=1)  # the first process may measure and write for long while the others wait
 
 
 def started_together() -> bool:
-    """Whether torchrun started this process, and others."""
+    """Whether torchrun started several processes, of which this is one."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "MASTER_ADDR" in os.environ and dist.is_available()
 
 
 @contextmanager
 def together(device: str) -> Iterator[Shards]:
-    """Join the other processes, if there are any; each on a CUDA device of its own.
+    """Join the other processes, if there are any, each with its own CUDA device.
 
-    What ends one of them ends all, with one line and exit code 2: the first to fail says it, the others find their
-    connections closed and say nothing.
+    An error in one process ends all, with one line and exit code 2. The first to fail prints the error; the others find
+    their connections closed and print nothing.
 
     Args:
-        device: Where to fit; its type picks the backend, gloo or nccl.
+        device: Where to fit; its type decides the backend, gloo or nccl.
     """
     if not started_together():
         yield ALONE
@@ -40,11 +40,11 @@ def together(device: str) -> Iterator[Shards]:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     store, rank, world = next(iter(rendezvous("env://")))
     backend = "nccl" if on_cuda else "gloo"
-    dist.init_process_group(backend, timeout=PATIENCE, store=store, rank=rank, world_size=world)
+    dist.init_process_group(backend, timeout=TIMEOUT, store=store, rank=rank, world_size=world)
     try:
         yield Shards(rank, world)
     except (ValueError, OSError, RuntimeError) as error:
-        if _told(store):
+        if _another_failed(store):
             raise typer.Exit(USAGE_ERROR) from None
         if isinstance(error, RuntimeError):
             raise
@@ -52,9 +52,9 @@ def together(device: str) -> Iterator[Shards]:
     dist.destroy_process_group()
 
 
-def _told(store: Any) -> bool:
-    """Whether another process has failed before this one."""
+def _another_failed(store: Any) -> bool:
+    """Whether another process failed before this one."""
     try:
         return store.add("vocabpress failed", 1) > 1
-    except RuntimeError:  # the one that held the store is gone
+    except RuntimeError:  # the process with the store has ended
         return True

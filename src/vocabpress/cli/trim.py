@@ -14,21 +14,19 @@ console, library = Later("vocabpress.report.console"), Later("vocabpress.trim")
 
 def trim(
     model: ModelArgument,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to make; must not exist, or be empty.")],
-    text: Annotated[
-        list[str] | None, typer.Option("--text", help=f"{TEXT}; its tokens are kept. May be repeated.")
-    ] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="New or empty folder.")],
+    text: Annotated[list[str] | None, typer.Option("--text", help=f"{TEXT}; keep its tokens. May be repeated.")] = None,
     script: Annotated[
         list[str] | None,
-        typer.Option(help="Unicode script whose tokens are kept, such as Latin or Cyrillic; may be repeated."),
+        typer.Option(help="Keep the tokens of this Unicode script, such as Latin or Cyrillic. May be repeated."),
     ] = None,
-    min_count: Annotated[int, typer.Option(help="How often a token has to occur in the text.")] = 1,
+    min_count: Annotated[int, typer.Option(help="Keep a token if it occurs at least this often in the text.")] = 1,
     revision: RevisionOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Leave tokens out that the languages of the texts, or the scripts, do not need; the rows of the others stay.
+    """Remove the tokens that the given texts or scripts do not need; the rows of the others are unchanged.
 
-    What comes out is an ordinary checkpoint, for compress or for use as it is.
+    The result is an ordinary checkpoint, which can be used or compressed.
     """
     model = located(model, revision)
     report = library.trim(model, output, text=text or (), scripts=script or (), min_count=min_count, progress=True)

@@ -1,4 +1,4 @@
-"""What is stored, and how it is read back. Needs torch alone; numba, where it is there, reads faster."""
+"""The forms in which tables are stored, and how they are read. They need only torch; numba makes reading faster."""
 
 from typing import Any
 
@@ -13,9 +13,9 @@ from vocabpress.embeddings.rows import Rows
 from vocabpress.embeddings.scalar import Scalar
 from vocabpress.embeddings.trellis import Run, Trellis
 
-READ_WHOLE = {"words", "basis"}
-EXPANSION = 256  # of what is read whole: a trellis at 1/4 bit, read as float32, is 128 times its bytes
-MOST_WHOLE = 2**26  # bytes that are no matter
+READ_WHOLE = {"words", "basis"}  # inner forms that every lookup decodes as a whole
+MAX_EXPANSION = 256  # of these from stored bytes to float32; a trellis at 1/4 bit expands 128 times
+ALWAYS_READABLE = 2**26  # bytes in float32 that are never refused
 
 EMBEDDINGS: dict[str, type[CompressedEmbedding]] = {
     "dense": Dense,
@@ -31,11 +31,10 @@ EMBEDDINGS: dict[str, type[CompressedEmbedding]] = {
 
 
 def build(config: dict[str, Any]) -> CompressedEmbedding:
-    """The empty form that a config describes, on the current device (``torch.device("meta")`` takes no memory).
+    """The empty form described by a config, on the current device (``torch.device("meta")`` takes no memory).
 
     Raises:
-        ValueError: If the config names a form that this version does not know, a field is not what it must be, or the
-            forms do not fit together.
+        ValueError: If a form is unknown to this version, a field is invalid, or the forms do not fit together.
     """
     check_config(config, {name: form.fields for name, form in EMBEDDINGS.items()})
     return _build(config)
@@ -54,9 +53,9 @@ def _build(config: dict[str, Any]) -> CompressedEmbedding:
 
 
 def _check_whole(part: CompressedEmbedding, name: str) -> None:
-    """Refuse what is read as a whole in each lookup and is out of proportion to its bytes, as products can be."""
+    """Refuse a form that expands to far more than its stored bytes in every lookup, as Kronecker products can."""
     size, stored = 4 * part.num_embeddings * part.embedding_dim, part.total_bits() // 8
-    if size > max(MOST_WHOLE, EXPANSION * stored):
+    if size > max(ALWAYS_READABLE, MAX_EXPANSION * stored):
         raise ValueError(f"the {name} take {size:,} bytes to read and are stored in {stored:,}; {ADVICE}")
 
 

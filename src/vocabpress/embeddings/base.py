@@ -1,9 +1,9 @@
-"""What every stored form promises. A form is data and how to read it; it knows nothing of how it was fitted.
+"""The contract of stored forms. A form is data and the code that reads it, independent of how it was fitted.
 
-The same numbers live in two places. *In memory* the continuous tensors are parameters in the dtype of the model around
-them, so that `model.dtype`, `.to()` and training behave as with an ordinary embedding; codes are uint8 buffers.
-*On disk* each continuous tensor takes the form's own `stored_dtype`; `stored_tensors()` casts, and sizes are counted
-from what it returns. `fit` leaves values that the stored dtype holds exactly, so a reload changes no bit.
+*In memory* the continuous tensors are parameters in the dtype of the model around them, so `model.dtype`, `.to()` and
+training behave as with an ordinary embedding. Codes are uint8 buffers. *On disk* each continuous tensor has the form's
+own `stored_dtype`: `stored_tensors()` casts it, and sizes are counted from its result. `fit` rounds all values to
+`stored_dtype`, so a reload changes no bit.
 """
 
 from abc import ABC, abstractmethod
@@ -34,9 +34,9 @@ class StorageItem:
 
 
 class CompressedEmbedding(nn.Module, ABC):
-    """A (num_embeddings, embedding_dim) table, stored small.
+    """A compressed (num_embeddings, embedding_dim) table.
 
-    Laws, held by `tests/test_laws.py` for every form: ``lookup(ids) == dense()[ids]``;
+    Laws, tested for every form in `tests/test_laws.py`: ``lookup(ids) == dense()[ids]``;
     ``logits(h) == h @ dense().T``; ``build(config())`` loads ``stored_tensors()`` and looks up the same bits;
     ``total_bits()`` is 8 times the bytes of the saved tensors.
     """
@@ -45,7 +45,7 @@ class CompressedEmbedding(nn.Module, ABC):
     embedding_dim: int
     stored_dtype: torch.dtype
     fields: ClassVar[Mapping[str, Field]]
-    """What a stored config says besides the form's name."""
+    """The fields of a stored config, without ``form``."""
 
     @abstractmethod
     def lookup(self, ids: Tensor) -> Tensor:
@@ -60,19 +60,19 @@ class CompressedEmbedding(nn.Module, ABC):
 
     @abstractmethod
     def config(self) -> dict[str, Any]:
-        """JSON from which :func:`vocabpress.embeddings.build` makes this form again, without its numbers."""
+        """JSON from which :func:`vocabpress.embeddings.build` makes an empty form of this kind."""
 
     @classmethod
     @abstractmethod
     def from_config(cls, config: dict[str, Any], build: Build) -> Self:
-        """The empty form that ``config`` describes; ``build`` makes the forms inside it."""
+        """The empty form described by ``config``; ``build`` makes the forms inside it."""
 
     def forward(self, ids: Tensor) -> Tensor:
         """Same as :meth:`lookup`."""
         return self.lookup(ids)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Inner products with every row, ``hidden @ dense().T``; a form may do it faster.
+        """Inner products with every row, ``hidden @ dense().T``. Forms may override it with a faster way.
 
         Args:
             hidden: Shape (*n, embedding_dim).
@@ -84,16 +84,16 @@ class CompressedEmbedding(nn.Module, ABC):
         return torch.cat([hidden @ self.lookup(i).to(hidden.dtype).T for i in ids.split(ROWS_PER_CHUNK)], dim=-1)
 
     def dense(self) -> Tensor:
-        """The whole table, shape (num_embeddings, embedding_dim). Explicit, and as large as the original."""
+        """The whole table, shape (num_embeddings, embedding_dim), as large as the original."""
         return self.lookup(torch.arange(self.num_embeddings, device=self.device))
 
     @property
     def device(self) -> torch.device:
-        """Where the numbers are."""
+        """The device of the tensors."""
         return next(chain(self.parameters(), self.buffers())).device
 
     def stored_tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint holds: ``state_dict()``, each continuous tensor in its form's ``stored_dtype``."""
+        """The tensors of a checkpoint: ``state_dict()``, each continuous tensor in its form's ``stored_dtype``."""
         stored = {}
         for prefix, module in self.named_modules():
             if isinstance(module, CompressedEmbedding):
@@ -104,42 +104,42 @@ class CompressedEmbedding(nn.Module, ABC):
         return stored
 
     def round_to_stored(self) -> Self:
-        """Round the continuous tensors, in place, to values that their stored dtype holds."""
+        """Round the continuous tensors, in place, to their stored dtype."""
         stored = self.stored_tensors()
         for name, parameter in self.named_parameters():
             parameter.data.copy_(stored[name])
         return self
 
     def check_numbers(self) -> None:
-        """See that what was loaded can be read: numbers are finite, indices point at something.
+        """Check that loaded tensors can be read: floats are finite, and indices are in range.
 
-        Codes of n bits pick one of 2**n words, and no form is made that has not as many; so only maps need a look.
+        Codes of n bits select one of 2**n words, and a form always has that many, so only maps need a check.
 
         Raises:
-            ValueError: If not.
+            ValueError: If a tensor fails the check.
         """
         for name, module in self.named_modules():
             if isinstance(module, CompressedEmbedding):
                 module.check_own_numbers(name)
 
     def check_own_numbers(self, name: str) -> None:
-        """The part of :meth:`check_numbers` that is this form's, without those inside it.
+        """The part of :meth:`check_numbers` for this form, without the forms inside it.
 
         Args:
-            name: Where the form stands, for messages.
+            name: Name of the form in the table, for messages.
 
         Raises:
-            ValueError: If a number is not finite.
+            ValueError: If a value is not finite.
         """
         for part, parameter in self.named_parameters(recurse=False):
             if not parameter.is_meta and not bool(parameter.isfinite().all()):
                 raise ValueError(
-                    f"{f'{name}.{part}'.lstrip('.')} holds numbers that are not finite; the file is broken, or its "
-                    "numbers are beyond the dtype it is loaded in"
+                    f"{f'{name}.{part}'.lstrip('.')} holds numbers that are not finite; the file is broken, or the "
+                    "dtype that it is loaded in is too small for them"
                 )
 
     def storage(self) -> list[StorageItem]:
-        """One line for each saved tensor."""
+        """One item for each saved tensor."""
         return [
             StorageItem(name, tuple(tensor.shape), dtype_name(tensor.dtype), tensor.numel() * tensor.itemsize * 8)
             for name, tensor in self.stored_tensors().items()
@@ -151,7 +151,7 @@ class CompressedEmbedding(nn.Module, ABC):
 
     @property
     def bits_per_weight(self) -> float:
-        """:meth:`total_bits` for each entry of the table."""
+        """:meth:`total_bits` divided by the number of entries of the table."""
         return self.total_bits() / (self.num_embeddings * self.embedding_dim)
 
     def extra_repr(self) -> str:

@@ -1,4 +1,4 @@
-"""Codes into codebooks: product, additive, and anything between."""
+"""Codes that select words from codebooks: product codes, additive codes, and combinations."""
 
 from typing import Any, ClassVar, Self
 
@@ -11,26 +11,26 @@ from vocabpress.packing import MAX_BITS, pack, packed_bytes, unpack
 
 
 class Codebooks(CompressedEmbedding):
-    """A row is ``segments`` pieces side by side, each the sum of ``stages`` words that its codes pick.
+    """A row is ``segments`` pieces side by side, each the sum of ``stages`` words selected by its codes.
 
     Piece ``j`` of row ``i`` is ``sum_s book[s, j][codes[i, s, j]]``. One stage is a product code (Jegou et al., 2011);
-    one segment is an additive or residual code (Chen et al., 2010; Babenko and Lempitsky, 2014). All books,
-    one after another, stage by stage, are one table of words, in any form: float16 or 8 bits.
+    one segment is an additive or residual code (Chen et al., 2010; Babenko and Lempitsky, 2014). All books together,
+    stage by stage, are one table of words in any form: float16 or 8 bits.
 
     Args:
-        num_embeddings: Rows.
+        num_embeddings: Number of rows.
         words: (books * 2**bits, embedding_dim / segments); books is ``stages``, times ``segments`` if not shared.
-        bits: Of one code, 1 to 8.
-        segments: Pieces that a row is cut into.
-        stages: Words that are added up in each piece.
+        bits: Bits per code, 1 to 8.
+        segments: Number of pieces of a row.
+        stages: Number of words added up in each piece.
         shared: Whether all segments use the same book in a stage.
 
     Raises:
-        ValueError: If ``words`` does not hold as many words as the books need.
+        ValueError: If ``words`` does not have as many words as the books need.
     """
 
     codes: Tensor
-    stored_dtype = torch.float32  # it has no continuous tensor of its own
+    stored_dtype = torch.float32  # unused: it has no continuous tensor of its own
     fields: ClassVar = {
         "num_embeddings": ROWS,
         "words": FORM,
@@ -63,7 +63,7 @@ class Codebooks(CompressedEmbedding):
 
     @classmethod
     def of(cls, codes: Tensor, words: CompressedEmbedding, bits: int, shared: bool = False) -> Self:
-        """The form that holds these codes, shape (num_embeddings, stages, segments)."""
+        """The form with these codes, shape (num_embeddings, stages, segments)."""
         form = cls(codes.shape[0], words, bits, codes.shape[2], codes.shape[1], shared).to(codes.device)
         form.codes.copy_(pack(codes.flatten(1), bits))
         return form
@@ -76,10 +76,10 @@ class Codebooks(CompressedEmbedding):
         return pieces.sum(-3).flatten(-2)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Inner products read from tables: those of a vector with all words, then a sum of as many as a row has codes.
+        """Compute the inner products of a vector with all words once, and add up those that each row's codes select.
 
-        "Asymmetric distance computation" (Jegou et al., 2011, section 3.2). Where whole codes fill a byte, one table is
-        read a byte instead of one a code. No row is decoded.
+        This is "asymmetric distance computation" (Jegou et al., 2011, section 3.2). No row is decoded. If whole codes
+        fill a byte, there is one table per byte instead of one per code.
         """
         dtype = torch.promote_types(hidden.dtype, torch.float32)  # sums of many rounded terms
         pieces = hidden.reshape(-1, self.segments, self.words.embedding_dim).to(dtype)
@@ -115,25 +115,25 @@ class Codebooks(CompressedEmbedding):
 
 
 def _sums(codes: Tensor, tables: Tensor) -> Tensor:
-    """What codes, (V, places), pick from tables, (places, K, n), added up, (V, n)."""
-    if not tables.shape[2]:  # torch's sums of no numbers fail in float32
+    """Sum the entries of tables, (places, K, n), selected by codes, (V, places); shape (V, n)."""
+    if not tables.shape[2]:  # torch's sum over an empty axis fails in float32
         return tables.new_zeros(len(codes), 0)
     starts = torch.arange(len(tables), device=tables.device) * tables.shape[1]
     return nn.functional.embedding_bag(codes + starts, tables.flatten(0, 1), mode="sum")
 
 
 def byte_tables(tables: Tensor, count: int) -> Tensor:
-    """What all values of ``count`` neighbouring codes, read as one number, add up to.
+    """Join the tables of ``count`` neighbouring codes into one, indexed by the codes read as one number.
 
     Args:
         tables: (codes, K, n).
-        count: Of neighbours, the first the lowest; codes that are lacking at the end count nothing.
+        count: Number of neighbours; the first is the lowest digit. Missing codes at the end add zero.
 
     Returns:
         (ceil(codes / count), K**count, n).
     """
-    lacking = -len(tables) % count
-    first, *others = nn.functional.pad(tables, (0, 0, 0, 0, 0, lacking)).unflatten(0, (-1, count)).unbind(1)
+    missing = -len(tables) % count
+    first, *others = nn.functional.pad(tables, (0, 0, 0, 0, 0, missing)).unflatten(0, (-1, count)).unbind(1)
     for other in others:
         first = (other[:, :, None] + first[:, None]).flatten(1, 2)
     return first

@@ -1,4 +1,4 @@
-"""The combinators of whole rows: `Sum` of residual stages, `Columns` side by side."""
+"""Forms made of other forms: `Sum` adds the rows of its parts, `Columns` puts them side by side."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
@@ -14,20 +14,20 @@ class Sum(CompressedEmbedding):
     """Row ``i`` is the sum of the parts' rows ``i``.
 
     Args:
-        parts: At least one, all of one shape.
+        parts: At least one form; all have the same shape.
 
     Raises:
         ValueError: If there is no part, or the shapes differ.
     """
 
-    stored_dtype = torch.float32  # it has no tensor of its own
+    stored_dtype = torch.float32  # unused: it has no tensor of its own
     fields: ClassVar = {"parts": FORMS}
 
     def __init__(self, parts: Sequence[CompressedEmbedding]) -> None:
         super().__init__()
         shapes = {(part.num_embeddings, part.embedding_dim) for part in parts}
         if len(shapes) != 1:
-            raise ValueError(f"the parts of a sum have one shape, got {sorted(shapes) or 'no part'}")
+            raise ValueError(f"the parts of a sum must have one shape, got {sorted(shapes) or 'no part'}")
         ((self.num_embeddings, self.embedding_dim),) = shapes
         self.parts = nn.ModuleList(parts)
 
@@ -49,26 +49,26 @@ class Columns(CompressedEmbedding):
     """Row ``i`` is the parts' rows ``i`` side by side, and zeros up to ``embedding_dim``.
 
     Args:
-        parts: At least one, all of as many rows.
-        embedding_dim: Width; None is that of the parts together.
+        parts: At least one form; all have the same number of rows.
+        embedding_dim: Width; None is the sum of the parts' widths.
 
     Raises:
-        ValueError: If there is no part, their rows differ in number, or they are wider than ``embedding_dim``.
+        ValueError: If there is no part, their numbers of rows differ, or they are wider than ``embedding_dim``.
     """
 
-    stored_dtype = torch.float32  # it has no tensor of its own
+    stored_dtype = torch.float32  # unused: it has no tensor of its own
     fields: ClassVar = {"parts": FORMS, "embedding_dim": COLUMNS}
 
     def __init__(self, parts: Sequence[CompressedEmbedding], embedding_dim: int | None = None) -> None:
         super().__init__()
         counts = {part.num_embeddings for part in parts}
         if len(counts) != 1:
-            raise ValueError(f"the parts of a row have one number of rows, got {sorted(counts) or 'no part'}")
+            raise ValueError(f"the parts of a row must have equally many rows, got {sorted(counts) or 'no part'}")
         (self.num_embeddings,) = counts
         self.widths = [part.embedding_dim for part in parts]
         self.embedding_dim = sum(self.widths) if embedding_dim is None else embedding_dim
         if self.embedding_dim < sum(self.widths):
-            raise ValueError(f"the parts are {sum(self.widths)} wide together, more than {embedding_dim}; allow that")
+            raise ValueError(f"the parts have {sum(self.widths)} columns, more than embedding_dim {embedding_dim}")
         self.parts = nn.ModuleList(parts)
 
     def lookup(self, ids: Tensor) -> Tensor:
@@ -89,5 +89,5 @@ class Columns(CompressedEmbedding):
 
 
 def forms(modules: nn.ModuleList) -> list[CompressedEmbedding]:
-    """The same list, with the type that its makers gave it."""
+    """The same modules with their type, which `nn.ModuleList` does not declare."""
     return [module for module in modules if isinstance(module, CompressedEmbedding)]

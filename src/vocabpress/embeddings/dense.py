@@ -1,4 +1,4 @@
-"""Float rows, as they are: the factor of a low-rank form, and the plain baseline."""
+"""Plain float rows: factors of low-rank forms, and the baseline."""
 
 from typing import Any, ClassVar, Self
 
@@ -14,9 +14,9 @@ class Dense(CompressedEmbedding):
     """Row ``i`` is ``rows[i]``.
 
     Args:
-        num_embeddings: Rows.
-        embedding_dim: Width.
-        dtype: On disk: float32, float16 or bfloat16.
+        num_embeddings: Number of rows.
+        embedding_dim: Number of columns.
+        dtype: Dtype on disk: float32, float16 or bfloat16.
     """
 
     fields: ClassVar = {"num_embeddings": ROWS, "embedding_dim": COLUMNS, "dtype": DTYPE}
@@ -28,7 +28,7 @@ class Dense(CompressedEmbedding):
 
     @classmethod
     def of(cls, rows: Tensor, dtype: torch.dtype = torch.float16) -> Self:
-        """The form that holds ``rows``, shape (num_embeddings, embedding_dim)."""
+        """The form with these rows, shape (num_embeddings, embedding_dim)."""
         form = cls(rows.shape[0], rows.shape[1], dtype).to(rows.device)
         form.rows.data.copy_(rows)
         return form

@@ -1,4 +1,4 @@
-"""What a stored config may say, field by field. Files come from anywhere: all is checked before anything is built."""
+"""Check the fields of a stored config. Files can come from anywhere, so all is checked before anything is built."""
 
 import reprlib
 from collections.abc import Callable, Iterable, Mapping
@@ -7,8 +7,8 @@ from typing import Any
 
 from vocabpress.budget import DTYPES
 
-MAX_ROWS, MAX_COLUMNS = 2**32, 2**24  # of a form; more overflows what sizes are counted in
-MAX_DEPTH = 16  # forms inside forms; the deepest that a method stores has 6
+MAX_ROWS, MAX_COLUMNS = 2**32, 2**24  # of a form; larger sizes would overflow
+MAX_DEPTH = 16  # of forms inside forms; methods store at most 6 levels
 ADVICE = "the file is broken, or made by a newer vocabpress"
 
 
@@ -17,35 +17,35 @@ class Field:
     """One entry of a form's config.
 
     Attributes:
-        says: What it is, for messages: "a number from 1 to 8".
-        allows: Whether a value of JSON is one.
+        description: Allowed values, for messages: "a number from 1 to 8".
+        allows: Whether a JSON value is allowed.
         forms: The configs of forms inside a value.
     """
 
-    says: str
+    description: str
     allows: Callable[[Any], bool]
     forms: Callable[[Any], Iterable[Any]] = lambda value: ()
 
 
 def integer(low: int, high: int) -> Field:
-    """A whole number in a range, both ends in it; ``true`` is none."""
+    """A whole number in a range that includes both ends; ``true`` is not one."""
     return Field(f"a whole number from {low} to {high:,}", lambda value: _is_integer(value, low, high))
 
 
 def one_of(*values: str | None) -> Field:
-    """One of a few words, or null."""
+    """One of these words, or null."""
     words = ", ".join("null" if value is None else value for value in values)
     return Field(f"one of {words}", lambda value: (value is None or isinstance(value, str)) and value in values)
 
 
 def either(*fields: Field) -> Field:
-    """What any of the fields allows."""
-    said = " or ".join(field.says for field in fields)
-    return Field(said, lambda value: any(field.allows(value) for field in fields))
+    """A value that one of the fields allows."""
+    description = " or ".join(field.description for field in fields)
+    return Field(description, lambda value: any(field.allows(value) for field in fields))
 
 
 def rows_of_integers(*ranges: tuple[int, int]) -> Field:
-    """A list of at least one list of whole numbers, each place with its range."""
+    """A non-empty list of lists of whole numbers, with a range for each position."""
 
     def allows(value: Any) -> bool:
         return _is_list(value) and all(
@@ -67,17 +67,16 @@ FORMS = Field("a list of configs of forms", lambda value: _is_list(value), lambd
 
 
 def check_config(config: Any, known: Mapping[str, Mapping[str, Field]], place: str = "form", depth: int = 1) -> None:
-    """See that a config describes a form, and those inside it.
+    """Check that a config describes a form, including the forms inside it.
 
     Args:
-        config: As it was read from JSON.
-        known: Form -> its fields.
-        place: Where it stands, for messages.
-        depth: How deep.
+        config: A config read from JSON.
+        known: Name of a form -> its fields.
+        place: Path of this config, for messages.
+        depth: Depth of this config.
 
     Raises:
-        ValueError: If a form or a field is unknown, a field is missing or is not what it must be, or forms are nested
-            too deep.
+        ValueError: If a form or a field is unknown, a field is missing or invalid, or forms are nested too deep.
     """
     if depth > MAX_DEPTH:
         raise ValueError(f"forms are nested more than {MAX_DEPTH} deep; {ADVICE}")
@@ -93,7 +92,7 @@ def check_config(config: Any, known: Mapping[str, Mapping[str, Field]], place: s
     for name, field in fields.items():
         value = config[name]
         if not field.allows(value):
-            raise ValueError(f"{place}.{name} is {field.says}, got {reprlib.repr(value)}; {ADVICE}")
+            raise ValueError(f"{place}.{name} is {field.description}, got {reprlib.repr(value)}; {ADVICE}")
         for part in field.forms(value):
             check_config(part, known, f"{place}.{name}", depth + 1)
 

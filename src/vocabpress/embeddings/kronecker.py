@@ -9,19 +9,19 @@ from vocabpress.embeddings.fields import FORM, ROWS
 
 
 class Kronecker(CompressedEmbedding):
-    """The table ``left (x) right``: row ``i`` is ``left[i // m] (x) right[i % m]``, m the rows of ``right``.
+    """The table ``left (x) right``: row ``i`` is ``left[i // m] (x) right[i % m]``, where ``right`` has m rows.
 
-    With a right factor of one row, every row of the table is a row of ``left`` times one shared vector: the embedding
-    of KroneckerBERT (Tahaei et al., NAACL 2022, section 3.2). Several terms are a `Sum` of these. Neither way of
-    reading builds the table; both factors are tables in any form.
+    With a right factor of one row, every row of the table is a row of ``left`` times one shared vector. This is the
+    embedding of KroneckerBERT (Tahaei et al., NAACL 2022, section 3.2). Several terms are a `Sum` of these forms.
+    `lookup` and `logits` never build the table. Both factors are tables in any form.
 
     Args:
         left: (m1, n1).
         right: (m2, n2).
-        num_embeddings: V, where it is not m1 * m2: the rows past it do not exist.
+        num_embeddings: Number of rows V, if it is less than m1 * m2; the last rows of the product are then unused.
 
     Raises:
-        ValueError: If the factors have no or too few rows, or a row more than needed.
+        ValueError: If the factors have no rows or too few, or the left one has more than needed.
     """
 
     fields: ClassVar = {"left": FORM, "right": FORM, "num_embeddings": ROWS}
@@ -32,7 +32,7 @@ class Kronecker(CompressedEmbedding):
         super().__init__()
         rows = left.num_embeddings * right.num_embeddings
         if not rows:
-            raise ValueError(f"factors have rows, got {left.num_embeddings} and {right.num_embeddings}")
+            raise ValueError(f"factors need rows, got {left.num_embeddings} and {right.num_embeddings}")
         self.num_embeddings = rows if num_embeddings is None else num_embeddings
         if not rows - right.num_embeddings < self.num_embeddings <= rows:
             raise ValueError(
@@ -40,7 +40,7 @@ class Kronecker(CompressedEmbedding):
                 f"{self.num_embeddings}; the left one needs {-(-self.num_embeddings // right.num_embeddings)}"
             )
         self.embedding_dim = left.embedding_dim * right.embedding_dim
-        self.stored_dtype = left.stored_dtype  # it has no tensor of its own
+        self.stored_dtype = left.stored_dtype  # unused: it has no tensor of its own
         self.left, self.right = left, right
 
     def lookup(self, ids: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ class Kronecker(CompressedEmbedding):
     def logits(self, hidden: Tensor) -> Tensor:
         left, right = self.left, self.right
         square = hidden.unflatten(-1, (left.embedding_dim, right.embedding_dim))
-        # Both orders give the same; the cheaper one is known from the shapes (paper, equation 5).
+        # Both orders give the same result, and the shapes decide which is cheaper (paper, equation 5).
         right_first = right.num_embeddings * left.embedding_dim * (right.embedding_dim + left.num_embeddings)
         left_first = left.num_embeddings * right.embedding_dim * (left.embedding_dim + right.num_embeddings)
         if right_first <= left_first:

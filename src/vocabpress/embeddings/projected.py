@@ -1,4 +1,4 @@
-"""Rows of a small table through a linear map: low rank, a decoder, one layer of an MLP."""
+"""Rows of a small table times a matrix: low rank, a decoder, or one layer of an MLP."""
 
 from typing import Any, ClassVar, Literal, Self
 
@@ -16,16 +16,16 @@ Activation = Literal["elu", "tanh", "relu"]
 class Projected(CompressedEmbedding):
     """Row ``i`` is ``activation(inner[i] @ basis + bias)``.
 
-    The basis is a table too, (inner.embedding_dim, embedding_dim), in any form: a float16 or an 8-bit decoder is
-    ``Dense`` or ``Scalar``. An MLP is a ``Projected`` in a ``Projected``; where the outermost has no activation,
+    The basis is also a table in any form, (inner.embedding_dim, embedding_dim): ``Dense`` for a decoder in float16,
+    ``Scalar`` for one in 8 bits. An MLP is a ``Projected`` in a ``Projected``. Without an activation on the outermost,
     ``logits`` never builds the table.
 
     Args:
         inner: (num_embeddings, rank).
         basis: (rank, embedding_dim).
-        bias: Whether a row of embedding_dim values is added.
-        activation: Applied to each entry at the end, or None.
-        dtype: Of the bias on disk.
+        bias: Whether to add a bias, (embedding_dim).
+        activation: Function applied to each entry at the end, or None.
+        dtype: Dtype of the bias on disk.
 
     Raises:
         ValueError: If the shapes do not chain or the activation is unknown.
@@ -56,7 +56,7 @@ class Projected(CompressedEmbedding):
             raise ValueError(f"unknown activation {activation!r}; choose from {list(ACTIVATIONS)} or none")
         self.num_embeddings, self.embedding_dim = inner.num_embeddings, basis.embedding_dim
         self.stored_dtype, self.activation = dtype, activation
-        # The order of registration matters: a model's dtype is read off its first parameter.
+        # The order of registration matters: a model's dtype is that of its first parameter.
         self.bias = nn.Parameter(torch.zeros(basis.embedding_dim)) if bias else None
         self.basis, self.inner = basis, inner
 
@@ -69,7 +69,7 @@ class Projected(CompressedEmbedding):
         activation: Activation | None = None,
         dtype: torch.dtype = torch.float16,
     ) -> Self:
-        """The form with this bias, shape (embedding_dim), or none."""
+        """The form with this bias, shape (embedding_dim), or without bias."""
         form = cls(inner, basis, bias is not None, activation, dtype).to(basis.device)
         if form.bias is not None and bias is not None:
             form.bias.data.copy_(bias)

@@ -1,4 +1,4 @@
-"""`Rows`, the combinator of blocks of tokens: each block has a form of its own."""
+"""`Rows`: a table divided into blocks of tokens, each with a form of its own."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
@@ -11,24 +11,24 @@ from vocabpress.embeddings.combine import forms
 from vocabpress.embeddings.fields import BOOLEAN, FORMS
 from vocabpress.packing import pack, packed_bytes, unpack
 
-CHUNK = 128  # tokens that a map is read from, to find one: a multiple of 8, so that chunks begin with a byte
+CHUNK = 128  # tokens of a map that are read to find one token; a multiple of 8, so that chunks begin with a byte
 
 
 class Rows(CompressedEmbedding):
     """Blocks of tokens, each stored in a form of its own.
 
-    A token's row in its block is its rank among the block's tokens by id, so a map from token to block is all that is
-    stored: ``ceil(log2(blocks))`` bits a token, and nothing where the blocks lie one after another in id order.
+    A token's row in its block is its rank among the block's tokens by id. So only a map from token to block is stored,
+    ``ceil(log2(blocks))`` bits per token, and no map if the blocks follow one another in the order of ids.
 
     Args:
-        blocks: At least one, all of one width.
-        mapped: Whether a map from token to block is stored; without it block 0 holds the first ids, and so on.
+        blocks: At least one form; all have the same width.
+        mapped: Whether a map from token to block is stored. Without it block 0 has the first ids, and so on.
 
     Raises:
         ValueError: If there is no block, or the widths differ.
     """
 
-    stored_dtype = torch.float32
+    stored_dtype = torch.float32  # unused: it has no continuous tensor of its own
     block_of: Tensor | None
     fields: ClassVar = {"blocks": FORMS, "mapped": BOOLEAN}
 
@@ -36,21 +36,21 @@ class Rows(CompressedEmbedding):
         super().__init__()
         widths = {block.embedding_dim for block in blocks}
         if len(widths) != 1:
-            raise ValueError(f"the blocks of a table have one width, got {sorted(widths) or 'no block'}")
+            raise ValueError(f"the blocks of a table must have one width, got {sorted(widths) or 'no block'}")
         (self.embedding_dim,) = widths
         self.num_embeddings = sum(block.num_embeddings for block in blocks)
         self.blocks = nn.ModuleList(blocks)
-        # One row a token would waste up to 7 bits each: the whole map is one packed row.
+        # The whole map is packed as one row: a packed row per token would waste up to 7 bits each.
         self.map_bits = max(1, (len(blocks) - 1).bit_length())
         length = packed_bytes(self.num_embeddings, self.map_bits)
         self.register_buffer("block_of", torch.zeros(length, dtype=torch.uint8) if mapped else None)
 
     @classmethod
     def of(cls, blocks: Sequence[CompressedEmbedding], block_of: Tensor) -> Self:
-        """The form in which token ``i`` lies in block ``block_of[i]``, shape (num_embeddings).
+        """The form in which token ``i`` is in block ``block_of[i]``, shape (num_embeddings).
 
         Raises:
-            ValueError: If a block does not have as many rows as the map gives it.
+            ValueError: If a block does not have as many rows as the map gives it tokens.
         """
         counts = torch.bincount(block_of, minlength=len(blocks)).tolist()
         if counts != [block.num_embeddings for block in blocks]:
@@ -68,46 +68,46 @@ class Rows(CompressedEmbedding):
             self.check_map(self.block_of, f"{name}.block_of".lstrip("."))
 
     def check_map(self, block_of: Tensor, place: str) -> None:
-        """See that a map gives each block as many tokens as it has rows: ranks are then rows.
+        """Check that a map gives each block as many tokens as it has rows, so that all ranks are valid rows.
 
         Args:
-            block_of: Packed, as stored.
-            place: Where it is, for the message.
+            block_of: The packed map, as stored.
+            place: Name of the tensor, for the message.
 
         Raises:
-            ValueError: If not.
+            ValueError: If it does not.
         """
         sizes = [block.num_embeddings for block in forms(self.blocks)]
         counts = torch.zeros(1 << self.map_bits, dtype=torch.int64, device=block_of.device)
-        left = self.num_embeddings
-        for piece in block_of.split(ROWS_PER_CHUNK * self.map_bits):  # no code lies in two pieces
-            count = min(left, 8 * ROWS_PER_CHUNK)
+        remaining = self.num_embeddings
+        for piece in block_of.split(ROWS_PER_CHUNK * self.map_bits):  # no code crosses the end of a piece
+            count = min(remaining, 8 * ROWS_PER_CHUNK)
             counts += torch.bincount(unpack(piece, self.map_bits, count), minlength=len(counts))
-            left -= count
+            remaining -= count
         if counts.tolist() != sizes + [0] * (len(counts) - len(sizes)):
             raise ValueError(f"{place} does not give the blocks their {sizes} tokens; the file is broken")
 
     def _starts(self) -> Tensor:
-        """The first row of each block, the blocks laid end to end; shape (blocks)."""
+        """The first row of each block in the concatenation of all blocks; shape (blocks)."""
         sizes = torch.tensor([block.num_embeddings for block in forms(self.blocks)], device=self.device)
         return sizes.cumsum(0) - sizes
 
     def _mapped_place(self, block_of: Tensor) -> tuple[Tensor, Tensor]:
-        """For every token its block, and its row among the blocks laid end to end; both (num_embeddings)."""
+        """The block of every token, and its row in the concatenation of all blocks; both (num_embeddings)."""
         block = unpack(block_of, self.map_bits, self.num_embeddings).to(torch.int64)
         members = block == torch.arange(len(self.blocks), device=block.device)[:, None]
         counts = members.cumsum(1, dtype=torch.int32).gather(0, block[None])[0]
         return block, self._starts()[block] + counts - 1
 
     def counted(self, block_of: Tensor) -> Tensor:
-        """How many tokens of each block come before every `CHUNK`-th token, (chunks, blocks)."""
+        """The number of tokens of each block before every `CHUNK`-th token, (chunks, blocks)."""
         block = unpack(block_of, self.map_bits, self.num_embeddings)
         block = nn.functional.pad(block, (0, -len(block) % CHUNK), value=255).view(-1, CHUNK)
         counts = torch.stack([(block == index).sum(1, dtype=torch.int32) for index in range(len(self.blocks))], 1)
         return counts.cumsum(0, dtype=torch.int32) - counts
 
-    def _few_mapped_places(self, ids: Tensor, block_of: Tensor) -> tuple[Tensor, Tensor]:
-        """As `_mapped_place` of these tokens, (n) and (n): each reads the map from the last counted token on."""
+    def _mapped_place_of(self, ids: Tensor, block_of: Tensor) -> tuple[Tensor, Tensor]:
+        """`_mapped_place` of these tokens, (n) and (n), reading one chunk of the map for each."""
         chunk, inside = ids // CHUNK, ids % CHUNK
         length = CHUNK * self.map_bits // 8
         places = chunk[:, None] * length + torch.arange(length, device=ids.device)
@@ -125,7 +125,7 @@ class Rows(CompressedEmbedding):
         elif torch.compiler.is_compiling() or ids.is_meta or ids.numel() * CHUNK > 4 * self.num_embeddings:
             block, place = (of_token[ids] for of_token in self._mapped_place(self.block_of))
         else:
-            found = self._few_mapped_places(ids.flatten(), self.block_of)
+            found = self._mapped_place_of(ids.flatten(), self.block_of)
             block, place = (of_id.view(ids.shape) for of_id in found)
         return block, place - starts[block]
 
@@ -140,11 +140,11 @@ class Rows(CompressedEmbedding):
         return read[order.argsort()].view(*ids.shape, self.embedding_dim)
 
     def _pick(self, block: Tensor, row: Tensor) -> Tensor:
-        """Every block reads every id, and `where` picks: no shape depends on data, so the graph compiles and exports.
+        """Read every id from every block, and select by `where`. No shape depends on data, so it compiles and exports.
 
         Args:
-            block: Of each id.
-            row: In that block, the same shape.
+            block: Block of each id.
+            row: Row in that block, the same shape.
         """
         first, *others = forms(self.blocks)
         result = first.lookup(torch.where(block == 0, row, 0))

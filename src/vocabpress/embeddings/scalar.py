@@ -1,4 +1,4 @@
-"""n-bit integers with scales; at one bit, the hash code of a binary autoencoder."""
+"""Entries as n-bit integers with scales; with one bit, the hash codes of a binary autoencoder."""
 
 from typing import Any, ClassVar, Literal, Self
 
@@ -16,20 +16,20 @@ ScaleAxis = Literal["none", "row", "column", "group"]
 class Scalar(CompressedEmbedding):
     """Entry (i, j) is ``level(i, j) * scale``; a code ``c`` of n bits has the level ``2 c / (2**n - 1) - 1``.
 
-    The 2**n levels are spread evenly from -1 to +1: symmetric at every width, and -1, +1 at one bit, so a hash code is
-    this form with 1 bit and no scales. A scale is thus the largest entry that can be told, at any width.
+    The 2**n levels are evenly spaced from -1 to +1, so a scale is the largest entry that can be represented, with any
+    number of bits. With one bit the levels are -1 and +1: a hash code is this form with 1 bit and no scales.
 
     Args:
-        num_embeddings: Rows.
-        embedding_dim: Width.
-        bits: Of one code, 1 to 8.
-        scale_axis: ``"row"``: a scale a row; ``"column"``: a scale a column; ``"group"``: a scale for each
-            ``group_size`` neighbours of a row; ``"none"``: all scales are 1.
-        group_size: For ``"group"``; the last group may be shorter.
-        dtype: Of the scales on disk.
+        num_embeddings: Number of rows.
+        embedding_dim: Number of columns.
+        bits: Bits per code, 1 to 8.
+        scale_axis: ``"row"``: one scale per row; ``"column"``: one per column; ``"group"``: one per ``group_size``
+            neighbours in a row; ``"none"``: all scales are 1.
+        group_size: Size of a group for ``"group"``; the last group may be shorter.
+        dtype: Dtype of the scales on disk.
 
     Raises:
-        ValueError: If bits, axis or group size is none of these.
+        ValueError: If bits, axis or group size is invalid.
     """
 
     codes: Tensor
@@ -54,7 +54,7 @@ class Scalar(CompressedEmbedding):
     ) -> None:
         super().__init__()
         if (scale_axis == "group") != (group_size is not None) or (group_size is not None and group_size < 1):
-            raise ValueError(f"scale_axis 'group', and no other, needs group_size >= 1; got {scale_axis}, {group_size}")
+            raise ValueError(f"only scale_axis 'group' takes a group_size, at least 1; got {scale_axis}, {group_size}")
         self.num_embeddings, self.embedding_dim, self.stored_dtype = num_embeddings, embedding_dim, dtype
         self.bits, self.scale_axis, self.group_size = bits, scale_axis, group_size
         shapes = {
@@ -71,7 +71,7 @@ class Scalar(CompressedEmbedding):
 
     @classmethod
     def of(cls, codes: Tensor, scales: Tensor | None, bits: int, scale_axis: ScaleAxis, **options: Any) -> Self:
-        """The form that holds these codes, shape (num_embeddings, embedding_dim), and scales."""
+        """The form with these codes, shape (num_embeddings, embedding_dim), and scales."""
         form = cls(codes.shape[0], codes.shape[1], bits, scale_axis, **options).to(codes.device)
         form.codes.copy_(pack(codes, bits))
         if form.scales is not None and scales is not None:

@@ -1,7 +1,7 @@
-"""Rows as streams of bits that a sliding window reads: trellis-coded quantisation at a fixed rate.
+"""Rows as streams of bits read through a sliding window: trellis-coded quantisation at a fixed rate.
 
-Trellis-coded quantisation is Marcellin and Fischer's (1990); the bit-shift trellis, whose state is the last bits of the
-stream itself, and words that are computed instead of stored are those of QTIP (Tseng et al., NeurIPS 2024, section 3).
+Trellis-coded quantisation is from Marcellin and Fischer (1990). From QTIP (Tseng et al., NeurIPS 2024, section 3) are
+the bit-shift trellis, whose state is the last bits of the stream, and words that are computed instead of stored.
 """
 
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ from vocabpress.embeddings.base import Build, CompressedEmbedding
 from vocabpress.embeddings.fields import DTYPE, MAX_COLUMNS, ROWS, integer, rows_of_integers
 from vocabpress.packing import MAX_BITS, pack, packed_bytes
 
-MIN_MEMORY, MAX_MEMORY = 8, 16  # a window lies in three bytes
-MAX_WIDTH = 16  # of the words, of which lookups hold a table
+MIN_MEMORY, MAX_MEMORY = 8, 16  # bits; a window then fits into three bytes
+MAX_WIDTH = 16  # of the words; lookups have a table of all of them in memory
 MULTIPLIER, INCREMENT = 34038481, 76625530  # of the linear congruential generator, mod 2**32
 
 
 class Run(NamedTuple):
-    """Neighbouring columns that are coded alike: ``bits`` new bits for each ``width`` of them; no bits, no value."""
+    """Neighbouring columns with the same rate: ``bits`` new bits for each ``width`` of them; 0 bits means zeros."""
 
     columns: int
     bits: int
@@ -31,9 +31,9 @@ class Run(NamedTuple):
 
 
 def words(states: Tensor, width: int, dtype: torch.dtype | None = None) -> Tensor:
-    """The ``width`` values that a state stands for, near to standard normal; shape (*states.shape, width).
+    """The ``width`` values of each state, approximately standard normal; shape (*states.shape, width).
 
-    A number mod 2**32 from a congruential generator, its four bytes added up: three integer operations, no table.
+    A linear congruential generator gives a number mod 2**32, and its four bytes are added up. This needs no table.
     """
     numbers = states[..., None] * width + torch.arange(width, device=states.device)
     mixed = (numbers * MULTIPLIER + INCREMENT) & 0xFFFFFFFF
@@ -42,9 +42,9 @@ def words(states: Tensor, width: int, dtype: torch.dtype | None = None) -> Tenso
 
 
 def all_words(memory: int, width: int, like: Tensor) -> Tensor:
-    """The words of every state, (2**memory, width): fewer than those of a thousand rows, and read faster than made.
+    """The words of all states, (2**memory, width), in the dtype and on the device of ``like``; cached.
 
-    They are kept for the next call, in the dtype and where ``like`` is.
+    There are fewer of them than in a thousand rows, and reading them is faster than computing them.
     """
     make = _all_words.__wrapped__ if torch.compiler.is_compiling() or like.is_meta else _all_words
     return make(memory, width, like.dtype, like.device)
@@ -52,7 +52,7 @@ def all_words(memory: int, width: int, like: Tensor) -> Tensor:
 
 @lru_cache(maxsize=32)
 def _all_words(memory: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # an inference tensor would be of no use to training
+    with torch.inference_mode(False):  # training could not use a cached inference tensor
         exact = torch.promote_types(dtype, torch.float32)
         return words(torch.arange(2**memory, device=device), width, exact).to(dtype)
 
@@ -60,19 +60,19 @@ def _all_words(memory: int, width: int, dtype: torch.dtype, device: torch.device
 class Trellis(CompressedEmbedding):
     """Entry (i, j) is a word of the state at column j, times the scale of its run.
 
-    A row is a stream of bits closed to a ring. Each step appends the bits of its run; the ``memory`` bits that end
-    there, the first of them the lowest, are the state, and :func:`words` says what it stands for. So a column costs a
-    fraction of a bit, one bit, or several, and yet each value depends on the bits of the ones before it, which is what
-    brings codes of one bit near to the rate-distortion bound. Every row takes the same whole number of bytes.
+    A row is a stream of bits whose end is joined to its beginning. Each step appends the bits of its run. The last
+    ``memory`` bits, the first of them the lowest, are the state, and :func:`words` gives its values. A column costs a
+    fraction of a bit, one bit, or several, but its value also depends on the bits of the columns before it. This is why
+    codes of one bit come close to the rate-distortion bound. Every row has the same whole number of bytes.
 
     Args:
-        num_embeddings: Rows.
-        runs: Columns from left to right; ``columns`` must be a multiple of ``width``.
+        num_embeddings: Number of rows.
+        runs: Runs of columns from left to right; ``columns`` must be a multiple of ``width``.
         memory: Bits of a state.
-        dtype: Of the scales on disk.
+        dtype: Dtype of the scales on disk.
 
     Raises:
-        ValueError: If a run can't be, the memory is out of range, or a row has fewer bits than the memory.
+        ValueError: If a run is invalid, the memory is out of range, or a row has fewer bits than the memory.
     """
 
     codes: Tensor
@@ -107,7 +107,7 @@ class Trellis(CompressedEmbedding):
 
     @classmethod
     def of(cls, streams: Tensor, scales: Tensor, runs: Sequence[Run], memory: int) -> Self:
-        """The form that holds these streams of bits, shape (num_embeddings, row_bits), and scales, shape (runs)."""
+        """The form with these streams of bits, shape (num_embeddings, row_bits), and scales, shape (runs)."""
         form = cls(len(streams), runs, memory).to(streams.device)
         form.codes.copy_(pack(streams, 1))
         form.scales.data.copy_(scales)
@@ -117,7 +117,7 @@ class Trellis(CompressedEmbedding):
         """The state at each step, int32, shape (*ids.shape, steps)."""
         streams = nn.functional.pad(self.codes[ids], (0, 3)).to(torch.int32)
         ends = torch.tensor(step_ends(self.runs), device=streams.device, dtype=torch.int32)
-        # The last bits of the ring come before its first; `inside` bits of a window are past its beginning.
+        # Windows near the beginning start in the last bits of the stream; `inside` of their bits are after the seam.
         inside = ends.clamp(max=self.memory)
         last = torch.tensor([self.row_bits - self.memory], device=streams.device, dtype=torch.int32)
         before, own = (_window(streams, start, self.memory) for start in (last, ends - inside))
@@ -154,13 +154,13 @@ class Trellis(CompressedEmbedding):
 
 
 def step_ends(runs: Sequence[Run]) -> list[int]:
-    """Bits of the stream up to and with each step."""
+    """Bits of the stream up to the end of each step."""
     bits = [run.bits for run in runs if run.bits for _ in range(run.columns // run.width)]
-    return list(accumulate(bits))  # numbers, not a tensor, which an export would take apart
+    return list(accumulate(bits))  # not a tensor, which an export would trace
 
 
 def _window(streams: Tensor, starts: Tensor, size: int) -> Tensor:
-    """``size`` bits of each stream from each start on, the first the lowest; (*n, bytes) and (s) give (*n, s)."""
+    """``size`` bits of each stream from each start, the first the lowest; (*n, bytes) and (s) give (*n, s)."""
     first = (starts >> 3).long()
     value = streams[..., first] | streams[..., first + 1] << 8 | streams[..., first + 2] << 16
     return value >> (starts & 7) & ((1 << size) - 1)

@@ -1,4 +1,4 @@
-"""Out of Python: a checkpoint as an ONNX file, its tables still compressed."""
+"""Export a checkpoint as an ONNX file, with its tables still compressed."""
 
 from vocabpress.export.run import ExportReport, export
 

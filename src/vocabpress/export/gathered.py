@@ -1,12 +1,11 @@
-"""Uniform codes read by onnxruntime's own operator, ``GatherBlockQuantized``: gather and decode in one.
+"""Read uniform codes by onnxruntime's operator ``GatherBlockQuantized``, which gathers and decodes in one step.
 
-It gives ``step * (code - 2**(bits - 1))``. The levels of :class:`Scalar` lie symmetrically around zero, so theirs is
-``step * (code - (2**bits - 1) / 2)`` with ``step = 2 * scale / (2**bits - 1)``: a zero point between two integers. Half
-a step is what the two differ by, the same in a whole block, and it is added afterwards. That is exact but for the
-rounding of float32.
+The operator computes ``step * (code - 2**(bits - 1))``. The levels of :class:`Scalar` are symmetric around zero:
+``step * (code - (2**bits - 1) / 2)`` with ``step = 2 * scale / (2**bits - 1)``. The difference is half a step, the same
+for all entries of a block, and it is added afterwards. The result is exact except for float32 rounding.
 
-Only rows that tokens pick are read so. Where all are needed, in heads and bases, standard operators decode them: a
-runtime does those once, when it loads the file, and this one at every run.
+Only lookups use the operator. Heads and bases need all rows, and use standard operators: a runtime evaluates those once
+when it loads the file, but this operator in every run.
 """
 
 import torch
@@ -18,12 +17,12 @@ from vocabpress.hf.modules import CompressedLinear, TokenEmbedding
 from vocabpress.packing import unpack
 
 OPERATOR = f"{RUNTIME_DOMAIN}::GatherBlockQuantized"
-BITS = (4, 8)
+GATHER_BITS = (4, 8)
 SMALLEST_BLOCK = 16
 
 
 def gather_uniform(model: nn.Module) -> None:
-    """Let the runtime's operator read each table of uniform codes that it can, in place."""
+    """Make each table of uniform codes use the runtime's operator, in place, if the operator supports it."""
     gathered: dict[CompressedEmbedding, GatheredScalar] = {}
 
     def swapped(form: CompressedEmbedding) -> CompressedEmbedding:
@@ -32,7 +31,7 @@ def gather_uniform(model: nn.Module) -> None:
         return gathered.get(form, form)
 
     for module in list(model.modules()):
-        if isinstance(module, TokenEmbedding | CompressedLinear):  # which may refer to a table that another owns
+        if isinstance(module, TokenEmbedding | CompressedLinear):  # may refer to a table of another module
             module.read(swapped(module.table))
         else:
             for name, child in list(module.named_children()):
@@ -44,10 +43,10 @@ class GatheredScalar(Scalar):
     """A :class:`Scalar` whose rows an ONNX graph reads by one operator of the runtime.
 
     Args:
-        form: A form of 4 or 8 bits with a scale for each row, or for 16, 32, 64, … neighbours.
+        form: A form of 4 or 8 bits, with one scale per row, or per group whose size is a power of two, at least 16.
 
     Raises:
-        ValueError: If it is another.
+        ValueError: If the operator does not support the form.
     """
 
     scales: nn.Parameter
@@ -60,13 +59,13 @@ class GatheredScalar(Scalar):
         self.codes, self.scales, self.block_size = form.codes, form.scales, size
 
     def lookup(self, ids: Tensor) -> Tensor:
-        half = self.scales[ids] / (2**self.bits - 1)  # of a step, for each block
+        half = self.scales[ids] / (2**self.bits - 1)  # half a step, for each block
         if self.group_size is not None:
             half = half.repeat_interleave(self.group_size, dim=-1)[..., : self.embedding_dim]
         return self._gathered(ids, half) + half
 
     def _gathered(self, ids: Tensor, half: Tensor) -> Tensor:
-        """What the operator gives; outside an export, in torch."""
+        """The result of the operator; computed by torch outside an export."""
         if torch.onnx.is_in_onnx_export():
             return torch.onnx.ops.symbolic(
                 OPERATOR,
@@ -87,10 +86,10 @@ class GatheredScalar(Scalar):
 
 
 def _block_size(form: Scalar) -> int | None:
-    """Entries that share a scale as the operator counts them; None where it can't."""
-    if form.bits not in BITS or form.embedding_dim * form.bits % 8:
+    """The operator's block size, the entries that share a scale; None if it does not support the form."""
+    if form.bits not in GATHER_BITS or form.embedding_dim * form.bits % 8:
         return None
-    if form.scale_axis == "row":  # one block that is at least as long
+    if form.scale_axis == "row":  # one block that is at least as long as the row
         return max(SMALLEST_BLOCK, 1 << (form.embedding_dim - 1).bit_length())
     size = form.group_size or 0
     return size if size >= SMALLEST_BLOCK and size & (size - 1) == 0 else None

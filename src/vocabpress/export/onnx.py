@@ -1,7 +1,7 @@
-"""A module as an ONNX graph: packed codes stay uint8 initialisers, and standard operators decode them.
+"""Export a module as an ONNX graph: packed codes become uint8 initialisers, decoded by standard operators.
 
-Nothing here knows of a form: each reads itself in plain torch, which `torch.onnx` traces. What it lacks are shifts of
-integers, which ONNX has for unsigned ones alone.
+This module is independent of the forms: each reads itself in plain torch, which `torch.onnx` traces. Only shifts of
+signed integers are translated here, because ONNX has shifts only for unsigned ones.
 """
 
 import warnings
@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-OPSET = 18  # BitwiseAnd and BitwiseOr came with it
-UINT64 = 13  # ONNX's number for the type
+OPSET = 18  # the first with BitwiseAnd and BitwiseOr
+UINT64 = 13  # ONNX's code of the dtype
 RUNTIME_DOMAIN = "com.microsoft"
 
 
@@ -25,13 +25,13 @@ def to_onnx(
 
     Args:
         module: Its ``forward(*tensors)`` takes the inputs in their order and returns one tensor.
-        inputs: Name -> example, with at least two along each dynamic axis.
+        inputs: Name -> example, with a size of at least 2 along each dynamic axis.
         output: Name of the result.
-        dynamic: Name of an input -> names of its free axes, the first ones.
-        path: The file.
+        dynamic: Name of an input -> names of its first axes, whose sizes are free.
+        path: Path of the file.
 
     Returns:
-        How many of its nodes are not ONNX's but onnxruntime's own.
+        Number of nodes with onnxruntime's own operators.
 
     Raises:
         ValueError: If the packages are missing, or an operator has no ONNX counterpart.
@@ -58,7 +58,7 @@ def to_onnx(
     axes = {name: torch.export.Dim(name) for names in dynamic.values() for name in names}
     shapes = tuple({place: axes[name] for place, name in enumerate(dynamic[each])} for each in inputs)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter's own making
+        warnings.simplefilter("ignore")  # the exporter warns about its own code
         try:
             program: Any = torch.onnx.export(
                 module,
@@ -75,13 +75,13 @@ def to_onnx(
             reason = str(error.__cause__ or error).strip().splitlines()[0]
             raise ValueError(f"torch can't export this model to ONNX: {reason}") from None
     graph = program.model_proto
-    _forget_origins(graph)
+    _remove_origins(graph)
     onnx.save(graph, path)
     return sum(node.domain == RUNTIME_DOMAIN for node in graph.graph.node)
 
 
-def _forget_origins(model: Any) -> None:
-    """Drop the lines of Python that every node comes from: megabytes of text, and paths of this machine."""
+def _remove_origins(model: Any) -> None:
+    """Remove the Python stack of every node, megabytes of text with paths of this machine."""
     for node in [*model.graph.node, *(node for function in model.functions for node in function.node)]:
         del node.metadata_props[:]
         node.doc_string = ""
@@ -89,40 +89,40 @@ def _forget_origins(model: Any) -> None:
         part.doc_string = ""
         if hasattr(part, "metadata_props"):
             del part.metadata_props[:]
-    del model.graph.value_info[:]  # shapes inside; runtimes infer them
+    del model.graph.value_info[:]  # shapes of inner values, which runtimes infer
 
 
 def open_onnx(path: Path) -> Any:
     """A session of onnxruntime, on the CPU.
 
     Raises:
-        ValueError: If it is missing, or refuses the file.
+        ValueError: If onnxruntime is missing, or can't run the file.
     """
     try:
         import onnxruntime
     except ImportError:
         raise ValueError("running an ONNX file needs onnxruntime; pip install 'vocabpress[onnx]'") from None
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors alone
-    with _runtime_errors():
+    options.log_severity_level = 3  # only errors
+    with _onnxruntime_errors():
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def run_onnx(path: Path, feeds: Sequence[dict[str, Tensor]]) -> list[Tensor]:
-    """What onnxruntime gives for each of the inputs.
+    """Run a file in onnxruntime on each of the inputs.
 
     Raises:
-        ValueError: If it is missing, or refuses the file.
+        ValueError: If onnxruntime is missing, or can't run the file.
     """
     session = open_onnx(path)
-    with _runtime_errors():
+    with _onnxruntime_errors():
         found = [session.run(None, {name: each.numpy() for name, each in feed.items()})[0] for feed in feeds]
     return [torch.from_numpy(each) for each in found]
 
 
 @contextmanager
-def _runtime_errors() -> Iterator[None]:
+def _onnxruntime_errors() -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # onnxruntime has a class of its own for each kind of refusal
-        raise ValueError(f"onnxruntime does not run the file: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # onnxruntime has a class for each kind of error
+        raise ValueError(f"onnxruntime can't run the file: {str(error).splitlines()[0]}") from None

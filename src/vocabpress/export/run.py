@@ -1,4 +1,4 @@
-"""A checkpoint as a folder that ONNX runtimes and transformers.js read."""
+"""Export a checkpoint to a folder for ONNX runtimes and transformers.js."""
 
 import inspect
 import json
@@ -25,10 +25,10 @@ from vocabpress.texts import read_lines, sources
 
 FORMATS = ("onnx",)
 OPERATORS = ("onnxruntime", "standard")
-PLACE = "onnx/model.onnx"  # where transformers.js and sentence-transformers look
-LINES = 32  # of text, on which the file is checked
-TOLERANCE = 1e-3  # of the largest value
-CHECKED_SENTENCES: list[str] = [
+ONNX_FILE = "onnx/model.onnx"  # the path that transformers.js and sentence-transformers expect
+CHECK_LINES = 32  # lines of text on which the file is checked
+TOLERANCE = 1e-3  # as a fraction of the largest value
+DEFAULT_SENTENCES: list[str] = [
     "The quick brown fox jumps over the lazy dog.",
     "In 1872, she sold 1,204 copies of her book on the birds of Peru!",
     "Why?",
@@ -37,20 +37,20 @@ CHECKED_SENTENCES: list[str] = [
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written. Sizes are bytes of files.
+    """The result of an export. Sizes are bytes of files.
 
     Attributes:
         source_name: Name of the model.
-        output: The folder written.
+        output: The output folder.
         architecture: Class of the model.
         result: Name of the graph's output.
-        onnx_bytes: Size of the graph, weights included.
-        checkpoint_bytes: Size of the files of weights that it was made from.
-        largest_difference: Between the outputs of onnxruntime and torch for the text.
-        largest_value: In the output of torch.
-        runtime_nodes: Nodes of the graph that are onnxruntime's own; without any, it is standard ONNX.
-        sequences: Texts that the two were compared on.
-        seconds: Wall time.
+        onnx_bytes: Bytes of the graph, including weights.
+        checkpoint_bytes: Bytes of the checkpoint's weight files.
+        largest_difference: Largest difference between the outputs of onnxruntime and torch on the text.
+        largest_value: Largest absolute value in the output of torch.
+        runtime_nodes: Nodes with onnxruntime's own operators; with 0 the file is standard ONNX.
+        sequences: Number of sequences on which the two were compared.
+        seconds: Total time.
     """
 
     source_name: str
@@ -75,12 +75,10 @@ class _Graph(nn.Module):
 
     def forward(self, *tensors: Tensor) -> Tensor:
         """The named output for these inputs."""
-        return self.model(**dict(zip(self.names, tensors, strict=True)), **self.quietly())[self.result]
-
-    def quietly(self) -> dict[str, Any]:
-        """No cache of keys and values: a graph has no memory."""
-        known = inspect.signature(self.model.forward).parameters
-        return {"use_cache": False} if "use_cache" in known else {}
+        # A graph has no state, so there is no cache of keys and values.
+        has_cache = "use_cache" in inspect.signature(self.model.forward).parameters
+        options = {"use_cache": False} if has_cache else {}
+        return self.model(**dict(zip(self.names, tensors, strict=True)), **options)[self.result]
 
 
 def export(
@@ -92,24 +90,23 @@ def export(
     operators: str = "onnxruntime",
     progress: bool = False,
 ) -> ExportReport:
-    """Write a checkpoint, compressed or not, as an ONNX graph with its tokenizer beside it.
+    """Write a checkpoint, compressed or not, as an ONNX graph, with its config and tokenizer.
 
-    The graph holds the tables as they are stored, and decodes the rows that it needs. It takes what the tokenizer
-    gives, any number of sequences of any length, and returns ``last_hidden_state``, or ``logits`` where the model has a
-    head. Before anything is written it is run on text, and compared with torch.
+    The graph contains the tables as stored, and decodes the rows that it needs. Its inputs are the outputs of the
+    tokenizer, any number of sequences of any length. It returns ``logits`` if the model has a head, otherwise
+    ``last_hidden_state``. Before the folder appears, the graph is run on text and compared with torch.
 
     Args:
         model: A hub id, or a folder.
-        output: A folder that does not exist yet, or is empty: ``onnx/model.onnx``, config and tokenizer, as
-            transformers.js reads them.
+        output: A new or empty folder for ``onnx/model.onnx``, config and tokenizer, the layout of transformers.js.
         to: ``"onnx"``.
-        text: UTF-8 text files to check it on; a few sentences without.
-        operators: ``"onnxruntime"``: tables of uniform codes are read by the runtime's own ``GatherBlockQuantized``
-            where it fits; ``"standard"``: operators of ONNX alone, for other runtimes.
+        text: UTF-8 text files for the check; by default some built-in sentences.
+        operators: ``"onnxruntime"`` reads tables of uniform codes by the runtime's own ``GatherBlockQuantized`` where
+            it can; ``"standard"`` uses only operators of ONNX, for other runtimes.
         progress: Whether to draw progress bars on stderr.
 
     Raises:
-        ValueError: With one line that says what was wrong and what to try; nothing was written then.
+        ValueError: If an argument is invalid or the model can't be exported. Nothing is written then.
     """
     start = time.perf_counter()
     if to not in FORMATS:
@@ -125,7 +122,7 @@ def export(
         )
     if loaded.config.is_encoder_decoder:
         raise ValueError(f"{type(loaded).__name__} is an encoder with a decoder, which can't be exported yet")
-    lines = list(islice(read_lines(text, progress), LINES)) if text else CHECKED_SENTENCES
+    lines = list(islice(read_lines(text, progress), CHECK_LINES)) if text else DEFAULT_SENTENCES
     known = inspect.signature(loaded.forward).parameters
     limit = min(getattr(loaded.config.get_text_config(), "max_position_embeddings", 512), 512)
     feeds = [_inputs(tokenizer, part, known, limit) for part in (lines, lines[:1])]
@@ -133,19 +130,19 @@ def export(
         result = "logits" if "logits" in loaded(**feeds[0]) else "last_hidden_state"
         graph = _Graph(loaded.requires_grad_(False), list(feeds[0]), result).eval()
         expected = [graph(*feed.values()) for feed in feeds]
-    if operators == "onnxruntime" and hasattr(torch.onnx, "ops"):  # torch 2.8; before, it can't name such operators
+    if operators == "onnxruntime" and hasattr(torch.onnx, "ops"):  # before torch 2.8 there are no custom operators
         gather_uniform(loaded)
     with written_at_once(target) as temporary, Bar(total=2, desc="export", disable=not progress) as bar:
-        file = temporary / PLACE
+        file = temporary / ONNX_FILE
         file.parent.mkdir()
         nodes = to_onnx(graph, feeds[0], result, dict.fromkeys(feeds[0], ("batch", "sequence")), file)
         bar.update()
-        off, largest = _compare(run_onnx(file, feeds), expected)
+        difference, largest = _compare(run_onnx(file, feeds), expected)
         bar.update()
-        if off > TOLERANCE * largest:
-            raise ValueError(f"the ONNX file differs from torch by {off:.2g}, where values reach {largest:.2g}")
+        if difference > TOLERANCE * largest:
+            raise ValueError(f"the ONNX file differs from torch by {difference:.2g}, with values up to {largest:.2g}")
         config = loaded.config.to_dict()
-        config.pop("quantization_config", None)  # of the checkpoint; the graph needs none
+        config.pop("quantization_config", None)  # the graph does not need it
         (temporary / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
         copy_companions(folder, temporary)
         size = sum(each.stat().st_size for each in file.parent.iterdir())
@@ -156,7 +153,7 @@ def export(
         result=result,
         onnx_bytes=size,
         checkpoint_bytes=weight_bytes(folder),
-        largest_difference=off,
+        largest_difference=difference,
         largest_value=largest,
         runtime_nodes=nodes,
         sequences=len(lines) + 1,
@@ -165,7 +162,7 @@ def export(
 
 
 def _inputs(tokenizer: Any, lines: list[str], known: Any, limit: int) -> dict[str, Tensor]:
-    """What the tokenizer gives and the model takes, (batch, tokens) each."""
+    """The outputs of the tokenizer that the model accepts, (batch, tokens) each."""
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     found = tokenizer(lines, padding=True, truncation=True, max_length=limit, return_tensors="pt")
@@ -173,6 +170,6 @@ def _inputs(tokenizer: Any, lines: list[str], known: Any, limit: int) -> dict[st
 
 
 def _compare(found: Sequence[Tensor], expected: Sequence[Tensor]) -> tuple[float, float]:
-    """The largest difference, and the largest value."""
+    """The largest absolute difference, and the largest absolute value."""
     pairs = zip(found, expected, strict=True)
     return max(float((a - b).abs().max()) for a, b in pairs), max(float(each.abs().max()) for each in expected)

@@ -1,9 +1,8 @@
-"""The model card of a compressed checkpoint: made of its report, its original's text kept below."""
+"""The model card of a compressed checkpoint, rendered from its report, with the original's card below."""
 
-import warnings
 from pathlib import Path
 
-from vocabpress.hf.page import Page, below, metadata, snippet
+from vocabpress.hf.page import Page, below, link, metadata, size_table, snippet, write_page
 from vocabpress.hf.report import Recovered, Report, save_report
 
 UNCHANGED = "All other weights are unchanged."
@@ -11,64 +10,62 @@ TRAINED = "The other weights were trained afterwards, see below."
 
 
 def write_card(report: Report, folder: Path, original: Page, text: str) -> None:
-    """Write a report and the card that is made of it. The checkpoint is there by then: no card is worth an error.
+    """Write a report and its card. Errors become warnings, because the checkpoint is complete by then.
 
     Args:
-        report: What was done and what it cost.
-        folder: Of the checkpoint, complete.
+        report: The report of the compression.
+        folder: Folder of the complete checkpoint.
         original: Page of the original, for its metadata.
-        text: The original's text.
+        text: Text of the original's card.
     """
-    try:
+
+    def render() -> str:
         save_report(report, folder)
-        (folder / "README.md").write_text(card(report, folder, original, text), encoding="utf-8")
-    except Exception as error:
-        warnings.warn(f"the model card was not written: {error}", stacklevel=2)
+        return card(report, folder, original, text)
+
+    write_page(folder, render)
 
 
 def card(report: Report, folder: Path, original: Page, text: str) -> str:
     """README.md of a compressed checkpoint; see `write_card`."""
     head = metadata(original, report.base_model, "quantized", ["vocabpress"])
-    use = snippet(folder, report.architecture, report.output, "import vocabpress  # registers the format\n")
+    code = snippet(folder, report.architecture, report.output, "import vocabpress  # registers the format\n")
     sections = "".join(map(_recovered, report.recovered))
-    return f"{head}\n{_summary(report)}\n{_use(use)}\n{_made(report)}{sections}{below(text)}"
+    return f"{head}\n{_overview(report)}\n{_usage(code)}\n{_details(report)}{sections}{below(text)}"
 
 
-def _summary(report: Report) -> str:
+def _overview(report: Report) -> str:
     whole = report.model_bytes_before / report.model_bytes_after
-    link = f"[{report.base_model}](https://huggingface.co/{report.base_model})" if report.base_model else "the original"
     rows = [("token table", report.table_bytes_before, report.table_bytes_after)]
     rows += [(f"linear maps of {part.role}", part.bytes_before, part.bytes_after) for part in report.linears]
     rows += [("whole model, on disk", report.model_bytes_before, report.model_bytes_after)]
-    lines = [f"| {name} | {before:,} | {after:,} | {before / after:.2f} |" for name, before, after in rows]
     return f"""# {report.source_name}, compressed
 
-This is {link} in {whole:.2f} times fewer bytes. Its token table ({report.num_embeddings:,} x {report.embedding_dim})
-is compressed by [vocabpress](https://pypi.org/project/vocabpress/), method `{report.method}`.
-{_linears(report)}{_rest(report)}
+This is {link(report.base_model)} in {whole:.2f} times fewer bytes. Its token table
+({report.num_embeddings:,} x {report.embedding_dim}) is compressed by [vocabpress](https://pypi.org/project/vocabpress/),
+method `{report.method}`.
+{_linear_maps(report)}{_other_weights(report)}
 
-| bytes | original ({report.dtype}) | here | times smaller |
-| --- | ---: | ---: | ---: |
-{chr(10).join(lines)}
+{size_table("bytes", f"original ({report.dtype})", rows)}
 """
 
 
-def _linears(report: Report) -> str:
-    """A sentence on the linear maps, if any were compressed."""
+def _linear_maps(report: Report) -> str:
+    """A sentence about the linear maps, if any were compressed."""
     if not report.linears:
         return ""
-    told = ", ".join(f"{part.role} ({part.maps}, left factors {part.shape})" for part in report.linears)
-    return f"Linear maps are stored as Kronecker products: {told}. "
+    maps = ", ".join(f"{part.role} ({part.maps}, left factors {part.shape})" for part in report.linears)
+    return f"Linear maps are stored as Kronecker products: {maps}. "
 
 
-def _rest(report: Report) -> str:
-    """A sentence on all other weights."""
+def _other_weights(report: Report) -> str:
+    """A sentence about all other weights."""
     if report.body is not None:
         return f"The body is quantised by {report.body}."
     return TRAINED if any(done.mode == "model" for done in report.recovered) else UNCHANGED
 
 
-def _use(code: str) -> str:
+def _usage(code: str) -> str:
     packages = "vocabpress sentence-transformers" if "SentenceTransformer" in code else "vocabpress"
     return f"""## Use
 
@@ -80,12 +77,12 @@ pip install {packages} numba  # numba is optional, and reads faster
 {code}
 ```
 
-`model.dequantize()` gives an ordinary model of transformers. Without `import vocabpress`, transformers does not know
+`model.dequantize()` returns an ordinary model of transformers. Without `import vocabpress`, transformers does not know
 the format and refuses to load it.
 """
 
 
-def _made(report: Report) -> str:
+def _details(report: Report) -> str:
     settings = ", ".join(f"{name} {value}" for name, value in report.settings.items())
     rows = [
         ("method", f"{report.method}{f' ({settings})' if settings else ''}"),
@@ -108,21 +105,21 @@ def _made(report: Report) -> str:
 
 
 def add_recovered(folder: Path, done: Recovered) -> str:
-    """The card of a folder without a report, as earlier versions wrote it, and below it what was trained."""
+    """The card of a folder without a report, as earlier versions wrote it, with a section on the training."""
     page = folder / "README.md"
     return (page.read_text(encoding="utf-8") if page.is_file() else "") + _recovered(done)
 
 
 def _recovered(done: Recovered) -> str:
     trained = "the table alone" if done.mode == "table" else "the whole model"
-    lesson = "unlabelled sequences" if done.task is None else f"rows of {done.task}"
+    data = "unlabelled sequences" if done.task is None else f"rows of {done.task}"
     teacher = "the original" if done.task is None else f"the original, fine-tuned for {done.task},"
     lines = [f"| {name} | {before:.4g} | {after:.4g} |" for name, (before, after) in done.figures.items()]
     return f"""
 ## Recovered{"" if done.task is None else f" for {done.task}"}
 
-Trained against {teacher} on {done.training_sequences:,} {lesson}, {done.steps:,} steps, in as many bytes as before
-({trained}; the codes as they were). The errors above are those after it.
+Trained {trained} against {teacher} on {done.training_sequences:,} {data} for {done.steps:,} steps. The size and the
+codes are unchanged. The errors above are those after the training.
 
 | loss on {done.held_out_sequences:,} held-out sequences | before | after |
 | --- | ---: | ---: |

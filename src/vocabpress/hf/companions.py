@@ -1,4 +1,4 @@
-"""What belongs to a model beside its weights, by any name: tokenizer, chat templates, processor, code, pages."""
+"""Copy the files of a model besides its weights, whatever their names: tokenizer, chat template, processor, code."""
 
 import json
 import os
@@ -10,40 +10,40 @@ from typing import Any
 
 WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".keras", ".msgpack", ".ot", ".gguf", ".ggml"}
 WEIGHT_SUFFIXES |= {".onnx", ".onnx_data", ".tflite", ".mlmodel", ".pb", ".pdparams"}
-NOT_COPIED = {"config.json", "README.md"}  # of the model's own folder: what is written tells of the result
+NOT_COPIED = {"config.json", "README.md"}  # at the top of the folder; new ones are written
 INDEX = ".index.json"
 
 
 def is_weights(file: Path) -> bool:
-    """Whether a file holds weights, or says which files do."""
+    """Whether a file has weights, or is an index of such files."""
     return Path(file.name.removesuffix(INDEX)).suffix in WEIGHT_SUFFIXES
 
 
 def companions(source: Path) -> tuple[list[Path], list[str]]:
-    """The files to copy, relative to the model's folder, and the folders that are left out.
+    """The files to copy, relative to the model's folder, and the folders to leave out.
 
-    Left out are weights, what is hidden (``.git``, ``.cache``), and folders with weights in them: those are the model
-    for another runtime, or of another moment of its training. But the folders that modules.json of
-    sentence-transformers names are parts of the model, weights and all.
+    Weights, hidden entries (``.git``, ``.cache``) and folders with weights are left out: such folders contain the
+    model for another runtime, or checkpoints of its training. The folders in modules.json of sentence-transformers
+    are parts of the model, and are copied with their weights.
 
     Raises:
         ValueError: If modules.json is broken, or names a folder outside the model's.
     """
     parts = [Path(path) for path in module_folders(source)]
-    files = list(_files(source, Path()))
-    heavy = {path.parts[0] for path in files if len(path.parts) > 1 and is_weights(path)}
-    left = heavy - {part.parts[0] for part in parts}
+    files = list(_visible_files(source, Path()))
+    with_weights = {path.parts[0] for path in files if len(path.parts) > 1 and is_weights(path)}
+    left_out = with_weights - {part.parts[0] for part in parts}
 
     def is_copied(path: Path) -> bool:
         if any(path.is_relative_to(part) for part in parts):
             return True
-        return path.parts[0] not in left and str(path) not in NOT_COPIED and not is_weights(path)
+        return path.parts[0] not in left_out and str(path) not in NOT_COPIED and not is_weights(path)
 
-    return [path for path in files if is_copied(path)], sorted(left)
+    return [path for path in files if is_copied(path)], sorted(left_out)
 
 
-def _files(source: Path, folder: Path, above: Collection[str] = ()) -> Iterator[Path]:
-    """All files in a folder and below that can be seen, relative to the source; links are followed, not in circles."""
+def _visible_files(source: Path, folder: Path, above: Collection[str] = ()) -> Iterator[Path]:
+    """All files below a folder that are not hidden, relative to the source. Links are followed, but not in circles."""
     real = os.path.realpath(source / folder)
     if real in above:
         return
@@ -55,28 +55,28 @@ def _files(source: Path, folder: Path, above: Collection[str] = ()) -> Iterator[
     for entry in entries:
         if not entry.name.startswith("."):
             if entry.is_dir():
-                yield from _files(source, folder / entry.name, {*above, real})
+                yield from _visible_files(source, folder / entry.name, {*above, real})
             elif entry.is_file():
                 yield folder / entry.name
 
 
 def copy_companions(source: Path, target: Path, without: Collection[str] = ()) -> None:
-    """Copy what belongs to a model beside its weights.
+    """Copy the files of a model besides its weights.
 
-    The checkpoint is there by then, and no companion may cost it: what can't be copied is a warning.
+    Errors become warnings, because the checkpoint is complete by then.
 
     Args:
         source: Folder of the model.
-        target: Folder to copy to; what is there already stays.
+        target: Folder to copy to; existing files are not replaced.
         without: Names of files to leave out.
     """
     try:
-        files, left = companions(source)
+        files, left_out = companions(source)
     except ValueError as error:
-        warnings.warn(f"nothing was copied but the weights: {error}", stacklevel=2)
+        warnings.warn(f"only the weights were written, no tokenizer or other files: {error}", stacklevel=2)
         return
-    if left:
-        warnings.warn(f"not copied, because there are weights in it: {'/, '.join(left)}/ of {source}", stacklevel=2)
+    if left_out:
+        warnings.warn(f"not copied, because there are weights in it: {'/, '.join(left_out)}/ of {source}", stacklevel=2)
     for file in files:
         place = target / file
         if file.name in without or place.exists():
@@ -89,10 +89,10 @@ def copy_companions(source: Path, target: Path, without: Collection[str] = ()) -
 
 
 def module_folders(source: Path) -> list[str]:
-    """The folders that modules.json of sentence-transformers names, but for the model's own.
+    """The subfolders in modules.json of sentence-transformers.
 
     Raises:
-        ValueError: If it is no list of modules, or names a folder outside.
+        ValueError: If it is not a list of modules, or names a folder outside.
     """
     modules = source / "modules.json"
     if not modules.is_file():
@@ -108,7 +108,7 @@ def module_folders(source: Path) -> list[str]:
 
 
 def modules_of(folder: Path) -> list[dict[str, Any]]:
-    """What modules.json of sentence-transformers lists; nothing where there is none that can be read."""
+    """The modules in modules.json of sentence-transformers; none if it is missing or can't be read."""
     try:
         found = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""`quantization_config` in config.json: the layout of a compressed checkpoint, or what to do to a plain one at load."""
+"""`quantization_config`: the layout of a compressed checkpoint, or what to do with an original at load."""
 
 import copy
 import re
@@ -12,34 +12,34 @@ from vocabpress.embeddings.caching import reader_for
 from vocabpress.hf.inner import make_config, method_of
 from vocabpress.hf.request import LinearShapes, Request
 from vocabpress.methods import Method, make_method
+from vocabpress.registration import QUANT_METHOD
 
-QUANT_METHOD = "vocabpress"
 FORMAT_VERSION = 1
 STORED = {"quant_method", "format_version", "tables", "linears", "separate", "inner", "fitted_by"}
-"""All that a file may say."""
+"""The fields that config.json may have; `verify` and the like are left to the user who loads it."""
 
 
 class VocabpressConfig(QuantizationConfigMixin):
-    """What config.json says of a compressed checkpoint, or what is to be done to a plain one at load.
+    """The layout of a compressed checkpoint, as in config.json, or how to compress an original at load.
 
-    Compressing at load counts every token alike, since a model does not know its tokenizer; `compress` does better.
+    Compression at load weights all tokens alike, because a model does not know its tokenizer. `compress` does better.
 
     Args:
-        method: Name of a method, or a `Method`, for compressing at load; None leaves it to the model, see
+        method: Name of a method, or a `Method`, for compression at load. With None the model decides, see
             `default_method`.
-        budget: For compressing at load.
-        seed: Of the fit.
-        shapes: Of the linear maps that are to be Kronecker products, too; for compressing at load.
-        tables: Module name, relative to the base model -> config of its form; filled by the fit.
-        linears: The same of linear maps, the form that of the weight (out_features, in_features).
-        separate: Modules with numbers of their own, though the model's config ties them to a table.
-        inner: Of a body that another library quantises: its own config, as a dict or an object of transformers. At load
-            of a plain checkpoint the body is quantised so, too.
-        fitted_by: Where the numbers come from; never needed to load.
-        format_version: Of the layout on disk.
-        verify: Whether tensors are compared with the digests that were saved with them, at load of a compressed
-            checkpoint. A file can't say that; ``from_pretrained`` takes it in its ``quantization_config``.
-        hot_rows: As `vocabpress.read_with` takes it, for a model as it is loaded; a file can't say that either.
+        budget: Size of the table, for compression at load.
+        seed: Seed of the fit.
+        shapes: Linear maps to store as Kronecker products, for compression at load.
+        tables: Module name, relative to the base model -> config of its form; filled in by the fit.
+        linears: The same for linear maps; the form holds the weight (out_features, in_features).
+        separate: Modules that have weights of their own although the model's config ties them to a table.
+        inner: Config of a body that another library quantises, as a dict or an object of transformers. When an
+            original is loaded, its body is quantised with it.
+        fitted_by: How the weights were computed; not needed to load them.
+        format_version: Version of the layout on disk.
+        verify: Whether to compare tensors with the digests saved beside them. A file can't set this;
+            ``from_pretrained`` takes it in its ``quantization_config``.
+        hot_rows: Passed to `vocabpress.read_with` after loading; a file can't set this either.
         resident: The same.
         kwargs: ``quant_method``, as transformers passes it.
 
@@ -78,7 +78,7 @@ class VocabpressConfig(QuantizationConfigMixin):
             )
         if inner is not None and method_of(inner) == QUANT_METHOD:
             raise ValueError(
-                f"inner says how the body is quantised; {QUANT_METHOD} stores tables, so name another method"
+                f"inner is the config of a quantised body, but {QUANT_METHOD} stores tables; name another method"
             )
         self.quant_method: Any = QUANT_METHOD
         method = make_method(method) if isinstance(method, str) else method
@@ -95,43 +95,40 @@ class VocabpressConfig(QuantizationConfigMixin):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
-        """Read what a config.json says; the forms themselves are checked where they are built.
+        """Make the object from a config.json. The configs of forms are checked later, by `build`.
 
         Raises:
-            ValueError: If a field is unknown, or is not what it must be.
+            ValueError: If a field is unknown or has the wrong type.
         """
-        check_stored(config_dict)
+        _check_stored(config_dict)
         return super().from_dict(config_dict, return_unused_kwargs, **kwargs)
 
     def get(self, name: str, default: Any = None) -> Any:
-        """A field, as of a dict; transformers asks a config like that which a loaded model has."""
+        """A field, or the default: transformers reads the config of a loaded model as if it were a dict."""
         return getattr(self, name, default)
 
     def get_loading_attributes(self) -> dict[str, Any]:
-        """What of a config given to ``from_pretrained`` holds beside the one in the checkpoint."""
+        """The fields of a config given to ``from_pretrained`` that override those of the checkpoint."""
         return {"verify": self.verify, "hot_rows": self.hot_rows, "resident": self.resident}
 
     def to_dict(self) -> dict[str, Any]:
-        """What config.json gets: the layout and its provenance."""
-        linears = {"linears": copy.deepcopy(self.linears)} if self.linears else {}
-        separate = {"separate": list(self.separate)} if self.separate else {}
-        inner = {"inner": copy.deepcopy(self.inner)} if self.inner else {}
-        return {
+        """The entry in config.json: the layout, and how it was fitted."""
+        optional = {name: getattr(self, name) for name in ("linears", "separate", "inner")}
+        stored = {
             "quant_method": QUANT_METHOD,
             "format_version": self.format_version,
-            "tables": copy.deepcopy(self.tables),
-            **linears,
-            **separate,
-            **inner,
-            "fitted_by": copy.deepcopy(self.fitted_by),
+            "tables": self.tables,
+            **{name: value for name, value in optional.items() if value},
+            "fitted_by": self.fitted_by,
         }
+        return copy.deepcopy(stored)
 
     @property
     def get_apply_tensor_subclass(self) -> Any:
-        """What PEFT asks for where it merges an adapter into a body quantised by torchao.
+        """PEFT reads this when it merges an adapter into a body quantised by torchao.
 
         Raises:
-            AttributeError: If the body is not.
+            AttributeError: If the body is not quantised by torchao.
         """
         if self.inner is None:
             raise AttributeError("the body is not quantised")
@@ -139,12 +136,8 @@ class VocabpressConfig(QuantizationConfigMixin):
         return body.get_apply_tensor_subclass
 
 
-def check_stored(config: dict[str, Any]) -> None:
-    """See that the ``quantization_config`` of a file has known fields, of the right types, and names modules.
-
-    Raises:
-        ValueError: If not.
-    """
+def _check_stored(config: dict[str, Any]) -> None:
+    """Check the fields of a ``quantization_config``, their types, and the names of modules in it."""
     unknown = config.keys() - STORED
     if unknown:
         raise ValueError(f"unknown fields {sorted(unknown)} in quantization_config; try a newer vocabpress")

@@ -1,4 +1,4 @@
-"""The table of any model as a model of its own."""
+"""Save the table of any model as a model of its own."""
 
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,14 @@ from vocabpress.hf.writing import check_output, save, written_at_once
 def static_embedding(model: str | Path, output: str | Path) -> None:
     """Write the token table of a checkpoint, compressed or not, as a static embedding that `SentenceTransformer` loads.
 
-    A sentence is then the mean of its tokens' rows, as with `StaticEmbedding` of sentence-transformers.
+    The embedding of a sentence is then the mean of its tokens' rows, as in `StaticEmbedding` of sentence-transformers.
 
     Args:
         model: A hub id, or a folder with config.json, weights and tokenizer.json.
-        output: A folder that does not exist yet, or is empty.
+        output: A new or empty folder.
 
     Raises:
-        ValueError: If the model can't be read, has no token table or no fast tokenizer; nothing was written then.
+        ValueError: If the model can't be read, or has no token table or no fast tokenizer. Nothing is written then.
     """
     target, folder = check_output(output), find_folder(model)
     if not (folder / "tokenizer.json").is_file():

@@ -1,4 +1,4 @@
-"""Compressing a model in memory: linear maps and the token table are fitted, and stand in the model afterwards."""
+"""Compress a model in memory: fit the linear maps and the token table, and install them in the model."""
 
 import time
 from dataclasses import dataclass
@@ -20,20 +20,20 @@ from vocabpress.hf.tables import base_prefix
 from vocabpress.methods import Method, method_name, method_settings
 from vocabpress.progress import DELAY, duration, tell
 
-LARGE = 2**21  # entries of a table whose fit is worth a second of looking at how long it will take
+LARGE = 2**21  # entries; for tables from this size on, the time of the fit is estimated first, which takes a second
 EVEN = Calibration(source=UNIFORM)
 
 
 @dataclass(frozen=True)
 class Compressed:
-    """What compressing a model in memory gave.
+    """The result of compressing a model in memory.
 
     Attributes:
-        table: The table as it stands in the model.
-        method: By which it was fitted.
-        linears: What became of the linear maps, one outcome for each role.
-        stored: ``tables``, ``linears``, ``separate`` and ``fitted_by`` of the model's `VocabpressConfig`.
-        seconds: Of the fit of the table.
+        table: The table installed in the model.
+        method: The method that fitted it.
+        linears: Results for the linear maps, one for each role.
+        stored: The fields ``tables``, ``linears``, ``separate`` and ``fitted_by`` of the model's `VocabpressConfig`.
+        seconds: Time of the table's fit.
     """
 
     table: CompressedEmbedding
@@ -51,23 +51,23 @@ def fit(
     shards: Shards = ALONE,
     progress: bool = False,
 ) -> Compressed:
-    """Fit what is asked for, and put it into the model.
+    """Fit the linear maps and the table, and install them in the model.
 
     Args:
         original: Its model is changed in place.
-        request: What is asked for.
+        request: Method, budget, seed and linear maps.
         calibration: Which errors matter.
         device: Where to fit; None is where the tensors are.
-        shards: The processes that fit the table together; each has loaded the model, and reads its own rows.
+        shards: The processes that fit the table together. Each has loaded the model and reads its own rows.
         progress: Whether to draw progress bars on stderr.
 
     Raises:
-        ValueError: If something can't be fitted.
+        ValueError: If the method, the budget or a shape does not fit the model.
     """
     model, weight, method = original.model, original.weight.detach(), request.method or original.default_method
     forms, outcomes = compress_linears(model, request.linears, device, progress)
     if progress:
-        _foretell(original, method, request)
+        _announce_time(original, method, request)
     start = time.perf_counter()
     place = torch.device(device) if device is not None else weight.device
     own = shards.rows(*weight.shape)
@@ -82,7 +82,7 @@ def fit(
     seconds = time.perf_counter() - start
     name, prefix = original.name, base_prefix(model)
     conversions: Any = getattr(model, "_weight_conversions", None)
-    if conversions:  # what a save would undo
+    if conversions:  # a save would undo them
         setattr(model, "_weight_conversions", without_converters(conversions, [name]))  # noqa: B010
     separate = original.settle_ties()
     install(model, name, table, separate)
@@ -96,7 +96,7 @@ def fit(
 
 
 def _provenance(request: Request, method: Method, calibration: Calibration) -> dict[str, Any]:
-    """Where the numbers come from, as config.json has it."""
+    """How the model was fitted, for config.json."""
     metric = {} if calibration.metric is None else {"metric": calibration.metric_strength}
     linears = {} if request.linears is None else {"linears": request.linears.to_dict()}
     return {
@@ -113,8 +113,8 @@ def _provenance(request: Request, method: Method, calibration: Calibration) -> d
     }
 
 
-def _foretell(original: Original, method: Method, request: Request) -> None:
-    """Say on stderr how long the fit will take, about."""
+def _announce_time(original: Original, method: Method, request: Request) -> None:
+    """Print on stderr about how long the fit will take."""
     table = original.weight.detach()
     seconds = expected_seconds(method, table, request.budget) if table.numel() >= LARGE else None
     if seconds is not None and seconds > DELAY:
@@ -123,9 +123,9 @@ def _foretell(original: Original, method: Method, request: Request) -> None:
 
 
 def without_converters(conversions: list[WeightTransform], tables: list[str]) -> list[WeightTransform]:
-    """Conversions of checkpoints, but for those that put the weight of a table together from several tensors (Molmo 2).
+    """Drop the conversions that join several tensors of a checkpoint into the weight of a table, as for Molmo 2.
 
-    A compressed table is stored as it is.
+    A compressed table is stored whole.
     """
     keys = [f"{name}.weight" for name in tables]
     return [

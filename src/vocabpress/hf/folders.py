@@ -1,7 +1,7 @@
-"""Folders of models: found, seen to be complete, and those in old layouts made today's by links, nothing copied.
+"""Find the folder of a model, check that it is complete, and convert old layouts by links, without copies.
 
-Sentence-transformers once put the encoder into a folder of its own (``0_Transformer``), and a checkpoint may have its
-weights only as those of a variant (``model.fp16.safetensors``).
+Old versions of sentence-transformers put the encoder into a subfolder (``0_Transformer``). A checkpoint may also have
+only the weights of a variant (``model.fp16.safetensors``).
 """
 
 import json
@@ -16,17 +16,17 @@ from vocabpress.hub import find
 
 ENCODER = "Transformer"
 VARIANT = re.compile(r"(model|pytorch_model)\.([A-Za-z0-9_]+)(-\d{5}-of-\d{5})?(\.safetensors|\.bin)")
-INDEX = re.compile(r"(model\.safetensors|pytorch_model\.bin)\.index\.([A-Za-z0-9_]+)\.json")
+VARIANT_INDEX = re.compile(r"(model\.safetensors|pytorch_model\.bin)\.index\.([A-Za-z0-9_]+)\.json")
 
 
 def find_folder(model: str | Path) -> Path:
-    """The folder of a model: itself, or the snapshot of a hub id, downloaded where it is not cached.
+    """The folder of a model. A hub id is downloaded if it is not in the cache.
 
-    A `StaticEmbedding` of sentence-transformers is made a checkpoint of transformers, and other old layouts are made
-    today's, in a temporary folder.
+    A `StaticEmbedding` of sentence-transformers becomes a checkpoint of transformers, and an old layout the current
+    one, in a temporary folder.
 
     Args:
-        model: A folder, or a hub id; a revision of it may follow, ``org/name@revision``.
+        model: A folder, or a hub id, optionally with a revision: ``org/name@revision``.
 
     Raises:
         ValueError: If there is no such model, or its folder has no config or no weights.
@@ -34,23 +34,28 @@ def find_folder(model: str | Path) -> Path:
     folder = find(model)
     if is_static(folder):
         return as_checkpoint(folder)
-    folder = as_today(folder)
+    folder = as_current_layout(folder)
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         raise ValueError(f"{model} is an adapter, not a model; merge it into its base (peft's merge_and_unload) first")
     if not (folder / "config.json").is_file():
         raise ValueError(f"{model} has no config.json; give the folder of a transformers model")
     if not weight_files(folder):
         raise ValueError(f"{model} has a config.json but no weights (model.safetensors); download them first")
-    missing = sorted(name for name in _listed(folder) if not (folder / name).is_file())
+    whole = (folder / "model.safetensors").is_file()
+    shards = () if whole else _shard_names(folder / "model.safetensors.index.json")
+    missing = sorted(name for name in shards if not (folder / name).is_file())
     if missing:
-        raise ValueError(f"{model} is downloaded in part: there is no {missing[0]}; download it again")
+        raise ValueError(f"{model} is downloaded in part: {missing[0]} is missing; download it again")
     return folder
 
 
-def _listed(folder: Path) -> set[str]:
-    """The files that an index of shards names; none where there is no index."""
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file() or (folder / "model.safetensors").is_file():
+def _shard_names(index: Path) -> set[str]:
+    """The files in an index of shards; none if there is no index.
+
+    Raises:
+        ValueError: If the index is broken, or names a file outside its folder.
+    """
+    if not index.is_file():
         return set()
     try:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
@@ -63,47 +68,38 @@ def _listed(folder: Path) -> set[str]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that `from_pretrained` reads weights from: safetensors if there are any, else .bin; no variants."""
+    """The files from which `from_pretrained` reads weights: safetensors if there are any, else .bin; no variants."""
     for name, suffix in (("model", ".safetensors"), ("pytorch_model", ".bin")):
         whole = folder / f"{name}{suffix}"
         if whole.is_file():
             return [whole]
-        shards = sorted({*folder.glob(f"{name}-*-of-*{suffix}"), *_indexed(folder / f"{whole.name}.index.json")})
+        indexed = {folder / shard for shard in _shard_names(folder / f"{whole.name}.index.json")}
+        shards = {*folder.glob(f"{name}-*-of-*{suffix}"), *(file for file in indexed if file.is_file())}
         if shards:
-            return shards
+            return sorted(shards)
     return []
 
 
-def _indexed(index: Path) -> set[Path]:
-    """The files that an index names, and that are there."""
-    try:
-        named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        return set()
-    files = {index.parent / name for name in named if isinstance(name, str) and Path(name).name == name}
-    return {file for file in files if file.is_file()}
-
-
 def weight_bytes(folder: Path) -> int:
-    """Bytes of those files."""
+    """Bytes of the `weight_files`."""
     return sum(file.stat().st_size for file in weight_files(folder))
 
 
-def as_today(folder: Path) -> Path:
-    """The folder itself, or one of links to it in today's layout.
+def as_current_layout(folder: Path) -> Path:
+    """The folder itself, or a temporary folder of links to it in the current layout.
 
     Raises:
-        ValueError: If its weights are those of several variants.
+        ValueError: If it has weights of several variants only.
     """
-    inner = _encoder(folder)
-    if inner is not None:
-        return Path(_flattened(folder.absolute(), inner).name)
+    encoder = _encoder_subfolder(folder)
+    if encoder is not None:
+        return Path(_flattened(folder.absolute(), encoder).name)
     variant = _only_variant(folder)
-    return folder if variant is None else Path(_unvaried(folder.absolute(), variant).name)
+    return folder if variant is None else Path(_without_variant(folder.absolute(), variant).name)
 
 
-def _encoder(folder: Path) -> str | None:
-    """The folder of the encoder, where it is not the model's own."""
+def _encoder_subfolder(folder: Path) -> str | None:
+    """The subfolder of the encoder in an old layout; None in the current one."""
     modules = modules_of(folder)
     if not modules or (folder / "config.json").is_file():
         return None
@@ -114,12 +110,13 @@ def _encoder(folder: Path) -> str | None:
 
 
 @cache
-def _flattened(folder: Path, inner: str) -> TemporaryDirectory[str]:
+def _flattened(folder: Path, encoder: str) -> TemporaryDirectory[str]:
+    """Links to the files of the encoder and of the folder, side by side."""
     made = TemporaryDirectory(prefix="vocabpress-layout-")
     place = Path(made.name)
-    for source in (folder / inner, folder):
+    for source in (folder / encoder, folder):
         for entry in source.iterdir():
-            if entry.name not in (inner, "modules.json") and not (place / entry.name).exists():
+            if entry.name not in (encoder, "modules.json") and not (place / entry.name).exists():
                 (place / entry.name).symlink_to(entry.resolve())
     modules = modules_of(folder)
     modules[0] = modules[0] | {"path": ""}
@@ -128,28 +125,29 @@ def _flattened(folder: Path, inner: str) -> TemporaryDirectory[str]:
 
 
 def _only_variant(folder: Path) -> str | None:
-    """The variant whose weights are there, where the plain ones are not.
+    """The variant of the weights, if there are no plain ones.
 
     Raises:
-        ValueError: If there are several.
+        ValueError: If there are several variants.
     """
     plain = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
     if any((folder / name).is_file() for name in plain) or any(folder.glob("model-*-of-*.safetensors")):
         return None
     found = sorted({match[2] for entry in folder.iterdir() if (match := VARIANT.fullmatch(entry.name))})
     if len(found) > 1:
-        raise ValueError(f"{folder} has weights of the variants {', '.join(found)} alone; leave one of them there")
+        raise ValueError(f"{folder} has only weights of the variants {', '.join(found)}; remove all but one")
     return found[0] if found else None
 
 
 @cache
-def _unvaried(folder: Path, variant: str) -> TemporaryDirectory[str]:
+def _without_variant(folder: Path, variant: str) -> TemporaryDirectory[str]:
+    """Links to the files of the folder, the weights of the variant under plain names."""
     made = TemporaryDirectory(prefix="vocabpress-layout-")
     for entry in folder.iterdir():
-        name, weights, index = entry.name, VARIANT.fullmatch(entry.name), INDEX.fullmatch(entry.name)
+        name, weights, index = entry.name, VARIANT.fullmatch(entry.name), VARIANT_INDEX.fullmatch(entry.name)
         if weights and weights[2] == variant and not weights[3]:
             name = f"{weights[1]}{weights[4]}"
-        elif index and index[2] == variant:  # it names the shards as they are called
+        elif index and index[2] == variant:  # the shards keep their names, because the index refers to them
             name = f"{index[1]}.index.json"
         (Path(made.name) / name).symlink_to(entry.resolve())
     return made

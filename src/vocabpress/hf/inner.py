@@ -1,6 +1,6 @@
-"""A body that another library has quantised: its own quantizer of transformers does for it what it would do alone.
+"""Bodies that another library has quantised. Their quantizer in transformers works as without vocabpress.
 
-A checkpoint has one ``quantization_config``, and that is ours; the body's stands in its field ``inner``.
+A checkpoint has one ``quantization_config``, which is ours. The body's is its field ``inner``.
 """
 
 import copy
@@ -27,58 +27,47 @@ HOOKS = (
     "get_quantize_ops",
     "get_new_dtype",
 )
-"""What transformers asks of a quantizer about single parameters and the environment; some versions lack some."""
+"""Hooks of a quantizer about single parameters and the environment. Some versions of transformers lack some."""
 
 BODIES = ("int8",)
-"""What ``body`` of `vocabpress.compress` may be called."""
+"""Values of ``body`` in `vocabpress.compress`."""
 
 
 class Unquantised(HfQuantizer):
-    """The quantizer of a body of plain numbers: every hook is the default, which does nothing."""
+    """The quantizer of a body that is not quantised: every hook is the default, which does nothing."""
+
+    is_trainable = is_qat_trainable = is_compileable = True  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
 
     def is_serializable(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Saving works."""
-        return True
-
-    @property
-    def is_trainable(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride, reportIncompatibleMethodOverride]
-        """Adapters train on top."""
-        return True
-
-    @property
-    def is_qat_trainable(self) -> bool:
-        """So do its own numbers."""
-        return True
-
-    @property
-    def is_compileable(self) -> bool:
-        """No shape depends on data."""
+        """Such a body can be saved."""
         return True
 
 
 def body_config(name: str) -> QuantizationConfigMixin:
-    """What transformers is told to quantise a body so: ``"int8"`` is torchao's, weights alone, a scale for each row.
+    """The config to quantise a body with: ``"int8"`` is torchao's weight-only int8, one scale per row.
 
     Raises:
-        ValueError: If there is no such name, or torchao is not installed.
+        ValueError: If the name is unknown, or torchao is not installed.
     """
     if name not in BODIES:
-        raise ValueError(f"unknown body {name!r}; choose from {', '.join(BODIES)}, or quantise it first and press that")
+        raise ValueError(
+            f"unknown body {name!r}; choose from {', '.join(BODIES)}, or quantise the body first, then compress"
+        )
     try:
         from torchao.quantization import Int8WeightOnlyConfig
     except ImportError:
-        raise ValueError("a body in int8 is torchao's, which is not installed; pip install torchao") from None
+        raise ValueError("a body in int8 needs torchao; pip install torchao") from None
     return TorchAoConfig(Int8WeightOnlyConfig())
 
 
 def make_config(inner: dict[str, Any]) -> QuantizationConfigMixin:
-    """The config of transformers that a field ``inner`` holds.
+    """The config of transformers in a field ``inner``.
 
     Raises:
         ImportError: If a package that it needs is not installed.
         ValueError: If transformers does not know it.
     """
-    with _told_of_packages(inner):
+    with _explained_errors(inner):
         return AutoQuantizationConfig.from_dict(copy.deepcopy(inner))
 
 
@@ -90,12 +79,12 @@ def make_quantizer(inner: dict[str, Any], pre_quantized: bool) -> HfQuantizer:
         ValueError: If transformers does not know it, or can't quantise with it at load.
     """
     config = make_config(inner)
-    with _told_of_packages(inner):
+    with _explained_errors(inner):
         return AutoHfQuantizer.from_config(config, pre_quantized=pre_quantized)
 
 
 @contextmanager
-def _told_of_packages(inner: dict[str, Any]) -> Iterator[None]:
+def _explained_errors(inner: dict[str, Any]) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
@@ -105,23 +94,23 @@ def _told_of_packages(inner: dict[str, Any]) -> Iterator[None]:
         ) from error
     except (KeyError, AssertionError, TypeError) as error:
         raise ValueError(
-            f"the body of this checkpoint is said to be quantised by {method_of(inner)}, but not how"
+            f"config.json names {method_of(inner)} for the body of this checkpoint, but its settings are incomplete"
         ) from error
 
 
 def method_of(config: Any) -> str:
-    """The name of the method of a quantization config, a dict or an object of transformers."""
+    """The method's name in a quantization config, given as a dict or an object of transformers."""
     method = config.get("quant_method") if isinstance(config, dict) else config.quant_method
     return str(getattr(method, "value", method))
 
 
 def is_quantised(tensor: Tensor) -> bool:
-    """Whether a parameter holds codes rather than numbers."""
+    """Whether a parameter contains codes instead of floats."""
     return type(tensor.data) is not Tensor or not tensor.is_floating_point()
 
 
 def stored_bytes(tensor: Tensor) -> int:
-    """Bytes of a tensor, or of the parts of one that is made of several, as quantised ones are."""
+    """Bytes of a tensor; for a quantised one, which consists of several tensors, their sum."""
     if not hasattr(tensor, "__tensor_flatten__"):
         return tensor.numel() * tensor.itemsize
     parts: Any = tensor
@@ -129,38 +118,38 @@ def stored_bytes(tensor: Tensor) -> int:
 
 
 def check_quantised(model: PreTrainedModel, method: str) -> None:
-    """See that a body that was to be quantised is.
+    """Check that a body is quantised after it was loaded.
 
     Raises:
-        ValueError: If it is not: it has no `nn.Linear`, or transformers left it or unpacked it.
+        ValueError: If it is not, because it has no `nn.Linear`, or transformers ignored or unpacked it.
     """
     if getattr(model, "hf_quantizer", None) is None:
         raise ValueError(
-            f"transformers can't keep a body quantised by {method} here: it does not know it, or unpacks it where "
-            "nothing runs it packed; start from the original checkpoint, or press it on a machine that runs it"
+            f"transformers can't load a body quantised by {method} as it is: it does not know the method, or unpacks "
+            "it because this machine can't run it; start from the original, or compress it on a machine that can"
         )
     if not any(is_quantised(parameter) for parameter in model.parameters()):
         raise ValueError(
-            f"{method} finds nothing to quantise in {type(model).__name__}; it wants linear maps (nn.Linear), so leave "
-            "the body as it is"
+            f"{method} finds nothing to quantise in {type(model).__name__}; it needs linear maps (nn.Linear), so leave "
+            "out the option for the body"
         )
 
 
 def without_deserialisers(model: nn.Module) -> None:
-    """Forget how a body's tensors were put together at load: its quantizer takes them apart itself when it saves.
+    """Remove the conversions by which a body's quantised tensors were assembled at load.
 
-    Transformers would undo what it did at load, and these steps can't be undone.
+    A save would try to reverse them, which is impossible. The body's quantizer splits the tensors itself.
     """
     conversions: Any = getattr(model, "_weight_conversions", None)
     if conversions:
-        kept = [
+        others = [
             conversion
             for conversion in conversions
             if not any(hasattr(step, "hf_quantizer") for step in getattr(conversion, "operations", ()))
         ]
-        setattr(model, "_weight_conversions", kept)  # noqa: B010
+        setattr(model, "_weight_conversions", others)  # noqa: B010
 
 
-def holds(flag: Any) -> bool:
-    """A flag of a quantizer: some classes of transformers have methods where the others have properties."""
+def as_bool(flag: Any) -> bool:
+    """A flag of a quantizer, which is a property in some classes of transformers and a method in others."""
     return bool(flag() if callable(flag) else flag)

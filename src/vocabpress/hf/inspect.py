@@ -1,4 +1,4 @@
-"""What is there to compress: the tables of a model, the shape of their numbers, and what each method would store."""
+"""Inspect a checkpoint: its tables, their spectrum, and what each method would store."""
 
 import json
 import re
@@ -16,15 +16,16 @@ from vocabpress.calibrate.counts import weigh_tokens
 from vocabpress.embeddings import StorageItem, build
 from vocabpress.forecast import expected_seconds
 from vocabpress.hf.checkpoint import load_model, open_tokenizer
-from vocabpress.hf.config import QUANT_METHOD, VocabpressConfig
+from vocabpress.hf.config import VocabpressConfig
 from vocabpress.hf.folders import find_folder, weight_bytes
 from vocabpress.hf.original import Original, TableInfo
 from vocabpress.hf.report import model_name
 from vocabpress.methods import METHODS, Plan, method_name
+from vocabpress.registration import QUANT_METHOD
 from vocabpress.spectrum import singular_values
 
-RATIOS = (5.0, 10.0, 25.0, 50.0, 100.0)
-USUAL = 25.0  # what `compress` makes if no size is given
+SHOWN_RATIOS = (5.0, 10.0, 25.0, 50.0, 100.0)
+DEFAULT_RATIO = 25.0  # of `compress`
 RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -33,9 +34,9 @@ class Skew:
     """How unevenly text uses the vocabulary.
 
     Attributes:
-        tokens: Occurrences counted.
-        used: Share of the vocabulary that occurs at all.
-        top: Number of most frequent tokens -> their share of all occurrences.
+        tokens: Number of tokens in the text.
+        used: Fraction of the vocabulary that occurs in it.
+        top: Number of most frequent tokens -> their fraction of all occurrences.
     """
 
     tokens: int
@@ -48,12 +49,11 @@ class WouldStore:
     """What a method with its default settings would store at a ratio to float32.
 
     Attributes:
-        method: Its name.
-        ratio: To float32.
-        plan: The only plan there is; None where none fits, or a search picks one of several.
-        bytes: What is stored; where rates or plans are chosen when the table is known, the most that can be. None where
-            nothing fits.
-        exact: Whether it is that many, whatever the table.
+        method: Name of the method.
+        ratio: Ratio to float32.
+        plan: The only possible plan; None if none fits, or the fit chooses among several.
+        bytes: Stored bytes; an upper limit if the fit chooses rates or plans by the table. None if nothing fits.
+        exact: Whether `bytes` is the same for every table of this shape.
     """
 
     method: str
@@ -65,7 +65,7 @@ class WouldStore:
 
 @dataclass(frozen=True)
 class CompressedTable:
-    """A table that vocabpress stored: its saved tensors, what they take, and where they come from."""
+    """A compressed table: its saved tensors and their size."""
 
     name: str
     shape: tuple[int, int]
@@ -77,14 +77,14 @@ class CompressedTable:
 
 @dataclass(frozen=True)
 class CompressedLinears:
-    """Linear maps that vocabpress stored, those of all layers together.
+    """Compressed linear maps with the same place in all layers.
 
     Attributes:
-        names: Of the modules, the numbers of layers as ``*``.
-        maps: How many they are.
-        shape: Of a weight, (outputs, inputs).
-        bytes: Of all of them.
-        ratio_to_float32: Of all of them.
+        names: Their names, with ``*`` for the number of the layer.
+        maps: Number of maps.
+        shape: Shape of each weight, (outputs, inputs).
+        bytes: Bytes of all maps together.
+        ratio_to_float32: Ratio of all maps together.
     """
 
     names: str
@@ -96,7 +96,7 @@ class CompressedLinears:
 
 @dataclass(frozen=True)
 class CompressedInspection:
-    """What `vocabpress inspect` prints of a folder that is compressed already."""
+    """What `vocabpress inspect` prints about a compressed checkpoint."""
 
     source_name: str
     model_bytes: int
@@ -107,19 +107,19 @@ class CompressedInspection:
 
 @dataclass(frozen=True)
 class Inspection:
-    """All that `vocabpress inspect` prints.
+    """What `vocabpress inspect` prints about an original.
 
     Attributes:
-        source_name: What was inspected.
-        architecture: The class that the checkpoint names.
-        model_bytes: Of the weight files.
-        tables: Input table first.
-        singular_values: Of the centred input table, falling.
-        energy: Rank -> share of the input table's variance that this many axes hold.
-        would_store: For the input table, the recommended method first.
-        recommended: The method that `compress` takes if none is named.
-        seconds: About what its fit takes here, at 25 times; None where that can't be told in a second.
-        skew: None without text.
+        source_name: Name of the model.
+        architecture: Class of the model.
+        model_bytes: Bytes of the weight files.
+        tables: Its tables, the input table first.
+        singular_values: Singular values of the centred input table, falling.
+        energy: Rank -> fraction of the input table's variance in that many principal axes.
+        would_store: Sizes for the input table, the recommended method first.
+        recommended: The default method of `compress` for this model.
+        seconds: Estimated time of its fit at ratio 25 on this machine; None if a second is too short for an estimate.
+        skew: Skew of the token counts; None without text.
     """
 
     source_name: str
@@ -141,14 +141,14 @@ def inspect(
     progress: bool = False,
     trust_remote_code: bool = False,
 ) -> Inspection:
-    """Look at a checkpoint.
+    """Inspect an original.
 
     Args:
         model: A hub id, or a folder.
         text: UTF-8 text files, for the skew.
-        save_counts_to: Write the text's token counts there, a `Calibration` for `compress`; nothing else is written.
+        save_counts_to: File for the text's token counts, a `Calibration` for `compress`.
         progress: Whether to draw a progress bar over the text on stderr.
-        trust_remote_code: Whether code beside the weights may run, where transformers does not know the model.
+        trust_remote_code: Whether code beside the weights may run, for models that transformers does not have.
 
     Raises:
         ValueError: As `compress`.
@@ -158,13 +158,13 @@ def inspect(
     table, method = original.weight.detach(), original.default_method
     values = singular_values(table)
     shares = values.square().cumsum(0) / values.square().sum().clamp(min=1e-30)
-    known = Calibration()
+    calibration = Calibration()
     if text:
-        known = weigh_tokens(known, lambda: open_tokenizer(folder), len(table), text, progress=progress)
+        calibration = weigh_tokens(calibration, lambda: open_tokenizer(folder), len(table), text, progress=progress)
     if save_counts_to is not None:
         if not text:
-            raise ValueError("there are no token counts to save; give text to count in")
-        known.save(save_counts_to)
+            raise ValueError("there are no token counts to save; give text to count tokens in")
+        calibration.save(save_counts_to)
     return Inspection(
         source_name=model_name(model),
         architecture=type(original.model).__name__,
@@ -174,13 +174,13 @@ def inspect(
         energy={rank: float(shares[rank - 1]) for rank in RANKS if rank <= len(values)},
         would_store=would_store(table.shape[0], table.shape[1], method_name(method)),
         recommended=method_name(method),
-        seconds=expected_seconds(method, table, Budget.ratio(USUAL)),
-        skew=None if known.counts is None else skew(known.counts),
+        seconds=expected_seconds(method, table, Budget.ratio(DEFAULT_RATIO)),
+        skew=None if calibration.counts is None else skew(calibration.counts),
     )
 
 
 def inspect_compressed(model: str | Path) -> CompressedInspection | None:
-    """Look at a checkpoint that vocabpress wrote; None for any other. Only its config is read.
+    """Inspect a compressed checkpoint by its config alone; None for any other model.
 
     Raises:
         ValueError: If there is no such model, or its format is unknown.
@@ -202,7 +202,7 @@ def inspect_compressed(model: str | Path) -> CompressedInspection | None:
 
 
 def _grouped(linears: dict[str, dict[str, Any]]) -> list[CompressedLinears]:
-    groups: dict[tuple[str, int, int], list[int]] = {}  # bits of each map
+    groups: dict[tuple[str, int, int], list[int]] = {}  # name and shape -> bits of each map
     with torch.device("meta"):
         for name, config in linears.items():
             form = build(config)
@@ -223,28 +223,28 @@ def skew(counts: Tensor) -> Skew:
 
 
 def would_store(num_embeddings: int, embedding_dim: int, first: str | None = None) -> list[WouldStore]:
-    """For each method and each of RATIOS the bytes that it stores, counted on the meta device.
+    """The bytes that each method stores at each of SHOWN_RATIOS, counted on the meta device.
 
     Args:
         num_embeddings: V.
         embedding_dim: d.
-        first: The method to begin with.
+        first: The method to put first.
     """
     names = sorted(METHODS, key=lambda name: name != first)
-    return [_would_store(name, num_embeddings, embedding_dim, ratio) for name in names for ratio in RATIOS]
+    return [_would_store(name, num_embeddings, embedding_dim, ratio) for name in names for ratio in SHOWN_RATIOS]
 
 
 def _would_store(name: str, rows: int, columns: int, ratio: float) -> WouldStore:
     method, budget, weights = METHODS[name](), Budget.ratio(ratio), torch.ones(rows)
     families, limit = method.families(rows, columns, weights), budget.max_bits(rows, columns)
     try:
-        if len(families) > 1:  # a search picks one: that the least of one fits is all that need be known
+        if len(families) > 1:  # the fit chooses one; here it is enough that the smallest plan of one fits
             least = (method.stored_bits(rows, columns, {**f.fixed, f.size: f.sizes[0]}) for f in families if f.sizes)
             fits = any(bits <= limit for bits in least)
             return WouldStore(name, ratio, None, limit // 8 if fits else None, False)
         (plan,) = method.plans(rows, columns, budget, weights)
     except ValueError:
         return WouldStore(name, ratio, None, None, False)
-    if "limit" in plan:  # to be shared out when the table is known
+    if "limit" in plan:  # the fit allocates these bits by the table
         return WouldStore(name, ratio, None, limit // 8, False)
     return WouldStore(name, ratio, plan, method.stored_bits(rows, columns, plan) // 8, True)

@@ -1,12 +1,12 @@
-"""The linear maps of a transformers model by their role, and how they become Kronecker products.
+"""Find the linear maps of a transformers model by their role, and compress them to Kronecker products.
 
-KroneckerBERT (Tahaei et al., NAACL 2022, section 3.2) stores the query, key, value and output maps of each attention,
-heads side by side, and both maps of each feed-forward block as one Kronecker product each; biases stay.
+KroneckerBERT (Tahaei et al., NAACL 2022, section 3.2) stores the query, key, value and output maps of each attention
+layer (all heads together) and both maps of each feed-forward block as one Kronecker product each. Biases are unchanged.
 """
 
 import re
 import time
-from collections.abc import Sequence
+from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -25,7 +25,7 @@ from vocabpress.hf.tables import base_prefix
 from vocabpress.progress import Bar
 
 PROJECTIONS = "(q_proj|k_proj|v_proj|o_proj|out_proj|dense)"
-# What stands after the number of a layer. BERT and kin; MPNet; DistilBERT; Llama, BART and kin; T5; ALBERT; GPT-2.
+# Names after the number of a layer. BERT and similar; MPNet; DistilBERT; Llama, BART and similar; T5; ALBERT; GPT-2.
 ATTENTION = (
     r"(cross)?attention\.(self\.(query|key|value)(_proj)?|output\.dense)",
     r"attention\.attn\.[qkvo]",
@@ -61,8 +61,8 @@ class LinearInfo:
     Attributes:
         name: The module, e.g. ``bert.encoder.layer.0.attention.self.query``.
         role: ``"attention"`` or ``"ffn"``.
-        last: Whether it is the last of a feed-forward block, W2, whose transpose has the shape of W1.
-        shape: Of the weight, (outputs, inputs).
+        last: Whether it is the last map of a feed-forward block, W2, whose transpose has the shape of W1.
+        shape: Shape of the weight, (outputs, inputs).
     """
 
     name: str
@@ -73,18 +73,18 @@ class LinearInfo:
 
 @dataclass(frozen=True)
 class LinearOutcome:
-    """What became of the linear maps of one role.
+    """The result for the linear maps of one role. Biases are not counted.
 
     Attributes:
         role: ``"attention"`` or ``"ffn"``.
-        shape: n1 x m1 of the left factors, as it was given.
-        maps: How many there are.
-        parameters_before: Numbers in their weights; biases not counted, here and below.
-        parameters_after: Numbers in their factors.
-        bytes_before: As the original stores them.
-        bytes_after: Of the saved tensors.
-        relative_error: Sum of squared errors over the sum of squares, of all their weights.
-        seconds: Of the fits.
+        shape: n1 x m1 of the left factors, as the user gave it.
+        maps: Number of maps.
+        parameters_before: Entries of their weights.
+        parameters_after: Entries of their factors.
+        bytes_before: Bytes of their weights in the original.
+        bytes_after: Bytes of the saved tensors.
+        relative_error: Sum of squared errors divided by the sum of squares, over all their weights.
+        seconds: Time of the fits.
     """
 
     role: str
@@ -99,13 +99,13 @@ class LinearOutcome:
 
 
 def count_numbers(form: CompressedEmbedding) -> int:
-    """Entries of all factors of a form, whatever number format they have: what papers call parameters."""
+    """Entries of all factors of a form in any number format, which papers call parameters."""
     leaves = [part for part in form.modules() if isinstance(part, Dense | Scalar)]
     return sum(leaf.num_embeddings * leaf.embedding_dim for leaf in leaves)
 
 
 def find_linears(model: nn.Module) -> list[LinearInfo]:
-    """The linear maps whose role is known by their names, compressed ones and GPT-2's `Conv1D` among them."""
+    """The linear maps whose names tell their role, including compressed ones and GPT-2's `Conv1D`."""
     found = []
     for name, module in model.named_modules():
         if not isinstance(module, nn.Linear | CompressedLinear | Conv1D):
@@ -122,35 +122,39 @@ def right_shape(info: LinearInfo, shapes: LinearShapes) -> tuple[int, int]:
     """Rows and columns, m2 and n2, of the right factors of a map.
 
     Raises:
-        ValueError: If the left factor does not divide the map's sides, or there are more terms than can differ.
+        ValueError: If the left factor does not divide the map's sides, or more terms are given than a map can use.
     """
     shape = shapes.roles[info.role]
-    wanted = shape if info.last else shape[::-1]  # over the outputs, then over the inputs
+    sides = shape if info.last else shape[::-1]  # for the outputs, then for the inputs
     left = []
-    for side, whole, what in zip(wanted, info.shape, ("outputs", "inputs"), strict=True):
+    for side, whole, what in zip(sides, info.shape, ("outputs", "inputs"), strict=True):
         part = side * whole if isinstance(side, Fraction) else side
         if part != int(part):
-            raise ValueError(f"{side} of the {whole} {what} of {info.name} is no whole number; give a number that is")
+            raise ValueError(
+                f"{side} of the {whole} {what} of {info.name} is not a whole number; give another fraction or a number"
+            )
         check_divides(int(part), whole, f"the {what} of {info.name} ({info.role} is n1 x m1)")
         left.append(int(part))
     rows, width = info.shape[0] // left[0], info.shape[1] // left[1]
     most = most_terms(*info.shape, rows, width)
     if shapes.terms > most:
-        raise ValueError(f"{most} terms hold any {info.name} of these factors, got {shapes.terms}; take fewer")
+        raise ValueError(
+            f"{most} terms with these factors represent {info.name} exactly, got {shapes.terms}; give at most {most}"
+        )
     return rows, width
 
 
 def plan_linears(model: PreTrainedModel, shapes: LinearShapes) -> dict[LinearInfo, CompressedEmbedding]:
-    """Each chosen map with the empty form that it would be stored in, on the meta device.
+    """Each chosen map with the empty form that will store it, on the meta device.
 
     Raises:
-        ValueError: If a role has no maps in this model, a map is no plain linear map, or a shape does not divide it.
+        ValueError: If the model has no maps of a role, a map is not a plain linear map, or a shape does not divide it.
     """
     found = [info for info in find_linears(model) if info.role in shapes.roles]
     for role in shapes.roles:
         if not any(info.role == role for info in found):
             raise ValueError(
-                f"{type(model).__name__} has no {role} maps that are known by their names; leave {role} out"
+                f"{type(model).__name__} has no {role} maps that can be found by their names; leave out {role}"
             )
     plan = {}
     with torch.device("meta"):
@@ -163,62 +167,51 @@ def plan_linears(model: PreTrainedModel, shapes: LinearShapes) -> dict[LinearInf
 def compress_linears(
     model: PreTrainedModel, shapes: LinearShapes | None, device: str | None = None, progress: bool = False
 ) -> tuple[dict[str, dict[str, Any]], list[LinearOutcome]]:
-    """Fit the linear maps that are chosen, and install the results.
+    """Fit the chosen linear maps, and install the results.
 
     Args:
         model: Changed in place.
-        shapes: Says which maps; None leaves all as they are.
+        shapes: The maps to compress; None compresses none.
         device: Where to fit; None is where the maps are.
         progress: Whether to draw a progress bar on stderr.
 
     Returns:
-        The configs of their forms by the names of the maps, relative to the base model; one outcome for each role.
+        Name of the map, relative to the base model -> config of its form; and one result for each role.
 
     Raises:
-        ValueError: As `plan_linears`; nothing was changed then.
+        ValueError: As `plan_linears`; the model is unchanged then.
     """
     if shapes is None:
         return {}, []
     plan, forms = plan_linears(model, shapes), {}
-    fits: dict[str, list[_Fit]] = {role: [] for role in shapes.roles}
+    totals: dict[str, Any] = {role: Counter() for role in shapes.roles}
     for info in Bar(plan, desc="linear maps", disable=not progress):
         start = time.perf_counter()
         weight = model.get_parameter(f"{info.name}.weight").detach()
-        form = _fit(weight if device is None else weight.to(device), right_shape(info, shapes), shapes)
+        form = _fit_map(weight if device is None else weight.to(device), right_shape(info, shapes), shapes)
         error = (form.dense().detach().to(weight.device, torch.float64) - weight).square().sum()
-        fits[info.role].append(_Fit(weight, form, float(error), time.perf_counter() - start))
+        totals[info.role].update(
+            maps=1,
+            parameters_before=weight.numel(),
+            parameters_after=count_numbers(form),
+            bytes_before=weight.numel() * weight.itemsize,
+            bytes_after=form.total_bits() // 8,
+            squared_error=float(error),
+            squares=float(weight.double().square().sum()),
+            seconds=time.perf_counter() - start,
+        )
         install_linear(model, info.name, form.to(weight.device, weight.dtype))
         forms[info.name.removeprefix(base_prefix(model))] = form.config()
     written = shapes.to_dict()
-    return forms, [_outcome(role, written[role], of_role) for role, of_role in fits.items()]
+    outcomes = []
+    for role, total in totals.items():
+        error = total.pop("squared_error") / total.pop("squares")
+        outcomes.append(LinearOutcome(role=role, shape=written[role], relative_error=error, **total))
+    return forms, outcomes
 
 
-@dataclass(frozen=True)
-class _Fit:
-    weight: Tensor
-    form: CompressedEmbedding
-    squared_error: float
-    seconds: float
-
-
-def _fit(weight: Tensor, right: tuple[int, int], shapes: LinearShapes) -> CompressedEmbedding:
+def _fit_map(weight: Tensor, right: tuple[int, int], shapes: LinearShapes) -> CompressedEmbedding:
     form = fit_kronecker(weight.float(), *right, shapes.terms, shapes.factors).round_to_stored()
     if not all(bool(tensor.isfinite().all()) for tensor in form.parameters()):
         raise ValueError(f"a fitted factor is too large for float16: a weight reaches {float(weight.abs().max()):.3g}")
     return form
-
-
-def _outcome(role: str, shape: str, fits: Sequence[_Fit]) -> LinearOutcome:
-    weights = [fit.weight for fit in fits]
-    return LinearOutcome(
-        role=role,
-        shape=shape,
-        maps=len(fits),
-        parameters_before=sum(weight.numel() for weight in weights),
-        parameters_after=sum(count_numbers(fit.form) for fit in fits),
-        bytes_before=sum(weight.numel() * weight.itemsize for weight in weights),
-        bytes_after=sum(fit.form.total_bits() // 8 for fit in fits),
-        relative_error=sum(fit.squared_error for fit in fits)
-        / sum(float(weight.double().square().sum()) for weight in weights),
-        seconds=sum(fit.seconds for fit in fits),
-    )

@@ -1,4 +1,4 @@
-"""An original in memory: its token table, found once, what is tied to it, and its output head."""
+"""An original in memory: its token table, the modules tied to it, and its output head."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -21,11 +21,11 @@ class TableInfo:
     Attributes:
         name: The module that holds it, e.g. ``bert.embeddings.word_embeddings``.
         role: ``"input"`` or ``"output"``.
-        tied: The other modules that use the same numbers.
+        tied: The other modules that share its weight.
         shape: (V, d).
-        dtype: As loaded, which is as stored where the model was loaded with ``dtype="auto"``.
+        dtype: Dtype in memory; with ``dtype="auto"`` at load it is the dtype in the file.
         bytes: Bytes of the table alone.
-        share: Share of the bytes of all parameters, tied ones counted once.
+        share: Fraction of the bytes of all parameters; tied parameters count once.
     """
 
     name: str
@@ -42,10 +42,10 @@ class Original:
     """A model whose token table is not compressed yet.
 
     Attributes:
-        model: With or without numbers.
+        model: The model; may be on the meta device.
         name: The module that holds the input table.
         weight: The input table, (V, d).
-        tied: The other modules whose ``weight`` it is.
+        tied: The other modules that share this weight.
     """
 
     model: PreTrainedModel
@@ -66,7 +66,7 @@ class Original:
             raise ValueError(f"the table {name} is compressed already; start from the original checkpoint")
         if is_quantised(weight):
             raise ValueError(
-                f"the table {name} is quantised itself; quantise linear maps alone, or start from the original"
+                f"the table {name} is quantised itself; quantise only linear maps, or start from the original"
             )
         return cls(model, name, weight, tuple(tied_modules(model, name)))
 
@@ -77,17 +77,17 @@ class Original:
 
     @property
     def head(self) -> tuple[str, nn.Linear] | None:
-        """Name and module of the output head, where the model has one that is a linear map."""
+        """Name and module of the output head, if it is a linear map."""
         head = self.model.get_output_embeddings()
         return (module_name(self.model, head), head) if isinstance(head, nn.Linear) else None
 
     @property
     def default_method(self) -> Method:
-        """Where an output head shares the table, `FastScan`, whose logits need no row decoded; `TCQ` elsewhere."""
+        """`FastScan` if an output head shares the table, because its logits need no decoded rows; else `TCQ`."""
         return FastScan() if self.head is not None and self.head[0] in self.tied else TCQ()
 
     def tables(self) -> list[TableInfo]:
-        """The input table, and the output head where it has numbers of its own."""
+        """The input table, and the output head if it has a weight of its own."""
         total = parameter_bytes(self.model)
 
         def describe(name: str, weight: Tensor, role: str, tied: tuple[str, ...]) -> TableInfo:
@@ -102,7 +102,7 @@ class Original:
         return found
 
     def equal_head(self) -> str | None:
-        """The name of an output head that holds the same numbers as the table, and is not tied to it; or None."""
+        """The name of an untied output head whose weight equals the table; None if there is none."""
         if self.head is None or self.head[0] in self.tied or is_quantised(self.head[1].weight):
             return None
         (name, head), table = self.head, self.weight
@@ -111,18 +111,18 @@ class Original:
         return name if all(torch.equal(head.weight[part], table[part]) for part in chunks(*self.shape)) else None
 
     def with_tied_head(self) -> Self:
-        """Tie an output head to the table whose numbers it holds, as the model's config can say it.
+        """Tie an output head whose weight equals the table, in the model and in its config.
 
         Raises:
-            ValueError: If it holds others, or the model's class can't tie them.
+            ValueError: If the weights differ, or the model's class can't tie them.
         """
         model, name = self.model, self.equal_head()
         if name is None:
             raise ValueError(
-                f"the output head of {type(model).__name__} is tied already, or holds other numbers than the table; "
+                f"the output head of {type(model).__name__} is tied already, or its weight differs from the table; "
                 "leave out tie"
             )
-        _say_tied(model, True)
+        _set_tied(model, True)
         model.all_tied_weights_keys = model.get_expanded_tied_weights_keys(all_submodels=True)
         model.tie_weights(recompute_mapping=False)
         found = self.of(model)
@@ -131,29 +131,30 @@ class Original:
         return found
 
     def settle_ties(self) -> list[str]:
-        """Let the config say what is so: untied, where a head differs from the table that its config ties it to.
+        """Correct the config of a model whose head differs from the table that the config ties it to.
 
-        Transformers loads such a checkpoint untied, with a warning, because it sees that the numbers differ. It could
-        not see that of a compressed table, and would tie.
+        Transformers compares the two weights, and loads such a checkpoint untied, with a warning. It can't compare a
+        compressed table, so it would tie the head.
 
         Returns:
-            The modules that have numbers of their own though the config promised otherwise. Some configs tie whatever
-            they say, T5's among them, so this must be noted elsewhere, too.
+            The modules that have a weight of their own although the config ties them. The checkpoint must list them,
+            because some models, such as T5, tie in spite of their config.
         """
-        promised = self.model.get_expanded_tied_weights_keys(all_submodels=True)
-        apart = [key for key in promised if key.endswith(".weight") and key not in self.model.all_tied_weights_keys]
-        if apart:
-            _say_tied(self.model, False)
-        return [key.removesuffix(".weight") for key in apart]
+        tied_by_config = self.model.get_expanded_tied_weights_keys(all_submodels=True)
+        tied = self.model.all_tied_weights_keys
+        separate = [key for key in tied_by_config if key.endswith(".weight") and key not in tied]
+        if separate:
+            _set_tied(self.model, False)
+        return [key.removesuffix(".weight") for key in separate]
 
 
 def parameter_bytes(model: nn.Module) -> int:
-    """Bytes of all parameters, each counted once."""
+    """Bytes of all parameters; shared ones count once."""
     return sum(stored_bytes(parameter) for parameter in model.parameters())
 
 
 def find_tables(model: PreTrainedModel) -> list[TableInfo]:
-    """The input table of a model, and its output head where that has numbers of its own.
+    """The input table of a model, and its output head if that has a weight of its own.
 
     Raises:
         ValueError: If the model has no token embedding, or it is compressed already.
@@ -161,6 +162,6 @@ def find_tables(model: PreTrainedModel) -> list[TableInfo]:
     return Original.of(model).tables()
 
 
-def _say_tied(model: PreTrainedModel, tied: bool) -> None:
+def _set_tied(model: PreTrainedModel, tied: bool) -> None:
     for config in (model.config, model.config.get_text_config(decoder=True)):
         config.tie_word_embeddings = tied

@@ -1,6 +1,6 @@
-"""Methods of a model that are ours once its tables are compressed; they stand in the model itself, not in its class.
+"""Methods that replace those of a model while its tables are compressed. They are set on the instance, not the class.
 
-The largest is `resize_token_embeddings`, which transformers has for dense tables alone.
+The largest is `resize_token_embeddings`, which transformers has only for dense tables.
 """
 
 from types import MethodType
@@ -15,30 +15,20 @@ from vocabpress.embeddings import CompressedEmbedding, Dense, Rows
 from vocabpress.hf.modules import CompressedLinear, TokenEmbedding
 from vocabpress.hf.tables import base_prefix, input_table_name
 
-PEFT_LOOKS_FOR = "embeddings.word_embeddings"
+PEFT_NAME = "embeddings.word_embeddings"
 
 
 def get_submodule(model: PreTrainedModel, target: str) -> nn.Module:
-    """As torch's, but that the name under which PEFT looks for a token embedding first finds it in any model.
+    """The method of torch, but the first name that PEFT tries for a token embedding finds it in any model.
 
-    PEFT's prompt tuning would else look for a parameter with a row for each token, which a compressed table lacks.
+    Otherwise PEFT's prompt tuning looks for a parameter with a row for each token, which a compressed table lacks.
     """
     try:
         return nn.Module.get_submodule(model, target)
     except AttributeError:
-        if target != PEFT_LOOKS_FOR:
+        if target != PEFT_NAME:
             raise
         return model.get_input_embeddings()
-
-
-def half(model: PreTrainedModel, *arguments: Any) -> Any:
-    """As torch's; transformers has it of models alone that are not quantised, and here it is the tables that are."""
-    return nn.Module.half(model, *arguments)
-
-
-def single(model: PreTrainedModel, *arguments: Any) -> Any:
-    """As `half`, for ``float``."""
-    return nn.Module.float(model, *arguments)
 
 
 def resize_token_embeddings(
@@ -49,24 +39,25 @@ def resize_token_embeddings(
 ) -> TokenEmbedding:
     """Add tokens at the end of the table, and of every head that has a row for each token.
 
-    The rows of added tokens are exact: ``Rows([compressed, Dense])``, stored in the model's dtype, and they train. So
-    does a model's own `resize_token_embeddings` once its table is compressed.
+    The rows of added tokens are exact: the table becomes ``Rows([compressed, Dense])``, the new rows stored in the
+    model's dtype, and they can be trained. A compressed model's own `resize_token_embeddings` is this function.
 
     Args:
-        model: With a compressed input table; changed in place.
-        new_num_tokens: Rows from then on; None leaves their number as it is, but for the padding.
+        model: Model with a compressed input table; changed in place.
+        new_num_tokens: New number of rows; None changes it only by the padding.
         pad_to_multiple_of: Rounds the number up.
-        mean_resizing: Whether added rows start as the mean row; else normal, of ``config.initializer_range``.
+        mean_resizing: Whether added rows start as the mean row. Otherwise they are normal with standard deviation
+            ``config.initializer_range``.
 
     Returns:
-        The module that embeds tokens.
+        The module of the token embedding.
 
     Raises:
         ValueError: If there would be fewer tokens than now.
     """
     owner: Any = model.get_submodule(input_table_name(model))
-    before, wanted = owner.num_embeddings, new_num_tokens or owner.num_embeddings
-    after = wanted if pad_to_multiple_of is None else -(-wanted // pad_to_multiple_of) * pad_to_multiple_of
+    before, tokens = owner.num_embeddings, new_num_tokens or owner.num_embeddings
+    after = tokens if pad_to_multiple_of is None else -(-tokens // pad_to_multiple_of) * pad_to_multiple_of
     if after < before:
         raise ValueError(
             f"a compressed table of {before} tokens can't shrink to {after}; trim the original (vocabpress trim) first"
@@ -89,7 +80,7 @@ def resize_token_embeddings(
 
 
 def _first_rows(model: PreTrainedModel, owner: TokenEmbedding, count: int, mean: bool) -> Tensor:
-    """What added rows hold at first, (count, d)."""
+    """Initial values of added rows, (count, d)."""
     if mean:
         return owner.weight.detach().mean(0).expand(count, -1).clone()
     deviation = getattr(model.config.get_text_config(), "initializer_range", 0.02)
@@ -97,7 +88,7 @@ def _first_rows(model: PreTrainedModel, owner: TokenEmbedding, count: int, mean:
 
 
 def _grow_biases(model: PreTrainedModel, before: int, after: int) -> None:
-    """Zeros for the added tokens in the biases of tied heads, wherever else in the model they stand."""
+    """Add zeros for the new tokens to the biases of tied heads, in every module that shares such a bias."""
     heads = [module for module in model.modules() if isinstance(module, CompressedLinear)]
     for bias in {id(head.bias): head.bias for head in heads if head.bias is not None}.values():
         if len(bias) != before:
@@ -110,7 +101,7 @@ def _grow_biases(model: PreTrainedModel, before: int, after: int) -> None:
 
 
 def _grow_others(model: Any, before: int, after: int, mean: bool) -> None:
-    """A head with numbers of its own, and the buffer of biases that BART and its kin have."""
+    """Resize a head with a weight of its own, and the buffer of biases in models such as BART."""
     head = model.get_output_embeddings()
     if isinstance(head, nn.Linear) and head.out_features == before:
         model.set_output_embeddings(model._get_resized_lm_head(head, after, mean_resizing=mean))
@@ -119,22 +110,23 @@ def _grow_others(model: Any, before: int, after: int, mean: bool) -> None:
 
 
 OURS = {"resize_token_embeddings": resize_token_embeddings, "get_submodule": get_submodule}
-OF_PLAIN_BODIES = {"half": half, "float": single}
+# Transformers forbids these for every quantised model. They are safe if only the tables are compressed.
+FOR_PLAIN_BODIES = {"half": nn.Module.half, "float": nn.Module.float}
 
 
 def override(model: PreTrainedModel, plain_body: bool) -> None:
-    """Give a model our methods.
+    """Set our methods on a model.
 
     Args:
-        model: With compressed tables.
-        plain_body: Whether no library has quantised the rest.
+        model: Model with compressed tables.
+        plain_body: Whether the body is not quantised.
     """
     restore(model)
-    for name, method in (OURS | (OF_PLAIN_BODIES if plain_body else {})).items():
+    for name, method in (OURS | (FOR_PLAIN_BODIES if plain_body else {})).items():
         vars(model)[name] = MethodType(method, model)
 
 
 def restore(model: PreTrainedModel) -> None:
-    """Give a model its class' methods back."""
-    for name in OURS | OF_PLAIN_BODIES:
+    """Remove our methods, so that those of the class apply again."""
+    for name in OURS | FOR_PLAIN_BODIES:
         vars(model).pop(name, None)

@@ -1,8 +1,9 @@
-"""Pages of models, README.md with metadata before the text: read whatever is in them, and written."""
+"""Read and write the pages of models: README.md, YAML metadata followed by text."""
 
 import json
 import re
 import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ import yaml
 from transformers.models.auto import modeling_auto
 
 METADATA = re.compile(r"\A---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
-KEPT = ("language", "license", "license_name", "license_link", "pipeline_tag", "datasets", "library_name")
-ORIGINAL = "# The original's model card"  # what stands below it is the original's own text
+COPIED_FIELDS = ("language", "license", "license_name", "license_link", "pipeline_tag", "datasets", "library_name")
+ORIGINAL_HEADING = "# The original's model card"  # the text below it is the original's
 AUTO = {
     "AutoModelForCausalLM": modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     "AutoModelForSeq2SeqLM": modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
@@ -30,8 +31,8 @@ class Page:
     """A model's page.
 
     Attributes:
-        metadata: Of its head, as YAML has it; empty where that can't be read.
-        text: All below.
+        metadata: YAML metadata; empty if there is none or it can't be read.
+        text: The text below the metadata.
     """
 
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -39,7 +40,7 @@ class Page:
 
 
 def read_page(folder: Path) -> Page:
-    """README.md of a folder. What can't be read of it is a warning: no page is worth an error."""
+    """README.md of a folder. What can't be read causes a warning, not an error, because no model depends on it."""
     file = folder / "README.md"
     try:
         whole = file.read_text(encoding="utf-8") if file.is_file() else ""
@@ -60,44 +61,64 @@ def read_page(folder: Path) -> Page:
 
 
 def metadata(original: Page, base_model: str | None, relation: str, tags: list[str]) -> str:
-    """The head of a page of what was made of a model, as YAML: what holds on, where it comes from, and tags.
+    """YAML metadata for a model made from another: the fields that still hold, the base model, and tags.
 
     Args:
-        original: Page of the original, or of what was made of it before.
-        base_model: Its id on the hub, where it is known.
-        relation: To the base model, in the hub's words.
-        tags: To be added; the hub takes text alone for one.
+        original: Page of the original, or of an earlier model made from it.
+        base_model: Id of the original on the hub, or None if unknown.
+        relation: Relation to the base model, in the hub's terms.
+        tags: Tags to add. All tags become text, because the hub accepts nothing else.
     """
     old = original.metadata
-    told: dict[str, Any] = {key: old[key] for key in KEPT if old.get(key) is not None}
+    fields: dict[str, Any] = {key: old[key] for key in COPIED_FIELDS if old.get(key) is not None}
     if base_model is not None:
-        told |= {"base_model": base_model, "base_model_relation": relation}
+        fields |= {"base_model": base_model, "base_model_relation": relation}
     before = old.get("tags")
-    listed = before if isinstance(before, list) else [before] if before is not None else []
-    told["tags"] = sorted({*(str(tag) for tag in listed), *tags})
-    return f"---\n{yaml.safe_dump(told, sort_keys=False, allow_unicode=True).strip()}\n---\n"
+    old_tags = before if isinstance(before, list) else [before] if before is not None else []
+    fields["tags"] = sorted({*(str(tag) for tag in old_tags), *tags})
+    return f"---\n{yaml.safe_dump(fields, sort_keys=False, allow_unicode=True).strip()}\n---\n"
+
+
+def write_page(folder: Path, render: Callable[[], str]) -> None:
+    """Write README.md. Errors become warnings, because the checkpoint is complete by then."""
+    try:
+        (folder / "README.md").write_text(render(), encoding="utf-8")
+    except Exception as error:
+        warnings.warn(f"the model card was not written: {error}", stacklevel=3)
+
+
+def link(base_model: str | None) -> str:
+    """A link to the original on the hub, if its id is known."""
+    return f"[{base_model}](https://huggingface.co/{base_model})" if base_model else "the original"
+
+
+def size_table(corner: str, before: str, rows: Iterable[tuple[str, int, int]]) -> str:
+    """A Markdown table of sizes before and after; rows are (name, before, after)."""
+    lines = [f"| {corner} | {before} | here | times smaller |", "| --- | ---: | ---: | ---: |"]
+    lines += [f"| {name} | {old:,} | {new:,} | {old / new:.2f} |" for name, old, new in rows]
+    return "\n".join(lines)
 
 
 def original_text(page: Page, own: bool = False) -> str:
-    """The original's own text, to stand below ours; empty where there is none.
+    """The original's text, to put below ours; empty if there is none.
 
     Args:
-        page: Of the original, or, if it is our own, what may have the original's text in it.
-        own: Whether it is our own.
+        page: Page of the original, or a page of ours that may contain the original's text.
+        own: Whether the page is ours.
     """
     if not own:
         return page.text
-    _, found, text = page.text.partition(f"\n{ORIGINAL}\n")
+    _, found, text = page.text.partition(f"\n{ORIGINAL_HEADING}\n")
     return text.strip() if found else ""
 
 
 def below(text: str) -> str:
-    """The original's text under its title; empty where there is none."""
-    return f"\n---\n\n{ORIGINAL}\n\n{text}\n" if text else ""
+    """The original's text under its heading; empty if there is none."""
+    return f"\n---\n\n{ORIGINAL_HEADING}\n\n{text}\n" if text else ""
 
 
 def auto_class(architecture: str) -> str:
-    """The auto class of transformers that loads a class of models."""
+    """The auto class of transformers that loads a model class."""
     for name, known in AUTO.items():
         classes = (one for value in known.values() for one in (value if isinstance(value, tuple | list) else [value]))
         if architecture in classes:
@@ -106,13 +127,13 @@ def auto_class(architecture: str) -> str:
 
 
 def snippet(folder: Path, architecture: str, output: str, first: str = "") -> str:
-    """Python that loads a checkpoint and runs it.
+    """Python code that loads a checkpoint and runs it.
 
     Args:
-        folder: Of the checkpoint, or of one with the same companions.
+        folder: Folder of the checkpoint, or of one with the same companions.
         architecture: Class of the model.
-        output: What is loaded: the folder's name.
-        first: Lines before.
+        output: Name of the folder to load.
+        first: Lines to put before the code.
     """
     place = json.dumps(output)
     if (folder / "modules.json").is_file():
@@ -132,7 +153,7 @@ print(model.similarity(embeddings, embeddings))"""
 
 
 def _use(folder: Path, loader: str) -> list[str]:
-    """What is done with a model and its tokenizer."""
+    """Lines that run a model with its tokenizer."""
     if loader == "AutoModelForCausalLM" and _chats(folder):
         return [
             'messages = [{"role": "user", "content": "What is the capital of France?"}]',

@@ -1,6 +1,6 @@
-"""What a compression did, as data: the figures that the command line prints and that the model card is made of.
+"""The report of a compression: the data that the command line prints and that the model card is rendered from.
 
-What a model is called stands here, too, and the command line that does what a call of the library did.
+This module also finds the name of a model, and the command line that equals a call of `compress`.
 """
 
 import json
@@ -21,21 +21,21 @@ from vocabpress.hub import split
 from vocabpress.methods import Method, method_name, method_settings
 
 REPORT = "vocabpress.json"  # in the folder of a compressed checkpoint
-TITLE = re.compile(r"\A\s*#\s+([\w.-]*[-_.\d][\w.-]*)\s*$", re.MULTILINE)  # a name, not a sentence
+NAME_AS_TITLE = re.compile(r"\A\s*#\s+([\w.-]*[-_.\d][\w.-]*)\s*$", re.MULTILINE)  # a name, not a sentence
 SNAPSHOT = re.compile(r"models--(?:(?P<owner>[^/]+?)--)?(?P<name>[^/]+)/snapshots/")  # in the hub's cache
 
 
 @dataclass(frozen=True)
 class Recovered:
-    """What was trained after a compression, for the card.
+    """Training after a compression, for the card.
 
     Attributes:
-        task: Whose labelled rows it was trained on; None where it was text.
+        task: Task with labelled rows that it was trained on; None if it was trained on text.
         mode: ``"table"`` or ``"model"``.
-        steps: Of training.
-        training_sequences: Or rows.
-        held_out_sequences: On which it was judged.
-        figures: Name of a loss or a metric -> before and after.
+        steps: Steps of training.
+        training_sequences: Number of sequences or rows.
+        held_out_sequences: Number of sequences for evaluation.
+        figures: Name of a loss or a metric -> its values before and after.
     """
 
     task: str | None
@@ -48,10 +48,10 @@ class Recovered:
 
 @dataclass(frozen=True)
 class Report:
-    """What a compression did and what it cost. Sizes are bytes of saved tensors and files.
+    """Sizes and errors of a compression, and how it was made. Sizes are bytes of saved tensors and files.
 
-    `body` names what the body is quantised with, in the same step or before; `base_model` is the original's id on the
-    hub, where it is known; `recovered` lists what was trained afterwards, and errors of rows are those after it.
+    `body` names the library that quantised the body, in the same step or before. `base_model` is the original's id on
+    the hub, or None if unknown. `recovered` lists later training; errors of rows are those after it.
     """
 
     source_name: str
@@ -87,12 +87,12 @@ class Report:
 
 
 def save_report(report: Report, folder: Path) -> None:
-    """Write a report beside the checkpoint that it is of."""
+    """Write a report into the folder of its checkpoint."""
     (folder / REPORT).write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
 
 
 def load_report(folder: Path) -> Report | None:
-    """The report of a compressed checkpoint; None where there is none, or one of another version."""
+    """The report of a compressed checkpoint; None if there is none, or it is of another version."""
     try:
         data: dict[str, Any] = json.loads((folder / REPORT).read_text(encoding="utf-8"))
         linears = [LinearOutcome(**part) for part in data.pop("linears")]
@@ -103,7 +103,7 @@ def load_report(folder: Path) -> Report | None:
 
 
 def hub_id(model: str | Path) -> str | None:
-    """The id on the hub of what a user called a model by; None of a folder, unless it is one of the hub's cache."""
+    """The hub id of a model, given its id or a folder in the hub's cache; None for any other folder."""
     if not Path(model).is_dir():
         return split(model)[0]
     found = SNAPSHOT.search(f"{os.path.realpath(model)}/")
@@ -113,18 +113,18 @@ def hub_id(model: str | Path) -> str | None:
 
 
 def model_name(model: str | Path) -> str:
-    """The name of a model, without its owner or the folders above it; ``.`` has one, too."""
+    """The name of a model, without its owner or parent folders; links and ``.`` are resolved."""
     known = hub_id(model)
     return Path(os.path.realpath(model)).name if known is None else known.rpartition("/")[2]
 
 
 def named_by(page: str) -> tuple[str | None, str | None]:
-    """The name that a model's own page gives it as its title, and its id on the hub, if the page has that, too.
+    """The name of a model in the title of its own page, and its hub id, if the page has them.
 
     Args:
-        page: Its text, such as ``# some-name`` and below it ``Model.from_pretrained("some-org/some-name")``.
+        page: Text such as ``# some-name`` with ``Model.from_pretrained("some-org/some-name")`` below.
     """
-    title = TITLE.search(page)
+    title = NAME_AS_TITLE.search(page)
     if title is None:
         return None, None
     known = re.search(rf"[\"'`/]([\w.-]+/{re.escape(title[1])})[\"'`)\s]", page)
@@ -140,15 +140,15 @@ def as_command(
     linears: LinearShapes | None,
     **more: Any,
 ) -> str:
-    """The call of `compress` that a command line makes. Absolute paths are shortened to names, tensors to ``...``.
+    """The command line that equals a call of `compress`. Absolute paths become names, and tensors ``...``.
 
     Args:
-        model: As `compress` got it.
-        output: The same.
-        method: The same.
-        budget: The same.
-        linears: As read.
-        more: Options by their names on the command line; None and what is empty are left out.
+        model: Argument of `compress`.
+        output: Argument of `compress`.
+        method: Argument of `compress`.
+        budget: Argument of `compress`.
+        linears: Argument of `compress`, parsed.
+        more: Other options by their names on the command line; None, 0 and empty values are left out.
     """
     name, revision = split(model) if hub_id(model) is not None and not Path(model).is_dir() else (model, None)
     parts = ["vocabpress", "compress", hub_id(model) or _short(name), "-o", _short(output)]
@@ -157,7 +157,7 @@ def as_command(
         parts += ["--method", method]
     elif method is not None:
         parts += ["--method", method_name(method)]
-        parts += [part for name, value in _set(method).items() for part in ("--set", f"{name}={value}")]
+        parts += [part for name, value in _changed_settings(method).items() for part in ("--set", f"{name}={value}")]
     if budget is not None:
         option = {"ratio": "--ratio", "bits_per_weight": "--bits-per-weight", "bytes": "--size"}[budget.unit]
         parts += [option, f"{budget.amount:g}" if budget.unit != "bytes" else str(int(budget.amount))]
@@ -165,8 +165,8 @@ def as_command(
     if linears is not None:
         parts += [part for name, value in linears.to_dict().items() for part in ("--linears", f"{name}={value}")]
     for name, value in more.items():
-        several = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-        for each in several:
+        values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+        for each in values:
             if each is True:
                 parts.append(f"--{name}")
             elif isinstance(each, Tensor) or (each is not None and each != 0):
@@ -174,13 +174,13 @@ def as_command(
     return shlex.join(parts)
 
 
-def _set(method: Method) -> Mapping[str, Any]:
-    """The settings of a method that are not its defaults."""
+def _changed_settings(method: Method) -> Mapping[str, Any]:
+    """The settings of a method that differ from their defaults."""
     try:
-        usual = method_settings(type(method)())
-    except TypeError:  # of methods inside
-        usual = {}
-    return {name: value for name, value in method_settings(method).items() if usual.get(name, usual) != value}
+        defaults = method_settings(type(method)())
+    except TypeError:  # a method made of other methods has no defaults
+        return method_settings(method)
+    return {name: value for name, value in method_settings(method).items() if defaults[name] != value}
 
 
 def _short(value: Any) -> str:

@@ -1,8 +1,8 @@
-"""What a user asks of a compression: method, budget and seed, and linear maps that become Kronecker products, too.
+"""What a user requests: method, budget, seed, and the linear maps to store as Kronecker products.
 
-The shapes of linear maps are in the notation of KroneckerBERT (Tahaei et al., NAACL 2022, section 3.2): a weight
-W (outputs x inputs) is A (x) B with A (m1 x n1), and ``n1 x m1`` is given. For the maps of a feed-forward block it is
-that of W1 and of W2 transposed, so that one pair serves both.
+The shapes of linear maps follow KroneckerBERT (Tahaei et al., NAACL 2022, section 3.2). A weight W (outputs x inputs)
+is A (x) B with A (m1 x n1), and users give ``n1 x m1``. In a feed-forward block the shape holds for W1 and for the
+transpose of W2, so one shape serves both.
 """
 
 from collections.abc import Mapping
@@ -14,18 +14,18 @@ from vocabpress.budget import Budget
 from vocabpress.fitting.quantise import Factors, check_factors
 from vocabpress.methods import Method, NearestKronecker, make_method, method_name
 
-Side = int | Fraction
-Shape = tuple[Side, Side]
-"""n1 and m1: columns and rows of A, each a number, or a share (below 1) of the map's inputs or outputs."""
+FactorSide = int | Fraction
+FactorShape = tuple[FactorSide, FactorSide]
+"""n1 and m1: columns and rows of A. Each is a number, or a fraction below 1 of the map's inputs or outputs."""
 
 ROLES = ("attention", "ffn")
 
 
-def read_shape(role: str, value: Any) -> Shape:
-    """``"48x384"``, ``"1/16x1/2"`` or a pair of numbers as a shape.
+def read_shape(role: str, value: Any) -> FactorShape:
+    """Parse ``"48x384"``, ``"1/16x1/2"`` or a pair of numbers.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If it is not a shape.
     """
     sides = value.lower().split("x") if isinstance(value, str) else value
     try:
@@ -35,27 +35,27 @@ def read_shape(role: str, value: Any) -> Shape:
     if min(first, second) <= 0 or any(side > 1 and side.denominator > 1 for side in (first, second)):
         raise ValueError(
             f"the shape of {role} is n1 x m1, columns and rows of its left factor, got {value!r}; "
-            "write it like 48x384, or 1/16x1/2 for shares of the map's sides"
+            "write it like 48x384, or 1/16x1/2 for fractions of the map's sides"
         )
     return tuple(side.numerator if side.denominator == 1 else side for side in (first, second))  # pyright: ignore[reportReturnType]
 
 
 @dataclass(frozen=True)
 class LinearShapes:
-    """The linear maps that are stored as Kronecker products.
+    """The linear maps to store as Kronecker products.
 
     Attributes:
-        attention: Shape of A of the queries', keys', values' and output maps; None leaves them as they are.
-        ffn: Of the feed-forward blocks' maps, of the last one transposed; None leaves them as they are.
-        terms: Products that are added up.
+        attention: Shape of A for query, key, value and output maps; None does not compress them.
+        ffn: Shape of A for the maps of feed-forward blocks, the last one transposed; None does not compress them.
+        terms: Number of Kronecker products in the sum.
         factors: Number format of all factors: ``"float16"``, ``"int8"`` or ``"int4"``.
 
     Raises:
-        ValueError: If a value is none, or no role is given.
+        ValueError: If a value is invalid, or neither `attention` nor `ffn` is given.
     """
 
-    attention: Shape | None = None
-    ffn: Shape | None = None
+    attention: FactorShape | None = None
+    ffn: FactorShape | None = None
     terms: int = 1
     factors: Factors = "float16"
 
@@ -64,20 +64,20 @@ class LinearShapes:
         if not self.roles:
             raise ValueError(f"no linear maps are chosen; give a shape to one of {', '.join(ROLES)}")
         if self.terms < 1:
-            raise ValueError(f"terms is at least 1, got {self.terms}")
+            raise ValueError(f"terms must be at least 1, got {self.terms}")
 
     @property
-    def roles(self) -> dict[str, Shape]:
-        """Role -> shape, of those that are given."""
+    def roles(self) -> dict[str, FactorShape]:
+        """Role -> shape, without the roles that are None."""
         given = {"attention": self.attention, "ffn": self.ffn}
         return {role: shape for role, shape in given.items() if shape is not None}
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Self:
-        """From what a command line or a dictionary says, such as ``{"attention": "48x384", "ffn": (2, 16)}``.
+        """Parse settings from a command line or a dictionary, such as ``{"attention": "48x384", "ffn": (2, 16)}``.
 
         Raises:
-            ValueError: If a name is unknown or a value does not fit.
+            ValueError: If a name is unknown or a value is invalid.
         """
         known = [field.name for field in fields(cls)]
         unknown = sorted(set(values) - set(known))
@@ -94,20 +94,20 @@ class LinearShapes:
         return cls(**read)
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as JSON: shapes as text."""
+        """The settings as JSON, with shapes as text."""
         shapes = {role: "x".join(str(side) for side in shape) for role, shape in self.roles.items()}
         return {**shapes, "terms": self.terms, "factors": self.factors}
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a compression.
+    """What a user requests.
 
     Attributes:
-        method: Of the table; None leaves it to the model, see `default_method`.
-        budget: Of the table.
-        seed: Of all randomness.
-        linears: Linear maps that become Kronecker products, too.
+        method: Method for the table; None lets the model decide, see `default_method`.
+        budget: Size of the table.
+        seed: Seed for all randomness.
+        linears: Linear maps to store as Kronecker products.
     """
 
     method: Method | None = None
@@ -126,25 +126,25 @@ class Preset:
     paper: str
 
 
-def _kronecker(width: int, attention: str, ffn: str) -> Preset:
-    # A ratio n to float32 leaves room for n columns a right factor in float16 and in float32 alike.
+def _kronecker_preset(width: int, attention: str, ffn: str) -> Preset:
+    # The ratio `width` to float32 leaves room for right factors of `width` columns, in float16 and in float32 alike.
     shapes = LinearShapes.read({"attention": attention, "ffn": ffn})
     return Preset(NearestKronecker(width), Budget.ratio(width), shapes, NearestKronecker.paper)
 
 
 PRESETS: dict[str, Preset] = {
     # Section 3.2: for BERT-base, d = 768, attention is (384, 384) and (48, 384) there.
-    "kronecker-8x": _kronecker(8, "1/2x1/2", "2x8"),
-    "kronecker-20x": _kronecker(16, "1/16x1/2", "2x16"),
+    "kronecker-8x": _kronecker_preset(8, "1/2x1/2", "2x8"),
+    "kronecker-20x": _kronecker_preset(16, "1/16x1/2", "2x16"),
 }
 
 
 def preset(name: str, **settings: Any) -> dict[str, Any]:
-    """Arguments of `compress` that a preset stands for; the papers count every token alike.
+    """The arguments of `compress` for a preset. Tokens have equal weights, as in the papers.
 
     Args:
         name: A key of PRESETS.
-        settings: Fields of its method that are to be others; ``factors`` is that of the linear maps, too.
+        settings: Fields of its method to change; ``factors`` also applies to the linear maps.
 
     Raises:
         ValueError: If the name, a field or a value is unknown.

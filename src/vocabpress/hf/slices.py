@@ -1,4 +1,4 @@
-"""Rows of a checkpoint's table, read from its files; no model is loaded. For jobs that each hold a part of a table."""
+"""Read some rows of a checkpoint's table from its files without loading the model, for jobs that share one table."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -16,13 +16,13 @@ from vocabpress.methods import method_name
 
 
 class StoredTable(NamedTuple):
-    """Where the numbers of a token table are.
+    """The place of a token table in the files of a checkpoint.
 
     Attributes:
-        file: A safetensors file.
-        key: Name of the tensor there.
+        file: Path of a safetensors file.
+        key: Name of the tensor in it.
         shape: (V, d).
-        dtype: As stored.
+        dtype: Dtype in the file.
     """
 
     file: str
@@ -34,16 +34,16 @@ class StoredTable(NamedTuple):
         """Rows ``start`` to ``stop``, (stop - start, d): mapped from the file, and read when they are used.
 
         Raises:
-            ValueError: If there are no such rows.
+            ValueError: If the range is outside the table.
         """
         if not 0 <= start <= stop <= self.shape[0]:
-            raise ValueError(f"the table has rows 0 to {self.shape[0]}, asked for {start} to {stop}")
+            raise ValueError(f"the table has rows 0 to {self.shape[0]}, got {start} to {stop}")
         with safe_open(self.file, "pt") as opened:
             return opened.get_slice(self.key)[start:stop]
 
 
 def default_method_name(model: str | Path) -> str:
-    """The method that a checkpoint's table gets where none is named; no weights are read.
+    """The default method for a checkpoint's table, found without reading weights.
 
     Raises:
         ValueError: If the model has no table, or it is compressed already.
@@ -58,26 +58,26 @@ def find_stored_table(model: str | Path) -> StoredTable:
         model: A hub id, or a folder with config.json and safetensors.
 
     Raises:
-        ValueError: If the model has no table, it is compressed already, or it is not plain which tensor it is.
+        ValueError: If the model has no table, it is compressed already, or several or no tensors match.
     """
     folder = find_folder(model)
     skeleton = Original.of(empty_model(folder))
     weight = skeleton.weight
     entries, _ = read_headers([str(file) for file in weight_files(folder)])
-    fitting = [key for key, entry in entries.items() if entry.shape == tuple(weight.shape)]
+    candidates = [key for key, entry in entries.items() if entry.shape == tuple(weight.shape)]
     for place in (skeleton.name, *skeleton.tied):
-        found = [key for key in fitting if _same_module(key, f"{place}.weight", skeleton.model)]
+        found = [key for key in candidates if _same_parameter(key, f"{place}.weight", skeleton.model)]
         if len(found) == 1:
             file, (rows, width) = entries[found[0]].file, weight.shape
             empty = StoredTable(file, found[0], (rows, width), weight.dtype).rows(0, 0)
             return StoredTable(file, found[0], (rows, width), empty.dtype)
     raise ValueError(
-        f"the files of {model} hold no tensor of {list(weight.shape)} that is plainly its {skeleton.name}.weight; load "
-        "the model"
+        f"the files of {model} have no tensor of {list(weight.shape)} that is clearly its {skeleton.name}.weight; load "
+        "the model instead"
     )
 
 
-def _same_module(key: str, wanted: str, model: PreTrainedModel) -> bool:
-    """Whether a key of the files is that of a parameter: checkpoints with a head and without differ by a prefix."""
+def _same_parameter(key: str, name: str, model: PreTrainedModel) -> bool:
+    """Whether a key in the files is a parameter's. Checkpoints with a head and without differ by a prefix."""
     prefix = f"{model.base_model_prefix}."
-    return key.removeprefix(prefix) == wanted.removeprefix(prefix)
+    return key.removeprefix(prefix) == name.removeprefix(prefix)

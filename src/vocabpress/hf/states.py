@@ -1,7 +1,7 @@
 """The names of a table's tensors in files and in the state dicts of models.
 
-In a model they stand as they do in the table, ``<embedding>.table.<tensor>``. In files one of them, the anchor, takes
-the original key ``<embedding>.weight``. A state dict by either names loads into a model.
+In a model they are ``<embedding>.table.<tensor>``. In files one of them, the anchor, has the original key
+``<embedding>.weight``. A state dict with either name loads into a model.
 """
 
 from collections.abc import Mapping
@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from vocabpress.embeddings import CompressedEmbedding
 
 SIGN = "import vocabpress"
-"""A tensor of no bytes beside a table in files: a transformers that knows nothing of us lists it among what it did not
-expect, and so says what to do."""
+"""Name of an empty tensor beside each table in files. Without vocabpress, transformers lists it as an unexpected key,
+and so tells the user what to do."""
 
 
 def anchor(table: CompressedEmbedding) -> str | None:
-    """The stored tensor that takes the original key: the largest whose shape is not the table's.
+    """The stored tensor that gets the original key: the largest whose shape is not that of the table.
 
-    None for a lone `Dense` form, which no method stores.
+    None for a `Dense` form alone, which no method stores.
     """
     shape = (table.num_embeddings, table.embedding_dim)
     misfits = [item for item in table.storage() if item.shape != shape]
@@ -28,11 +28,11 @@ def anchor(table: CompressedEmbedding) -> str | None:
 
 
 def with_stored(state: Mapping[str, Tensor], tables: Mapping[str, CompressedEmbedding]) -> dict[str, Tensor]:
-    """A model's state dict as files have it: the tables' tensors as they are stored, by the names that files have.
+    """Convert a model's state dict to that of files: tables' tensors in their stored dtypes, under their file names.
 
     Args:
-        state: Of the model.
-        tables: By the names of the modules that own them.
+        state: State dict of the model.
+        tables: Name of the owning module -> table.
     """
     stored = dict(state)
     for name, table in tables.items():
@@ -46,40 +46,40 @@ def with_stored(state: Mapping[str, Tensor], tables: Mapping[str, CompressedEmbe
 
 
 class ReadsTable(nn.Module):
-    """What reads a table, its own or that of another module; loads its own by either names.
+    """Base of modules that read a table, their own or that of another module. Own tables load under either name.
 
     Attributes:
-        table: The table; registered where it is the module's own.
+        table: The table; a registered submodule if this module owns it.
     """
 
     table: CompressedEmbedding
 
     @property
     def owns_table(self) -> bool:
-        """Whether the table's tensors are saved, moved and trained as this module's."""
+        """Whether the table's tensors are saved, moved and trained with this module."""
         return "table" in self._modules
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "weight":
             raise KeyError(
-                "attribute 'weight' already exists: it is a reading of the compressed table, which none replaces; "
-                "exchange the module (set_input_embeddings, set_output_embeddings), or set it after model.dequantize()"
+                "attribute 'weight' already exists: it is a reading of the compressed table and can't be replaced; "
+                "replace the module (set_input_embeddings, set_output_embeddings), or set it after model.dequantize()"
             )
         super().__setattr__(name, value)
 
-    def _load_from_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride]: torch passes all by place
+    def _load_from_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride]: torch passes all by position
         self, state_dict: dict[str, Any], prefix: str, *arguments: Any
     ) -> None:
         if self.owns_table:
-            key, given = anchor(self.table), state_dict.get(f"{prefix}weight")
-            if given is not None and tuple(given.shape) == (self.table.num_embeddings, self.table.embedding_dim):
+            key, weight = anchor(self.table), state_dict.get(f"{prefix}weight")
+            if weight is not None and tuple(weight.shape) == (self.table.num_embeddings, self.table.embedding_dim):
                 errors: list[str] = arguments[-1]
                 errors.append(
                     f"{prefix}weight is a dense table, and this model's is compressed; load it into "
-                    "model.dequantize(), or compress the checkpoint that it is of"
+                    "model.dequantize(), or compress its checkpoint"
                 )
                 del state_dict[f"{prefix}weight"]
-            elif given is not None and key is not None:
+            elif weight is not None and key is not None:
                 state_dict[f"{prefix}table.{key}"] = state_dict.pop(f"{prefix}weight")
             state_dict.pop(f"{prefix}{SIGN}", None)
         super()._load_from_state_dict(state_dict, prefix, *arguments)

@@ -1,8 +1,8 @@
-"""Static embeddings: a model that is its table alone, as `StaticEmbedding` of sentence-transformers.
+"""Static embeddings: models that consist of a table alone, like `StaticEmbedding` of sentence-transformers.
 
-Sentence-transformers imports a module's class by name only if it is one of its own, or if remote code is trusted. So a
-static model is stored as what it is without them: a transformers model of one embedding, with mean pooling after it.
-What holds for checkpoints then holds for it. The tokenizer adds no special tokens, as with `StaticEmbedding`.
+Sentence-transformers imports only its own classes by name, unless remote code is trusted. So a static model is stored
+as a transformers model of one embedding, followed by mean pooling, and all commands treat it like any checkpoint. Its
+tokenizer adds no special tokens, like that of a `StaticEmbedding`.
 """
 
 import json
@@ -20,22 +20,22 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.modeling_outputs import BaseModelOutput
 
 from vocabpress.hf.companions import modules_of
+from vocabpress.registration import STATIC
 
-MODEL_TYPE = "vocabpress_static"
-POOLING = "pooling"  # folder of that module
-UNLIMITED = 10**18  # tokens of a text; what transformers takes for no limit is larger than that
+POOLING = "pooling"  # folder of the pooling module
+UNLIMITED = 10**18  # maximum length of a text in tokens where the tokenizer has no limit
 
 
 class StaticConfig(PreTrainedConfig):
-    """Of a `StaticModel`.
+    """Config of a `StaticModel`.
 
     Args:
-        vocab_size: Rows.
-        hidden_size: Columns.
-        kwargs: As `PreTrainedConfig` takes them.
+        vocab_size: Rows of the table.
+        hidden_size: Columns of the table.
+        kwargs: Arguments of `PreTrainedConfig`.
     """
 
-    model_type = MODEL_TYPE
+    model_type = STATIC
 
     def __init__(self, vocab_size: int = 1, hidden_size: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -43,7 +43,7 @@ class StaticConfig(PreTrainedConfig):
 
 
 class StaticModel(PreTrainedModel):
-    """A token table, and nothing after it."""
+    """A token table without any layers."""
 
     config_class = StaticConfig
 
@@ -59,12 +59,12 @@ class StaticModel(PreTrainedModel):
         self.embeddings = value
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **_: Any) -> BaseModelOutput:
-        """Rows of tokens, shape (*input_ids.shape, hidden_size); the mask is for the pooling that follows."""
-        rows = self.embeddings(input_ids.long())  # no tokens at all come as floats
+        """Rows of tokens, shape (*input_ids.shape, hidden_size). The pooling that follows uses the mask."""
+        rows = self.embeddings(input_ids.long())  # an empty batch arrives as floats
         return BaseModelOutput(last_hidden_state=rows, hidden_states=(rows,))
 
 
-AutoConfig.register(MODEL_TYPE, StaticConfig, exist_ok=True)  # in the place of what `registration` put there
+AutoConfig.register(STATIC, StaticConfig, exist_ok=True)  # replaces the placeholder of `registration`
 AutoModel.register(StaticConfig, StaticModel, exist_ok=True)
 
 
@@ -76,7 +76,7 @@ def is_static(folder: Path) -> bool:
 
 @cache
 def _converted(folder: Path, changed: int) -> TemporaryDirectory[str]:
-    """The folder's checkpoint, made once; it goes when the program ends."""
+    """A temporary checkpoint made of the folder, once for each modification time; deleted when the program ends."""
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError:
@@ -90,51 +90,51 @@ def _converted(folder: Path, changed: int) -> TemporaryDirectory[str]:
     if not weight.is_floating_point():
         raise ValueError(f"the table of {folder} is quantised already ({weight.dtype}); start from the original")
     made = TemporaryDirectory(prefix="vocabpress-static-")
-    place = Path(made.name)
+    target = Path(made.name)
     model = empty(*weight.shape)
     model.embeddings.weight = nn.Parameter(weight)
-    model.save_pretrained(place)
+    model.save_pretrained(target)
     for name in ("README.md", "config_sentence_transformers.json"):
         if (folder / name).is_file():
-            shutil.copyfile(folder / name, place / name)
-    later = modules_of(folder)[1:]
-    for module in later:
+            shutil.copyfile(folder / name, target / name)
+    following = modules_of(folder)[1:]
+    for module in following:
         if module.get("path") and (folder / module["path"]).is_dir():
-            shutil.copytree(folder / module["path"], place / module["path"])
-    write_companions(source.tokenizer, weight.shape[1], place, later)
+            shutil.copytree(folder / module["path"], target / module["path"])
+    write_companions(source.tokenizer, weight.shape[1], target, following)
     return made
 
 
 def as_checkpoint(folder: Path) -> Path:
-    """A `StaticEmbedding` as a transformers checkpoint: the same numbers in the same dtype, the same tokens.
+    """Convert a `StaticEmbedding` to a transformers checkpoint with the same table, dtype and tokens.
 
     Args:
-        folder: Of a SentenceTransformer for which :func:`is_static`.
+        folder: Folder of a SentenceTransformer for which :func:`is_static` holds.
 
     Raises:
-        ValueError: If sentence-transformers is missing or can't read it, or no token can pad.
+        ValueError: If sentence-transformers is missing or can't read it, or no token can be used for padding.
     """
     return Path(_converted(folder.absolute(), (folder / "modules.json").stat().st_mtime_ns).name)
 
 
 def empty(num_embeddings: int, embedding_dim: int) -> StaticModel:
-    """A static model without numbers, on the meta device."""
+    """A static model on the meta device."""
     with torch.device("meta"):
         return StaticModel(StaticConfig(num_embeddings, embedding_dim, architectures=[StaticModel.__name__]))
 
 
 def write_companions(
-    tokenizer: Tokenizer, embedding_dim: int, folder: Path, later: Sequence[dict[str, Any]] = ()
+    tokenizer: Tokenizer, embedding_dim: int, folder: Path, following: Sequence[dict[str, Any]] = ()
 ) -> None:
-    """What sentence-transformers wants beside a static model: tokenizer, mean pooling, and the modules that follow.
+    """Write what sentence-transformers reads beside a static model: tokenizer, mean pooling, and following modules.
 
     Raises:
-        ValueError: If no token of the tokenizer can pad.
+        ValueError: If no token of the tokenizer can be used for padding.
     """
     plain_tokenizer(tokenizer).save_pretrained(folder)
     # Names and keys that sentence-transformers 5 and 6 both know.
     modules = [("", "sentence_transformers.models.Transformer"), (POOLING, "sentence_transformers.models.Pooling")]
-    modules += [(module.get("path", ""), module["type"]) for module in later]
+    modules += [(module.get("path", ""), module["type"]) for module in following]
     listed = [{"idx": i, "name": str(i), "path": path, "type": kind} for i, (path, kind) in enumerate(modules)]
     (folder / "modules.json").write_text(json.dumps(listed, indent=2), encoding="utf-8")
     (folder / POOLING).mkdir()
@@ -143,21 +143,21 @@ def write_companions(
 
 
 def plain_tokenizer(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
-    """A tokenizer for transformers that gives the tokens of `StaticEmbedding`: no special ones added.
+    """A tokenizer for transformers that gives the tokens of `StaticEmbedding`, without special ones.
 
     Raises:
-        ValueError: If there is no special or unknown token to pad with.
+        ValueError: If there is no special or unknown token for padding.
     """
     stored = json.loads(tokenizer.to_str())
     model, special = stored["model"], [token["content"] for token in stored["added_tokens"] if token["special"]]
     unknown = model.get("unk_token")
     if unknown is None and model.get("unk_id") is not None:  # Unigram
         unknown = model["vocab"][model["unk_id"]][0]
-    asked = (stored["padding"] or {}).get("pad_token")
-    names = [asked, *(token for token in special if "pad" in token.lower()), *special, unknown]
+    configured = (stored["padding"] or {}).get("pad_token")
+    names = [configured, *(token for token in special if "pad" in token.lower()), *special, unknown]
     pads = [name for name in names if name is not None and tokenizer.token_to_id(name) is not None]
     if not pads:
-        raise ValueError("the tokenizer has neither a special nor an unknown token, so that nothing can pad a batch")
+        raise ValueError("the tokenizer has neither a special nor an unknown token, so a batch can't be padded")
     limit = (stored["truncation"] or {}).get("max_length", UNLIMITED)
     bare = Tokenizer.from_str(json.dumps(stored | {"post_processor": None, "padding": None, "truncation": None}))
     return PreTrainedTokenizerFast(tokenizer_object=bare, pad_token=pads[0], model_max_length=limit)

@@ -1,4 +1,4 @@
-"""Put compressed tables and linear maps into a model, with everything that is tied to them, and take them out again."""
+"""Install compressed tables and linear maps in a model, with everything tied to them, and remove them again."""
 
 from collections.abc import Collection
 
@@ -9,28 +9,27 @@ from transformers import PreTrainedModel
 from vocabpress.embeddings import CompressedEmbedding
 from vocabpress.hf.inner import is_quantised
 from vocabpress.hf.modules import ADDITIONS, CompressedLinear, TiedHead, TokenEmbedding
+from vocabpress.hf.overrides import restore
 from vocabpress.hf.tables import tied_modules
 
 
 def install(model: PreTrainedModel, name: str, table: CompressedEmbedding, separate: Collection[str] = ()) -> None:
     """Replace the embedding ``name``, and all modules tied to it, by modules that read ``table``.
 
-    Transformers ties by the names of ``weight`` parameters, which are gone afterwards; those ties are dropped, because
-    the head now refers to the table itself. Ties of biases stay.
+    Transformers ties ``weight`` parameters by their names. These parameters no longer exist, so their ties are dropped:
+    the head now refers to the table itself. Ties of biases remain.
 
     Args:
         model: Changed in place.
-        name: Of the embedding that is to own the table.
-        table: On any device; moved to where the embedding is, unless that is the meta device.
-        separate: Modules that the model's map of ties names, but that keep numbers of their own.
+        name: Name of the embedding that will own the table.
+        table: The table, on any device; moved to the embedding's, unless that is the meta device.
+        separate: Modules in the model's map of ties that have a weight of their own and are not replaced.
 
     Raises:
         ValueError: If a module is neither an embedding nor a linear head, or the shapes differ.
     """
     owner = model.get_submodule(name)
-    shape = (getattr(owner, "num_embeddings", None), getattr(owner, "embedding_dim", None))
-    if shape != (table.num_embeddings, table.embedding_dim):
-        raise ValueError(f"{name} is a table {shape}, got one of {table.num_embeddings, table.embedding_dim}")
+    _check_shape(name, getattr(owner, "num_embeddings", None), getattr(owner, "embedding_dim", None), table)
     tied = [other for other in tied_modules(model, name) if other not in separate]
     replacements: dict[str, nn.Module] = {name: TokenEmbedding(table, owner)}
     for other in tied:
@@ -47,50 +46,56 @@ def install(model: PreTrainedModel, name: str, table: CompressedEmbedding, separ
 
 
 def check_linear(model: PreTrainedModel, name: str) -> nn.Linear:
-    """The module ``name``, if it can be stored compressed.
+    """The module ``name``, if it can be compressed.
 
     Raises:
-        ValueError: If it does more or other than an `nn.Linear`, or is tied to another module.
+        ValueError: If it does not compute the same as an `nn.Linear`, or is tied to another module.
     """
     module = model.get_submodule(name)
     if not isinstance(module, nn.Linear) or type(module).forward is not nn.Linear.forward:
         raise ValueError(
-            f"{name} is a {type(module).__name__}; only plain linear maps (nn.Linear) of an original checkpoint are "
-            "stored as Kronecker products so far, so leave its kind out"
+            f"{name} is a {type(module).__name__}; only plain linear maps (nn.Linear) of an original can be stored as "
+            "Kronecker products, so leave out its role"
         )
     if is_quantised(module.weight):
         raise ValueError(
-            f"{name} is quantised; a Kronecker product is made of the original's numbers, so leave one out"
+            f"{name} is quantised; a Kronecker product needs the original weight, so leave out the linear maps or the "
+            "quantised body"
         )
     if _without(model.all_tied_weights_keys, {f"{name}.weight"}) != model.all_tied_weights_keys:
-        raise ValueError(f"{name} shares its weight with another module, so leave its kind out")
+        raise ValueError(f"{name} shares its weight with another module, so leave out its role")
     return module
 
 
 def install_linear(model: PreTrainedModel, name: str, table: CompressedEmbedding) -> None:
-    """Replace the linear map ``name`` by one that reads ``table``, its bias kept.
+    """Replace the linear map ``name`` by one that reads ``table`` and has the same bias.
 
     Args:
         model: Changed in place.
-        name: Of the map.
-        table: On any device; moved to where the map is, unless that is the meta device.
+        name: Name of the map.
+        table: The weight, on any device; moved to the map's, unless that is the meta device.
 
     Raises:
         ValueError: As `check_linear`, or if the shapes differ.
     """
     module = check_linear(model, name)
-    shape = (module.out_features, module.in_features)
-    if shape != (table.num_embeddings, table.embedding_dim):
-        raise ValueError(f"{name} is a map {shape}, got one of {table.num_embeddings, table.embedding_dim}")
+    _check_shape(name, module.out_features, module.in_features, table)
     model.set_submodule(name, CompressedLinear(table, module.bias))
 
 
+def _check_shape(name: str, rows: int | None, columns: int | None, table: CompressedEmbedding) -> None:
+    if (rows, columns) != (table.num_embeddings, table.embedding_dim):
+        raise ValueError(
+            f"{name} has the shape {(rows, columns)}, got a table of {(table.num_embeddings, table.embedding_dim)}"
+        )
+
+
 def uninstall(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Put ordinary embeddings, heads and linear maps, tied as before, in the place of compressed ones.
+    """Replace compressed embeddings, heads and linear maps by ordinary ones, tied as before.
 
     Args:
         model: Changed in place.
-        dtype: Of the dense weights.
+        dtype: Dtype of the dense weights.
     """
     with torch.device("meta"):
         skeleton = type(model)(model.config)
@@ -104,7 +109,7 @@ def uninstall(model: PreTrainedModel, dtype: torch.dtype) -> None:
         if isinstance(module, TokenEmbedding) and module.scale is not None and module.rounds_scale:
             scale = torch.full((), module.scale, device=module.table.device)
             dense.register_buffer("embed_scale", scale, persistent=False)
-        with torch.no_grad():  # the rows that inference reads, which loops round once
+        with torch.no_grad():  # gives the same rows as inference, whose compiled loops round once
             dense.weight = nn.Parameter(module.weight.to(dtype, copy=True))
         for addition in (*ADDITIONS, "additional_fc"):
             if getattr(module, addition, None) is not None:
@@ -115,14 +120,13 @@ def uninstall(model: PreTrainedModel, dtype: torch.dtype) -> None:
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
             module.__dict__.pop("_tied_weights_keys", None)
-    for name in ("resize_token_embeddings", "get_submodule", "half", "float"):
-        vars(model).pop(name, None)  # those of compressed tables
+    restore(model)
     model.all_tied_weights_keys = ties
     model.tie_weights(recompute_mapping=False)
 
 
 def _stands_apart(model: PreTrainedModel, target: str, source: str) -> bool:
-    """Whether a parameter that should be tied to a table has numbers of its own, the table being compressed."""
+    """Whether a parameter that the class ties to a compressed table has a value of its own."""
     if not target.endswith(".weight") or not source.endswith(".weight"):
         return False
     owner, other = (model.get_submodule(key.removesuffix(".weight")) for key in (source, target))
@@ -130,13 +134,13 @@ def _stands_apart(model: PreTrainedModel, target: str, source: str) -> bool:
 
 
 def _drop_ties(model: PreTrainedModel, gone: set[str]) -> None:
-    """Forget the ties of parameters that are to go, in the maps of the model and of the models inside it."""
+    """Remove the ties of parameters that will be replaced, in the model's map and those of models inside it."""
     model.all_tied_weights_keys = _without(model.all_tied_weights_keys, gone)
     for prefix, module in model.named_modules():
         if isinstance(module, PreTrainedModel):
             own = module.get_expanded_tied_weights_keys()
             here = {key.removeprefix(f"{prefix}.") for key in gone} if prefix else gone
-            # Parts that don't call `post_init` have no map.
+            # Models that don't call `post_init` have no map.
             module.all_tied_weights_keys = _without(getattr(module, "all_tied_weights_keys", {}), here)
             module._tied_weights_keys = _without(own, here)
 

@@ -1,4 +1,4 @@
-"""Folders of results: seen to be free and writable before the work, and written in a single step."""
+"""Output folders: checked to be free and writable before the work, and written in one step after it."""
 
 import errno
 import json
@@ -23,23 +23,23 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-MARK = "-vocabpress-"  # in the names of temporary folders, so that nobody else's is taken for one
-MOVED = "moved.json"  # in a temporary folder inside its target: the names of what has moved out of it
-NOBODYS = {"lost+found"}  # in a volume that is just made
-WORK = "vocabpress-work"  # what folders of unfinished work inside of a target are called
+MARK = "-vocabpress-"  # in the names of temporary folders, to tell them from other programs' folders
+MOVED = "moved.json"  # in a temporary folder inside its target: the names of the entries that were moved out of it
+IGNORED_ENTRIES = {"lost+found"}  # in a new volume
+WORK_FOLDER = "vocabpress-work"  # prefix of folders with unfinished work inside a target
 
 
 def check_output(out: str | Path) -> Path:
-    """The output folder, if it can be written without harm: looked at before the work, not after it.
+    """Check before the work that the output folder is free and can be written.
 
     Raises:
         ValueError: If it exists and is not an empty folder, or can't be written to.
     """
     target = Path(out)
-    home = place = _place(target)
+    home = place = _resolved(target)
     try:
         if place.is_dir():
-            if _others(place):
+            if _foreign_entries(place):
                 raise ValueError(f"the output folder {out} exists and is not empty; remove it or give another name")
         elif place.exists():
             raise ValueError(f"the output {out} exists and is a file; give the name of a new folder")
@@ -48,14 +48,14 @@ def check_output(out: str | Path) -> Path:
         Path(tempfile.mkdtemp(prefix=_prefix(place), dir=home)).rmdir()
     except OSError as error:
         raise ValueError(
-            f"can't write {out}: {home} can't be written to ({error.strerror or error}); give a place where you may "
-            "make files"
+            f"can't write {out}: {home} can't be written to ({error.strerror or error}); give a folder where you may "
+            "create files"
         ) from None
     return target
 
 
-def _place(target: Path) -> Path:
-    """Where a target really is: links are followed, ``.`` has a name."""
+def _resolved(target: Path) -> Path:
+    """The absolute path of a target, links resolved."""
     return Path(os.path.realpath(target))
 
 
@@ -64,37 +64,37 @@ def _prefix(place: Path) -> str:
 
 
 def _is_temporary(folder: Path, place: Path) -> bool:
-    """Whether a folder is named as one that becomes a target."""
-    named = re.fullmatch(re.escape(_prefix(place)) + r"[a-z0-9_]{8}", folder.name)  # as `tempfile` ends names
-    return named is not None and not folder.is_symlink() and folder.is_dir()
+    """Whether a folder is a temporary folder of this target, judged by its name."""
+    match = re.fullmatch(re.escape(_prefix(place)) + r"[a-z0-9_]{8}", folder.name)  # the suffix of `tempfile`
+    return match is not None and not folder.is_symlink() and folder.is_dir()
 
 
-def _others(place: Path) -> list[Path]:
-    """What is in a folder, but for what runs on it have there, or left when they were killed."""
+def _foreign_entries(place: Path) -> list[Path]:
+    """The entries of a folder, except those of runs that write to it now or were killed."""
     entries = list(place.iterdir())
     runs = [entry for entry in entries if _is_temporary(entry, place)]
-    ours = {name for run in runs for name in _moved(run)} | {run.name for run in runs} | NOBODYS
-    return [entry for entry in entries if entry.name not in ours and not entry.name.startswith(f".{WORK}")]
+    ours = {name for run in runs for name in _moved_names(run)} | {run.name for run in runs} | IGNORED_ENTRIES
+    return [entry for entry in entries if entry.name not in ours and not entry.name.startswith(f".{WORK_FOLDER}")]
 
 
 def work_folder(target: Path, what: str) -> Path:
-    """A name for the folder of a target's unfinished work, from which a later run goes on.
+    """A folder for a target's unfinished work, which a later run continues.
 
-    It is beside the target, or inside where nothing may be made beside it.
+    It is beside the target, or inside it if no folder can be created beside it.
     """
-    place = _place(target)
+    place = _resolved(target)
     beside = place.with_name(f"{place.name}.{what}")
     if beside.exists() or not place.is_dir():
         return beside
     try:
         beside.mkdir()
     except OSError:
-        return place / f".{WORK}-{what}"
+        return place / f".{WORK_FOLDER}-{what}"
     return beside
 
 
-def _moved(run: Path) -> list[str]:
-    """The names of what has moved from a temporary folder to its target, if that was where it is."""
+def _moved_names(run: Path) -> list[str]:
+    """The entries that were moved from a temporary folder to the target that contains it."""
     try:
         names = json.loads((run / MOVED).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -104,29 +104,29 @@ def _moved(run: Path) -> list[str]:
 
 @contextmanager
 def written_at_once(target: Path) -> Iterator[Path]:
-    """A temporary folder that becomes ``target`` at the end; on any error nothing is left behind.
+    """A temporary folder that becomes ``target`` at the end. After an error nothing is left behind.
 
-    A new target appears by one rename. One that is there, and may be a volume or the current folder, which can't be
-    exchanged, is filled at the end, weights last, so that nothing loads before all is there. What runs on the same
-    target left there when they were killed is removed first.
+    A new target appears by one rename. An existing one may be a volume or the current folder, which can't be replaced,
+    so the files are moved into it. Weights move last, so that an incomplete folder does not load. Leftovers of killed
+    runs on the same target are removed first.
 
     Raises:
-        ValueError: If the disk is full or the place can't be written.
+        ValueError: If the disk is full or the target can't be written.
     """
-    place = _place(target)
+    place = _resolved(target)
     inside = place.is_dir()
     made = [parent for parent in place.parents if not parent.exists()]
     temporary: Path | None = None
-    held: int | None = None
+    lock: int | None = None
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         home = place if inside else place.parent
-        _sweep(home, place)
+        _remove_abandoned(home, place)
         temporary = Path(tempfile.mkdtemp(prefix=_prefix(place), dir=home))
-        held = _hold(temporary, wait=True)
+        lock = _lock(temporary, wait=True)
         yield temporary
         if inside:
-            _fill(place, temporary)
+            _move_into(place, temporary)
         else:
             temporary.chmod(0o777 & ~_umask())
             temporary.replace(place)
@@ -134,28 +134,28 @@ def written_at_once(target: Path) -> Iterator[Path]:
         made = []
     except OSError as error:
         raise ValueError(
-            f"can't write {target}: {error.strerror or error}; free some space or give another place"
+            f"can't write {target}: {error.strerror or error}; free some space or give another folder"
         ) from None
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
-        if held is not None:
-            os.close(held)
+        if lock is not None:
+            os.close(lock)
         for parent in made:
             if parent.exists() and not any(parent.iterdir()):
                 parent.rmdir()
 
 
-def _fill(place: Path, temporary: Path) -> None:
-    """Move all that is in a temporary folder to the folder that it is in; one run at a time.
+def _move_into(place: Path, temporary: Path) -> None:
+    """Move the contents of a temporary folder into the folder that contains it, one run at a time.
 
     Raises:
-        OSError: If another run was first, or a file can't be moved: then nothing stays.
+        OSError: If another run was first, or a file can't be moved; then nothing is left in the folder.
     """
-    held = _hold(place, wait=True)
-    names = sorted((path.name for path in temporary.iterdir()), key=lambda name: _order(temporary / name))
+    lock = _lock(place, wait=True)
+    names = sorted((path.name for path in temporary.iterdir()), key=lambda name: _move_order(temporary / name))
     try:
-        if _others(place):
+        if _foreign_entries(place):
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
         (temporary / MOVED).write_text(json.dumps(names), encoding="utf-8")
         try:
@@ -166,14 +166,14 @@ def _fill(place: Path, temporary: Path) -> None:
             _remove(place, names)
             raise
     finally:
-        if held is not None:
-            os.close(held)
+        if lock is not None:
+            os.close(lock)
 
 
-def _order(path: Path) -> tuple[bool, bool, bool, str]:
-    """Weights last, those of parts before the model's own, and the index of shards after them."""
-    heavy = any(map(is_weights, path.rglob("*"))) if path.is_dir() else is_weights(path)
-    return heavy, path.is_file(), path.name.endswith(INDEX), path.name
+def _move_order(path: Path) -> tuple[bool, bool, bool, str]:
+    """Sort key: folders with weights, then the model's weights, then the index of shards come last."""
+    has_weights = any(map(is_weights, path.rglob("*"))) if path.is_dir() else is_weights(path)
+    return has_weights, path.is_file(), path.name.endswith(INDEX), path.name
 
 
 def _remove(place: Path, names: list[str]) -> None:
@@ -184,10 +184,11 @@ def _remove(place: Path, names: list[str]) -> None:
             path.unlink(missing_ok=True)
 
 
-def _hold(folder: Path, wait: bool) -> int | None:
-    """A descriptor that locks a folder until it is closed, or its process ends in whatever way.
+def _lock(folder: Path, wait: bool) -> int | None:
+    """Lock a folder until the returned descriptor is closed or the process ends, even when killed.
 
-    None where another holds it, or where folders can't be locked, as on some network file systems.
+    Returns:
+        None if another process has the lock, or folders can't be locked, as on some network file systems.
     """
     if fcntl is None:
         return None
@@ -203,20 +204,20 @@ def _hold(folder: Path, wait: bool) -> int | None:
     return descriptor
 
 
-def _sweep(home: Path, place: Path) -> None:
-    """Remove the temporary folders of a target that nobody holds any more, and what they had moved into it.
+def _remove_abandoned(home: Path, place: Path) -> None:
+    """Remove the temporary folders that killed runs left, and what they had moved into the target.
 
-    Whoever makes one holds it before anything is in it, so one with files and no holder is of a killed run.
-    An empty one may have been made just now; it stays.
+    A run locks its folder before it writes into it, so a folder with files and without a lock is from a killed run.
+    An empty one may be a moment old, and is not removed.
     """
     with suppress(OSError):
         for run in home.iterdir():
-            held = _hold(run, wait=False) if _is_temporary(run, place) else None
-            if held is not None:
+            lock = _lock(run, wait=False) if _is_temporary(run, place) else None
+            if lock is not None:
                 if run.is_dir() and any(run.iterdir()):
-                    _remove(home, _moved(run))
+                    _remove(home, _moved_names(run))
                     shutil.rmtree(run, ignore_errors=True)
-                os.close(held)
+                os.close(lock)
 
 
 def _umask() -> int:
@@ -226,7 +227,7 @@ def _umask() -> int:
 
 
 def save(model: "PreTrainedModel", folder: Path) -> None:
-    """`save_pretrained`, its storage errors told as OSError.
+    """Call `save_pretrained`, and turn errors of safetensors into OSError.
 
     Raises:
         OSError: If the disk is full, for example.

@@ -1,4 +1,4 @@
-"""Fewer tokens: rows of the table that nobody's text needs are left out, and the tokenizer follows."""
+"""Remove the tokens that a user's texts do not need from the table and from the tokenizer."""
 
 from vocabpress.trim.card import TrimReport
 from vocabpress.trim.run import trim

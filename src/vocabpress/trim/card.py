@@ -1,28 +1,27 @@
-"""What a trim left out: the figures, and the model card that is made of them."""
+"""The report of a trim, and the model card rendered from it."""
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from vocabpress.hf.page import Page, below, metadata, snippet
+from vocabpress.hf.page import Page, below, link, metadata, size_table, snippet
 
 
 @dataclass(frozen=True)
 class TrimReport:
-    """What was left out. Sizes are bytes of tensors and files.
+    """The sizes before and after a trim. Sizes are bytes of tensors and files.
 
     Attributes:
         source_name: Name of the model.
-        output: The folder written.
-        tokens_before: Rows of the table.
-        tokens_after: Rows kept.
-        tokens_used: Rows that text or scripts asked for; the tokenizer needs the others.
-        table_bytes_before: Size of the table in the original's dtype.
-        table_bytes_after: The same, trimmed.
-        model_bytes_before: Size of the files of weights.
-        model_bytes_after: The same, trimmed.
-        same_lines: Share of the lines of text that the trimmed tokenizer cuts as the original does; None without text.
-        kept_share: Share of the text's tokens that are kept, each as often as it occurs; None without text.
+        output: The output folder.
+        tokens_before: Rows of the original's table.
+        tokens_after: Rows of the trimmed table.
+        tokens_used: Tokens selected by text or scripts; the tokenizer itself needs the rest of `tokens_after`.
+        table_bytes_before: Bytes of the original's table.
+        table_bytes_after: Bytes of the trimmed table, in the same dtype.
+        model_bytes_before: Bytes of the original's weight files.
+        model_bytes_after: Bytes of the trimmed model's weight files.
+        same_lines: Fraction of the lines that both tokenizers split alike; None without text.
+        kept_share: Fraction of the tokens in the text that still exist, counting repetitions; None without text.
     """
 
     source_name: str
@@ -38,48 +37,34 @@ class TrimReport:
     kept_share: float | None
 
 
-def write_trim_card(
-    report: TrimReport, folder: Path, architecture: str, original: Page, base_model: str | None
-) -> None:
-    """Write the card of a trimmed checkpoint. The checkpoint is there by then: no card is worth an error.
+def trim_card(report: TrimReport, folder: Path, architecture: str, original: Page, base_model: str | None) -> str:
+    """README.md of a trimmed checkpoint.
 
     Args:
-        report: What was left out.
-        folder: Folder of the checkpoint, complete.
+        report: The report of the trim.
+        folder: Folder of the complete checkpoint.
         architecture: Class of the model.
         original: Page of the original.
-        base_model: Its id on the hub, where it is known.
+        base_model: Id of the original on the hub, or None if unknown.
     """
-    try:
-        text = _card(report, folder, architecture, original, base_model)
-        (folder / "README.md").write_text(text, encoding="utf-8")
-    except Exception as error:
-        warnings.warn(f"the model card was not written: {error}", stacklevel=2)
-
-
-def _card(report: TrimReport, folder: Path, architecture: str, original: Page, base_model: str | None) -> str:
-    link = f"[{base_model}](https://huggingface.co/{base_model})" if base_model else "the original"
     rows = [
         ("tokens", report.tokens_before, report.tokens_after),
         ("token table, bytes", report.table_bytes_before, report.table_bytes_after),
         ("whole model, bytes on disk", report.model_bytes_before, report.model_bytes_after),
     ]
-    lines = "\n".join(f"| {name} | {before:,} | {after:,} | {before / after:.2f} |" for name, before, after in rows)
-    kept = "" if report.kept_share is None else f"It keeps {report.kept_share:.2%} of the tokens of its text. "
+    coverage = "" if report.kept_share is None else f"It covers {report.kept_share:.2%} of the tokens in its text. "
     return f"""{metadata(original, base_model, "finetune", ["vocabpress"])}
 # {report.source_name}, trimmed
 
-This is {link} without the tokens that some languages do not need, trimmed by
-[vocabpress](https://pypi.org/project/vocabpress/). {kept}The rows of its tokens are those of the original;
-`kept_ids.json` lists their old ids.
+This is {link(base_model)} without the tokens that some languages do not need, trimmed by
+[vocabpress](https://pypi.org/project/vocabpress/). {coverage}The rows of its tokens are those of the original;
+`kept_ids.json` lists their ids there.
 
-| | original | here | times smaller |
-| --- | ---: | ---: | ---: |
-{lines}
+{size_table("", "original", rows)}
 
 ## Use
 
-It is an ordinary checkpoint, and needs no vocabpress.
+It is an ordinary checkpoint and does not need vocabpress.
 
 ```python
 {snippet(folder, architecture, report.output)}

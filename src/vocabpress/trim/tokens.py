@@ -1,13 +1,13 @@
-"""A tokenizer with fewer tokens, as the JSON of the `tokenizers` library.
+"""Remove tokens from a tokenizer, given as the JSON of the `tokenizers` library.
 
-Text whose tokens are all kept is cut into the same tokens as before:
+Text whose tokens all remain is split into the same tokens as before:
 
-* WordPiece takes the longest piece that there is, Unigram the most likely cut, WordLevel whole words: leaving out what
-  was not taken changes nothing.
-* BPE merges two pieces at a time, so whatever a kept token may be merged from is kept, and all merges between kept
-  tokens in their order.
+* WordPiece takes the longest piece, Unigram the most likely split, WordLevel whole words. Removing pieces that were not
+  taken does not change the result.
+* BPE merges two pieces at a time. So the pieces that a remaining token is merged from must remain, and all merges
+  between remaining tokens, in their order.
 
-Text that has other tokens falls back to shorter ones: bytes where the tokenizer has bytes, else single characters.
+Text with removed tokens is split into shorter ones: bytes if the tokenizer has bytes, otherwise single characters.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,14 +16,14 @@ from typing import Any
 import regex
 
 MODELS = ("WordPiece", "BPE", "Unigram", "WordLevel")
-BYTE_TOKENS = {f"<0x{number:02X}>" for number in range(256)}  # of byte fallback
+BYTE_TOKENS = {f"<0x{number:02X}>" for number in range(256)}  # for byte fallback
 
 
 def pieces(data: dict[str, Any]) -> dict[str, int]:
-    """Token -> id, of the model's own vocabulary and of what was added to it.
+    """Token -> id, for the vocabulary of the model and the added tokens.
 
     Raises:
-        ValueError: If the kind of tokenizer is not known here.
+        ValueError: If this kind of tokenizer can't be trimmed.
     """
     model = data["model"]
     if model["type"] not in MODELS:
@@ -33,13 +33,13 @@ def pieces(data: dict[str, Any]) -> dict[str, int]:
     return own | {token["content"]: token["id"] for token in data["added_tokens"]}
 
 
-def of_scripts(known: dict[str, int], backend: Any, scripts: Sequence[str]) -> list[int]:
-    """Ids of the tokens whose characters are of these Unicode scripts, or of none: digits, punctuation, signs.
+def of_scripts(pieces: dict[str, int], backend: Any, scripts: Sequence[str]) -> set[int]:
+    """Ids of the tokens whose characters belong to these Unicode scripts, or to none: digits, punctuation, symbols.
 
     Args:
-        known: Token -> id.
-        backend: The tokenizer of the `tokenizers` library, whose decoder says what a token stands for.
-        scripts: Such as ``Latin`` or ``Cyrillic``.
+        pieces: Token -> id.
+        backend: Tokenizer of the `tokenizers` library, whose decoder gives the text of a token.
+        scripts: Names such as ``Latin`` or ``Cyrillic``.
 
     Raises:
         ValueError: If Unicode has no such script.
@@ -48,35 +48,36 @@ def of_scripts(known: dict[str, int], backend: Any, scripts: Sequence[str]) -> l
         try:
             regex.compile(rf"\p{{Script={script}}}")
         except regex.error:
-            message = f"Unicode has no script {script!r}; give Latin, Cyrillic, Greek, Han, Hangul, Arabic or its like"
+            message = f"Unicode has no script {script!r}; give one such as Latin, Cyrillic, Han, Hangul or Arabic"
             raise ValueError(message) from None
-    allowed = "".join(rf"\p{{Script={script}}}" for script in (*scripts, "Common", "Inherited"))
-    whole = regex.compile(f"[{allowed}]*")
+    classes = "".join(rf"\p{{Script={script}}}" for script in (*scripts, "Common", "Inherited"))
+    allowed = regex.compile(f"[{classes}]*")
 
-    def matches(piece: str) -> bool:
+    def is_allowed(piece: str) -> bool:
         text = piece if backend.decoder is None else backend.decoder.decode([piece])
         text = text.removeprefix("##").replace("▁", " ")
-        return "\N{REPLACEMENT CHARACTER}" not in text and whole.fullmatch(text) is not None  # no part of a character
+        is_part = "\N{REPLACEMENT CHARACTER}" in text  # some of the bytes of a character
+        return not is_part and allowed.fullmatch(text) is not None
 
-    return [index for piece, index in known.items() if matches(piece)]
+    return {index for piece, index in pieces.items() if is_allowed(piece)}
 
 
 def closure(data: dict[str, Any], wanted: Iterable[int]) -> list[int]:
-    """The ids to keep, rising: those that are wanted, and those that the tokenizer can't do without.
+    """The ids to keep, in rising order: the wanted ones, and those that the tokenizer needs.
 
-    Always kept: added tokens, tokens that the post-processor inserts, the one for what is unknown, all bytes. With a
-    kept token: what it is merged from, and its characters one by one.
+    It always needs added tokens, tokens that the post-processor inserts, the unknown token, and all bytes. For each
+    token it also needs the pieces that it is merged from, and its single characters.
     """
     known, model = pieces(data), data["model"]
-    kept = set(wanted) | {token["id"] for token in data["added_tokens"]} | set(_inserted(data.get("post_processor")))
-    if model.get("unk_token") in known:  # some name one that they don't have
-        kept.add(known[model["unk_token"]])
-    kept |= {
+    needed = set(wanted) | {token["id"] for token in data["added_tokens"]} | set(_inserted(data.get("post_processor")))
+    if model.get("unk_token") in known:  # some tokenizers name one that is not in their vocabulary
+        needed.add(known[model["unk_token"]])
+    needed |= {
         part[key]
         for part, key in ((model, "unk_id"), (data.get("padding") or {}, "pad_id"))
         if part.get(key) is not None
     }
-    kept |= {known[piece] for piece in (*BYTE_TOKENS, *_alphabet(data)) if piece in known}
+    needed |= {known[piece] for piece in (*BYTE_TOKENS, *_alphabet(data)) if piece in known}
     names = {index: piece for piece, index in known.items()}
     prefix = model.get("continuing_subword_prefix") or ""
     parents: dict[int, list[tuple[int, int]]] = {}
@@ -84,38 +85,38 @@ def closure(data: dict[str, Any], wanted: Iterable[int]) -> list[int]:
         made = known.get(left + right.removeprefix(prefix))
         if made is not None and left in known and right in known:
             parents.setdefault(made, []).append((known[left], known[right]))
-    waiting = list(kept)
-    while waiting:
-        index = waiting.pop()
+    queue = list(needed)
+    while queue:
+        index = queue.pop()
         letters = names.get(index, "").removeprefix(prefix)
         forms = (form for letter in letters for form in (letter, prefix + letter) if form in known)
         found = {known[form] for form in forms} | {part for pair in parents.get(index, ()) for part in pair}
-        waiting += found - kept
-        kept |= found
-    return sorted(kept)
+        queue += found - needed
+        needed |= found
+    return sorted(needed)
 
 
-def renumbered(data: dict[str, Any], kept: Sequence[int]) -> dict[str, Any]:
-    """The tokenizer with the kept ids alone, numbered anew from 0 in their order.
+def renumbered(data: dict[str, Any], ids: Sequence[int]) -> dict[str, Any]:
+    """The tokenizer with these ids only, renumbered from 0 in their order.
 
     Args:
         data: The tokenizer; not changed.
-        kept: Rising, as `closure` gives them.
+        ids: Ids in rising order, from `closure`.
     """
-    new = {old: index for index, old in enumerate(kept)}
+    new = {old: index for index, old in enumerate(ids)}
     model = dict(data["model"])
     if isinstance(model["vocab"], list):
-        model["vocab"] = [model["vocab"][old] for old in kept if old < len(model["vocab"])]
+        model["vocab"] = [model["vocab"][old] for old in ids if old < len(model["vocab"])]
     else:
         model["vocab"] = {piece: new[old] for piece, old in model["vocab"].items() if old in new}
     if isinstance(model.get("unk_id"), int):
         model["unk_id"] = new[model["unk_id"]]
     if "merges" in model:
-        prefix, there = model.get("continuing_subword_prefix") or "", model["vocab"]
+        prefix, vocabulary = model.get("continuing_subword_prefix") or "", model["vocab"]
         model["merges"] = [
             [left, right]
             for left, right in _merges(model)
-            if left in there and right in there and left + right.removeprefix(prefix) in there
+            if all(piece in vocabulary for piece in (left, right, left + right.removeprefix(prefix)))
         ]
     added = [token | {"id": new[token["id"]]} for token in data["added_tokens"]]
     changed: dict[str, Any] = {"model": model, "added_tokens": added}
@@ -126,13 +127,13 @@ def renumbered(data: dict[str, Any], kept: Sequence[int]) -> dict[str, Any]:
 
 
 def _merges(model: dict[str, Any]) -> list[tuple[str, str]]:
-    """Pairs; older files write them as one string."""
+    """Pairs of pieces; in older files a pair is one string."""
     found = (merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model.get("merges") or ())
     return [(left, right) for left, right in found]
 
 
 def _alphabet(data: dict[str, Any]) -> list[str]:
-    """What a byte-level tokenizer writes for each byte: all 256, which any text may need."""
+    """The 256 characters by which a byte-level tokenizer represents bytes; none for other tokenizers."""
     parts = [part for key in ("pre_tokenizer", "normalizer") for part in _components(data.get(key))]
     if not any(part.get("type") == "ByteLevel" for part in parts):
         return []
@@ -142,7 +143,7 @@ def _alphabet(data: dict[str, Any]) -> list[str]:
 
 
 def _components(part: Any) -> list[dict[str, Any]]:
-    """A pre-tokenizer, normaliser or post-processor, those of a sequence one by one."""
+    """The parts of a pre-tokenizer, normaliser or post-processor, with sequences flattened."""
     if not isinstance(part, dict):
         return []
     inner = next((part[key] for key in ("pretokenizers", "normalizers", "processors") if key in part), None)
@@ -150,7 +151,7 @@ def _components(part: Any) -> list[dict[str, Any]]:
 
 
 def _inserted(processor: Any) -> list[int]:
-    """Ids that a post-processor puts into every text."""
+    """Ids that a post-processor inserts into every text."""
     found: list[int] = []
     for part in _components(processor):
         found += [part[key][1] for key in ("sep", "cls") if key in part]
@@ -159,7 +160,7 @@ def _inserted(processor: Any) -> list[int]:
 
 
 def _renumber(processor: Any, new: dict[int, int]) -> Any:
-    """A post-processor with other ids."""
+    """A post-processor with the new ids."""
     if not isinstance(processor, dict):
         return processor
     changed: dict[str, Any] = {}
