@@ -28,7 +28,7 @@ from vocabpress.cli.options import (
 budgets, methods, forecasts = Later("vocabpress.budget"), Later("vocabpress.methods"), Later("vocabpress.forecast")
 library, slices, shapes = Later("vocabpress.hf.compress"), Later("vocabpress.hf.slices"), Later("vocabpress.hf.shapes")
 presets, importance = Later("vocabpress.hf.presets"), Later("vocabpress.hf.importance")
-console, processes = Later("vocabpress.report.console"), Later("vocabpress.cli.together")
+printing, processes = Later("vocabpress.cli.printing"), Later("vocabpress.cli.together")
 
 
 def compress(
@@ -135,7 +135,7 @@ def compress(
         )
     if shards.rank:
         return
-    console.print_report(report)
+    printing.print_report(report)
     print(
         f"Written to {output}. To use it, `import vocabpress` and load the folder as before; its README.md shows how."
     )
@@ -167,7 +167,7 @@ def foretell_shape(
     """The same of a table that need not be there."""
     found = forecasts.forecast(method, *shape, budget, dtype=dtype, **circumstances)
     name, kind = methods.method_name(method), budgets.dtype_name(dtype)
-    console.print_forecast(found, f"{shape[0]:,} x {shape[1]:,} in {kind} by {name}, {budget}")
+    printing.print_forecast(found, f"{shape[0]:,} x {shape[1]:,} in {kind} by {name}, {budget}")
     few = ", ".join(f"{count:,} rows in {seconds:.1f} s" for count, seconds in found.measured.items())
     print(f"From {few}, fitted on this machine; memory beside Python and torch, which take half a gigabyte.")
     if as_json:

@@ -20,7 +20,7 @@ from vocabpress.cli.options import (
 )
 from vocabpress.settings import read_settings
 
-budgets, library, console = Later("vocabpress.budget"), Later("vocabpress.recover"), Later("vocabpress.report.console")
+budgets, library, printing = Later("vocabpress.budget"), Later("vocabpress.recover"), Later("vocabpress.cli.printing")
 
 
 def gates(
@@ -56,6 +56,6 @@ def gates(
         device=device,
         progress=True,
     )
-    console.print_gates(report)
+    printing.print_gates(report)
     if as_json:
         print_json(asdict(report))

@@ -9,7 +9,7 @@ import typer
 from vocabpress.cli.later import Later
 from vocabpress.cli.options import JsonOption, LessonText, ModelArgument, RevisionOption, located, print_json
 
-console, library = Later("vocabpress.report.console"), Later("vocabpress.recover")
+printing, library = Later("vocabpress.cli.printing"), Later("vocabpress.recover")
 
 
 def metric(
@@ -39,6 +39,6 @@ def metric(
         device=device,
         progress=True,
     )
-    console.print_metric(report)
+    printing.print_metric(report)
     if as_json:
         print_json(asdict(report))

@@ -158,7 +158,7 @@ def compress(
             architecture=type(loaded).__name__,
             method=made["method"],
             settings=made["settings"],
-            budget=str(config.budget),
+            budget=config.budget,
             seed=seed,
             body=None if config.inner is None else method_of(config.inner),
             model_bytes_before=weight_bytes(folder),

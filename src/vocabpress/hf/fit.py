@@ -1,5 +1,6 @@
 """Compressing the input table of a model in memory."""
 
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
@@ -61,7 +62,7 @@ def compress_input_table(
     config.fitted_by = {
         "method": method_name(method),
         "settings": method_settings(method),
-        "budget": str(config.budget),
+        "budget": asdict(config.budget),
         "seed": config.seed,
         "token_weights": weighted_by,
         "vocabpress": version("vocabpress"),

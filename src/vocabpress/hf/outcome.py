@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vocabpress.budget import Budget
 from vocabpress.hf.linears import LinearOutcome
 
 REPORT = "vocabpress.json"  # in the folder of a compressed checkpoint
@@ -48,7 +49,7 @@ class Report:
     dtype: str
     method: str
     settings: dict[str, object]
-    budget: str
+    budget: Budget
     seed: int
     weighted_by: str
     table_bytes_before: int
@@ -80,6 +81,7 @@ def load_report(folder: Path) -> Report | None:
     """The report of a compressed checkpoint; None where there is none, or one of another version."""
     try:
         told: dict[str, Any] = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        told["budget"] = Budget.read(told["budget"])
         linears = [LinearOutcome(**part) for part in told.pop("linears")]
         recovered = [Recovered(**part) for part in told.pop("recovered")]
         return Report(**told, linears=linears, recovered=recovered)
