@@ -63,11 +63,11 @@ def rate_distortion(model: Model) -> Chart | None:
     every, ours = found["mean"], found["mean"][~found.peer | found.peer.all()]
     x = _size_axis("bits", "bits per weight; times smaller than float32", 32, found)
     # Peers of many bits would press all else into a corner; the tables have them, and so has a zoom.
-    y = _level(pandas.Series([min(ours.min(), max(every.min(), ours.min() / 10)), every.max()]), "relative error ↓")
+    y = level_axis(pandas.Series([min(ours.min(), max(every.min(), ours.min() / 10)), every.max()]), "relative error ↓")
     line = alt.Chart(bound).mark_line(clip=True, color="currentColor", strokeDash=[2, 3], strokeWidth=2)
     line = line.encode(x=alt.X("bits_per_weight:Q"), y="relative_error:Q", tooltip=alt.value(BOUND))
     layers = [line] * (not bound.empty) + _curves(found, x, y, "relative_error", model)
-    return _chart("Rate and distortion", layers, "Dotted: the Gaussian bound." if len(bound) else "", found)
+    return to_chart("Rate and distortion", layers, "Dotted: the Gaussian bound." if len(bound) else "", found)
 
 
 def quality(model: Model, task: str, name: str) -> Chart | None:
@@ -82,15 +82,15 @@ def quality(model: Model, task: str, name: str) -> Chart | None:
     shown, title = metric(name), f"{task}: {metric(name).head}"
     if found.label.nunique() > 1 and _one_size(found):
         caption = f"All tables at about {size(found.table.min())}."
-        return _chart(title, _dots(found, lines, name), caption, found, found["name"].nunique())
+        return to_chart(title, _dots(found, lines, name), caption, found, found["name"].nunique())
     float32 = found.float32.dropna()
     x = _size_axis("table", "bytes; times smaller than float32", *float32[:1], found=found)
     low = lines["mean"].mean() < every["mean"].median()
     layers = [
         *_rules(lines, alt.Y("mean:Q"), "bottom" if low else "top"),
-        *_curves(found, x, _level(every["mean"], shown.head), name, model),
+        *_curves(found, x, level_axis(every["mean"], shown.head), name, model),
     ]
-    return _chart(title, layers, f"Dashed across: {', '.join(lines.label)}." if len(lines) else "", found)
+    return to_chart(title, layers, f"Dashed across: {', '.join(lines.label)}." if len(lines) else "", found)
 
 
 def _one_size(found: pandas.DataFrame) -> bool:
@@ -109,18 +109,20 @@ def _size_axis(field: str, title: str, float32: float | None = None, found: Any 
     return alt.X(f"{field}:Q", title=title).scale(type="log", domain=[low, high], nice=False).axis(**axis, grid=True)
 
 
-def _level(values: pandas.Series, title: str, field: str = "mean:Q") -> Any:
+def level_axis(values: pandas.Series, title: str, axis: Any = None) -> Any:
     """The axis of a metric; logarithmic, with at most seven round ticks, where values span more than a decade."""
-    axis, low, high = alt.Y(field, title=title), float(values.min()), float(values.max())
+    axis, low, high = (axis or alt.Y("mean:Q")).title(title), float(values.min()), float(values.max())
     if not 0 < 10 * low < high:
-        return axis.scale(zero=False, nice=True)
+        return axis.scale(zero=False, nice=True).axis(format="~s" if high >= 1000 else "~r", tickCount=6)
     low, high = low / 1.3, high * 1.3
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for digits in ((1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
         ticks = [digit * 10.0**decade for decade in decades for digit in digits if low <= digit * 10.0**decade <= high]
         if len(ticks) <= MOST_TICKS:
             break
-    return axis.scale(type="log", domain=[low, high], nice=False).axis(values=ticks, format="~g")
+    return axis.scale(type="log", domain=[low, high], nice=False).axis(
+        values=ticks, format="~s" if high >= 1000 else "~r"
+    )
 
 
 def _curves(found: pandas.DataFrame, x: Any, y: Any, name: str, model: Model) -> list[Any]:
@@ -153,16 +155,21 @@ def _marks(found: pandas.DataFrame) -> list[tuple[bool, str]]:
     return [(filled, kinds[filled]) for filled in sorted(set(found.recovered == ""), reverse=True)]
 
 
-def _looks(found: pandas.DataFrame, model: Model) -> dict[str, Any]:
-    """Colour and shape of each name, the same in all charts of a model."""
-    order = {name: index for index, name in enumerate(dict.fromkeys(model.compressed["name"]))}
-    names = [name for name in order if name in set(found["name"])]
-    legend = alt.Legend(symbolLimit=60)
+def looks_of(field: str, names: Iterable[str], places: Iterable[int]) -> dict[str, Any]:
+    """Colour and shape of each name of a field, by its place among all names that charts share."""
+    names, places, legend = list(names), list(places), alt.Legend(symbolLimit=60)
     looks = (("color", alt.Color, COLOURS), ("shape", alt.Shape, SHAPES))
     return {
-        key: make("name:N", legend=legend).scale(domain=names, range=[of[order[name] % len(of)] for name in names])
+        key: make(f"{field}:N", legend=legend).scale(domain=names, range=[of[place % len(of)] for place in places])
         for key, make, of in looks
     }
+
+
+def _looks(found: pandas.DataFrame, model: Model) -> dict[str, Any]:
+    """The same in all charts of a model."""
+    order = {name: index for index, name in enumerate(dict.fromkeys(model.compressed["name"]))}
+    names = [name for name in order if name in set(found["name"])]
+    return looks_of("name", names, [order[name] for name in names])
 
 
 def _tooltip(name: str) -> list[Any]:
@@ -193,7 +200,8 @@ def _dots(found: pandas.DataFrame, lines: pandas.DataFrame, name: str) -> list[A
         .encode(x=x, tooltip=_tooltip(name))
         for filled, kept in _marks(found)
     ]
-    return [*_rules(lines, alt.X("mean:Q")), spreads.encode(x=alt.X("low:Q"), x2="high:Q"), *points]
+    spreads = [spreads.encode(x=alt.X("low:Q"), x2="high:Q")] * bool((found.n > 1).any())
+    return [*_rules(lines, alt.X("mean:Q")), *spreads, *points]
 
 
 def _rules(lines: pandas.DataFrame, at: Any, baseline: Any = "top") -> list[Any]:
@@ -202,7 +210,7 @@ def _rules(lines: pandas.DataFrame, at: Any, baseline: Any = "top") -> list[Any]
     if lines.empty:
         return []
     text = base.mark_text(align="right", baseline=baseline, dy=-2 if baseline == "bottom" else 3, color="currentColor")
-    over = [text.encode(x=alt.value("width"), text="label:N")] if isinstance(at, alt.Y) else []
+    over = [text.encode(x=alt.value("width"), text="label:N")] * (isinstance(at, alt.Y) and len(lines) == 1)
     return [base.mark_rule(strokeDash=[6, 4], strokeWidth=1.5, color="currentColor").encode(tooltip="label:N"), *over]
 
 
@@ -218,10 +226,10 @@ def by_frequency(model: Model, key: str) -> Chart | None:
         return None
     shown, frame = metric(key), pandas.DataFrame(found)
     x = alt.X("tenth:Q", title="tenth of the vocabulary, the most frequent first").axis(tickCount=10)
-    y = _level(frame["mean"], shown.head)
+    y = level_axis(frame["mean"], shown.head)
     share = model.detailed("deciles")[0][1][0]["share"]
     caption = f"At {common_size(model)}. The first tenth makes up {share:.0%} of the text."
-    return _chart(f"{shown.label.capitalize()} by token frequency", _curves(frame, x, y, key, model), caption, frame)
+    return to_chart(f"{shown.label.capitalize()} by token frequency", _curves(frame, x, y, key, model), caption, frame)
 
 
 def spectrum_chart(model: Model) -> Chart | None:
@@ -238,11 +246,11 @@ def spectrum_chart(model: Model) -> Chart | None:
     )
     area = area.encode(
         x=alt.X("rank:Q"),
-        y=_level(frame.value, "singular value", "value:Q").stack(None),
+        y=level_axis(frame.value, "singular value", alt.Y("value:Q", stack=None)),
         tooltip=["rank:Q", alt.Tooltip("value:Q", title="singular value", format=".4~g")],
     )
     caption = f"Half of the variance lies in the first {half} of {len(values)} directions."
-    return _chart("Singular values of the centred table", [area], caption)
+    return to_chart("Singular values of the centred table", [area], caption)
 
 
 def bytes_by_part(model: Model) -> Chart | None:
@@ -267,7 +275,7 @@ def bytes_by_part(model: Model) -> Chart | None:
         color=alt.Color("part:N").scale(domain=kinds, range=palette),
         tooltip=["name:N", "part:N", alt.Tooltip("bytes:Q", format=",")],
     )  # fmt: skip
-    return _chart("Bytes by part", [bars], f"At {common_size(model)}.", rows=frame["name"].nunique())
+    return to_chart("Bytes by part", [bars], f"At {common_size(model)}.", rows=frame["name"].nunique())
 
 
 def kind_of_part(name: str) -> str:
@@ -283,8 +291,8 @@ def kind_of_part(name: str) -> str:
 
 def common_size(model: Model) -> str:
     """The common size in words: ``"about 1.87 MB, ratio 25"``."""
-    ratio = next(iter(model.at_common_size(model.rows).ratio.dropna()), None)
-    return f"about {size(model.common_size or 0)}" + (f", ratio {ratio:.3g}" if ratio else "")
+    ratio = model.at_common_size(model.rows).ratio.median()
+    return f"about {size(model.common_size or 0)}" + ("" if math.isnan(ratio) else f", ratio {ratio:.3g}")
 
 
 def _data(frame: pandas.DataFrame, columns: Iterable[str]) -> pandas.DataFrame:
@@ -293,7 +301,7 @@ def _data(frame: pandas.DataFrame, columns: Iterable[str]) -> pandas.DataFrame:
     return found.map(lambda value: float(f"{value:.5g}") if isinstance(value, float) else value)
 
 
-def _chart(title: str, layers: list[Any], caption: str = "", found: Any = None, rows: int = 0) -> Chart:
+def to_chart(title: str, layers: list[Any], caption: str = "", found: Any = None, rows: int = 0) -> Chart:
     """The layers as one chart; the caption says which lines and points are drawn how."""
     kinds = [] if found is None or "peer" not in found else ["Thin lines: methods by others."] * bool(found.peer.any())
     kinds += [] if found is None else ["Dashed, hollow: recovered."] * bool((found.recovered != "").any())

@@ -108,7 +108,9 @@ def render(title: str, lead: str, warnings: Sequence[str], sections: Sequence[Se
     except ImportError as error:
         raise ValueError(f"a report needs {error.name}; pip install 'vocabpress[report]'") from None
     charts = [chart for section in sections for block in section.blocks for chart in block.charts]
-    specs = json.dumps({"config": CONFIG, "specs": [chart.spec for chart in charts]}, separators=(",", ":"))
+    specs = json.dumps(
+        {"config": CONFIG, "specs": [chart.spec for chart in charts]}, separators=(",", ":"), allow_nan=False
+    )
     # autoescape: names of models and words of vocabularies are other people's text
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
     environment.filters["digest"] = _digest
