@@ -204,12 +204,12 @@ def curves(title: str, points: pandas.DataFrame, x: Any, axis: str) -> Chart:
         tooltip=["name:N", "kind:N", "at", alt.Tooltip("value:Q", format=",.4~g")],
     )
     dash = alt.StrokeDash("kind:N", legend=None).scale(domain=kinds, range=[[1, 0], [5, 4]])
-    lines = base.mark_line(strokeWidth=2).encode(strokeDash=dash)
+    lines = base.mark_line(strokeWidth=2).encode(strokeDash=dash).add_params(pick)
     marks = (
         base.transform_filter(alt.FieldEqualPredicate(field="kind", equal=kinds[0])) if PROPORTIONAL in kinds else base
     )
     caption = f"Solid: {kinds[0]}. Dashed: {kinds[1]}." if len(kinds) > 1 else ""
-    return to_chart(title, [lines, marks.mark_point(filled=True, size=50).add_params(pick)], caption)
+    return to_chart(title, [lines, marks.mark_point(filled=True, size=50)], caption)
 
 
 def in_proportion(points: pandas.DataFrame) -> pandas.DataFrame:

@@ -138,7 +138,10 @@ def draw(outcomes: list[Outcome], path: Path) -> None:
         ),
     ):
         figures = alt.Chart(pandas.DataFrame({"method": names, "value": values}))
-        x, y = alt.X("method:N", sort=None, title=None), alt.Y("value:Q", title=None).scale(domain=[0, 1.05 * max(1.0, *values)])
+        x, y = (
+            alt.X("method:N", sort=None, title=None),
+            alt.Y("value:Q", title=None).scale(domain=[0, 1.05 * max(1.0, *values)]),
+        )
         color = alt.Color("method:N", legend=None).scale(domain=names, range=COLOURS)
         figures = figures.encode(x=x, y=y)
         text = figures.mark_text(dy=-8).encode(text=alt.Text("value:Q", format=".3f"))

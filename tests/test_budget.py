@@ -1,3 +1,6 @@
+import json
+from dataclasses import asdict
+
 import pytest
 import torch
 
@@ -26,6 +29,15 @@ def test_a_ratio_names_its_reference():
     assert str(Budget.bytes("2MB")) == "2,000,000 bytes"
 
 
+BUDGETS = [Budget.ratio(25), Budget.ratio(12.5, "bfloat16"), Budget.bits_per_weight(1.5), Budget.bytes("2MB")]
+
+
+@pytest.mark.parametrize("budget", BUDGETS, ids=str)
+def test_a_budget_is_read_back_from_its_fields_and_from_the_text_of_earlier_versions(budget):
+    assert Budget.read(json.loads(json.dumps(asdict(budget)))) == budget
+    assert Budget.read(str(budget)) == budget
+
+
 @pytest.mark.parametrize(
     ("make", "word"),
     [
@@ -38,6 +50,10 @@ def test_a_ratio_names_its_reference():
         (lambda: Budget.bytes("two megabytes"), "is not a size"),
         (lambda: Budget.bytes("2 parsecs"), "is not a size"),
         (lambda: Budget.bytes(0), "positive"),
+        (lambda: Budget.read("a lot"), "'a lot' is no budget"),
+        (lambda: Budget.read({"amount": 25, "kind": "ratio"}), "its fields are amount, unit and reference"),
+        (lambda: Budget.read("ratio 0.5 to float32"), "at least 1"),
+        (lambda: Budget.read({"amount": 25, "unit": "parsecs"}), "unknown unit 'parsecs'"),
     ],
 )
 def test_what_is_no_budget_is_refused(make, word):

@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar
 import torch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+UNITS = ("ratio", "bits_per_weight", "bytes")
 Size = TypeVar("Size")
 _TEXT = re.compile(r"(?:ratio )?([0-9.,e+-]+) (?:to (\w+)|bits per weight|bytes)")  # what `str` writes
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
@@ -40,6 +41,8 @@ class Budget:
 
     def __post_init__(self) -> None:
         """Refuse what can't be a budget."""
+        if self.unit not in UNITS:
+            raise ValueError(f"unknown unit {self.unit!r} of a budget; choose from {list(UNITS)}")
         if self.reference not in DTYPES:
             raise ValueError(f"unknown reference dtype {self.reference!r}; a ratio is against {list(DTYPES)}")
         if self.unit == "ratio" and not 1 <= self.amount < float("inf"):

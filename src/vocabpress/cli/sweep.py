@@ -65,9 +65,20 @@ def show_report(report: Any) -> None:
     printing.print_table(["cell", "state"], rows + [(name, "failed") for name, _ in report.failed], title)
     for name, reason in report.failed:
         print(f"{name}: {reason}")
-    if len(report.failed) < len(rows) + len(report.failed):
-        for model in frames.group(collecting.collect([Path(report.results)]).results):
-            found = tables.overview(model)
-            body = [[" ".join(filter(None, (cell.text, cell.remark))) for cell in line] for line in found.rows]
-            printing.print_table(found.heads, body, model.title)
+    if rows:
+        show_overview(Path(report.results))
     print(f"{report.seconds:.0f} s; results in {report.results}")
+
+
+def show_overview(results: Path) -> None:
+    """One line for each table, one figure for each task; where pandas is not installed, how to get it."""
+    found = collecting.collect([results])
+    try:
+        models = frames.group(found.results)
+    except ValueError as missing:  # what was measured is there all the same
+        print(missing)
+        return
+    for model in models:
+        sheet = tables.overview(model)
+        body = [[" ".join(filter(None, (entry.text, entry.remark))) for entry in line] for line in sheet.rows]
+        printing.print_table(sheet.heads, body, model.title)

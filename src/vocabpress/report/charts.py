@@ -5,15 +5,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import pandas
-
 from vocabpress.report.frame import Model, near
 from vocabpress.report.names import metric, size
 
 try:
     import altair as alt
-except ImportError:
-    raise ValueError("a report needs altair; pip install 'vocabpress[report]'") from None
+    import pandas
+except ImportError as error:
+    raise ValueError(f"a report needs {error.name}; pip install 'vocabpress[report]'") from None
 
 BOUND = "Gaussian rate-distortion bound"
 # Okabe and Ito, "Color universal design", 2008, those that show on white and on black; black is the original's.
@@ -58,7 +57,7 @@ def rate_distortion(model: Model) -> Chart | None:
     found = found.drop_duplicates(["label", "asked"])
     bound = pandas.DataFrame(model.details("bound"), columns=["bits_per_weight", "relative_error"])
     bound = bound[(bound.bits_per_weight > 0) & (bound.relative_error > 0)]
-    if found.empty or (bound.empty and _one_size(found)):
+    if found.empty or (bound.empty and found.label.nunique() > 1 and _one_size(found)):
         return None  # a dot for each curve, as `quality` draws them, shows more
     every, ours = found["mean"], found["mean"][~found.peer | found.peer.all()]
     x = _size_axis("bits", "bits per weight; times smaller than float32", 32, found)
@@ -142,11 +141,11 @@ def _curves(found: pandas.DataFrame, x: Any, y: Any, name: str, model: Model) ->
     points = [
         base.transform_filter(kept)
         .mark_point(filled=filled, size=60, clip=True)
-        .encode(**looks, tooltip=_tooltip(name))
+        .encode(**looks, tooltip=_tooltip(name, found))
         for filled, kept in _marks(found)
     ]
-    points[0] = points[0].add_params(pick, alt.selection_interval(bind="scales", zoom="wheel![event.shiftKey]"))
-    return [lines, *[spreads] * bool((found.n > 1).any()), *points]
+    points[0] = points[0].add_params(alt.selection_interval(bind="scales", zoom="wheel![event.shiftKey]"))
+    return [lines.add_params(pick), *[spreads] * bool((found.n > 1).any()), *points]
 
 
 def _marks(found: pandas.DataFrame) -> list[tuple[bool, str]]:
@@ -172,17 +171,20 @@ def _looks(found: pandas.DataFrame, model: Model) -> dict[str, Any]:
     return looks_of("name", names, [order[name] for name in names])
 
 
-def _tooltip(name: str) -> list[Any]:
-    return [
-        alt.Tooltip("name:N", title="method"),
-        alt.Tooltip("recovered:N", title="after"),
-        alt.Tooltip("mean:Q", title=metric(name).label, format=",.5~g"),
-        alt.Tooltip("spread:Q", title="± over seeds", format=".3~g"),
-        alt.Tooltip("n:Q", title="seeds"),
-        alt.Tooltip("table:Q", title="bytes", format=",.0f"),
-        alt.Tooltip("ratio:Q", title="times smaller than float32", format=".4~g"),
-        alt.Tooltip("bits:Q", title="bits per weight", format=".4~g"),
-    ]
+def _tooltip(name: str, found: pandas.DataFrame) -> list[Any]:
+    """What a point shows of itself: the columns that are set anywhere in the chart."""
+    columns = {
+        "name:N": ("method", ""),
+        "recovered:N": ("after", ""),
+        "mean:Q": (metric(name).label, ",.5~g"),
+        "spread:Q": ("± over seeds", ".3~g"),
+        "n:Q": ("seeds", ""),
+        "table:Q": ("bytes", ",.0f"),
+        "ratio:Q": ("times smaller than float32", ".4~g"),
+        "bits:Q": ("bits per weight", ".4~g"),
+    }
+    known = {column for column in found if found[column].replace("", None).notna().any()}
+    return [alt.Tooltip(key, title=title, format=form) for key, (title, form) in columns.items() if key[:-2] in known]
 
 
 def _dots(found: pandas.DataFrame, lines: pandas.DataFrame, name: str) -> list[Any]:
@@ -197,7 +199,7 @@ def _dots(found: pandas.DataFrame, lines: pandas.DataFrame, name: str) -> list[A
     points = [
         base.transform_filter(kept)
         .mark_point(filled=filled, size=70, color=COLOURS[0])
-        .encode(x=x, tooltip=_tooltip(name))
+        .encode(x=x, tooltip=_tooltip(name, found))
         for filled, kept in _marks(found)
     ]
     spreads = [spreads.encode(x=alt.X("low:Q"), x2="high:Q")] * bool((found.n > 1).any())
