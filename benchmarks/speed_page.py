@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import altair as alt
-import pandas
 
 from mdtable import RESULTS
 from vocabpress.report.charts import Chart, level_axis, looks_of, to_chart
 from vocabpress.report.collect import Collection, collect
+from vocabpress.report.frame import Frame, pandas
 from vocabpress.report.names import method, short, size
 from vocabpress.report.page import Block, Section, render, to_page
 from vocabpress.report.tables import EMPTY, Entry, Sheet
@@ -83,7 +83,7 @@ GROWTH = {
 PLACE = ["task", "where", "name", "table"]
 
 
-def measurements(results: Sequence[Result]) -> pandas.DataFrame:
+def measurements(results: Sequence[Result]) -> Frame:
     """A line for each figure of each result.
 
     Returns:
@@ -119,7 +119,7 @@ def _machine(result: Result) -> str:
     return f"{found.get('device')}, {found.get('machine')}, {found.get('threads')} threads"
 
 
-def ratios(found: pandas.DataFrame) -> pandas.DataFrame:
+def ratios(found: Frame) -> Frame:
     """Each time beside that of the dense table in the same run, a mean over seeds.
 
     Returns:
@@ -132,7 +132,7 @@ def ratios(found: pandas.DataFrame) -> pandas.DataFrame:
     return wide.groupby(level=keys[:-1], sort=False).mean().reset_index()
 
 
-def ratio_sheets(found: pandas.DataFrame, over: bool) -> list[Sheet]:
+def ratio_sheets(found: Frame, over: bool) -> list[Sheet]:
     """A table for each place of the speed-ups over the dense table, or of times over it."""
     sheets = []
     for where, own in ratios(found).groupby("where", sort=False):
@@ -152,7 +152,7 @@ def ratio_sheets(found: pandas.DataFrame, over: bool) -> list[Sheet]:
     return sheets
 
 
-def figures(found: pandas.DataFrame) -> Sheet:
+def figures(found: Frame) -> Sheet:
     """Every figure of a task, a mean over seeds, as it was measured."""
     shown = found.assign(head=found.what + found.batch.map(lambda batch: batch and f", {batch}") + ", " + found.form)
     keys = [*PLACE, "rows"]
@@ -180,7 +180,7 @@ def _bytes(count: float) -> Entry:
     return Entry(size(count), "", count) if count else EMPTY
 
 
-def dots(title: str, points: pandas.DataFrame, axis: str, caption: str = "") -> Chart:
+def dots(title: str, points: Frame, axis: str, caption: str = "") -> Chart:
     """A row for each name, a mark for each kind; `points` has ``name``, ``kind`` and ``value``."""
     names, kinds = list(dict.fromkeys(points.name)), list(dict.fromkeys(points.kind))
     base = alt.Chart(points).encode(
@@ -192,7 +192,7 @@ def dots(title: str, points: pandas.DataFrame, axis: str, caption: str = "") -> 
     return to_chart(title, [base.mark_point(filled=True, size=80)], caption, rows=len(names))
 
 
-def curves(title: str, points: pandas.DataFrame, x: Any, axis: str) -> Chart:
+def curves(title: str, points: Frame, x: Any, axis: str) -> Chart:
     """A curve for each name, dashed by ``kind``; `points` has ``name``, ``kind``, ``at`` and ``value``."""
     names, kinds = list(dict.fromkeys(points.name)), list(dict.fromkeys(points.kind))
     pick = alt.selection_point(fields=["name"], bind="legend")
@@ -212,7 +212,7 @@ def curves(title: str, points: pandas.DataFrame, x: Any, axis: str) -> Chart:
     return to_chart(title, [lines, marks.mark_point(filled=True, size=50)], caption)
 
 
-def in_proportion(points: pandas.DataFrame) -> pandas.DataFrame:
+def in_proportion(points: Frame) -> Frame:
     """The points, and for each name what its first one would grow to if it grew as ``at``."""
     lines = []
     for name, own in points.sort_values("at").groupby("name", sort=False):
@@ -222,7 +222,7 @@ def in_proportion(points: pandas.DataFrame) -> pandas.DataFrame:
     return pandas.concat([points, pandas.DataFrame(lines)])
 
 
-def charts(task: str, found: pandas.DataFrame) -> list[Chart]:
+def charts(task: str, found: Frame) -> list[Chart]:
     """The charts of a task, one for each place."""
     drawn = []
     for where, own in found.groupby("where", sort=False):

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -271,24 +272,22 @@ def plot_spectrum(found: "Inspection", path: str | Path) -> None:
     """
     try:
         import altair as alt
-        import pandas
         import vl_convert
     except ImportError as error:
         raise ValueError(f"pictures need {error.name}; pip install 'vocabpress[report]'") from None
-    values = pandas.Series(found.singular_values)
-    frame = pandas.DataFrame(
-        {"rank": values.index + 1, "value": values, "share": (values**2).cumsum() / (values**2).sum()}
-    )
-    base = alt.Chart(frame).mark_line().properties(width=420, height=260).encode(x="rank:Q")
-    value = alt.Y("value:Q", title="singular value").scale(
-        type="log", domain=[frame.value[frame.value > 0].min(), values[0]]
-    )
+    values, sums = found.singular_values, list(accumulate(value * value for value in found.singular_values))
+    rows = [
+        {"rank": rank, "value": value, "share": total / (sums[-1] or 1)}
+        for rank, (value, total) in enumerate(zip(values, sums, strict=True), 1)
+    ]
+    base = alt.Chart(alt.Data(values=rows)).mark_line().properties(width=420, height=260).encode(x="rank:Q")
+    falling = alt.Y("value:Q", title="singular value").scale(type="log", domain=[min(filter(None, values)), values[0]])
     share = alt.Y("share:Q", title="share of the variance").scale(domain=[0, 1])
-    left = base.transform_filter("datum.value > 0").encode(y=value).properties(title="Spectrum of the centred table")
+    left = base.transform_filter("datum.value > 0").encode(y=falling).properties(title="Spectrum of the centred table")
     both = left | base.mark_line(color="#c2541b").encode(y=share).properties(title="Variance in the first directions")
     title = f"{found.source_name}: {found.tables[0].name}, {_shape(found.tables[0].shape)}"
-    spec = both.properties(title=title).to_dict()
+    picture = vl_convert.vegalite_to_png(both.properties(title=title).to_dict(), ppi=150)
     try:
-        Path(path).write_bytes(vl_convert.vegalite_to_png(spec, ppi=150))
+        Path(path).write_bytes(picture)
     except OSError as error:
         raise ValueError(f"can't write the picture {path}: {error.strerror or error}") from None

@@ -5,12 +5,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from vocabpress.report.frame import Model, near
+from vocabpress.report.frame import Frame, Model, near, pandas
 from vocabpress.report.names import metric, size
 
 try:
     import altair as alt
-    import pandas
 except ImportError as error:
     raise ValueError(f"a report needs {error.name}; pip install 'vocabpress[report]'") from None
 
@@ -92,7 +91,7 @@ def quality(model: Model, task: str, name: str) -> Chart | None:
     return to_chart(title, layers, f"Dashed across: {', '.join(lines.label)}." if len(lines) else "", found)
 
 
-def _one_size(found: pandas.DataFrame) -> bool:
+def _one_size(found: Frame) -> bool:
     return bool(near(found.table, float(found.table.min())).all())
 
 
@@ -108,7 +107,7 @@ def _size_axis(field: str, title: str, float32: float | None = None, found: Any 
     return alt.X(f"{field}:Q", title=title).scale(type="log", domain=[low, high], nice=False).axis(**axis, grid=True)
 
 
-def level_axis(values: pandas.Series, title: str, axis: Any = None) -> Any:
+def level_axis(values: Any, title: str, axis: Any = None) -> Any:
     """The axis of a metric; logarithmic, with at most seven round ticks, where values span more than a decade."""
     axis, low, high = (axis or alt.Y("mean:Q")).title(title), float(values.min()), float(values.max())
     if not 0 < 10 * low < high:
@@ -124,7 +123,7 @@ def level_axis(values: pandas.Series, title: str, axis: Any = None) -> Any:
     )
 
 
-def _curves(found: pandas.DataFrame, x: Any, y: Any, name: str, model: Model) -> list[Any]:
+def _curves(found: Frame, x: Any, y: Any, name: str, model: Model) -> list[Any]:
     """Lines, points with error bars on them, and what one can do with them: hover, zoom, pick in the legend."""
     looks, pick = _looks(found, model), alt.selection_point(fields=["name"], bind="legend")
     faded = alt.when(pick).then(alt.value(1.0)).otherwise(alt.value(0.07))
@@ -148,7 +147,7 @@ def _curves(found: pandas.DataFrame, x: Any, y: Any, name: str, model: Model) ->
     return [lines.add_params(pick), *[spreads] * bool((found.n > 1).any()), *points]
 
 
-def _marks(found: pandas.DataFrame) -> list[tuple[bool, str]]:
+def _marks(found: Frame) -> list[tuple[bool, str]]:
     """(filled, which points) of what is compressed, and hollow where recovered."""
     kinds = {True: "datum.recovered == ''", False: "datum.recovered != ''"}
     return [(filled, kinds[filled]) for filled in sorted(set(found.recovered == ""), reverse=True)]
@@ -164,14 +163,14 @@ def looks_of(field: str, names: Iterable[str], places: Iterable[int]) -> dict[st
     }
 
 
-def _looks(found: pandas.DataFrame, model: Model) -> dict[str, Any]:
+def _looks(found: Frame, model: Model) -> dict[str, Any]:
     """The same in all charts of a model."""
     order = {name: index for index, name in enumerate(dict.fromkeys(model.compressed["name"]))}
     names = [name for name in order if name in set(found["name"])]
     return looks_of("name", names, [order[name] for name in names])
 
 
-def _tooltip(name: str, found: pandas.DataFrame) -> list[Any]:
+def _tooltip(name: str, found: Frame) -> list[Any]:
     """What a point shows of itself: the columns that are set anywhere in the chart."""
     columns = {
         "name:N": ("method", ""),
@@ -187,7 +186,7 @@ def _tooltip(name: str, found: pandas.DataFrame) -> list[Any]:
     return [alt.Tooltip(key, title=title, format=form) for key, (title, form) in columns.items() if key[:-2] in known]
 
 
-def _dots(found: pandas.DataFrame, lines: pandas.DataFrame, name: str) -> list[Any]:
+def _dots(found: Frame, lines: Frame, name: str) -> list[Any]:
     """A metric for each curve, all at about one size, the best first."""
     ascending = metric(name).better == "lower"
     order = list(dict.fromkeys(found.sort_values("mean", ascending=ascending)["name"]))
@@ -206,7 +205,7 @@ def _dots(found: pandas.DataFrame, lines: pandas.DataFrame, name: str) -> list[A
     return [*_rules(lines, alt.X("mean:Q")), *spreads, *points]
 
 
-def _rules(lines: pandas.DataFrame, at: Any, baseline: Any = "top") -> list[Any]:
+def _rules(lines: Frame, at: Any, baseline: Any = "top") -> list[Any]:
     """Lines across the chart at what the original, and floors such as shuffled rows, score."""
     base = alt.Chart(_data(lines, ["label", "mean"])).encode(at)
     if lines.empty:
@@ -297,7 +296,7 @@ def common_size(model: Model) -> str:
     return f"about {size(model.common_size or 0)}" + ("" if math.isnan(ratio) else f", ratio {ratio:.3g}")
 
 
-def _data(frame: pandas.DataFrame, columns: Iterable[str]) -> pandas.DataFrame:
+def _data(frame: Frame, columns: Iterable[str]) -> Frame:
     """The columns that there are, numbers to five digits: a page holds no more."""
     found = frame[[column for column in columns if column in frame]]
     return found.map(lambda value: float(f"{value:.5g}") if isinstance(value, float) else value)

@@ -15,9 +15,12 @@ from vocabpress.report.names import headline, method
 from vocabpress.results import Result
 
 try:
-    import pandas
+    import pandas as typed_pandas
 except ImportError:
     raise ValueError("a report needs pandas; pip install 'vocabpress[report]'") from None
+
+pandas: Any = typed_pandas  # whose own annotations do not know what columns a frame has
+Frame = Any  # a pandas.DataFrame
 
 TASK = ("task", "text")  # settings of what was measured
 # Settings that show elsewhere than in the name of a variant.
@@ -53,8 +56,8 @@ class Model:
     """
 
     name: str
-    rows: pandas.DataFrame
-    values: pandas.DataFrame
+    rows: Frame
+    values: Frame
     runs: list[list[Result]]
 
     @property
@@ -72,12 +75,12 @@ class Model:
         names = sorted(set(self.values.metric[self.values.task == task]) - SIZES)
         return sorted(names, key=lambda name: name != headline(names))
 
-    def of(self, task: str, metric: str) -> pandas.DataFrame:
+    def of(self, task: str, metric: str) -> Frame:
         """The values of one metric of a task."""
         return self.values[(self.values.task == task) & (self.values.metric == metric)]
 
     @cached_property
-    def compressed(self) -> pandas.DataFrame:
+    def compressed(self) -> Frame:
         """The rows of tables that are smaller than the original."""
         return self.rows[~self.rows.reference]
 
@@ -90,7 +93,7 @@ class Model:
         order = sorted(curves, key=lambda at: (-curves[at], abs(math.log(ratios[at] / USUAL_RATIO)), at))
         return float(order[0]) if order else None
 
-    def at_common_size(self, frame: pandas.DataFrame) -> pandas.DataFrame:
+    def at_common_size(self, frame: Frame) -> Frame:
         """Those lines of `rows` or `values` that are of tables compressed to the common size."""
         return frame[near(frame.table, self.common_size or 0) & ~frame.original]
 
@@ -107,7 +110,7 @@ class Model:
                 found.setdefault(row.label, (row, items))
         return list(found.values())
 
-    def recovered(self) -> pandas.DataFrame:
+    def recovered(self) -> Frame:
         """Values of recovered tables, with ``before``: the same metric of the same table before."""
         same = ["task", "name", "asked", "metric"]
         before = self.values[self.values.recovered == ""].drop_duplicates(same)[[*same, "mean"]]
@@ -115,7 +118,7 @@ class Model:
         return after.merge(before.rename(columns={"mean": "before"}), on=same)
 
 
-def near(sizes: pandas.Series, size: float) -> pandas.Series:
+def near(sizes: Any, size: float) -> Any:
     """Which sizes are the same as one for a reader."""
     return (sizes < SAME_SIZE * size) & (size < SAME_SIZE * sizes)
 
@@ -181,7 +184,7 @@ def _some(result: Result, keys: Iterable[str]) -> dict[str, Any]:
     return {key: result.settings[key] for key in keys if result.settings.get(key) is not None}
 
 
-def _values(runs: list[list[Result]]) -> pandas.DataFrame:
+def _values(runs: list[list[Result]]) -> Frame:
     """Each metric's mean over the results that have it as a finite number."""
     lines = [
         (row, name, value)

@@ -107,6 +107,7 @@ def render(title: str, lead: str, warnings: Sequence[str], sections: Sequence[Se
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
     except ImportError as error:
         raise ValueError(f"a report needs {error.name}; pip install 'vocabpress[report]'") from None
+    bundle: Any = vl_convert.javascript_bundle  # whose annotations ask for an argument that it does not need
     charts = [chart for section in sections for block in section.blocks for chart in block.charts]
     specs = json.dumps(
         {"config": CONFIG, "specs": [chart.spec for chart in charts]}, separators=(",", ":"), allow_nan=False
@@ -122,7 +123,7 @@ def render(title: str, lead: str, warnings: Sequence[str], sections: Sequence[Se
         drawn_at=charts.index,
         specs=specs.replace("<", "\\u003c"),
         style=(HERE / "page.css").read_text(encoding="utf-8"),
-        scripts=[vl_convert.javascript_bundle(), (HERE / "page.js").read_text(encoding="utf-8")],
+        scripts=[bundle(), (HERE / "page.js").read_text(encoding="utf-8")],
     )
 
 
@@ -146,10 +147,10 @@ def _section(model: Model) -> Section:
         Block(note=_summary(model), cards=_best(model)),
         Block(charts=shown or folded[:1]),
         Block("All tables", sheets=[tables.overview(model)]),
-        *[Block("Before and after recovery", sheets=[recovery])] * (recovery is not None),
+        *([Block("Before and after recovery", sheets=[recovery])] if recovery else []),
         *[Block(f"Nearest neighbours, at {common_size(model)}", NEIGHBOURS, words=words)] * bool(words),
-        *[Block("Bytes by part", charts=[parts])] * (parts is not None),
-        *[Block(fold="Every saved tensor", sheets=[tensors])] * (tensors is not None),
+        *([Block("Bytes by part", charts=[parts])] if parts else []),
+        *([Block(fold="Every saved tensor", sheets=[tensors])] if tensors else []),
         Block("Every metric", fold=_count(len(folded), "more chart"), charts=folded),
     ]
     sheets = [tables.task_sheet(model, task) for task in model.tasks]
