@@ -18,7 +18,7 @@ BOUND = "Gaussian rate-distortion bound"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8a8a8a")
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
 RATIOS = [1, 2, 4, 8, 16, 25, 50, 100, 200, 400, 800, 1600]  # at which axes of sizes have ticks
-SHOWN = ("spread", "n", "table", "ratio", "bits", "tenth")  # what a point says besides its name and its value
+COLUMNS = ("name", "recovered", "peer", "mean", "spread", "n", "table", "ratio", "bits", "tenth")  # of a chart's data
 HEIGHT = 280  # pixels of the axes
 MOST_TICKS = 7  # of a logarithmic axis
 BAR = 22  # pixels of a bar or a row of dots
@@ -59,7 +59,7 @@ def rate_distortion(model: Model) -> Chart | None:
     if found.empty or (bound.empty and found.label.nunique() > 1 and _one_size(found)):
         return None  # a dot for each curve, as `quality` draws them, shows more
     every, ours = found["mean"], found["mean"][~found.peer | found.peer.all()]
-    x = _size_axis("bits", "bits per weight; times smaller than float32", 32, found)
+    x = _size_axis(found, "bits", "bits per weight; times smaller than float32", 32)
     # Peers of many bits would press all else into a corner; the tables have them, and so has a zoom.
     y = level_axis(pandas.Series([min(ours.min(), max(every.min(), ours.min() / 10)), every.max()]), "relative error ↓")
     line = alt.Chart(bound).mark_line(clip=True, color="currentColor", strokeDash=[2, 3], strokeWidth=2)
@@ -80,9 +80,9 @@ def quality(model: Model, task: str, name: str) -> Chart | None:
     shown, title = metric(name), f"{task}: {metric(name).head}"
     if found.label.nunique() > 1 and _one_size(found):
         caption = f"All tables at about {size(found.table.min())}."
-        return to_chart(title, _dots(found, lines, name), caption, found, found["name"].nunique())
-    float32 = found.float32.dropna()
-    x = _size_axis("table", "bytes; times smaller than float32", *float32[:1], found=found)
+        layers = [*_rules(lines, alt.X("mean:Q")), *_dots(found, name)]
+        return to_chart(title, layers, caption, found, found["name"].nunique())
+    x = _size_axis(found, "table", "bytes; times smaller than float32", float(found.float32.max()))
     low = lines["mean"].mean() < every["mean"].median()
     layers = [
         *_rules(lines, alt.Y("mean:Q"), "bottom" if low else "top"),
@@ -95,62 +95,59 @@ def _one_size(found: Frame) -> bool:
     return bool(near(found.table, float(found.table.min())).all())
 
 
-def _size_axis(field: str, title: str, float32: float | None = None, found: Any = None) -> Any:
-    """A logarithmic axis of sizes, its ticks at round ratios where the size of the dense table is known."""
+def _size_axis(found: Frame, field: str, title: str, float32: float) -> Any:
+    """A logarithmic axis of sizes; at round ratios to the size in float32, NaN where unknown, it says both."""
     low, high = found[field].min() / 1.2, found[field].max() * 1.2
     say = "format(datum.value, '.3~r')" if field == "bits" else "format(datum.value, '.2~s') + 'B'"
-    axis = {"labelExpr": say, "labelOverlap": True, "tickCount": 6}
-    if float32:
-        ticks = [float32 / ratio for ratio in RATIOS if low <= float32 / ratio <= high]
-        ratio = f"format({float32} / datum.value, '.3~r') + 'x'"
-        axis = {"labelExpr": f"[{say}, {ratio}]", "labelOverlap": True, **({"values": ticks} if len(ticks) > 1 else {})}
-    return alt.X(f"{field}:Q", title=title).scale(type="log", domain=[low, high], nice=False).axis(**axis, grid=True)
+    ticks = [float32 / ratio for ratio in RATIOS if low <= float32 / ratio <= high]
+    labels = say if math.isnan(float32) else f"[{say}, format({float32} / datum.value, '.3~r') + 'x']"
+    axis = alt.Axis(labelExpr=labels, labelOverlap=True, tickCount=6, **({"values": ticks} if len(ticks) > 1 else {}))
+    return alt.X(f"{field}:Q", title=title, axis=axis).scale(type="log", domain=[low, high], nice=False)
 
 
 def level_axis(values: Any, title: str, axis: Any = None) -> Any:
     """The axis of a metric; logarithmic, with at most seven round ticks, where values span more than a decade."""
     axis, low, high = (axis or alt.Y("mean:Q")).title(title), float(values.min()), float(values.max())
+    form = "~s" if high >= 1000 else "~r"
     if not 0 < 10 * low < high:
-        return axis.scale(zero=False, nice=True).axis(format="~s" if high >= 1000 else "~r", tickCount=6)
+        return axis.scale(zero=False, nice=True).axis(format=form, tickCount=6)
     low, high = low / 1.3, high * 1.3
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for digits in ((1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
         ticks = [digit * 10.0**decade for decade in decades for digit in digits if low <= digit * 10.0**decade <= high]
         if len(ticks) <= MOST_TICKS:
             break
-    return axis.scale(type="log", domain=[low, high], nice=False).axis(
-        values=ticks, format="~s" if high >= 1000 else "~r"
-    )
+    return axis.scale(type="log", domain=[low, high], nice=False).axis(values=ticks, format=form)
 
 
 def _curves(found: Frame, x: Any, y: Any, name: str, model: Model) -> list[Any]:
-    """Lines, points with error bars on them, and what one can do with them: hover, zoom, pick in the legend."""
-    looks, pick = _looks(found, model), alt.selection_point(fields=["name"], bind="legend")
+    """Lines and points, and what one can do with them: hover, zoom, pick in the legend."""
+    order = {each: index for index, each in enumerate(dict.fromkeys(model.compressed["name"]))}
+    names = [each for each in order if each in set(found["name"])]
+    looks = looks_of("name", names, [order[each] for each in names])  # the same in all charts of a model
+    pick = alt.selection_point(fields=["name"], bind="legend")
     faded = alt.when(pick).then(alt.value(1.0)).otherwise(alt.value(0.07))
-    base = alt.Chart(_data(found, ["name", "recovered", "peer", "mean", *SHOWN])).encode(x=x, y=y, opacity=faded)
+    base = alt.Chart(_data(found, COLUMNS)).encode(x=x, y=y, opacity=faded, color=looks["color"])
     lines = base.mark_line(clip=True).encode(
-        color=looks["color"],
         detail="recovered:N",
         strokeDash=alt.when("datum.recovered != ''").then(alt.value([5, 3])).otherwise(alt.value([1, 0])),
         strokeWidth=alt.when("datum.peer").then(alt.value(1)).otherwise(alt.value(2)),
     )
-    spreads = base.transform_filter("datum.n > 1").mark_rule(clip=True, strokeWidth=1.5)
-    spreads = spreads.transform_calculate(low="datum.mean - datum.spread", high="datum.mean + datum.spread")
-    spreads = spreads.encode(y=alt.Y("low:Q"), y2="high:Q", color=looks["color"])
-    points = [
-        base.transform_filter(kept)
-        .mark_point(filled=filled, size=60, clip=True)
-        .encode(**looks, tooltip=_tooltip(name, found))
-        for filled, kept in _marks(found)
-    ]
-    points[0] = points[0].add_params(alt.selection_interval(bind="scales", zoom="wheel![event.shiftKey]"))
-    return [lines.add_params(pick), *[spreads] * bool((found.n > 1).any()), *points]
+    first, *points = _points(base.encode(shape=looks["shape"]), found, name, "y")
+    zoom = alt.selection_interval(bind="scales", zoom="wheel![event.shiftKey]")
+    return [lines.add_params(pick), first.add_params(zoom), *points]
 
 
-def _marks(found: Frame) -> list[tuple[bool, str]]:
-    """(filled, which points) of what is compressed, and hollow where recovered."""
-    kinds = {True: "datum.recovered == ''", False: "datum.recovered != ''"}
-    return [(filled, kinds[filled]) for filled in sorted(set(found.recovered == ""), reverse=True)]
+def _points(base: Any, found: Frame, name: str, axis: str) -> list[Any]:
+    """Points for what is compressed, hollow ones for what was recovered, and error bars along an axis."""
+    bars = base.transform_filter("datum.n > 1").mark_rule(clip=True, strokeWidth=1.5)
+    bars = bars.transform_calculate(low="datum.mean - datum.spread", high="datum.mean + datum.spread")
+    ends = {"x": {"x": alt.X("low:Q"), "x2": "high:Q"}, "y": {"y": alt.Y("low:Q"), "y2": "high:Q"}}
+    base, layers = base.encode(tooltip=_tooltip(name, found)), []
+    for filled, which in ((True, "datum.recovered == ''"), (False, "datum.recovered != ''")):
+        if ((found.recovered == "") == filled).any():
+            layers.append(base.transform_filter(which).mark_point(filled=filled, size=60, clip=True))
+    return [*layers, bars.encode(**ends[axis])] if (found.n > 1).any() else layers
 
 
 def looks_of(field: str, names: Iterable[str], places: Iterable[int]) -> dict[str, Any]:
@@ -161,13 +158,6 @@ def looks_of(field: str, names: Iterable[str], places: Iterable[int]) -> dict[st
         key: make(f"{field}:N", legend=legend).scale(domain=names, range=[of[place % len(of)] for place in places])
         for key, make, of in looks
     }
-
-
-def _looks(found: Frame, model: Model) -> dict[str, Any]:
-    """The same in all charts of a model."""
-    order = {name: index for index, name in enumerate(dict.fromkeys(model.compressed["name"]))}
-    names = [name for name in order if name in set(found["name"])]
-    return looks_of("name", names, [order[name] for name in names])
 
 
 def _tooltip(name: str, found: Frame) -> list[Any]:
@@ -186,23 +176,12 @@ def _tooltip(name: str, found: Frame) -> list[Any]:
     return [alt.Tooltip(key, title=title, format=form) for key, (title, form) in columns.items() if key[:-2] in known]
 
 
-def _dots(found: Frame, lines: Frame, name: str) -> list[Any]:
+def _dots(found: Frame, name: str) -> list[Any]:
     """A metric for each curve, all at about one size, the best first."""
-    ascending = metric(name).better == "lower"
-    order = list(dict.fromkeys(found.sort_values("mean", ascending=ascending)["name"]))
-    y = alt.Y("name:N", title=None, sort=order).axis(labelLimit=180, grid=True)
-    x = alt.X("mean:Q", title=metric(name).head).scale(zero=False, nice=True).axis(tickCount=5)
-    base = alt.Chart(_data(found, ["name", "recovered", "mean", *SHOWN])).encode(y=y)
-    spreads = base.transform_filter("datum.n > 1").mark_rule(color=COLOURS[0])
-    spreads = spreads.transform_calculate(low="datum.mean - datum.spread", high="datum.mean + datum.spread")
-    points = [
-        base.transform_filter(kept)
-        .mark_point(filled=filled, size=70, color=COLOURS[0])
-        .encode(x=x, tooltip=_tooltip(name, found))
-        for filled, kept in _marks(found)
-    ]
-    spreads = [spreads.encode(x=alt.X("low:Q"), x2="high:Q")] * bool((found.n > 1).any())
-    return [*_rules(lines, alt.X("mean:Q")), *spreads, *points]
+    ordered = found.sort_values("mean", ascending=metric(name).better == "lower")
+    x = level_axis(found["mean"], metric(name).head, alt.X("mean:Q"))
+    y = alt.Y("name:N", title=None, sort=list(dict.fromkeys(ordered["name"]))).axis(labelLimit=180, grid=True)
+    return _points(alt.Chart(_data(found, COLUMNS)).encode(x, y, color=alt.value(COLOURS[0])), found, name, "x")
 
 
 def _rules(lines: Frame, at: Any, baseline: Any = "top") -> list[Any]:
@@ -242,13 +221,15 @@ def spectrum_chart(model: Model) -> Chart | None:
     squares = pandas.Series(values) ** 2
     half = int((squares.cumsum() < 0.5 * squares.sum()).sum()) + 1
     frame = pandas.DataFrame({"rank": range(1, len(values) + 1), "value": values})
-    area = alt.Chart(_data(frame, ["rank", "value"])).mark_area(
-        color=COLOURS[0], opacity=0.35, line={"color": COLOURS[0]}
-    )
-    area = area.encode(
-        x=alt.X("rank:Q"),
-        y=level_axis(frame.value, "singular value", alt.Y("value:Q", stack=None)),
-        tooltip=["rank:Q", alt.Tooltip("value:Q", title="singular value", format=".4~g")],
+    look = {"color": COLOURS[0], "opacity": 0.35, "line": {"color": COLOURS[0]}}
+    area = (
+        alt.Chart(_data(frame, ["rank", "value"]))
+        .mark_area(**look)
+        .encode(
+            x=alt.X("rank:Q"),
+            y=level_axis(frame.value, "singular value", alt.Y("value:Q", stack=None)),
+            tooltip=["rank:Q", alt.Tooltip("value:Q", title="singular value", format=".4~g")],
+        )
     )
     caption = f"Half of the variance lies in the first {half} of {len(values)} directions."
     return to_chart("Singular values of the centred table", [area], caption)
@@ -269,11 +250,10 @@ def bytes_by_part(model: Model) -> Chart | None:
     frame["part"] = frame.part.where(frame.part.isin(large), f"other, each below {SMALL:.0%}")
     frame = frame.groupby(["name", "part"], sort=False).bytes.sum().reset_index()
     kinds = list(dict.fromkeys(frame.part))
-    palette = [COLOURS[index % len(COLOURS)] for index in range(len(kinds))]
     bars = alt.Chart(_data(frame, ["name", "part", "bytes"])).mark_bar().encode(
         x=alt.X("bytes:Q").axis(format=".2~s"),
         y=alt.Y("name:N", title=None, sort=list(dict.fromkeys(frame["name"]))).axis(labelLimit=180),
-        color=alt.Color("part:N").scale(domain=kinds, range=palette),
+        color=looks_of("part", kinds, range(len(kinds)))["color"],
         tooltip=["name:N", "part:N", alt.Tooltip("bytes:Q", format=",")],
     )  # fmt: skip
     return to_chart("Bytes by part", [bars], f"At {common_size(model)}.", rows=frame["name"].nunique())
@@ -285,9 +265,8 @@ def kind_of_part(name: str) -> str:
     if "basis" in path or path[-1].startswith(("codebook", "centroid")):
         return "decoder"
     kinds = {"codes": "codes of the tokens", "bias": "mean or bias", "block_of": "map to blocks"}
-    return {**kinds, **dict.fromkeys(("rows", "weight"), "float rows of the tokens")}.get(
-        path[-1], path[-1].replace("_", " ")
-    )
+    kinds |= dict.fromkeys(("rows", "weight"), "float rows of the tokens")
+    return kinds.get(path[-1], path[-1].replace("_", " "))
 
 
 def common_size(model: Model) -> str:

@@ -24,7 +24,7 @@ from vocabpress.report.charts import (
 from vocabpress.report.collect import Collection
 from vocabpress.report.frame import Model, group
 from vocabpress.report.names import metric, short, size
-from vocabpress.report.tables import Sheet
+from vocabpress.report.tables import Entry, Sheet
 from vocabpress.results import Result
 
 HERE = Path(__file__).parent
@@ -38,7 +38,7 @@ HOW = (
 
 @dataclass(frozen=True)
 class Block:
-    """A part of a section; what is empty is not shown.
+    """A part of a section; what is empty or None is not shown.
 
     Attributes:
         title: A heading.
@@ -47,7 +47,6 @@ class Block:
         cards: Figures in boxes: ``label``, ``value``, ``original``, ``name``.
         charts: Side by side.
         sheets: One below another.
-        words: Nearest neighbours of words: ``word``, and ``lines`` of ``name`` and ``neighbours``.
         code: Commands.
         terms: (term, what it means).
     """
@@ -56,11 +55,14 @@ class Block:
     note: str = ""
     fold: str = ""
     cards: Sequence[dict[str, str]] = ()
-    charts: Sequence[Chart] = ()
-    sheets: Sequence[Sheet] = ()
-    words: Sequence[dict[str, Any]] = ()
+    charts: Sequence[Chart | None] = ()
+    sheets: Sequence[Sheet | None] = ()
     code: str = ""
     terms: Sequence[tuple[str, str]] = ()
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to show."""
+        return bool(self.note or self.cards or any(self.charts) or any(self.sheets) or self.code or self.terms)
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def render(title: str, lead: str, warnings: Sequence[str], sections: Sequence[Se
     except ImportError as error:
         raise ValueError(f"a report needs {error.name}; pip install 'vocabpress[report]'") from None
     bundle: Any = vl_convert.javascript_bundle  # whose annotations ask for an argument that it does not need
-    charts = [chart for section in sections for block in section.blocks for chart in block.charts]
+    charts = [chart for section in sections for block in section.blocks for chart in block.charts if chart]
     specs = json.dumps(
         {"config": CONFIG, "specs": [chart.spec for chart in charts]}, separators=(",", ":"), allow_nan=False
     )
@@ -140,24 +142,19 @@ def _section(model: Model) -> Section:
             key = index == 0 and name != "relative_error" and task not in ("recover", "press")
             (keys if key else more).append(quality(model, task, name))
     keys += [by_frequency(model, "relative_error"), spectrum_chart(model)]
-    shown, folded = list(filter(None, keys)), list(filter(None, [*more, by_frequency(model, "mean_cosine")]))
-    recovery, tensors, parts = tables.recovery(model), tables.saved_tensors(model), bytes_by_part(model)
-    words = _words(model)
+    more = [*filter(None, more), by_frequency(model, "mean_cosine")]
     blocks = [
         Block(note=_summary(model), cards=_best(model)),
-        Block(charts=shown or folded[:1]),
+        Block(charts=keys if any(keys) else more[:1]),
         Block("All tables", sheets=[tables.overview(model)]),
-        *([Block("Before and after recovery", sheets=[recovery])] if recovery else []),
-        *[Block(f"Nearest neighbours, at {common_size(model)}", NEIGHBOURS, words=words)] * bool(words),
-        *([Block("Bytes by part", charts=[parts])] if parts else []),
-        *([Block(fold="Every saved tensor", sheets=[tensors])] if tensors else []),
-        Block("Every metric", fold=_count(len(folded), "more chart"), charts=folded),
+        Block("Before and after recovery", sheets=[tables.recovery(model)]),
+        Block("Bytes by part", charts=[bytes_by_part(model)]),
+        Block(fold="Every saved tensor", sheets=[tables.saved_tensors(model)]),
+        *_neighbours(model),
+        Block("Every metric", fold="More charts", charts=more),
     ]
     sheets = [tables.task_sheet(model, task) for task in model.tasks]
     return Section(model.title, [*blocks, *(Block(fold=sheet.caption, sheets=[sheet]) for sheet in sheets)])
-
-
-NEIGHBOURS = "Neighbours by cosine, nearest first. Marked with +: not among the original's."
 
 
 def _summary(model: Model) -> str:
@@ -199,24 +196,26 @@ def _best(model: Model) -> list[dict[str, str]]:
     return found
 
 
-def _words(model: Model) -> list[dict[str, Any]]:
-    """Words, their neighbours in the original, and those in each table of the common size."""
-    found: dict[str, dict[str, Any]] = {}
+def _neighbours(model: Model) -> list[Block]:
+    """Words, their nearest neighbours in the original, and those in each table of the common size."""
+    rows: dict[str, list[list[Entry]]] = {}
     for row, items in model.detailed("neighbours"):
         for item in items:
-            original = [_visible(near) for near in item["original"]]
-            first = {"name": "Original", "neighbours": [{"text": text, "new": False} for text in original]}
-            entry = found.setdefault(str(item["word"]), {"word": _visible(item["word"]), "lines": [first]})
-            near = [{"text": text, "new": text not in original} for text in map(_visible, item["compressed"])]
-            same = sum(not each["new"] for each in near)
-            entry["lines"].append({"name": f"{row.label}: {same} of {len(original)} unchanged", "neighbours": near})
-    return list(found.values())[:MOST_WORDS]
+            original, near = ([_visible(token) for token in item[key]] for key in ("original", "compressed"))
+            first = [Entry("Original"), Entry(", ".join(original)), Entry(str(len(original)), "", len(original))]
+            marked = [text if text in original else f"+{text}" for text in near]
+            same = sum(text in original for text in near)
+            line = [Entry(row.label), Entry(", ".join(marked)), Entry(str(same), "", same)]
+            rows.setdefault(_visible(item["word"]), [first]).append(line)
+    heads = ["method", "nearest first; +: not among the original's", "unchanged"]
+    sheets = [Sheet(f"Neighbours of {word}", heads, found, 2) for word, found in rows.items()][:MOST_WORDS]
+    lead = [Block(f"Nearest neighbours by cosine, at {common_size(model)}", sheets=sheets[:1])]
+    return lead + [Block(fold=sheet.caption, sheets=[sheet]) for sheet in sheets[1:]]
 
 
 def _visible(token: Any) -> str:
     """A token's text; one of blanks alone is quoted."""
-    text = str(token)
-    return text if text.strip() else repr(text)
+    return str(token) if str(token).strip() else repr(str(token))
 
 
 def _repeat(results: Sequence[Result], models: Sequence[Model]) -> Section:
