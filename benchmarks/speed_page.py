@@ -17,8 +17,8 @@ from vocabpress.report.charts import Chart, level_axis, looks_of, to_chart
 from vocabpress.report.collect import Collection, collect
 from vocabpress.report.frame import Frame, pandas
 from vocabpress.report.names import method, short, size
-from vocabpress.report.page import Block, Section, render, to_page
-from vocabpress.report.tables import EMPTY, Entry, Sheet
+from vocabpress.report.page import Block, PageSection, render, to_page
+from vocabpress.report.tables import EMPTY, Sheet, SheetCell
 from vocabpress.results import Result, write_whole
 
 REPORTS = Path(__file__).resolve().parents[1] / ".cache" / "reports"
@@ -136,15 +136,15 @@ def ratio_sheets(found: Frame, over: bool) -> list[Sheet]:
     """A table for each place of the speed-ups over the dense table, or of times over it."""
     sheets = []
     for where, own in ratios(found).groupby("where", sort=False):
-        columns: dict[str, dict[str, Entry]] = {}
+        columns: dict[str, dict[str, SheetCell]] = {}
         for line in own.sort_values(["what", "batch"], key=lambda column: column.map(ORDER)).itertuples():
             value: Any = 1 / line.speed_up if over else line.speed_up
             head = f"{', '.join(filter(None, [line.what, line.batch]))}\u00a0{'↓' if over else '↑'}"
             remark = f"{_milliseconds(line.stored)} vs. {_milliseconds(line.dense)} ms"
-            columns.setdefault(head, {})[line.name] = Entry(short(value), remark, value)
+            columns.setdefault(head, {})[line.name] = SheetCell(short(value), remark, value)
         names = own.drop_duplicates("name").sort_values("table")
         body = [
-            [Entry(name), _bytes(table), *(column.get(name, EMPTY) for column in columns.values())]
+            [SheetCell(name), _bytes(table), *(column.get(name, EMPTY) for column in columns.values())]
             for name, table in zip(names.name, names.table, strict=True)
         ]
         caption = f"{'Time over' if over else 'Speed-up over'} the dense table in the same run: {where}"
@@ -160,7 +160,12 @@ def figures(found: Frame) -> Sheet:
     heads = list(wide.columns[len(keys) :])
     counted = {head: head.split(",")[0] in (*IN_BYTES, *PEAKS) or head.startswith(("table", "model")) for head in heads}
     body = [
-        [Entry(line["name"]), Entry(line["where"]), _bytes(line["table"]), Entry(f"{line['rows']:,}", "", line["rows"])]
+        [
+            SheetCell(line["name"]),
+            SheetCell(line["where"]),
+            _bytes(line["table"]),
+            SheetCell(f"{line['rows']:,}", "", line["rows"]),
+        ]
         + [_figure(line[head], size if counted[head] else short) for head in heads]
         for _, line in wide.iterrows()
     ]
@@ -168,16 +173,16 @@ def figures(found: Frame) -> Sheet:
     return Sheet("Every figure", ["variant", "measured on", "bytes of the table", "rows", *names], body, 2)
 
 
-def _figure(value: float, say: Any) -> Entry:
-    return EMPTY if pandas.isna(value) else Entry(say(value), "", value)
+def _figure(value: float, say: Any) -> SheetCell:
+    return EMPTY if pandas.isna(value) else SheetCell(say(value), "", value)
 
 
 def _milliseconds(time: Any) -> str:
     return f"{time:,.0f}" if time >= 100 else f"{time:.3g}"
 
 
-def _bytes(count: float) -> Entry:
-    return Entry(size(count), "", count) if count else EMPTY
+def _bytes(count: float) -> SheetCell:
+    return SheetCell(size(count), "", count) if count else EMPTY
 
 
 def dots(title: str, points: Frame, axis: str, caption: str = "") -> Chart:
@@ -259,12 +264,12 @@ def charts(task: str, found: Frame) -> list[Chart]:
     return drawn
 
 
-def section(results: Sequence[Result], task: str) -> Section:
+def section(results: Sequence[Result], task: str) -> PageSection:
     """A task's charts and tables."""
     found = measurements([result for result in results if result.task == task])
     (title, lead), figure = PARTS[task], figures(found)
     sheets = ratio_sheets(found, over=task in ("reading", "runtimes"))
-    return Section(
+    return PageSection(
         title,
         [Block(note=lead, charts=charts(task, found), sheets=sheets), Block(fold=figure.caption, sheets=[figure])],
     )

@@ -10,6 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from vocabpress.budget import Budget
 from vocabpress.progress import duration
 from vocabpress.report.names import metric, short, size
 from vocabpress.results import Result
@@ -108,7 +109,7 @@ def print_recovery(report: "RecoveryReport") -> None:
         metrics = [(n, f"{v:.2f}", f"{report.metrics_after[n]:.2f}") for n, v in report.metrics_before.items()]
         print_table([f"{report.task}, development rows", "before", "after"], metrics)
     if report.kept_input:
-        print_line(f"No better on held-out text: the input was kept, and copied to {report.output}.")
+        print_line(f"No better on held-out text: the input is copied to {report.output} as it was.")
     else:
         print_line(f"Written to {report.output}, its table {size(report.table_bytes)} as before.")
 
@@ -224,7 +225,8 @@ def print_compressed(found: "CompressedInspection") -> None:
     if found.linears:
         rows = [(p.names, p.maps, _shape(p.shape), size(p.bytes), f"{p.ratio_to_float32:.2f}") for p in found.linears]
         print_table(["linear maps", "maps", "shape of each", "bytes together", "ratio to float32"], rows)
-    source = "; ".join(f"{key}: {_named(value)}" for key, value in (found.fitted_by or {}).items())
+    fitted = {key: Budget.read(value) if key == "budget" else value for key, value in (found.fitted_by or {}).items()}
+    source = "; ".join(f"{key}: {_named(value)}" for key, value in fitted.items())
     print_table(["whole model", size(found.model_bytes)], [], f"{found.source_name}, fitted by {source or 'not known'}")
 
 

@@ -17,7 +17,7 @@ BOUND = "Gaussian rate-distortion bound"
 # Okabe and Ito, "Color universal design", 2008, those that show on white and on black; black is the original's.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8a8a8a")
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
-RATIOS = [1, 2, 4, 8, 16, 25, 50, 100, 200, 400, 800, 1600]  # at which axes of sizes have ticks
+TICK_RATIOS = [1, 2, 4, 8, 16, 25, 50, 100, 200, 400, 800, 1600]  # at which axes of sizes have ticks
 COLUMNS = ("name", "recovered", "peer", "mean", "spread", "n", "table", "ratio", "bits", "tenth")  # of a chart's data
 HEIGHT = 280  # pixels of the axes
 MOST_TICKS = 7  # of a logarithmic axis
@@ -60,7 +60,7 @@ def rate_distortion(model: Model) -> Chart | None:
         return None  # a dot for each curve, as `quality` draws them, shows more
     every, ours = found["mean"], found["mean"][~found.peer | found.peer.all()]
     x = _size_axis(found, "bits", "bits per weight; times smaller than float32", 32)
-    # Peers of many bits would press all else into a corner; the tables have them, and so has a zoom.
+    # Peers of many bits would squeeze all else into a corner; the tables have them, and so has a zoom.
     y = level_axis(pandas.Series([min(ours.min(), max(every.min(), ours.min() / 10)), every.max()]), "relative error ↓")
     line = alt.Chart(bound).mark_line(clip=True, color="currentColor", strokeDash=[2, 3], strokeWidth=2)
     line = line.encode(x=alt.X("bits_per_weight:Q"), y="relative_error:Q", tooltip=alt.value(BOUND))
@@ -99,7 +99,7 @@ def _size_axis(found: Frame, field: str, title: str, float32: float) -> Any:
     """A logarithmic axis of sizes; at round ratios to the size in float32, NaN where unknown, it says both."""
     low, high = found[field].min() / 1.2, found[field].max() * 1.2
     say = "format(datum.value, '.3~r')" if field == "bits" else "format(datum.value, '.2~s') + 'B'"
-    ticks = [float32 / ratio for ratio in RATIOS if low <= float32 / ratio <= high]
+    ticks = [float32 / ratio for ratio in TICK_RATIOS if low <= float32 / ratio <= high]
     labels = say if math.isnan(float32) else f"[{say}, format({float32} / datum.value, '.3~r') + 'x']"
     axis = alt.Axis(labelExpr=labels, labelOverlap=True, tickCount=6, **({"values": ticks} if len(ticks) > 1 else {}))
     return alt.X(f"{field}:Q", title=title, axis=axis).scale(type="log", domain=[low, high], nice=False)

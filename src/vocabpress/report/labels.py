@@ -61,8 +61,8 @@ def differences(
         for index in members:
             own = flat[index]
             differ = [n for n in sorted(own) if len(values[n]) > 1 or any(n not in flat[other] for other in members)]
-            said = ", ".join(f"{name.rsplit('.', 1)[-1].replace('_', ' ')} {_word(own[name])}" for name in differ)
-            words[index] = f" ({said})" if said else ""
+            parts = [f"{name.rsplit('.', 1)[-1].replace('_', ' ')} {_word(own[name])}" for name in differ]
+            words[index] = f" ({', '.join(parts)})" if parts else ""
     return words
 
 

@@ -24,11 +24,11 @@ from vocabpress.report.charts import (
 from vocabpress.report.collect import Collection
 from vocabpress.report.frame import Model, group
 from vocabpress.report.names import metric, short, size
-from vocabpress.report.tables import Entry, Sheet
+from vocabpress.report.tables import Sheet, SheetCell
 from vocabpress.results import Result
 
 HERE = Path(__file__).parent
-MOST_WORDS = 12  # words whose neighbours are shown
+MOST_NEIGHBOURS = 12  # words whose neighbours are shown
 BOUND_NOTE = "The least relative error at a rate for Gaussian rows of the table's covariance; real rows may beat it."
 HOW = (
     "In a chart: point at a mark for its numbers, click a name of the legend to bring it out (with shift for several), "
@@ -66,7 +66,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Section:
+class PageSection:
     """What the page says of one thing."""
 
     title: str
@@ -98,7 +98,7 @@ def to_page(found: Collection, title: str, progress: bool = False) -> str:
     return render(title, lead, repeat.warnings(found.results, models), sections)
 
 
-def render(title: str, lead: str, warnings: Sequence[str], sections: Sequence[Section]) -> str:
+def render(title: str, lead: str, warnings: Sequence[str], sections: Sequence[PageSection]) -> str:
     """Sections as HTML, with all that draws the charts.
 
     Raises:
@@ -134,7 +134,7 @@ def _digest(script: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-def _section(model: Model) -> Section:
+def _section(model: Model) -> PageSection:
     keys, more = [rate_distortion(model)], []
     for task in model.tasks:
         for index, name in enumerate(model.metrics(task)):
@@ -154,7 +154,7 @@ def _section(model: Model) -> Section:
         Block("Every metric", fold="More charts", charts=more),
     ]
     sheets = [tables.task_sheet(model, task) for task in model.tasks]
-    return Section(model.title, [*blocks, *(Block(fold=sheet.caption, sheets=[sheet]) for sheet in sheets)])
+    return PageSection(model.title, [*blocks, *(Block(fold=sheet.caption, sheets=[sheet]) for sheet in sheets)])
 
 
 def _summary(model: Model) -> str:
@@ -198,17 +198,21 @@ def _best(model: Model) -> list[dict[str, str]]:
 
 def _neighbours(model: Model) -> list[Block]:
     """Words, their nearest neighbours in the original, and those in each table of the common size."""
-    rows: dict[str, list[list[Entry]]] = {}
+    rows: dict[str, list[list[SheetCell]]] = {}
     for row, items in model.detailed("neighbours"):
         for item in items:
             original, near = ([_visible(token) for token in item[key]] for key in ("original", "compressed"))
-            first = [Entry("Original"), Entry(", ".join(original)), Entry(str(len(original)), "", len(original))]
+            first = [
+                SheetCell("Original"),
+                SheetCell(", ".join(original)),
+                SheetCell(str(len(original)), "", len(original)),
+            ]
             marked = [text if text in original else f"+{text}" for text in near]
             same = sum(text in original for text in near)
-            line = [Entry(row.label), Entry(", ".join(marked)), Entry(str(same), "", same)]
+            line = [SheetCell(row.label), SheetCell(", ".join(marked)), SheetCell(str(same), "", same)]
             rows.setdefault(_visible(item["word"]), [first]).append(line)
     heads = ["method", "nearest first; +: not among the original's", "unchanged"]
-    sheets = [Sheet(f"Neighbours of {word}", heads, found, 2) for word, found in rows.items()][:MOST_WORDS]
+    sheets = [Sheet(f"Neighbours of {word}", heads, found, 2) for word, found in rows.items()][:MOST_NEIGHBOURS]
     lead = [Block(f"Nearest neighbours by cosine, at {common_size(model)}", sheets=sheets[:1])]
     return lead + [Block(fold=sheet.caption, sheets=[sheet]) for sheet in sheets[1:]]
 
@@ -218,15 +222,15 @@ def _visible(token: Any) -> str:
     return str(token) if str(token).strip() else repr(str(token))
 
 
-def _repeat(results: Sequence[Result], models: Sequence[Model]) -> Section:
+def _repeat(results: Sequence[Result], models: Sequence[Model]) -> PageSection:
     commands = [(model.name, lines) for model in models if (lines := repeat.commands(model))]
     blocks = [Block(f"Commands for {name}", code="\n".join(lines)) for name, lines in commands]
-    return Section(
+    return PageSection(
         "How to repeat it", [Block(note=repeat.seeds(results), sheets=[repeat.environments(results)]), *blocks]
     )
 
 
-def _meanings(models: Sequence[Model]) -> Section:
+def _meanings(models: Sequence[Model]) -> PageSection:
     """What the metrics that are shown and known mean; several of one meaning stand together."""
     shown = ["ratio_to_float32", "bits_per_weight", *sorted({name for model in models for name in model.values.metric})]
     labels: dict[str, list[str]] = {}
@@ -235,7 +239,7 @@ def _meanings(models: Sequence[Model]) -> Section:
             labels[known.note].append(known.label)
     terms = [(", ".join(same), note) for note, same in labels.items()]
     bound = [(BOUND, BOUND_NOTE)] * any(model.details("bound") for model in models)
-    return Section("What the figures mean", [Block(terms=terms + bound)])
+    return PageSection("What the figures mean", [Block(terms=terms + bound)])
 
 
 def _count(number: int, what: str) -> str:

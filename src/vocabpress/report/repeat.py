@@ -9,7 +9,7 @@ from vocabpress.budget import Budget
 from vocabpress.methods import is_method
 from vocabpress.report.frame import Model, is_original
 from vocabpress.report.labels import MEASURED
-from vocabpress.report.tables import Entry, Sheet
+from vocabpress.report.tables import Sheet, SheetCell
 from vocabpress.results import Result
 
 SHORT_COMMIT = 10  # characters
@@ -28,7 +28,7 @@ OWN_PLACE = ("text", "task", "teacher", "before")  # what was learnt from, and a
 def environments(results: Sequence[Result]) -> Sheet:
     """Each environment that results name, and how many come from it."""
     counts = Counter(_environment(result.environment) for result in results)
-    rows = [[*(Entry(text) for text in lines), Entry(f"{n:,}", "", n)] for lines, n in counts.most_common()]
+    rows = [[*(SheetCell(text) for text in lines), SheetCell(f"{n:,}", "", n)] for lines, n in counts.most_common()]
     heads = ["commit", "versions", "Python", "machine", "device", "threads", "results"]
     return Sheet("Environments", heads, rows, len(heads) - 1)
 

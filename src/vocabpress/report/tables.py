@@ -13,7 +13,7 @@ SPECIAL = "\\`*_{}[]#|$~"  # characters that mean something in Markdown
 
 
 @dataclass(frozen=True)
-class Entry:
+class SheetCell:
     """A cell: its text, a remark in small print, and the number that it sorts by, None where it is text or empty."""
 
     text: str
@@ -27,11 +27,11 @@ class Sheet:
 
     caption: str
     heads: list[str]
-    rows: list[list[Entry]]
+    rows: list[list[SheetCell]]
     text_columns: int = 1
 
 
-EMPTY = Entry("–")
+EMPTY = SheetCell("–")
 SIZE_HEADS = ["method", "table", "ratio to float32", "bits per weight"]
 
 
@@ -53,11 +53,11 @@ def task_sheet(model: Model, task: str) -> Sheet:
     columns = {
         metric(n).head: value_cells(model.of(task, n).set_index("row"), lines.index) for n in model.metrics(task)
     }
-    columns["seconds"] = [Entry(f"{seconds:,.1f}", "", seconds) if seconds else EMPTY for seconds in lines.seconds]
+    columns["seconds"] = [SheetCell(f"{seconds:,.1f}", "", seconds) if seconds else EMPTY for seconds in lines.seconds]
     return _table(task, lines, columns)
 
 
-def _table(caption: str, lines: Any, columns: dict[str, list[Entry]]) -> Sheet:
+def _table(caption: str, lines: Any, columns: dict[str, list[SheetCell]]) -> Sheet:
     """A table whose first columns say which compressed table a line is of."""
     sized = [size_cells(line) for line in lines.itertuples()]
     rows = [[*cells, *(column[index] for column in columns.values())] for index, cells in enumerate(sized)]
@@ -71,7 +71,7 @@ def recovery(model: Model) -> Sheet | None:
     if found.empty:
         return None
     lines = found.drop_duplicates(["label", "asked"])
-    columns: dict[str, list[Entry]] = {}
+    columns: dict[str, list[SheetCell]] = {}
     for task in (task for task in model.tasks if task in set(found.task)):
         own = found[found.task == task]
         name, by_line = own.metric.iloc[0], own.set_index(["label", "asked"])
@@ -83,18 +83,19 @@ def recovery(model: Model) -> Sheet | None:
     table = _table("Before → after recovery; columns sort by the change", lines, columns)
     one_way = set(lines.recovered) == {"recovered"}
     names = [
-        Entry(line.name_ if one_way else line.label) for line in lines.rename(columns={"name": "name_"}).itertuples()
+        SheetCell(line.name_ if one_way else line.label)
+        for line in lines.rename(columns={"name": "name_"}).itertuples()
     ]
     return Sheet(table.caption, table.heads, [[name, *row[1:]] for name, row in zip(names, table.rows, strict=True)])
 
 
-def _change(values: Any, better: str | None, decimals: int) -> Entry:
+def _change(values: Any, better: str | None, decimals: int) -> SheetCell:
     before, after = float(values["before"]), float(values["mean"])
     change = figure(after - before, decimals)
     verdict = {"lower": after < before, "higher": after > before}.get(better or "")
     words = "" if verdict is None or after == before else ", better" if verdict else ", worse"
     remark = f"{'' if after < before else '+'}{change}{words}"
-    return Entry(f"{figure(before, decimals)} → {figure(after, decimals)}", remark, after - before)
+    return SheetCell(f"{figure(before, decimals)} → {figure(after, decimals)}", remark, after - before)
 
 
 def saved_tensors(model: Model) -> Sheet | None:
@@ -104,19 +105,21 @@ def saved_tensors(model: Model) -> Sheet | None:
         total = sum(item["bytes"] for item in items)
         for item in items:
             share = item["bytes"] / total if total else 0.0
-            cells = [Entry(str(line.label)), Entry(str(item["name"])), Entry(str(item.get("dtype", "")))]
-            rows.append([*cells, Entry(f"{item['bytes']:,}", "", item["bytes"]), Entry(f"{share:.1%}", "", share)])
+            cells = [SheetCell(str(line.label)), SheetCell(str(item["name"])), SheetCell(str(item.get("dtype", "")))]
+            rows.append(
+                [*cells, SheetCell(f"{item['bytes']:,}", "", item["bytes"]), SheetCell(f"{share:.1%}", "", share)]
+            )
     return Sheet("Saved tensors", ["method", "tensor", "dtype", "bytes", "share"], rows, 3) if rows else None
 
 
-def size_cells(line: Any) -> list[Entry]:
+def size_cells(line: Any) -> list[SheetCell]:
     """Method, bytes, ratio and bits per weight of a row."""
     shown = ((line.table, size), (line.ratio, "{:.2f}".format), (line.bits, short))
-    cells = [EMPTY if math.isnan(number) else Entry(say(number), "", float(number)) for number, say in shown]
-    return [Entry(line.label, "by others" if line.peer else ""), *cells]
+    cells = [EMPTY if math.isnan(number) else SheetCell(say(number), "", float(number)) for number, say in shown]
+    return [SheetCell(line.label, "by others" if line.peer else ""), *cells]
 
 
-def value_cells(values: Any, keys: Iterable[Any]) -> list[Entry]:
+def value_cells(values: Any, keys: Iterable[Any]) -> list[SheetCell]:
     """A column of a metric, all its numbers to as many decimals: the mean, and spread and n where there are seeds.
 
     Args:
@@ -128,7 +131,7 @@ def value_cells(values: Any, keys: Iterable[Any]) -> list[Entry]:
     cells = []
     for mean, spread, n in (known.get(key, (math.nan, math.nan, 0)) for key in keys):
         remark = "" if n < 2 else f"±\u00a0{figure(spread, max(decimals, 1))} (n\u00a0=\u00a0{n:.0f})"
-        cells.append(EMPTY if math.isnan(mean) else Entry(figure(mean, decimals), remark, float(mean)))
+        cells.append(EMPTY if math.isnan(mean) else SheetCell(figure(mean, decimals), remark, float(mean)))
     return cells
 
 
