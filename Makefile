@@ -55,7 +55,7 @@ bench: $(READY)  ## Write benchmarks/results and the tables made of them (reads 
 	$(BIN)/python benchmarks/kroneckerbert.py --preset kronecker-8x --ablations
 	$(BIN)/python benchmarks/kroneckerbert.py --preset kronecker-20x --ablations
 	$(BIN)/python benchmarks/render.py
-	$(BIN)/vocabpress report benchmarks/results -o .cache/reports/all.html --title "vocabpress: all benchmarks"
+	$(BIN)/python benchmarks/speed_page.py
 
 lint: $(TESTED)  ## ruff and pyright
 	$(BIN)/ruff check .

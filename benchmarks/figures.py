@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 import timings
 from conformance import page
 from mdtable import RESULTS, table
-from vocabpress.report.collect import group
-from vocabpress.report.console import size
+from vocabpress.report.frame import group
+from vocabpress.report.names import size
 from vocabpress.results import Result, read_results
 
 BEST = (
@@ -101,10 +101,10 @@ def over_bound(plan: str) -> str:
     """A line for each method, a column for each ratio: relative error over the Gaussian bound at its bytes, in dB."""
     (model,) = group([row for row in cells(plan, "reconstruction") if not row.settings["recovered"]])
     every: dict[tuple[str, float], str] = {}
-    for row in model.compressed:
-        gap, cell = model.over_bound(row), row.results[0]
-        if gap is not None and "frequency" not in cell.variant:
-            every[cell.variant, cell.settings["ratio"]] = f"{gap.mean:.2f}"
+    for line in model.values[model.values.metric == "over_bound"].itertuples():
+        cell = model.runs[line.row][0]
+        if "frequency" not in cell.variant:
+            every[cell.variant, cell.settings["ratio"]] = f"{line.mean:.2f}"
     ratios = sorted({ratio for _, ratio in every})
     variants = sorted({variant for variant, _ in every})
     body = [[name, *(every.get((name, ratio), "-") for ratio in ratios)] for name in variants]

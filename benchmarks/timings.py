@@ -1,7 +1,7 @@
 """Tables of what fits and readings take, each from results/*.json, for `figures.py`."""
 
 from mdtable import RESULTS, table
-from vocabpress.report.console import size
+from vocabpress.report.names import size
 from vocabpress.results import read_results
 
 

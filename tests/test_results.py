@@ -1,12 +1,14 @@
-"""What a result says of the software that it was measured with."""
+"""Result files: what they hold of the software that was measured, and that earlier ones are read."""
 
 import os
 import shutil
 import subprocess
+from dataclasses import asdict
 
 import pytest
 
-from vocabpress import results
+from vocabpress import Budget, results
+from vocabpress.results import Result, read_results, write_results
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not here")
@@ -31,3 +33,15 @@ def test_the_repository_that_is_asked_for_its_state_is_only_read(tmp_path, monke
     assert index.read_bytes() == before
     module.write_text("second", encoding="utf-8")
     assert results.environment()["uncommitted_changes"] is True
+
+
+def test_results_are_read_back_and_budgets_of_earlier_versions_are_fields(tmp_path):
+    budget = asdict(Budget.ratio(25))
+    rows = [
+        Result("sts", "svd", {"budget": each}, {"table": 9}, {"mean": 0.5}, 1.0)
+        for each in (budget, "ratio 25 to float32")
+    ]
+    write_results(tmp_path / "deep" / "a.json", rows)
+    first, second = read_results(tmp_path / "deep" / "a.json")
+    assert first == rows[0]
+    assert second.settings == {"budget": budget}

@@ -1,7 +1,6 @@
 """One method on the residual of another: names, fields, budgets, and an optimum that is known."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -87,8 +86,8 @@ def test_the_command_line_takes_a_plus_and_the_report_gives_it_back(source, tmp_
     assert report["method"] == "svd+svd"
     tables = json.loads((out / "config.json").read_text())["quantization_config"]["tables"]
     assert [table["form"] for table in tables.values()] == ["sum"]
-    row = SimpleNamespace(peer=False, results=[SimpleNamespace(settings=report | {"fields": report["settings"]})])
-    (command,) = compress_commands("MODEL", row)
+    assert report["budget"] == {"amount": 4.0, "unit": "ratio", "reference": "float32"}
+    (command,) = compress_commands("MODEL", report | {"fields": report["settings"]})
     assert "--method svd+svd --ratio 4" in command
     assert "--set second.factors=int8 --set share=0.25" in command
     code, said, err = run(capsys, *words, "--set", "share=7")

@@ -4,14 +4,16 @@ There are no size formulas here: a size is what a module that was really built (
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+UNITS = ("ratio", "bits_per_weight", "bytes")
 Size = TypeVar("Size")
+_TEXT = re.compile(r"(?:ratio )?([0-9.,e+-]+) (?:to (\w+)|bits per weight|bytes)")  # what `str` writes
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
@@ -22,9 +24,10 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 @dataclass(frozen=True)
 class Budget:
-    """The most that a compressed table may store, said in one of three ways.
+    """The most that a compressed table may store, given in one of three ways.
 
-    Make one with :meth:`ratio`, :meth:`bits_per_weight` or :meth:`bytes`.
+    Make one with :meth:`ratio`, :meth:`bits_per_weight` or :meth:`bytes`. Files hold its fields, by
+    ``dataclasses.asdict``; :meth:`read` takes them back.
 
     Attributes:
         amount: The number as it was given.
@@ -38,12 +41,15 @@ class Budget:
 
     def __post_init__(self) -> None:
         """Refuse what can't be a budget."""
+        if self.unit not in UNITS:
+            raise ValueError(f"unknown unit {self.unit!r} of a budget; choose from {list(UNITS)}")
         if self.reference not in DTYPES:
             raise ValueError(f"unknown reference dtype {self.reference!r}; a ratio is against {list(DTYPES)}")
         if self.unit == "ratio" and not 1 <= self.amount < float("inf"):
             raise ValueError(f"a ratio is at least 1, got {self.amount:g}; try 25")
         if not 0 < self.amount < float("inf"):
             raise ValueError(f"a budget is a positive number, got {self.amount:g} {self.unit}")
+        object.__setattr__(self, "amount", float(self.amount))  # 25 and 25.0 are written alike
 
     @classmethod
     def ratio(cls, ratio: float, reference: str | torch.dtype = "float32") -> Self:
@@ -68,6 +74,24 @@ class Budget:
                 raise ValueError(f"{size!r} is not a size; write it like 800kB, 2MB or 1.5MiB")
             size = int(float(match[1]) * _UNITS[match[2]])
         return cls(size, "bytes")
+
+    @classmethod
+    def read(cls, stored: str | Mapping[str, Any]) -> Self:
+        """The budget that a file names: its fields, or the text that earlier versions wrote instead.
+
+        Raises:
+            ValueError: If it is neither.
+        """
+        if isinstance(stored, str):
+            match = _TEXT.fullmatch(stored)
+            if match is None:
+                raise ValueError(f"{stored!r} is no budget; write it like 'ratio 25 to float32'")
+            unit = "ratio" if match[2] else "bytes" if stored.endswith("bytes") else "bits_per_weight"
+            return cls(float(match[1].replace(",", "")), unit, match[2] or "float32")
+        try:
+            return cls(**stored)
+        except TypeError:
+            raise ValueError(f"{stored!r} is no budget; its fields are amount, unit and reference") from None
 
     def max_bits(self, num_embeddings: int, embedding_dim: int) -> int:
         """The most bits that a table of (``num_embeddings``, ``embedding_dim``) may store."""

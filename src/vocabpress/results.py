@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from vocabpress.budget import Budget
+
 SCHEMA_VERSION = 2
 PACKAGES = ("vocabpress", "torch", "transformers", "sentence-transformers", "numpy")
 
@@ -50,8 +52,8 @@ class Result:
         task: What was measured, e.g. ``"sts"``.
         variant: A name for this row, as a legend shows it.
         settings: Everything that was chosen. Where they apply: ``model`` (name of the original), ``method``, ``fields``
-            of the method, ``ratio`` that was asked for, ``recovered`` (settings of the recovery, or None), ``peer``
-            (true for what is not ours), ``seed``, ``task`` (fields of the task).
+            of the method, ``budget`` (fields of a `Budget`), ``ratio`` that was asked for, ``recovered`` (settings of
+            the recovery, or None), ``peer`` (true for what is not ours), ``seed``, ``task`` (fields of the task).
         bytes: Name -> bytes of saved tensors: ``table``, ``table_float32``, ``model``, ``model_before``.
         metrics: Name -> value.
         seconds: Of the measurement; of the fit where the fit is what was measured.
@@ -84,13 +86,23 @@ def write_results(path: str | Path, results: list[Result]) -> None:
             f"{r.task} of {r.variant}: {n} = {v}" for r in results for n, v in r.metrics.items() if not math.isfinite(v)
         ]
         raise ValueError(f"a result is not a finite number ({'; '.join(names)}); nothing was written") from None
+    write_whole(path, text + "\n")
+
+
+def write_whole(path: str | Path, text: str) -> None:
+    """Write a file whole or not at all, making its folder.
+
+    Raises:
+        ValueError: If it can't be written.
+    """
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
         temporary.replace(target)
     except OSError as error:
+        temporary.unlink(missing_ok=True)
         raise ValueError(f"can't write {path}: {error.strerror or error}; give another place") from None
 
 
@@ -98,7 +110,8 @@ def read_results(path: str | Path) -> list[Result]:
     """Read what `write_results` wrote, now or by version 1 of the format.
 
     Raises:
-        ValueError: If the file is missing, is no results file, or is of another schema version.
+        ValueError: If the file is missing, is no results file, is of another schema version, or has fields that are
+            not of their types.
     """
     try:
         rows = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -118,6 +131,25 @@ def _read(row: dict[str, Any], path: str | Path) -> Result:
     elif found != SCHEMA_VERSION:
         raise ValueError(f"{path} has schema version {found}, this vocabpress reads 1 and {SCHEMA_VERSION}")
     try:
-        return Result(**{**row, "schema_version": SCHEMA_VERSION})
+        result = Result(**{**row, "schema_version": SCHEMA_VERSION})
     except TypeError as error:
         raise ValueError(f"{path} holds a result that is not whole ({str(error).split('() ')[-1]})") from None
+    _check(result, path)
+    return result
+
+
+def _check(result: Result, path: str | Path) -> None:
+    """Refuse a result whose fields are not of their types, which JSON does not promise."""
+    for name in ("settings", "bytes", "metrics", "details", "environment"):
+        if not isinstance(getattr(result, name), dict):
+            raise ValueError(f"{path} holds a result whose {name} is no object; measure it again")
+    if not isinstance(result.task, str) or not isinstance(result.variant, str):
+        raise ValueError(f"{path} holds a result without the name of a task or a variant; measure it again")
+    for name, value in {**result.bytes, **result.metrics}.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"{path} holds a result whose {name} is no number ({value!r}); measure it again")
+    if isinstance(budget := result.settings.get("budget"), str):  # as earlier versions wrote it
+        try:
+            result.settings["budget"] = asdict(Budget.read(budget))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None

@@ -45,10 +45,10 @@ def gaussian_bound(values: Tensor, width: int, bits_per_weight: Sequence[float])
         return [0.0 for _ in bits_per_weight]
     bits = torch.tensor(bits_per_weight, dtype=torch.float64) * width
     logs, components = variances.log2(), torch.arange(1, len(variances) + 1, dtype=torch.float64)
-    held = logs.cumsum(0)
-    joins = (held - components * logs) / 2  # bits of a row at which the water has sunk to each component
+    sums = logs.cumsum(0)
+    joins = (sums - components * logs) / 2  # bits of a row at which the water has sunk to each component
     above = torch.searchsorted(joins, bits, right=True)
-    level = ((held[above - 1] - 2 * bits) / above).exp2()
+    level = ((sums[above - 1] - 2 * bits) / above).exp2()
     tail = variances.sum() - variances.cumsum(0)
     error = (above * level + tail[above - 1].clamp(min=0)) / variances.sum()
     return error.tolist()

@@ -20,7 +20,7 @@ from vocabpress.cli.options import (
 )
 
 budgets, files, library = Later("vocabpress.budget"), Later("vocabpress.files"), Later("vocabpress.calibrate")
-console, typed = Later("vocabpress.report.console"), Later("vocabpress.settings")
+printing, typed = Later("vocabpress.cli.printing"), Later("vocabpress.settings")
 
 
 def calibrate(
@@ -95,7 +95,7 @@ def calibrate(
             device=device,
             progress=True,
         )
-        console.print_gates(report)
+        printing.print_gates(report)
         found: dict[str, Any] = asdict(report)
     else:
         made = library.calibrate(
@@ -113,7 +113,7 @@ def calibrate(
             progress=True,
         )
         made.save(output)
-        console.print_calibration(made, output)
+        printing.print_calibration(made, output)
         found = {"output": str(output), **made.provenance(), "effective_rank": made.effective_rank}
     if as_json:
         print_json(found)

@@ -31,7 +31,7 @@ library, slices, requests = (
     Later("vocabpress.hf.slices"),
     Later("vocabpress.hf.request"),
 )
-console, processes = Later("vocabpress.report.console"), Later("vocabpress.cli.together")
+printing, processes = Later("vocabpress.cli.printing"), Later("vocabpress.cli.together")
 progress = Later("vocabpress.progress")
 
 
@@ -125,7 +125,7 @@ def compress(
         )
     if shards.rank:
         return
-    console.print_report(report)
+    printing.print_report(report)
     print(
         f"Written to {output}. To use it, `import vocabpress` and load the folder as before; its README.md shows how."
     )
@@ -152,11 +152,11 @@ def show_forecast(model: str, method: Any, budget: Any, as_json: bool) -> None:
     name, kind = methods.method_name(method), budgets.dtype_name(stored.dtype)
     seconds = f"{name} can't predict it" if found.seconds is None else progress.duration(found.seconds)
     rows = [
-        ("table", console.size(found.table_bytes)),
-        ("compressed table, at most", console.size(found.stored_bytes)),
+        ("table", printing.size(found.table_bytes)),
+        ("compressed table, at most", printing.size(found.stored_bytes)),
         ("time of the fit", seconds),
     ]
-    console.print_table(["", ""], rows, f"{found.rows:,} x {found.columns:,} in {kind} by {name}, {budget}")
+    printing.print_table(["", ""], rows, f"{found.rows:,} x {found.columns:,} in {kind} by {name}, {budget}")
     if as_json:
         print_json(asdict(found) | {"method": name, "budget": str(budget), "dtype": kind})
 

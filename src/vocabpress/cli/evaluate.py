@@ -12,7 +12,7 @@ from vocabpress.cli.names import GLUE, TASKS
 from vocabpress.cli.options import TEXT, JsonOption, ModelArgument, located, parse_settings, print_json
 
 texts, library, devices = Later("vocabpress.texts"), Later("vocabpress.evaluate"), Later("vocabpress.hf.compress")
-measurements = Later("vocabpress.report.measurements")
+printing = Later("vocabpress.cli.printing")
 
 TASK_GROUPS = {"glue": GLUE}
 
@@ -83,7 +83,7 @@ def evaluate(
         tasks = {name: each for name, each in chosen.items() if not each.compares}
         place = None if output is None else output / "original"
         before = library.evaluate(against, tasks, output=place, **common)
-    measurements.print_results(results, before)
+    printing.print_results(results, before)
     if as_json:
         originals = {"original": [asdict(result) for result in before]} if against is not None else {}
         print_json({"results": [asdict(result) for result in results], **originals})

@@ -9,7 +9,7 @@ import typer
 from vocabpress.cli.later import Later
 from vocabpress.cli.options import TEXT, JsonOption, ModelArgument, RevisionOption, located, print_json
 
-console, library = Later("vocabpress.report.console"), Later("vocabpress.export")
+printing, library = Later("vocabpress.cli.printing"), Later("vocabpress.export")
 
 
 def export(
@@ -33,6 +33,6 @@ def export(
     """
     model = located(model, revision)
     report = library.export(model, output, to=to, text=text or (), operators=operators, progress=True)
-    console.print_export(report)
+    printing.print_export(report)
     if as_json:
         print_json(asdict(report))

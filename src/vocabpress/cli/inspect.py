@@ -18,7 +18,7 @@ from vocabpress.cli.options import (
 )
 
 files = Later("vocabpress.files")
-console, inspection = Later("vocabpress.report.console"), Later("vocabpress.hf.inspect")
+printing, inspection = Later("vocabpress.cli.printing"), Later("vocabpress.hf.inspect")
 
 
 def inspect(
@@ -42,12 +42,12 @@ def inspect(
     if found is not None:
         if text or plot or save_counts:
             raise ValueError(f"{model} is compressed already; --text, --plot and --save-counts need the original")
-        console.print_compressed(found)
+        printing.print_compressed(found)
     else:
         options = {"progress": True, "trust_remote_code": trust_remote_code}
         found = inspection.inspect(model, text or (), save_counts, **options)
         if plot is not None:
-            console.plot_spectrum(found, plot)
-        console.print_inspection(found, verbose)
+            printing.plot_spectrum(found, plot)
+        printing.print_inspection(found, verbose)
     if as_json:
         print_json(asdict(found))

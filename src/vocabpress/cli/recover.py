@@ -20,7 +20,7 @@ from vocabpress.cli.options import (
 )
 
 typed = Later("vocabpress.settings")
-library, console = Later("vocabpress.recover"), Later("vocabpress.report.console")
+library, printing = Later("vocabpress.recover"), Later("vocabpress.cli.printing")
 
 
 def recover(
@@ -64,6 +64,6 @@ def recover(
         device=device,
         progress=True,
     )
-    console.print_recovery(report)
+    printing.print_recovery(report)
     if as_json:
         print_json(asdict(report))

@@ -8,10 +8,10 @@ import typer
 from vocabpress.cli.later import Later
 from vocabpress.cli.options import JsonOption, print_json
 
-collection, console = Later("vocabpress.report.collect"), Later("vocabpress.report.console")
-markdowns, pages = Later("vocabpress.report.markdown"), Later("vocabpress.report.page")
-files = Later("vocabpress.files")
-speed = Later("vocabpress.report.speed.section")
+collecting, pages = Later("vocabpress.report.collect"), Later("vocabpress.report.page")
+frames, tables = Later("vocabpress.report.frame"), Later("vocabpress.report.tables")
+files, results_of = Later("vocabpress.files"), Later("vocabpress.results")
+printing = Later("vocabpress.cli.printing")
 
 
 def report(
@@ -28,17 +28,13 @@ def report(
         if path.resolve() in {source.resolve() for source in results}:
             raise ValueError(f"{path} is one of the results; give another file to write")
         files.check_place(path, made=True)
-    found = collection.collect(results)
-    page = pages.to_page(found, title, progress=True)
-    tables = markdowns.to_markdown(found.models, title, found.timings) if markdown is not None else ""
-    pages.write_whole(output, page)
+    found = collecting.collect(results)
+    page, models = pages.to_page(found, title, progress=True), frames.group(found.results)
+    results_of.write_whole(output, page)
     if markdown is not None:
-        pages.write_whole(markdown, tables)
-    rows = [(model.name, len(model.names), len(model.tasks), len(model.rows)) for model in found.models]
-    if found.timings:
-        tasks = {row.task for row in found.timings}
-        rows.append((speed.TITLE.lower(), len({row.name for row in found.timings}), len(tasks), len(found.timings)))
-    console.print_table(["model", "variants", "tasks", "rows"], rows)
+        results_of.write_whole(markdown, tables.to_markdown(models, title))
+    rows = [(model.title, len(set(model.rows["name"])), len(model.tasks), len(model.rows)) for model in models]
+    printing.print_table(["model", "variants", "tasks", "rows"], rows)
     skipped = f"; {found.skipped} JSON files hold no results" if found.skipped else ""
     print(f"{len(found.results)} results from {found.files} files{skipped}. Written to {output}.")
     if as_json:
@@ -49,7 +45,6 @@ def report(
                 "results": len(found.results),
                 "files": found.files,
                 "skipped": found.skipped,
-                "timings": len(found.timings),
-                "models": [model.name for model in found.models],
+                "models": [model.name for model in models],
             }
         )

@@ -14,8 +14,8 @@ cells_of, plans, running = (
     Later("vocabpress.sweep.plan"),
     Later("vocabpress.sweep.run"),
 )
-console, collection = Later("vocabpress.report.console"), Later("vocabpress.report.collect")
-tables = Later("vocabpress.report.tables")
+printing, collecting = Later("vocabpress.cli.printing"), Later("vocabpress.report.collect")
+frames, tables = Later("vocabpress.report.frame"), Later("vocabpress.report.tables")
 
 SOME_FAILED = 1
 
@@ -53,7 +53,7 @@ def show_cells(plan: Any, as_json: bool) -> None:
     cells = cells_of.expand(plan)
     names = {cell.name for cell in running.cells_to_run(cells, running.folders_of(plan))}
     rows = [(cell.name, cell.stage, "to run" if cell.name in names else "done") for cell in cells]
-    console.print_table(["cell", "stage", "state"], rows, f"{len(cells)} cells, {len(names)} to run")
+    printing.print_table(["cell", "stage", "state"], rows, f"{len(cells)} cells, {len(names)} to run")
     if as_json:
         print_json({"cells": [dict(zip(("name", "stage", "state"), row, strict=True)) for row in rows]})
 
@@ -62,12 +62,23 @@ def show_report(report: Any) -> None:
     """Each cell and what became of it, then what was measured: one line for each table, one figure for each task."""
     rows = [(name, "there already") for name in report.reused] + [(name, "done") for name in report.done]
     title = f"{len(report.done)} cells done, {len(report.reused)} there already, {len(report.failed)} failed"
-    console.print_table(["cell", "state"], rows + [(name, "failed") for name, _ in report.failed], title)
+    printing.print_table(["cell", "state"], rows + [(name, "failed") for name, _ in report.failed], title)
     for name, reason in report.failed:
         print(f"{name}: {reason}")
-    if len(report.failed) < len(rows) + len(report.failed):
-        for model in collection.collect([Path(report.results)]).models:
-            found = tables.overview(model)
-            body = [[" ".join(filter(None, (cell.text, cell.remark))) for cell in line] for line in found.rows]
-            console.print_table(found.heads, body, model.name)
+    if rows:
+        show_overview(Path(report.results))
     print(f"{report.seconds:.0f} s; results in {report.results}")
+
+
+def show_overview(results: Path) -> None:
+    """One line for each table, one figure for each task; where pandas is not installed, how to get it."""
+    found = collecting.collect([results])
+    try:
+        models = frames.group(found.results)
+    except ValueError as missing:  # what was measured is there all the same
+        print(missing)
+        return
+    for model in models:
+        sheet = tables.overview(model)
+        body = [[" ".join(filter(None, (entry.text, entry.remark))) for entry in line] for line in sheet.rows]
+        printing.print_table(sheet.heads, body, model.title)

@@ -9,7 +9,7 @@ import typer
 from vocabpress.cli.later import Later
 from vocabpress.cli.options import TEXT, JsonOption, ModelArgument, RevisionOption, located, print_json
 
-console, library = Later("vocabpress.report.console"), Later("vocabpress.trim")
+printing, library = Later("vocabpress.cli.printing"), Later("vocabpress.trim")
 
 
 def trim(
@@ -30,6 +30,6 @@ def trim(
     """
     model = located(model, revision)
     report = library.trim(model, output, text=text or (), scripts=script or (), min_count=min_count, progress=True)
-    console.print_trim(report)
+    printing.print_trim(report)
     if as_json:
         print_json(asdict(report))

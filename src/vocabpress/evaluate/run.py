@@ -1,6 +1,5 @@
 """All tasks of one model: from names to results, and to files that an interrupted run goes on from."""
 
-import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import Any
 
 from transformers import AutoConfig
 
+from vocabpress.budget import Budget
 from vocabpress.evaluate.task import Subject, Task
 from vocabpress.hf.checkpoint import open_model
 from vocabpress.hf.folders import find_folder, weight_bytes
@@ -43,7 +43,7 @@ def provenance(folder: Path) -> dict[str, Any]:
     fitted = stored.get("fitted_by") or {}
     if not fitted:
         return {"method": "original", "recovered": None}
-    ratio = re.match(r"ratio ([\d.]+) to float32", str(fitted.get("budget")))
+    budget = Budget.read(fitted["budget"]) if fitted.get("budget") else None
     # Said only where there are any, so that results of checkpoints without them stay what they were.
     more = {key: fitted[key] for key in ("linears", "metric", "direction", "calibration") if key in fitted}
     if "inner" in stored:
@@ -52,8 +52,8 @@ def provenance(folder: Path) -> dict[str, Any]:
         **more,
         "method": fitted.get("method"),
         "fields": fitted.get("settings"),
-        "ratio": float(ratio[1]) if ratio else None,
-        "budget": fitted.get("budget"),
+        "ratio": budget.amount if budget and (budget.unit, budget.reference) == ("ratio", "float32") else None,
+        "budget": None if budget is None else asdict(budget),
         "token_weights": fitted.get("token_weights"),
         "fit_seed": fitted.get("seed"),
         "recovered": fitted.get("recovered"),

@@ -122,7 +122,7 @@ def compress(
             base_model=hub or from_page,
             output=str(output),
             architecture=type(original.model).__name__,
-            budget=str(request.budget),
+            budget=request.budget,
             seed=seed,
             body=None if inner is None else method_of(inner),
             model_bytes_before=weight_bytes(folder),

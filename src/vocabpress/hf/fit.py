@@ -1,7 +1,7 @@
 """Compress a model in memory: fit the linear maps and the token table, and install them in the model."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -102,7 +102,7 @@ def _provenance(request: Request, method: Method, calibration: Calibration) -> d
     return {
         "method": method_name(method),
         "settings": method_settings(method),
-        "budget": str(request.budget),
+        "budget": asdict(request.budget),
         "seed": request.seed,
         "token_weights": calibration.describe(),
         "calibration": calibration.provenance(),

@@ -63,7 +63,7 @@ class Report:
     dtype: str
     method: str
     settings: dict[str, object]
-    budget: str
+    budget: Budget
     seed: int
     weighted_by: str
     table_bytes_before: int
@@ -97,6 +97,7 @@ def load_report(folder: Path) -> Report | None:
         data: dict[str, Any] = json.loads((folder / REPORT).read_text(encoding="utf-8"))
         linears = [LinearOutcome(**part) for part in data.pop("linears")]
         recovered = [Recovered(**part) for part in data.pop("recovered")]
+        data["budget"] = Budget.read(data["budget"])
         return Report(**data, linears=linears, recovered=recovered)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

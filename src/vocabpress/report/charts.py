@@ -1,187 +1,291 @@
-"""Charts of quality against size, one model's rows each, as SVG."""
+"""Charts of a model's results, as specifications of Vega-Lite made by Altair."""
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import cycle
-from typing import TYPE_CHECKING
+from typing import Any
 
-from vocabpress.report.axes import (
-    COLOURS,
-    DASHES,
-    LINE_HEIGHT,
-    MARKERS,
-    Series,
-    add_legend,
-    add_ratio_axis,
-    bar_labels,
-    bars_height,
-    chart_height,
-    cut,
-    draw_curves,
-    log_limits,
-    log_ticks,
-    positive,
-    recovered_entry,
-    say,
-    scale_y,
-    series,
-    styles,
-)
-from vocabpress.report.console import size
-from vocabpress.report.names import metric
-from vocabpress.report.rows import Model, same_size
-from vocabpress.report.svg import draw
+from vocabpress.report.frame import Frame, Model, near, pandas
+from vocabpress.report.names import metric, size
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+try:
+    import altair as alt
+except ImportError as error:
+    raise ValueError(f"a report needs {error.name}; pip install 'vocabpress[report]'") from None
 
 BOUND = "Gaussian rate-distortion bound"
+# Okabe and Ito, "Color universal design", 2008, those that show on white and on black; black is the original's.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8a8a8a")
+SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
+TICK_RATIOS = [1, 2, 4, 8, 16, 25, 50, 100, 200, 400, 800, 1600]  # at which axes of sizes have ticks
+COLUMNS = ("name", "recovered", "peer", "mean", "spread", "n", "table", "ratio", "bits", "tenth")  # of a chart's data
+HEIGHT = 280  # pixels of the axes
+MOST_TICKS = 7  # of a logarithmic axis
+BAR = 22  # pixels of a bar or a row of dots
+SMALL = 0.01  # parts below this share of every table are shown as one
+CONFIG = {
+    "background": "transparent",
+    "font": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif",
+    "view": {"stroke": None},
+    "axis": {
+        **dict.fromkeys(("labelColor", "titleColor", "domainColor", "tickColor"), "currentColor"),
+        "gridColor": "#8a8a8a", "gridOpacity": 0.25, "labelFontSize": 12, "titleFontSize": 12.5, "titleFontWeight": 500,
+    },
+    "legend": {
+        "orient": "bottom", "labelColor": "currentColor", "labelFontSize": 12, "title": None,
+        "rowPadding": 4, "symbolStrokeWidth": 2, "offset": 8,
+    },
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing and what a page says around it. `svg` is markup, the others are text."""
+    """A drawing and what a page says around it; `spec` is JSON of Vega-Lite."""
 
     title: str
-    svg: str
+    spec: dict[str, Any]
     caption: str = ""
 
 
-def rate_distortion(model: Model, name: str) -> Chart | None:
+def rate_distortion(model: Model) -> Chart | None:
     """Relative error over bits per weight, with the bound; None where no result has both."""
-    rows = [row for row in model.compressed if "relative_error" in row.metrics and not model.is_reference(row)]
-    rows = [row for row in rows if row.task.startswith("reconstruction")] or rows
-    rows = list({(row.curve, row.place): row for row in rows}.values())
-    curves = series(rows, lambda row: row.bits_per_weight, "relative_error")
-    curves = [positive(curve) for curve in curves if positive(curve).points]
-    if not curves:
-        return None
-    bits = log_limits([x for curve in curves for x, _ in curve.points], least=4)
-    bound = [(point["bits_per_weight"], point["relative_error"]) for point in model.details("bound")]
-    bound = sorted((at, error) for at, error in bound if at > 0 and error > 0)
-    inside = [error for at, error in bound if bits[0] <= at <= bits[1]]
-    if not inside and len(curves) > 1 and _at_one_size(curves):
-        return None  # a dot for each curve, as `rate_quality` draws them, shows more
-
-    def plot(figure: "Figure") -> None:
-        axes = figure.subplots()
-        low, high = log_limits([value.mean for curve in curves for _, value in curve.points], least=4)
-        ours = [value.mean for curve in curves if not curve.peer for _, value in curve.points]
-        if ours:  # peers of many bits would press all else into a corner; the tables have them
-            low = max(low, min(ours) / 10)
-        axes.set(xscale="log", yscale="log", xlim=bits, xlabel="bits per weight, everything counted")
-        axes.set_ylabel("relative error ↓")
-        log_ticks(axes.xaxis, bits, 6)
-        entries = draw_curves(axes, model.names, curves)
-        if inside:  # the bound falls steeply: what is far below the curves is cut off, but not all of it
-            line = axes.plot(*zip(*bound, strict=True), color="black", linewidth=1.6, linestyle=(0, (1, 1.2)))
-            entries.append((line[0], BOUND))
-            low = min([low, max(inside) / 2, *(error / 1.3 for error in inside if error > low / 5)])
-        axes.set_ylim(low, high)
-        log_ticks(axes.yaxis, (low, high))
-        add_ratio_axis(axes, bits, 32, bits_too=False)
-        add_legend(figure, entries)
-
-    title = "Rate and distortion"
-    height = chart_height(curves, [BOUND] * bool(inside))
-    return Chart(title, draw(name, say(title, model, curves), height, plot), _thin(curves))
+    found = model.values[(model.values.metric == "relative_error") & ~model.values.reference]
+    found = found[found.bits.notna() & (found["mean"] > 0)]
+    if found.task.str.startswith("reconstruction").any():
+        found = found[found.task.str.startswith("reconstruction")]
+    found = found.drop_duplicates(["label", "asked"])
+    bound = pandas.DataFrame(model.details("bound"), columns=["bits_per_weight", "relative_error"])
+    bound = bound[(bound.bits_per_weight > 0) & (bound.relative_error > 0)]
+    if found.empty or (bound.empty and found.label.nunique() > 1 and _one_size(found)):
+        return None  # a dot for each curve, as `quality` draws them, shows more
+    every, ours = found["mean"], found["mean"][~found.peer | found.peer.all()]
+    x = _size_axis(found, "bits", "bits per weight; times smaller than float32", 32)
+    # Peers of many bits would squeeze all else into a corner; the tables have them, and so has a zoom.
+    y = level_axis(pandas.Series([min(ours.min(), max(every.min(), ours.min() / 10)), every.max()]), "relative error ↓")
+    line = alt.Chart(bound).mark_line(clip=True, color="currentColor", strokeDash=[2, 3], strokeWidth=2)
+    line = line.encode(x=alt.X("bits_per_weight:Q"), y="relative_error:Q", tooltip=alt.value(BOUND))
+    layers = [line] * (not bound.empty) + _curves(found, x, y, "relative_error", model)
+    return to_chart("Rate and distortion", layers, "Dotted: the Gaussian bound." if len(bound) else "", found)
 
 
-def rate_quality(model: Model, task: str, metric_name: str, name: str) -> Chart | None:
+def quality(model: Model, task: str, name: str) -> Chart | None:
     """A metric over the bytes of the table; at one size, a dot for each curve.
 
     None where no row has both, or where all rows have the same, as with counts of tokens.
     """
-    shown = metric(metric_name)
-    rows = [row for row in model.of(task) if not row.original]
-    lines = [("Original", original.mean)] if (original := model.original(task, metric_name)) else []
-    lines += [
-        (r.label, r.metrics[metric_name].mean) for r in rows if model.is_reference(r) and metric_name in r.metrics
-    ]
-    curves = series([row for row in rows if not model.is_reference(row)], lambda row: row.table, metric_name)
-    title = f"{task}: {shown.label}{shown.arrow}"
-    values = [value.mean for curve in curves for _, value in curve.points]
-    if not values or (len(values) > 1 and len({*values, *(value for _, value in lines)}) == 1):
+    every = model.of(task, name)
+    found, lines = every[~every.reference & every.table.notna()], every[every.reference]
+    if found.empty or (len(found) > 1 and every["mean"].nunique() == 1):
         return None
-    sizes = [x for curve in curves for x, _ in curve.points]
-    if len(curves) > 1 and _at_one_size(curves):
-        return _dots(model, curves, lines, (title, shown.better == "lower"), name)
-    float32 = next((row.float32 for row in rows if row.float32), None)
-
-    def plot(figure: "Figure") -> None:
-        axes = figure.subplots()
-        limits = log_limits(sizes, least=4)
-        axes.set(xscale="log", xlim=limits, xlabel="bytes of the table", ylabel=f"{cut(shown.label, 34)}{shown.arrow}")
-        log_ticks(
-            axes.xaxis,
-            limits,
-            5,
-            lambda value: (
-                size(value).replace(".00", "").replace("0 ", " ")
-                if "." in size(value).replace(".00", "")
-                else size(value).replace(".00", "")
-            ),
-        )
-        entries = draw_curves(axes, model.names, curves)
-        for (label, value), dash in zip(lines, cycle(DASHES)):
-            entries.append((axes.axhline(value, color="black", linewidth=1.3, linestyle=dash, zorder=1), label))
-        scale_y(axes, values + [value for _, value in lines])
-        if float32:
-            add_ratio_axis(axes, limits, float32)
-        add_legend(figure, entries)
-
-    height = chart_height(curves, [label for label, _ in lines])
-    return Chart(title, draw(name, say(title, model, curves), height, plot), _thin(curves))
+    shown, title = metric(name), f"{task}: {metric(name).head}"
+    if found.label.nunique() > 1 and _one_size(found):
+        caption = f"All tables at about {size(found.table.min())}."
+        layers = [*_rules(lines, alt.X("mean:Q")), *_dots(found, name)]
+        return to_chart(title, layers, caption, found, found["name"].nunique())
+    x = _size_axis(found, "table", "bytes; times smaller than float32", float(found.float32.max()))
+    low = lines["mean"].mean() < every["mean"].median()
+    layers = [
+        *_rules(lines, alt.Y("mean:Q"), "bottom" if low else "top"),
+        *_curves(found, x, level_axis(every["mean"], shown.head), name, model),
+    ]
+    return to_chart(title, layers, f"Dashed across: {', '.join(lines.label)}." if len(lines) else "", found)
 
 
-def _dots(
-    model: Model, curves: list[Series], lines: list[tuple[str, float]], what: tuple[str, bool], name: str
-) -> Chart:
+def _one_size(found: Frame) -> bool:
+    return bool(near(found.table, float(found.table.min())).all())
+
+
+def _size_axis(found: Frame, field: str, title: str, float32: float) -> Any:
+    """A logarithmic axis of sizes; at round ratios to the size in float32, NaN where unknown, it says both."""
+    low, high = found[field].min() / 1.2, found[field].max() * 1.2
+    say = "format(datum.value, '.3~r')" if field == "bits" else "format(datum.value, '.2~s') + 'B'"
+    ticks = [float32 / ratio for ratio in TICK_RATIOS if low <= float32 / ratio <= high]
+    labels = say if math.isnan(float32) else f"[{say}, format({float32} / datum.value, '.3~r') + 'x']"
+    axis = alt.Axis(labelExpr=labels, labelOverlap=True, tickCount=6, **({"values": ticks} if len(ticks) > 1 else {}))
+    return alt.X(f"{field}:Q", title=title, axis=axis).scale(type="log", domain=[low, high], nice=False)
+
+
+def level_axis(values: Any, title: str, axis: Any = None) -> Any:
+    """The axis of a metric; logarithmic, with at most seven round ticks, where values span more than a decade."""
+    axis, low, high = (axis or alt.Y("mean:Q")).title(title), float(values.min()), float(values.max())
+    form = "~s" if high >= 1000 else "~r"
+    if not 0 < 10 * low < high:
+        return axis.scale(zero=False, nice=True).axis(format=form, tickCount=6)
+    low, high = low / 1.3, high * 1.3
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for digits in ((1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
+        ticks = [digit * 10.0**decade for decade in decades for digit in digits if low <= digit * 10.0**decade <= high]
+        if len(ticks) <= MOST_TICKS:
+            break
+    return axis.scale(type="log", domain=[low, high], nice=False).axis(values=ticks, format=form)
+
+
+def _curves(found: Frame, x: Any, y: Any, name: str, model: Model) -> list[Any]:
+    """Lines and points, and what one can do with them: hover, zoom, pick in the legend."""
+    order = {each: index for index, each in enumerate(dict.fromkeys(model.compressed["name"]))}
+    names = [each for each in order if each in set(found["name"])]
+    looks = looks_of("name", names, [order[each] for each in names])  # the same in all charts of a model
+    pick = alt.selection_point(fields=["name"], bind="legend")
+    faded = alt.when(pick).then(alt.value(1.0)).otherwise(alt.value(0.07))
+    base = alt.Chart(_data(found, COLUMNS)).encode(x=x, y=y, opacity=faded, color=looks["color"])
+    lines = base.mark_line(clip=True).encode(
+        detail="recovered:N",
+        strokeDash=alt.when("datum.recovered != ''").then(alt.value([5, 3])).otherwise(alt.value([1, 0])),
+        strokeWidth=alt.when("datum.peer").then(alt.value(1)).otherwise(alt.value(2)),
+    )
+    first, *points = _points(base.encode(shape=looks["shape"]), found, name, "y")
+    zoom = alt.selection_interval(bind="scales", zoom="wheel![event.shiftKey]")
+    return [lines.add_params(pick), first.add_params(zoom), *points]
+
+
+def _points(base: Any, found: Frame, name: str, axis: str) -> list[Any]:
+    """Points for what is compressed, hollow ones for what was recovered, and error bars along an axis."""
+    bars = base.transform_filter("datum.n > 1").mark_rule(clip=True, strokeWidth=1.5)
+    bars = bars.transform_calculate(low="datum.mean - datum.spread", high="datum.mean + datum.spread")
+    ends = {"x": {"x": alt.X("low:Q"), "x2": "high:Q"}, "y": {"y": alt.Y("low:Q"), "y2": "high:Q"}}
+    base, layers = base.encode(tooltip=_tooltip(name, found)), []
+    for filled, which in ((True, "datum.recovered == ''"), (False, "datum.recovered != ''")):
+        if ((found.recovered == "") == filled).any():
+            layers.append(base.transform_filter(which).mark_point(filled=filled, size=60, clip=True))
+    return [*layers, bars.encode(**ends[axis])] if (found.n > 1).any() else layers
+
+
+def looks_of(field: str, names: Iterable[str], places: Iterable[int]) -> dict[str, Any]:
+    """Colour and shape of each name of a field, by its place among all names that charts share."""
+    names, places, legend = list(names), list(places), alt.Legend(symbolLimit=60)
+    looks = (("color", alt.Color, COLOURS), ("shape", alt.Shape, SHAPES))
+    return {
+        key: make(f"{field}:N", legend=legend).scale(domain=names, range=[of[place % len(of)] for place in places])
+        for key, make, of in looks
+    }
+
+
+def _tooltip(name: str, found: Frame) -> list[Any]:
+    """What a point shows of itself: the columns that are set anywhere in the chart."""
+    columns = {
+        "name:N": ("method", ""),
+        "recovered:N": ("after", ""),
+        "mean:Q": (metric(name).label, ",.5~g"),
+        "spread:Q": ("± over seeds", ".3~g"),
+        "n:Q": ("seeds", ""),
+        "table:Q": ("bytes", ",.0f"),
+        "ratio:Q": ("times smaller than float32", ".4~g"),
+        "bits:Q": ("bits per weight", ".4~g"),
+    }
+    known = {column for column in found if found[column].replace("", None).notna().any()}
+    return [alt.Tooltip(key, title=title, format=form) for key, (title, form) in columns.items() if key[:-2] in known]
+
+
+def _dots(found: Frame, name: str) -> list[Any]:
     """A metric for each curve, all at about one size, the best first."""
-    title, ascending = what
-    best = {curve.name: curve.points[0][1].mean for curve in curves}
-    for curve in curves:
-        best[curve.name] = (min if ascending else max)(best[curve.name], curve.points[0][1].mean)
-    order = sorted(best, key=lambda key: best[key] if ascending else -best[key])
-    names = bar_labels(order)
-
-    def plot(figure: "Figure") -> None:
-        axes = figure.subplots()
-        style = styles(model.names) if len(order) <= len(MARKERS) else dict.fromkeys(order, (COLOURS[0], MARKERS[0]))
-        for curve in curves:
-            colour, marker = style[curve.name]
-            for _, value in curve.points:
-                axes.errorbar(
-                    value.mean, order.index(curve.name), xerr=value.spread, color=colour, marker=marker, capsize=2.5,
-                    markerfacecolor="white" if curve.recovered else colour, linestyle="none",
-                )  # fmt: skip
-        entries = [
-            (axes.axvline(value, color="black", linewidth=1.3, linestyle=dash), label)
-            for (label, value), dash in zip(lines, cycle(DASHES))
-        ]
-        axes.set_yticks(range(len(order)), names)
-        axes.set(ylim=(len(order) - 0.4, -0.6), xlabel=cut(title.split(": ", 1)[-1], 34))
-        axes.locator_params(axis="x", nbins=5)
-        axes.tick_params(axis="y", length=0)
-        if len(order) > len(MARKERS):
-            axes.tick_params(axis="x", top=True, labeltop=True)
-        add_legend(figure, entries + recovered_entry(curves))
-
-    height = bars_height(names) + LINE_HEIGHT * (len(lines) + 1)
-    sizes = [x for curve in curves for x, _ in curve.points]
-    caption = " ".join(filter(None, [f"All tables at about {size(min(sizes))}.", _thin(curves)]))
-    return Chart(title, draw(name, say(title, model, curves), height, plot), caption)
+    ordered = found.sort_values("mean", ascending=metric(name).better == "lower")
+    x = level_axis(found["mean"], metric(name).head, alt.X("mean:Q"))
+    y = alt.Y("name:N", title=None, sort=list(dict.fromkeys(ordered["name"]))).axis(labelLimit=180, grid=True)
+    return _points(alt.Chart(_data(found, COLUMNS)).encode(x, y, color=alt.value(COLOURS[0])), found, name, "x")
 
 
-def _bytes(count: float) -> str:
-    """``500 kB``, ``1.5 MB``."""
-    number, unit = size(count).split()
-    return f"{float(number):g} {unit}"
+def _rules(lines: Frame, at: Any, baseline: Any = "top") -> list[Any]:
+    """Lines across the chart at what the original, and floors such as shuffled rows, score."""
+    base = alt.Chart(_data(lines, ["label", "mean"])).encode(at)
+    if lines.empty:
+        return []
+    text = base.mark_text(align="right", baseline=baseline, dy=-2 if baseline == "bottom" else 3, color="currentColor")
+    over = [text.encode(x=alt.value("width"), text="label:N")] * (isinstance(at, alt.Y) and len(lines) == 1)
+    return [base.mark_rule(strokeDash=[6, 4], strokeWidth=1.5, color="currentColor").encode(tooltip="label:N"), *over]
 
 
-def _at_one_size(curves: list[Series]) -> bool:
-    sizes = [x for curve in curves for x, _ in curve.points]
-    return same_size(min(sizes), max(sizes))
+def by_frequency(model: Model, key: str) -> Chart | None:
+    """Quality by how frequent a token is, at the common size."""
+    found = [
+        {"name": row.name_, "recovered": row.recovered, "peer": row.peer, "tenth": at, "mean": tenth[key], "n": 1}
+        for row, items in model.detailed("deciles")
+        for at, tenth in enumerate(items, 1)
+        if isinstance(tenth.get(key), int | float)
+    ]
+    if not found:
+        return None
+    shown, frame = metric(key), pandas.DataFrame(found)
+    x = alt.X("tenth:Q", title="tenth of the vocabulary, the most frequent first").axis(tickCount=10)
+    y = level_axis(frame["mean"], shown.head)
+    share = model.detailed("deciles")[0][1][0]["share"]
+    caption = f"At {common_size(model)}. The first tenth makes up {share:.0%} of the text."
+    return to_chart(f"{shown.label.capitalize()} by token frequency", _curves(frame, x, y, key, model), caption, frame)
 
 
-def _thin(curves: list[Series]) -> str:
-    return "Thin lines: methods by others." if any(curve.peer for curve in curves) else ""
+def spectrum_chart(model: Model) -> Chart | None:
+    """Singular values of the centred original table."""
+    values = model.details("spectrum")
+    values = [value for value in values if value > 1e-6 * max(values)]
+    if len(values) < 2:
+        return None
+    squares = pandas.Series(values) ** 2
+    half = int((squares.cumsum() < 0.5 * squares.sum()).sum()) + 1
+    frame = pandas.DataFrame({"rank": range(1, len(values) + 1), "value": values})
+    look = {"color": COLOURS[0], "opacity": 0.35, "line": {"color": COLOURS[0]}}
+    area = (
+        alt.Chart(_data(frame, ["rank", "value"]))
+        .mark_area(**look)
+        .encode(
+            x=alt.X("rank:Q"),
+            y=level_axis(frame.value, "singular value", alt.Y("value:Q", stack=None)),
+            tooltip=["rank:Q", alt.Tooltip("value:Q", title="singular value", format=".4~g")],
+        )
+    )
+    caption = f"Half of the variance lies in the first {half} of {len(values)} directions."
+    return to_chart("Singular values of the centred table", [area], caption)
+
+
+def bytes_by_part(model: Model) -> Chart | None:
+    """Bytes of the table by part, at the common size."""
+    found = [
+        {"name": row.name_, "part": kind_of_part(str(item["name"])), "bytes": item["bytes"]}
+        for row, items in model.detailed("storage")
+        if not row.recovered
+        for item in items
+    ]
+    if not found:
+        return None
+    frame = pandas.DataFrame(found).groupby(["name", "part"], sort=False).bytes.sum().reset_index()
+    large = frame[frame.bytes >= SMALL * frame.groupby("name").bytes.transform("sum")].part
+    frame["part"] = frame.part.where(frame.part.isin(large), f"other, each below {SMALL:.0%}")
+    frame = frame.groupby(["name", "part"], sort=False).bytes.sum().reset_index()
+    kinds = list(dict.fromkeys(frame.part))
+    bars = alt.Chart(_data(frame, ["name", "part", "bytes"])).mark_bar().encode(
+        x=alt.X("bytes:Q").axis(format=".2~s"),
+        y=alt.Y("name:N", title=None, sort=list(dict.fromkeys(frame["name"]))).axis(labelLimit=180),
+        color=looks_of("part", kinds, range(len(kinds)))["color"],
+        tooltip=["name:N", "part:N", alt.Tooltip("bytes:Q", format=",")],
+    )  # fmt: skip
+    return to_chart("Bytes by part", [bars], f"At {common_size(model)}.", rows=frame["name"].nunique())
+
+
+def kind_of_part(name: str) -> str:
+    """The kind of a saved tensor: what is stored for each token, and what all tokens share."""
+    path = name.split(".")
+    if "basis" in path or path[-1].startswith(("codebook", "centroid")):
+        return "decoder"
+    kinds = {"codes": "codes of the tokens", "bias": "mean or bias", "block_of": "map to blocks"}
+    kinds |= dict.fromkeys(("rows", "weight"), "float rows of the tokens")
+    return kinds.get(path[-1], path[-1].replace("_", " "))
+
+
+def common_size(model: Model) -> str:
+    """The common size in words: ``"about 1.87 MB, ratio 25"``."""
+    ratio = model.at_common_size(model.rows).ratio.median()
+    return f"about {size(model.common_size or 0)}" + ("" if math.isnan(ratio) else f", ratio {ratio:.3g}")
+
+
+def _data(frame: Frame, columns: Iterable[str]) -> Frame:
+    """The columns that there are, numbers to five digits: a page holds no more."""
+    found = frame[[column for column in columns if column in frame]]
+    return found.map(lambda value: float(f"{value:.5g}") if isinstance(value, float) else value)
+
+
+def to_chart(title: str, layers: list[Any], caption: str = "", found: Any = None, rows: int = 0) -> Chart:
+    """The layers as one chart; the caption says which lines and points are drawn how."""
+    kinds = [] if found is None or "peer" not in found else ["Thin lines: methods by others."] * bool(found.peer.any())
+    kinds += [] if found is None else ["Dashed, hollow: recovered."] * bool((found.recovered != "").any())
+    drawn = alt.layer(*layers).properties(width="container", height=rows * BAR or HEIGHT)
+    spec = drawn.to_dict(validate=False)
+    spec = {key: value for key, value in spec.items() if key not in ("$schema", "config")}
+    return Chart(title, spec, " ".join(filter(None, [caption, *kinds])))

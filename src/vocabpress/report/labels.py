@@ -2,16 +2,13 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from vocabpress.report.names import method
 from vocabpress.results import Result
 
 SEEDS = ("seed", "fit_seed")
 MEASURED = ("steps_taken", "held_out_before")  # what a recovery found, written among its settings
-# Settings that show elsewhere than in the name of a variant.
-OWN_COLUMN = {*SEEDS, "model", "method", "ratio", "budget", "recovered", "task", "text", "peer"}
 
 
 def canonical(value: Any) -> str:
@@ -31,64 +28,42 @@ def asked_size(result: Result) -> str:
     ratio = result.settings.get("ratio")
     if isinstance(ratio, int | float):
         return f"ratio {ratio:g}"
-    return str(result.settings.get("budget") or result.bytes.get("table"))
+    return canonical(result.settings.get("budget") or result.bytes.get("table"))
 
 
-def variant_name(result: Result, among: list[Result]) -> str:
-    """The variant as a legend shows it; settings join where it has several at one size."""
-    label = _label(result, [other for other in among if other.variant == result.variant], _method_settings)
-    return method(result.variant) + label
-
-
-def recovery_name(result: Result, among: list[Result]) -> str | None:
-    """``"recovered"``, or None; settings join where a variant was recovered in several ways at one size."""
-    if not result.settings.get("recovered"):
-        return None
-    rivals = [other for other in among if other.variant == result.variant and other.settings.get("recovered")]
-    return "recovered" + _label(result, rivals, _recovery_settings)
-
-
-def task_name(result: Result, among: list[Result]) -> str:
-    """The task; settings join where it was run with several."""
-    rivals = [other for other in among if other.task == result.task]
-    return result.task + _label(result, rivals, _task_settings, apart=lambda _: "")
-
-
-def _label(
-    result: Result,
-    rivals: list[Result],
-    settings: Callable[[Result], dict[str, Any]],
+def differences(
+    results: Sequence[Result],
+    named: Callable[[Result], Any],
+    settings: Callable[[Result], Mapping[str, Any]],
     apart: Callable[[Result], str] = asked_size,
-) -> str:
-    """What the result's settings say that those of its rivals do not, such as ``" (factors int8)"``.
+) -> list[str]:
+    """What each result's settings say that those of others of its name do not, such as ``" (factors int8)"``.
 
     Args:
-        result: To be named.
-        rivals: Results of the same name, this one among them.
-        settings: What tells them apart.
-        apart: Rivals for which this differs need no telling apart.
+        results: All that are shown together.
+        named: The name of a result without its settings.
+        settings: Which of its settings may tell it apart.
+        apart: Results of one name for which this differs need no telling apart.
     """
-    seen: dict[str, set[str]] = defaultdict(set)
-    for rival in rivals:
-        seen[apart(rival)].add(canonical(settings(rival)))
-    if all(len(found) == 1 for found in seen.values()):
-        return ""
-    own, others = settings(result), [settings(rival) for rival in rivals]
-    differ = [name for name in sorted(own) if any(other.get(name) != own[name] for other in others)]
-    words = ", ".join(f"{name.rsplit('.', 1)[-1].replace('_', ' ')} {_word(own[name])}" for name in differ)
-    return f" ({words})" if words else ""
-
-
-def _method_settings(result: Result) -> dict[str, Any]:
-    return _flat({name: value for name, value in result.settings.items() if name not in OWN_COLUMN})
-
-
-def _recovery_settings(result: Result) -> dict[str, Any]:
-    return _flat({"recovered": without_seeds(result.settings["recovered"])})
-
-
-def _task_settings(result: Result) -> dict[str, Any]:
-    return _flat({name: without_seeds(result.settings.get(name)) for name in ("task", "text")})
+    groups: dict[Any, list[int]] = defaultdict(list)
+    for index, result in enumerate(results):
+        groups[named(result)].append(index)
+    flat = [_flat(without_seeds(settings(result))) for result in results]
+    words = [""] * len(results)
+    for members in groups.values():
+        seen, values = defaultdict(set), defaultdict(set)
+        for index in members:
+            seen[apart(results[index])].add(canonical(flat[index]))
+            for name in flat[index]:
+                values[name].add(canonical(flat[index][name]))
+        if all(len(found) == 1 for found in seen.values()):
+            continue
+        for index in members:
+            own = flat[index]
+            differ = [n for n in sorted(own) if len(values[n]) > 1 or any(n not in flat[other] for other in members)]
+            parts = [f"{name.rsplit('.', 1)[-1].replace('_', ' ')} {_word(own[name])}" for name in differ]
+            words[index] = f" ({', '.join(parts)})" if parts else ""
+    return words
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -5,45 +5,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 METHOD_NAMES = {
-    "original": "Original",
-    "svd": "SVD",
+    **{name.lower(): name for name in ("Original", "SVD", "LightToken", "Kronecker", "GroupReduce", "DiscBlock")},
+    **{name.lower(): name for name in ("Uniform", "PQ", "OPQ", "RTN", "PCA", "HQQ", "FAISS", "GGUF")},
+    **{name: f"{name.capitalize()} codes" for name in ("product", "residual", "compositional")},
     "autoencoder": "Autoencoder (direction)",
-    "lighttoken": "LightToken",
-    "kronecker": "Kronecker",
-    "groupreduce": "GroupReduce",
-    "discblock": "DiscBlock",
+    "binary": "Binary autoencoder",
     "tcq": "Trellis codes",
     "fastscan": "Fast-scan codes",
-    "uniform": "Uniform",
-    "product": "Product codes",
-    "residual": "Residual codes",
-    "compositional": "Compositional codes",
-    "binary": "Binary autoencoder",
-    "pq": "PQ",
-    "opq": "OPQ",
-    "rtn": "RTN",
-    "pca": "PCA",
-    "hqq": "HQQ",
-    "faiss": "FAISS",
-    "torchao": "torchao",
-    "bitsandbytes": "bitsandbytes",
-    "gguf": "GGUF",
-    "model2vec": "model2vec",
 }
 # The one metric of a task that overviews show is the first of these that it has.
 HEADLINES = (
-    "mean",
-    "perplexity_head_compressed",
-    "perplexity",
-    "matthews",
-    "spearman",
-    "accuracy",
-    "f1",
-    "stsb_dev",
-    "sts_dev_spearman",
-    "hidden_cosine",
-    "relative_error",
-    "minutes",
+    *("mean", "perplexity_head_compressed", "perplexity", "matthews", "spearman", "accuracy", "f1", "stsb_dev"),
+    *("sts_dev_spearman", "hidden_cosine", "relative_error", "minutes"),
 )
 
 
@@ -62,11 +35,13 @@ class Metric:
     note: str = ""
 
     @property
-    def arrow(self) -> str:
-        """A blank that does not break, and ``↓`` where lower is better, ``↑`` where higher is, else nothing."""
-        return {"lower": "\u00a0↓", "higher": "\u00a0↑"}.get(self.better or "", "")
+    def head(self) -> str:
+        """The label, and ``↓`` where lower is better, ``↑`` where higher is; the blank between does not break."""
+        return self.label + {"lower": "\u00a0↓", "higher": "\u00a0↑"}.get(self.better or "", "")
 
 
+_STS = Metric("STS-B dev", "higher", "Rank correlation x 100 on the development split of STS-B.")
+_HELD_OUT = "Of the recovery, on text that it does not train on."
 METRICS = {
     "relative_error": Metric(
         "relative error",
@@ -76,12 +51,13 @@ METRICS = {
     ),
     "mean_cosine": Metric("mean cosine", "higher", "Mean cosine between a row and its reconstruction; 1 is exact."),
     "neighbours_kept": Metric(
-        "neighbours kept", "higher", "Share of a row's nearest neighbours that are its nearest neighbours still."
+        "neighbours in common", "higher", "Share of a row's nearest neighbours that are its nearest neighbours still."
     ),
     "norm_ratio": Metric("norm ratio", None, "Length of a reconstructed row over the row's own; 1 is exact."),
+    "over_bound": Metric("dB over the bound", "lower", "Relative error over the Gaussian bound at the same bytes."),
     "mean": Metric("mean", "higher", "Mean over the data sets of the task."),
-    "stsb_dev": Metric("STS-B dev", "higher", "Rank correlation x 100 on the development split of STS-B."),
-    "sts_dev_spearman": Metric("STS-B dev", "higher", "Rank correlation x 100 on the development split of STS-B."),
+    "stsb_dev": _STS,
+    "sts_dev_spearman": _STS,
     "sentence_cosine": Metric(
         "sentence cosine", "higher", "Mean cosine between a sentence's vector by the original and by the compressed."
     ),
@@ -110,22 +86,9 @@ METRICS = {
     "pearson": Metric("Pearson", "higher", "Linear correlation of predicted and true scores."),
     "exact_match": Metric("exact match", "higher", "Share of answers that are one of the true ones, in percent."),
     "minutes": Metric("minutes", "lower", "Wall time on the machine that the result names."),
-    "held_out_before": Metric("held-out loss before", "lower", "Of the recovery, on text that it does not train on."),
-    "held_out_after": Metric("held-out loss after", "lower", "Of the recovery, on text that it does not train on."),
-    "seconds": Metric("seconds", "lower", "Wall time of the fit on the machine that the result names."),
-    "memory_over_table": Metric(
-        "peak memory over the table", "lower", "Of the fit, the table included, over the table's bytes in float32."
-    ),
-    "working_set": Metric("working set", "lower", "Peak memory of the fit besides the table itself."),
-    "memory_over_file": Metric(
-        "memory over the file",
-        "lower",
-        "Bytes that a loaded table holds, what it keeps decoded included, over the file's.",
-    ),
-    "anonymous": Metric("memory of its own", "lower", "The most that a process alone held, without mapped files."),
-    "resident": Metric("memory with files", "lower", "The most that a process held, pages of mapped files included."),
-    "fit_seconds": Metric("seconds of the fit", "lower"),
-    "floor_ms": Metric("floor ms", None, "One read of as many bytes as the form stores: what memory allows at best."),
+    "seconds": Metric("seconds", "lower", "Wall time on the machine that the result names."),
+    "held_out_before": Metric("held-out loss before", "lower", _HELD_OUT),
+    "held_out_after": Metric("held-out loss after", "lower", _HELD_OUT),
     "ratio_to_float32": Metric("ratio to float32", None, "Bytes of the table in float32 over the bytes stored."),
     "bits_per_weight": Metric("bits per weight", None, "Bits stored for each entry of the table, all counted."),
 }
@@ -180,6 +143,13 @@ def figure(value: float, decimals: int) -> str:
 
 def short(value: float) -> str:
     """A number by itself: ``25``, ``1.26``, ``0.296``."""
-    return (
-        figure(value, 0) if value == int(value) else figure(value, places([value])) if value < 100 else f"{value:,.0f}"
-    )
+    return figure(value, 0 if value == int(value) or value >= 100 else places([value]))
+
+
+def size(count: float) -> str:
+    """Bytes for people: 46.88 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} B" if unit == "B" else f"{count:.2f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")

@@ -2,50 +2,75 @@
 
 import base64
 import hashlib
-import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vocabpress.progress import Bar
-from vocabpress.report.charts import BOUND, Chart, rate_distortion, rate_quality
+from vocabpress.report import repeat, tables
+from vocabpress.report.charts import (
+    BOUND,
+    CONFIG,
+    Chart,
+    by_frequency,
+    bytes_by_part,
+    common_size,
+    quality,
+    rate_distortion,
+    spectrum_chart,
+)
 from vocabpress.report.collect import Collection
-from vocabpress.report.console import size
-from vocabpress.report.names import metric, short
-from vocabpress.report.repeat import commands, environments, settings_of, warnings
-from vocabpress.report.rows import Model, Row, same_size
-from vocabpress.report.speed.section import TITLE, Part, parts, warn
-from vocabpress.report.tablecharts import common, deciles, spectrum, storage
-from vocabpress.report.tables import Table, overview, recovery, task_table
-from vocabpress.report.tables import storage as storage_table
+from vocabpress.report.frame import Model, group
+from vocabpress.report.names import metric, short, size
+from vocabpress.report.tables import Sheet, SheetCell
 from vocabpress.results import Result
 
 HERE = Path(__file__).parent
-MOST_WORDS = 12  # words whose neighbours are shown
+MOST_NEIGHBOURS = 12  # words whose neighbours are shown
 BOUND_NOTE = "The least relative error at a rate for Gaussian rows of the table's covariance; real rows may beat it."
-SIZES = ("ratio_to_float32", "bits_per_weight")
-Draw = Callable[[str], Chart | None]  # takes the id of the drawing
+HOW = (
+    "In a chart: point at a mark for its numbers, click a name of the legend to bring it out (with shift for several), "
+    "drag to move, scroll with shift to zoom, double-click to reset. ↓ lower is better, ↑ higher is better."
+)
 
 
 @dataclass(frozen=True)
-class Section:
-    """What the page says of one model; see the template."""
+class Block:
+    """A part of a section; what is empty or None is not shown.
 
-    id: str
-    model: Model
-    lead: str
-    best_at: str
-    best: list[dict[str, str]]
-    charts: list[Chart]
-    more_charts: list[Chart]
-    storage_chart: Chart | None
-    overview: Table
-    recovery: Table | None
-    storage_table: Table | None
-    words: list[dict[str, Any]]
-    tables: list[Table]
+    Attributes:
+        title: A heading.
+        note: A paragraph.
+        fold: The line that opens the block; empty for one that is open.
+        cards: Figures in boxes: ``label``, ``value``, ``original``, ``name``.
+        charts: Side by side.
+        sheets: One below another.
+        code: Commands.
+        terms: (term, what it means).
+    """
+
+    title: str = ""
+    note: str = ""
+    fold: str = ""
+    cards: Sequence[dict[str, str]] = ()
+    charts: Sequence[Chart | None] = ()
+    sheets: Sequence[Sheet | None] = ()
+    code: str = ""
+    terms: Sequence[tuple[str, str]] = ()
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to show."""
+        return bool(self.note or self.cards or any(self.charts) or any(self.sheets) or self.code or self.terms)
+
+
+@dataclass(frozen=True)
+class PageSection:
+    """What the page says of one thing."""
+
+    title: str
+    blocks: list[Block] = field(default_factory=list)
 
 
 def to_page(found: Collection, title: str, progress: bool = False) -> str:
@@ -54,142 +79,99 @@ def to_page(found: Collection, title: str, progress: bool = False) -> str:
     Args:
         found: At least one result.
         title: Of the page.
-        progress: Whether to draw a progress bar on stderr, over the charts.
+        progress: Whether to draw a progress bar on stderr, over the models.
 
     Raises:
-        ValueError: If jinja2 or matplotlib is not installed.
+        ValueError: If a package of the `report` extra is not installed.
+    """
+    models = group(found.results)
+    with Bar(total=len(models), desc="drawing", disable=not progress) as bar:
+        sections = []
+        for model in models:
+            sections.append(_section(model))
+            bar.update()
+    sections += [_repeat(found.results, models), _meanings(models)]
+    named = sum(bool(model.name) for model in models)
+    lead = (
+        f"{_count(len(found.results), 'result')} of {_count(named, 'model')}, from {_count(found.files, 'file')}. {HOW}"
+    )
+    return render(title, lead, repeat.warnings(found.results, models), sections)
+
+
+def render(title: str, lead: str, warnings: Sequence[str], sections: Sequence[PageSection]) -> str:
+    """Sections as HTML, with all that draws the charts.
+
+    Raises:
+        ValueError: If a package of the `report` extra is not installed.
     """
     try:
+        import vl_convert
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    except ImportError:
-        raise ValueError("a report needs jinja2; pip install 'vocabpress[report]'") from None
-    plans, speed = [_charts(model) for model in found.models], parts(found.timings)
-    total = sum(map(len, plans)) + sum(len(part.draws + part.more_draws) for part in speed)
-    with Bar(total=total, desc="drawing", disable=not progress) as bar:
-        sections = [
-            _section(f"model-{number}", model, plan, bar)
-            for number, (model, plan) in enumerate(zip(found.models, plans, strict=True), 1)
-        ]
-        timed = [_timed(f"speed-{number}", part, bar) for number, part in enumerate(speed, 1)]
-    script = (HERE / "page.js").read_text(encoding="utf-8")
-    shown = {name for model in found.models for task in model.tasks for name in model.metrics(task)}
-    shown |= {name for row in found.timings for name in row.metrics}
+    except ImportError as error:
+        raise ValueError(f"a report needs {error.name}; pip install 'vocabpress[report]'") from None
+    bundle: Any = vl_convert.javascript_bundle  # whose annotations ask for an argument that it does not need
+    charts = [chart for section in sections for block in section.blocks for chart in block.charts if chart]
+    specs = json.dumps(
+        {"config": CONFIG, "specs": [chart.spec for chart in charts]}, separators=(",", ":"), allow_nan=False
+    )
     # autoescape: names of models and words of vocabularies are other people's text
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
+    environment.filters["digest"] = _digest
     return environment.get_template("page.html.jinja").render(
         title=title,
-        lead=_lead(found),
-        warnings=warnings(found.results, found.models) + warn(found.timings),
+        lead=lead,
+        warnings=warnings,
         sections=sections,
-        speed=timed,
-        speed_title=TITLE,
-        repeat={
-            "seeds": _seeds(found.results),
-            "environments": environments(found.results),
-            "commands": [(model.name, lines) for model in found.models if (lines := commands(model))],
-        },
-        notes=_notes(
-            [*SIZES * bool(found.models), *sorted(shown)], any(model.details("bound") for model in found.models)
-        ),
+        drawn_at=charts.index,
+        specs=specs.replace("<", "\\u003c"),
         style=(HERE / "page.css").read_text(encoding="utf-8"),
-        script=script,
-        script_hash=_digest(script),
+        scripts=[bundle(), (HERE / "page.js").read_text(encoding="utf-8")],
     )
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all, making its folder.
-
-    Raises:
-        ValueError: If it can't be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise ValueError(f"can't write {path}: {error.strerror or error}; give another place") from None
+def _digest(script: str) -> str:
+    """What a content security policy calls a script: nothing else on the page may run."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-def _charts(model: Model) -> list[tuple[str, Draw]]:
-    """(where it goes, how it is drawn) of each chart of a model: the keys first."""
-    plan: list[tuple[str, Draw]] = [("key", partial(rate_distortion, model))]
+def _section(model: Model) -> PageSection:
+    keys, more = [rate_distortion(model)], []
     for task in model.tasks:
         for index, name in enumerate(model.metrics(task)):
             # the rate-distortion chart shows the errors of rows already
-            key = index == 0 and name != "relative_error" and task != "recover"
-            plan.append(("key" if key else "more", partial(rate_quality, model, task, name)))
-    plan += [("key", partial(deciles, model, "relative_error")), ("key", partial(spectrum, model))]
-    plan += [("more", partial(deciles, model, "mean_cosine")), ("storage", partial(storage, model))]
-    return plan
-
-
-def _section(name: str, model: Model, plan: list[tuple[str, Draw]], bar: Any) -> Section:
-    drawn: dict[str, list[Chart]] = {"key": [], "more": [], "storage": []}
-    for number, (place, draw) in enumerate(plan):
-        chart = draw(f"{name}-chart-{number}")
-        bar.update()
-        if chart is not None:
-            drawn[place].append(chart)
-    if not drawn["key"]:
-        drawn["key"], drawn["more"] = drawn["more"][:1], drawn["more"][1:]
-    return Section(
-        id=name,
-        model=model,
-        lead=_summary(model),
-        best_at=common(model),
-        best=_best(model),
-        charts=drawn["key"],
-        more_charts=drawn["more"],
-        storage_chart=next(iter(drawn["storage"]), None),
-        overview=overview(model),
-        recovery=recovery(model),
-        storage_table=storage_table(model),
-        words=_words(model),
-        tables=[task_table(model, task) for task in model.tasks],
-    )
-
-
-def _timed(name: str, part: Part, bar: Any) -> dict[str, Any]:
-    """A part on speed, its charts drawn; see the template."""
-    charts = []
-    for number, draw in enumerate(part.draws + part.more_draws):
-        charts.append(draw(f"{name}-chart-{number}"))
-        bar.update()
-    keys = len(part.draws)
-    return {"part": part, "charts": list(filter(None, charts[:keys])), "more_charts": list(filter(None, charts[keys:]))}
-
-
-def _lead(found: Collection) -> str:
-    timed = sum(len(row.results) for row in found.timings)
-    said = [f"{_count(len(found.results) - timed, 'result')} of {_count(len(found.models), 'model')}"] * bool(
-        found.models
-    )
-    said += [f"{_count(timed, 'result')} of speed and memory"] * bool(timed)
-    return f"{' and '.join(said)}, from {_count(found.files, 'file')}."
+            key = index == 0 and name != "relative_error" and task not in ("recover", "press")
+            (keys if key else more).append(quality(model, task, name))
+    keys += [by_frequency(model, "relative_error"), spectrum_chart(model)]
+    more = [*filter(None, more), by_frequency(model, "mean_cosine")]
+    blocks = [
+        Block(note=_summary(model), cards=_best(model)),
+        Block(charts=keys if any(keys) else more[:1]),
+        Block("All tables", sheets=[tables.overview(model)]),
+        Block("Before and after recovery", sheets=[tables.recovery(model)]),
+        Block("Bytes by part", charts=[bytes_by_part(model)]),
+        Block(fold="Every saved tensor", sheets=[tables.saved_tensors(model)]),
+        *_neighbours(model),
+        Block("Every metric", fold="More charts", charts=more),
+    ]
+    sheets = [tables.task_sheet(model, task) for task in model.tasks]
+    return PageSection(model.title, [*blocks, *(Block(fold=sheet.caption, sheets=[sheet]) for sheet in sheets)])
 
 
 def _summary(model: Model) -> str:
     """How much was measured, and between which sizes."""
-    names = {row.name: row for row in model.compressed if not model.is_reference(row)}
-    peers = sum(row.peer for row in names.values())
-    sized = sorted((r for r in model.compressed if r.table and not model.is_reference(r)), key=lambda r: r.table or 0)
-    said = _count(len(names), "variant") + (f", {peers} of them by others," if peers else "")
-    if sized:
-        low, high = sized[0], sized[-1]
-        one = same_size(low.table, high.table)
-        said += f" at about {_sized(low)}" if one else f" from {_sized(low)} to {_sized(high)}"
-    float32 = next((row.float32 for row in model.rows if row.float32), None)
-    said += f"; in float32 the table takes {size(float32)}" if float32 else ""
-    seeds = max(len(row.results) for row in model.rows)
+    names = model.compressed.drop_duplicates("name")
+    peers = int(names.peer.sum())
+    words = _count(len(names), "variant") + (f", {peers} of them by others," if peers else "")
+    sized = model.compressed.dropna(subset="table").sort_values("table")
+    if len(sized):
+        low, high = (f"{size(row.table)} (ratio {row.ratio:.3g})" for row in sized.iloc[[0, -1]].itertuples())
+        words += f" at about {low}" if sized.table.max() < 1.12 * sized.table.min() else f" from {low} to {high}"
+    float32 = model.rows.float32.dropna()
+    words += f"; in float32 the table takes {size(float32.iloc[0])}" if len(float32) else ""
+    seeds = max(len(runs) for runs in model.runs)
     several = f", with up to {seeds} seeds; ± is their sample standard deviation" if seeds > 1 else ""
-    return f"{said}. Measured on {_count(len(model.tasks), 'task')}{several}."
-
-
-def _sized(row: Row) -> str:
-    return f"{size(row.table or 0)}" + (f" (ratio {row.ratio:.3g})" if row.ratio else "")
+    best = f" The boxes show the best compressed table at {common_size(model)}, task by task." if _best(model) else ""
+    return f"{words}. Measured on {_count(len(model.tasks), 'task')}{several}.{best}"
 
 
 def _best(model: Model) -> list[dict[str, str]]:
@@ -197,62 +179,67 @@ def _best(model: Model) -> list[dict[str, str]]:
     found = []
     for task in model.tasks:
         for name in model.metrics(task)[:1]:
-            shown = metric(name)
-            rows = [row for row in model.at_common_size(model.of(task)) if name in row.metrics]
-            if shown.better is None or len(rows) < 2 or task in ("recover", "press"):
+            shown, every = metric(name), model.of(task, name)
+            values = model.at_common_size(every)
+            if shown.better is None or len(values) < 2 or task in ("recover", "press"):
                 continue
-            sign = 1 if shown.better == "lower" else -1
-            best = min(rows, key=lambda row: sign * row.metrics[name].mean)
-            value, original = best.metrics[name].mean, model.original(task, name)
+            best = values.sort_values("mean", ascending=shown.better == "lower", kind="stable").iloc[0]
+            original = every["mean"][every.original & (every["mean"] != 0)]
             found.append(
                 {
-                    "label": f"{task}: {shown.label}{shown.arrow}",
-                    "value": short(value),
-                    "original": short(original.mean) if original and original.mean else "",
+                    "label": f"{task}: {shown.head}",
+                    "value": short(best["mean"]),
+                    "original": short(original.iloc[0]) if len(original) else "",
                     "name": best.label,
                 }
             )
     return found
 
 
-def _words(model: Model) -> list[dict[str, Any]]:
-    """Words, their neighbours in the original, and those in each table of the common size."""
-    found: dict[str, dict[str, Any]] = {}
-    for row in model.at_common_size(model.rows):
-        for item in row.details("neighbours"):
-            word = str(item["word"])
-            original = [_visible(near) for near in item["original"]]
-            entry = found.setdefault(word, {"word": _visible(word), "original": original, "lines": []})
-            neighbours = [{"text": text, "new": text not in original} for text in map(_visible, item["compressed"])]
-            kept = sum(not near["new"] for near in neighbours)
-            entry["lines"].append({"name": row.label, "kept": kept, "neighbours": neighbours})
-    return list(found.values())[:MOST_WORDS]
+def _neighbours(model: Model) -> list[Block]:
+    """Words, their nearest neighbours in the original, and those in each table of the common size."""
+    rows: dict[str, list[list[SheetCell]]] = {}
+    for row, items in model.detailed("neighbours"):
+        for item in items:
+            original, near = ([_visible(token) for token in item[key]] for key in ("original", "compressed"))
+            first = [
+                SheetCell("Original"),
+                SheetCell(", ".join(original)),
+                SheetCell(str(len(original)), "", len(original)),
+            ]
+            marked = [text if text in original else f"+{text}" for text in near]
+            same = sum(text in original for text in near)
+            line = [SheetCell(row.label), SheetCell(", ".join(marked)), SheetCell(str(same), "", same)]
+            rows.setdefault(_visible(item["word"]), [first]).append(line)
+    heads = ["method", "nearest first; +: not among the original's", "unchanged"]
+    sheets = [Sheet(f"Neighbours of {word}", heads, found, 2) for word, found in rows.items()][:MOST_NEIGHBOURS]
+    lead = [Block(f"Nearest neighbours by cosine, at {common_size(model)}", sheets=sheets[:1])]
+    return lead + [Block(fold=sheet.caption, sheets=[sheet]) for sheet in sheets[1:]]
 
 
 def _visible(token: Any) -> str:
     """A token's text; one of blanks alone is quoted."""
-    text = str(token)
-    return text if text.strip() else repr(text)
+    return str(token) if str(token).strip() else repr(str(token))
 
 
-def _seeds(results: Sequence[Result]) -> str:
-    seeds, fits = settings_of(results, "seed"), settings_of(results, "fit_seed")
-    said = f"Seeds of the measurements: {', '.join(seeds) or 'not known'}."
-    return said + (f" Seeds of the fits: {', '.join(fits)}." if fits else "")
+def _repeat(results: Sequence[Result], models: Sequence[Model]) -> PageSection:
+    commands = [(model.name, lines) for model in models if (lines := repeat.commands(model))]
+    blocks = [Block(f"Commands for {name}", code="\n".join(lines)) for name, lines in commands]
+    return PageSection(
+        "How to repeat it", [Block(note=repeat.seeds(results), sheets=[repeat.environments(results)]), *blocks]
+    )
 
 
-def _notes(names: Sequence[str], bound: bool) -> list[tuple[str, str]]:
-    """(labels, what they mean) of the metrics that are shown and known."""
+def _meanings(models: Sequence[Model]) -> PageSection:
+    """What the metrics that are shown and known mean; several of one meaning stand together."""
+    shown = ["ratio_to_float32", "bits_per_weight", *sorted({name for model in models for name in model.values.metric})]
     labels: dict[str, list[str]] = {}
-    for shown in [metric(name) for name in names]:
-        if shown.note and shown.label not in labels.setdefault(shown.note, []):
-            labels[shown.note].append(shown.label)
-    return [(", ".join(same), note) for note, same in labels.items()] + [(BOUND, BOUND_NOTE)] * bound
-
-
-def _digest(script: str) -> str:
-    """What a content security policy calls the script: nothing else on the page may run."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    for known in [metric(name) for name in dict.fromkeys(shown)]:
+        if known.note and known.label not in labels.setdefault(known.note, []):
+            labels[known.note].append(known.label)
+    terms = [(", ".join(same), note) for note, same in labels.items()]
+    bound = [(BOUND, BOUND_NOTE)] * any(model.details("bound") for model in models)
+    return PageSection("What the figures mean", [Block(terms=terms + bound)])
 
 
 def _count(number: int, what: str) -> str:

@@ -1,16 +1,16 @@
 """How to repeat what a report shows: commands, seeds, versions, and what stands against comparing the results."""
 
-import re
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vocabpress.budget import Budget
 from vocabpress.calibrate.calibration import ROOT
 from vocabpress.methods import is_method
+from vocabpress.report.frame import Model, is_original
 from vocabpress.report.labels import MEASURED
-from vocabpress.report.rows import Model, Row
-from vocabpress.report.tables import Cell, Table
+from vocabpress.report.tables import Sheet, SheetCell
 from vocabpress.results import Result
 
 SHORT_COMMIT = 10  # characters
@@ -35,29 +35,42 @@ CALIBRATED = {  # source -> options of calibrate
     "given": ["--from", "WEIGHTS"],
 }
 RECOVER_OPTIONS = ("mode", "steps", "seed")  # the other settings go through --set
-TOLD = ("text", "task", "teacher", "before")  # what was learnt from, and an earlier recovery
+OWN_PLACE = ("text", "task", "teacher", "before")  # what was learnt from, and an earlier recovery
 
 
-def environments(results: Sequence[Result]) -> Table:
+def environments(results: Sequence[Result]) -> Sheet:
     """Each environment that results name, and how many come from it."""
     counts = Counter(_environment(result.environment) for result in results)
-    rows = [[*(Cell(text) for text in lines), Cell(f"{n:,}", "", n)] for lines, n in counts.most_common()]
+    rows = [[*(SheetCell(text) for text in lines), SheetCell(f"{n:,}", "", n)] for lines, n in counts.most_common()]
     heads = ["commit", "versions", "Python", "machine", "device", "threads", "results"]
-    return Table("Environments", heads, rows, len(heads) - 1)
+    return Sheet("Environments", heads, rows, len(heads) - 1)
 
 
 def _environment(found: dict[str, Any]) -> tuple[str, ...]:
-    commit = str(found.get("commit") or "not known")[:SHORT_COMMIT]
     versions = found.get("versions") or {}
-    said = ", ".join(f"{package} {version}" for package, version in sorted(versions.items()) if version)
+    named = ", ".join(f"{package} {version}" for package, version in sorted(versions.items()) if version)
     rest = [str(found.get(key, "–")) for key in ("python", "machine", "device", "threads")]
-    return f"{commit}{' with uncommitted changes' if found.get('uncommitted_changes') else ''}", said, *rest
+    return f"{_commit(found)}{' with uncommitted changes' if found.get('uncommitted_changes') else ''}", named, *rest
+
+
+def _commit(found: dict[str, Any]) -> str:
+    return str(found.get("commit") or "not known")[:SHORT_COMMIT]
+
+
+def seeds(results: Sequence[Result]) -> str:
+    """The seeds of measurements and fits, in a sentence."""
+    words = []
+    for key, what in (("seed", "measurements"), ("fit_seed", "fits")):
+        found = {str(r.settings[key]) for r in results if r.settings.get(key) is not None}
+        found = ", ".join(sorted(found, key=lambda text: (len(text), text)))
+        words += [f"Seeds of the {what}: {found or 'not known'}."] * bool(found or key == "seed")
+    return " ".join(words)
 
 
 def warnings(results: Sequence[Result], models: Sequence[Model]) -> list[str]:
     """What a reader has to know before comparing rows, one sentence each."""
     found = []
-    commits = Counter(str(r.environment.get("commit") or "not known")[:SHORT_COMMIT] for r in results)
+    commits = Counter(_commit(result.environment) for result in results)
     if len(commits) > 1:
         named = _some([f"{commit} ({count:,})" for commit, count in commits.most_common()], ", ")
         found.append(f"The results come from {len(commits)} commits: {named}.")
@@ -65,15 +78,18 @@ def warnings(results: Sequence[Result], models: Sequence[Model]) -> list[str]:
     if changed:
         found.append(f"{changed:,} of {len(results):,} results were measured with uncommitted changes.")
     for model in models:
-        if not any(row.original for row in model.rows):
-            found.append(f"{model.name}: no result of the original, so no line to compare with.")
-        again = [row for row in model.rows if len(row.results) > len({_seeds(r) for r in row.results})]
+        if not any(is_original(result) for result in results if str(result.settings.get("model") or "") == model.name):
+            found.append(f"{model.title}: no result of the original, so no line to compare with.")
+        labels = [f"{row.task}: {row.label}" for row in model.rows.itertuples()]
+        again = [
+            label for label, runs in zip(labels, model.runs, strict=True) if len(runs) > len(set(map(_seed, runs)))
+        ]
         if again:
-            named = _some([f"{row.task}: {row.label}" for row in again], "; ")
-            found.append(f"{model.name}: measured more than once with the same seeds, and averaged: {named}.")
-        sizeless = sorted({row.label for row in model.rows if not row.table})
+            named = _some(again, "; ")
+            found.append(f"{model.title}: measured more than once with the same seeds, and averaged: {named}.")
+        sizeless = sorted(set(model.compressed.label[model.compressed.table.isna()]))
         if sizeless:
-            found.append(f"{model.name}: no size is known, so no chart shows {_some(sizeless, ', ')}.")
+            found.append(f"{model.title}: no size is known, so no chart shows {_some(sizeless, ', ')}.")
     return found
 
 
@@ -83,23 +99,24 @@ def _some(names: list[str], between: str, most: int = 8) -> str:
     return between.join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def _seeds(result: Result) -> tuple[Any, Any]:
+def _seed(result: Result) -> tuple[Any, Any]:
     return result.settings.get("seed"), result.settings.get("fit_seed")
 
 
 def commands(model: Model) -> list[str]:
     """The commands that make each table that is ours: `vocabpress compress`, and `vocabpress recover` after it."""
-    lines = [
-        [recover_command(model.name, row)] if row.recovered else compress_commands(model.name, row)
-        for row in model.tables
-    ]
-    return list(dict.fromkeys(line for several in lines for line in several if line))
+    rows = model.rows[~model.rows.original].drop_duplicates(["label", "asked"])
+    lines: list[str | None] = []
+    for row in rows[~rows.peer].itertuples():
+        settings = model.runs[row.Index][0].settings
+        lines += [recover_command(model.name, settings)] if row.recovered else compress_commands(model.name, settings)
+    return list(dict.fromkeys(filter(None, lines)))
 
 
-def recover_command(model: str, row: Row) -> str | None:
-    """The command that recovers a table; None where it is not ours, or not told."""
-    settings = row.results[0].settings.get("recovered")
-    if row.peer or not isinstance(settings, dict):
+def recover_command(model: str, chosen: Mapping[str, Any]) -> str | None:
+    """The command that recovers a table of these settings; None where they do not say how."""
+    settings = chosen.get("recovered")
+    if not isinstance(settings, dict):
         return None
     task = settings.get("task")
     lesson = ["--text", "TEXT"] if task is None else ["--task", str(task), "--data", "DATA"]
@@ -108,20 +125,19 @@ def recover_command(model: str, row: Row) -> str | None:
     for name in RECOVER_OPTIONS:
         words += [f"--{name}", str(settings[name])] if name in settings else []
     for name, value in settings.items():
-        if name not in (*RECOVER_OPTIONS, *MEASURED, *TOLD) and value is not None:
+        if name not in (*RECOVER_OPTIONS, *MEASURED, *OWN_PLACE) and value is not None:
             words += ["--set", f"{name}={value}"]
     return shlex.join(words)
 
 
-def compress_commands(model: str, row: Row) -> list[str]:
-    """The commands that make a table; none where it is not one of our methods, or its budget is not known."""
-    settings = row.results[0].settings
-    budget = _budget(settings)
-    if row.peer or not is_method(settings.get("method")) or budget is None:
+def compress_commands(model: str, settings: Mapping[str, Any]) -> list[str]:
+    """The commands that make a table of these settings; none if it is not of our methods, or its budget not known."""
+    budget = settings.get("budget") or (settings.get("ratio") and {"amount": settings["ratio"], "unit": "ratio"})
+    if not is_method(settings.get("method")) or not budget:
         return []
-    words = ["vocabpress", "compress", model, "-o", "OUTPUT", "--method", settings["method"], *budget]
-    fields = settings.get("fields") or {}
-    for name, value in fields.items():
+    words = ["vocabpress", "compress", model, "-o", "OUTPUT", "--method", settings["method"]]
+    words += _budget_options(Budget.read(budget))
+    for name, value in (settings.get("fields") or {}).items():
         words += ["--set", f"{name}={value}"] if value is not None else []
     for name, value in (settings.get("linears") or {}).items():
         words += ["--linears", f"{name}={value}"]
@@ -133,7 +149,7 @@ def compress_commands(model: str, row: Row) -> list[str]:
     return [shlex.join(command) for command in (*first, words)]
 
 
-def _calibration(settings: dict[str, Any]) -> list[str]:
+def _calibration(settings: Mapping[str, Any]) -> list[str]:
     """Options of compress where it needs no calibration made first, else those of calibrate."""
     said, _, power = str(settings.get("token_weights")).partition(", to the power ")
     known = settings.get("calibration") or {"source": SOURCES.get(said, said), "exponent": float(power or ROOT)}
@@ -147,19 +163,7 @@ def _calibration(settings: dict[str, Any]) -> list[str]:
     return [*options, *text, "--metric-strength", f"{strength:g}"]
 
 
-def _budget(settings: dict[str, Any]) -> list[str] | None:
-    """The options of a budget in words; see `vocabpress.budget.Budget`."""
-    said = str(settings.get("budget"))
-    if match := re.fullmatch(r"ratio ([\d.e+]+) to (\w+)", said):
-        return ["--ratio", match[1], *(["--reference", match[2]] if match[2] != "float32" else [])]
-    if match := re.fullmatch(r"([\d.e+-]+) bits per weight", said):
-        return ["--bits-per-weight", match[1]]
-    if match := re.fullmatch(r"([\d,]+) bytes", said):
-        return ["--size", match[1].replace(",", "")]
-    return ["--ratio", f"{settings['ratio']:g}"] if isinstance(settings.get("ratio"), int | float) else None
-
-
-def settings_of(results: Sequence[Result], key: str) -> list[str]:
-    """Each value that a setting takes, as text, in order."""
-    values = {str(result.settings[key]): result.settings[key] for result in results if key in result.settings}
-    return sorted((text for text, value in values.items() if value is not None), key=lambda text: (len(text), text))
+def _budget_options(budget: Budget) -> list[str]:
+    option = {"ratio": "--ratio", "bits_per_weight": "--bits-per-weight", "bytes": "--size"}[budget.unit]
+    reference = ["--reference", budget.reference] * (budget.reference != "float32")
+    return [option, f"{budget.amount:g}" if budget.unit != "bytes" else f"{budget.amount:.0f}", *reference]

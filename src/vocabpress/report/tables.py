@@ -1,14 +1,19 @@
-"""Rows as tables of text, for pages and Markdown alike."""
+"""Data frames as tables of text, for pages and Markdown alike."""
 
+import html
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from vocabpress.report.console import size
-from vocabpress.report.names import figure, metric, places, short
-from vocabpress.report.rows import Model, Row, Value
+from vocabpress.report.frame import Model
+from vocabpress.report.names import figure, metric, places, short, size
+
+SPECIAL = "\\`*_{}[]#|$~"  # characters that mean something in Markdown
 
 
 @dataclass(frozen=True)
-class Cell:
+class SheetCell:
     """A cell: its text, a remark in small print, and the number that it sorts by, None where it is text or empty."""
 
     text: str
@@ -17,148 +22,138 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Table:
+class Sheet:
     """A table; the first `text_columns` columns are text, the others numbers."""
 
     caption: str
     heads: list[str]
-    rows: list[list[Cell]]
+    rows: list[list[SheetCell]]
     text_columns: int = 1
 
 
-EMPTY = Cell("–")
-OVER_BOUND = "dB over the bound\u00a0↓"  # Model.over_bound
-
-
-def overview(model: Model) -> Table:
-    """One line for each table of the model, compressed or not; one column for each task, its headline."""
-    columns = [(task, model.metrics(task)[0]) for task in model.tasks if model.metrics(task)]
-    lines: dict[tuple[str, str | None, str], dict[str, Row]] = {}
-    for row in model.rows:
-        lines.setdefault((*row.curve, row.place), {}).setdefault(row.task, row)
-    firsts = [next(iter(line.values())) for line in lines.values()]
-    heads = [*SIZE_HEADS, *(f"{task}: {metric(name).label}{metric(name).arrow}" for task, name in columns)]
-    values = [
-        value_cells([line[task].metrics.get(name) if task in line else None for line in lines.values()])
-        for task, name in columns
-    ]
-    sizes = [size_cells(row) for row in firsts]
-    rows = [[*sized, *(column[index] for column in values)] for index, sized in enumerate(sizes)]
-    rows = [*_original(model, columns), *rows]
-    return Table("One line for each table, one figure for each task", heads, rows)
-
-
-def _original(model: Model, columns: list[tuple[str, str]]) -> list[list[Cell]]:
-    """A line of an original that has no row of its own: what the results of the compressed say of it.
-
-    Charts draw it, so a table has it, too.
-    """
-    if any(row.original for row in model.rows):
-        return []
-    known = [model.original(task, name) for task, name in columns]
-    if not any(known):
-        return []
-    return [[Cell("original"), EMPTY, EMPTY, EMPTY, *(value_cells([value])[0] for value in known)]]
-
-
+EMPTY = SheetCell("–")
 SIZE_HEADS = ["method", "table", "ratio to float32", "bits per weight"]
 
 
-def task_table(model: Model, task: str) -> Table:
+def overview(model: Model) -> Sheet:
+    """One line for each table of the model, compressed or not; one column for each task, its headline."""
+    lines = model.rows.drop_duplicates(["label", "asked"])
+    keys = list(zip(lines.label, lines.asked, strict=True))
+    columns = {}
+    for task in model.tasks:
+        for name in model.metrics(task)[:1]:
+            found = model.of(task, name).drop_duplicates(["label", "asked"]).set_index(["label", "asked"])
+            columns[f"{task}: {metric(name).head}"] = value_cells(found, keys)
+    return _table("One line for each table, one figure for each task", lines, columns)
+
+
+def task_sheet(model: Model, task: str) -> Sheet:
     """All metrics of a task."""
-    names = model.metrics(task)
-    rows = model.of(task)
-    heads = [*SIZE_HEADS, *(f"{metric(name).label}{metric(name).arrow}" for name in names), "seconds"]
-    values = [value_cells([row.metrics.get(name) for row in rows]) for name in names]
-    first = _original(model, [(task, name) for name in names])
-    gaps = [model.over_bound(row) for row in rows]
-    if any(gaps):
-        heads.insert(-1, OVER_BOUND)
-        values.append(value_cells(gaps))
-    seconds = [sum(result.seconds for result in row.results) for row in rows]
-    body = [
-        [*size_cells(row), *(column[index] for column in values), Cell(f"{seconds[index]:,.1f}", "", seconds[index])]
-        for index, row in enumerate(rows)
-    ]
-    beside = len(heads) - len(first[0]) if first else 0  # columns after the metrics
-    return Table(task, heads, [*([*line, *[EMPTY] * beside] for line in first), *body])
+    lines = model.rows[model.rows.task == task]
+    columns = {
+        metric(n).head: value_cells(model.of(task, n).set_index("row"), lines.index) for n in model.metrics(task)
+    }
+    columns["seconds"] = [SheetCell(f"{seconds:,.1f}", "", seconds) if seconds else EMPTY for seconds in lines.seconds]
+    return _table(task, lines, columns)
 
 
-def recovery(model: Model) -> Table | None:
+def _table(caption: str, lines: Any, columns: dict[str, list[SheetCell]]) -> Sheet:
+    """A table whose first columns say which compressed table a line is of."""
+    sized = [size_cells(line) for line in lines.itertuples()]
+    rows = [[*cells, *(column[index] for column in columns.values())] for index, cells in enumerate(sized)]
+    return Sheet(caption, [*SIZE_HEADS, *columns], rows)
+
+
+def recovery(model: Model) -> Sheet | None:
     """Each headline before and after recovery, one line for each table; None where nothing was recovered."""
-    lines: dict[tuple[str, str | None, str], dict[str, tuple[Row, Row]]] = {}
-    for before, after in model.pairs():
-        lines.setdefault((*after.curve, after.place), {})[after.task] = before, after
-    columns = [(task, *model.metrics(task)[:1]) for task in model.tasks if any(task in line for line in lines.values())]
-    cells = [_changes([line.get(task) for line in lines.values()], *name) for task, *name in columns if name]
-    heads = [f"{task}: {metric(name[0]).label}{metric(name[0]).arrow}" for task, *name in columns if name]
-    rows = []
-    for index, line in enumerate(lines.values()):
-        after = next(iter(line.values()))[1]
-        name = after.name if after.recovered == "recovered" else after.label
-        rows.append([Cell(name), *size_cells(after)[1:3], *(column[index] for column in cells)])
-    caption = "Before → after recovery; columns sort by the change"
-    return Table(caption, [*SIZE_HEADS[:3], *heads], rows) if heads else None
-
-
-def _changes(pairs: list[tuple[Row, Row] | None], name: str) -> list[Cell]:
-    """A column of a metric before and after."""
-    values = [
-        (before.metrics[name].mean, after.metrics[name].mean)
-        for before, after in filter(None, pairs)
-        if name in before.metrics and name in after.metrics
+    found = model.recovered()
+    found = found[[name == model.metrics(task)[0] for task, name in zip(found.task, found.metric, strict=True)]]
+    if found.empty:
+        return None
+    lines = found.drop_duplicates(["label", "asked"])
+    columns: dict[str, list[SheetCell]] = {}
+    for task in (task for task in model.tasks if task in set(found.task)):
+        own = found[found.task == task]
+        name, by_line = own.metric.iloc[0], own.set_index(["label", "asked"])
+        decimals = places([*own["before"], *own["mean"]])
+        columns[f"{task}: {metric(name).head}"] = [
+            _change(by_line.loc[key], metric(name).better, decimals) if key in by_line.index else EMPTY
+            for key in zip(lines.label, lines.asked, strict=True)
+        ]
+    table = _table("Before → after recovery; columns sort by the change", lines, columns)
+    one_way = set(lines.recovered) == {"recovered"}
+    names = [
+        SheetCell(line.name_ if one_way else line.label)
+        for line in lines.rename(columns={"name": "name_"}).itertuples()
     ]
-    decimals = places([value for pair in values for value in pair])
-    cells = []
-    for pair in pairs:
-        if pair is None or any(name not in row.metrics for row in pair):
-            cells.append(EMPTY)
-            continue
-        before, after = (row.metrics[name].mean for row in pair)
-        better = {"lower": after < before, "higher": after > before}.get(metric(name).better or "")
-        verdict = "" if better is None or after == before else ", better" if better else ", worse"
-        remark = (
-            f"{figure(after - before, decimals) if after < before else f'+{figure(after - before, decimals)}'}{verdict}"
-        )
-        cells.append(Cell(f"{figure(before, decimals)} → {figure(after, decimals)}", remark, after - before))
-    return cells
+    return Sheet(table.caption, table.heads, [[name, *row[1:]] for name, row in zip(names, table.rows, strict=True)])
 
 
-def storage(model: Model) -> Table | None:
+def _change(values: Any, better: str | None, decimals: int) -> SheetCell:
+    before, after = float(values["before"]), float(values["mean"])
+    change = figure(after - before, decimals)
+    verdict = {"lower": after < before, "higher": after > before}.get(better or "")
+    words = "" if verdict is None or after == before else ", better" if verdict else ", worse"
+    remark = f"{'' if after < before else '+'}{change}{words}"
+    return SheetCell(f"{figure(before, decimals)} → {figure(after, decimals)}", remark, after - before)
+
+
+def saved_tensors(model: Model) -> Sheet | None:
     """Every saved tensor of the tables at the common size; None where no result lists them."""
     rows = []
-    for row in {row.curve: row for row in model.at_common_size(model.rows) if row.details("storage")}.values():
-        items = row.details("storage")
+    for line, items in model.detailed("storage"):
         total = sum(item["bytes"] for item in items)
         for item in items:
             share = item["bytes"] / total if total else 0.0
-            cells = [Cell(row.label), Cell(str(item["name"])), Cell(str(item.get("dtype", "")))]
-            rows.append([*cells, Cell(f"{item['bytes']:,}", "", item["bytes"]), Cell(f"{share:.1%}", "", share)])
-    heads = ["method", "tensor", "dtype", "bytes", "share"]
-    return Table("Saved tensors", heads, rows, 3) if rows else None
+            cells = [SheetCell(str(line.label)), SheetCell(str(item["name"])), SheetCell(str(item.get("dtype", "")))]
+            rows.append(
+                [*cells, SheetCell(f"{item['bytes']:,}", "", item["bytes"]), SheetCell(f"{share:.1%}", "", share)]
+            )
+    return Sheet("Saved tensors", ["method", "tensor", "dtype", "bytes", "share"], rows, 3) if rows else None
 
 
-def size_cells(row: Row) -> list[Cell]:
+def size_cells(line: Any) -> list[SheetCell]:
     """Method, bytes, ratio and bits per weight of a row."""
-    remarks = ["by others"] * row.peer
-    return [
-        Cell(row.label, ", ".join(remarks)),
-        Cell(size(row.table), "", row.table) if row.table else EMPTY,
-        Cell(f"{row.ratio:.2f}", "", row.ratio) if row.ratio else EMPTY,
-        Cell(short(row.bits_per_weight), "", row.bits_per_weight) if row.bits_per_weight else EMPTY,
-    ]
+    shown = ((line.table, size), (line.ratio, "{:.2f}".format), (line.bits, short))
+    cells = [EMPTY if math.isnan(number) else SheetCell(say(number), "", float(number)) for number, say in shown]
+    return [SheetCell(line.label, "by others" if line.peer else ""), *cells]
 
 
-def value_cells(values: list[Value | None]) -> list[Cell]:
-    """A column of a metric, all its numbers to as many decimals: the mean, and spread and n where there are seeds."""
-    decimals = places([value.mean for value in values if value is not None])
+def value_cells(values: Any, keys: Iterable[Any]) -> list[SheetCell]:
+    """A column of a metric, all its numbers to as many decimals: the mean, and spread and n where there are seeds.
+
+    Args:
+        values: A frame with ``mean``, ``spread`` and ``n``.
+        keys: Of its index, one for each cell; those that it lacks are empty.
+    """
+    decimals = places(values["mean"])
+    known = values[["mean", "spread", "n"]].T.to_dict("list")
     cells = []
-    for value in values:
-        if value is None:
-            cells.append(EMPTY)
-            continue
-        spread = (
-            "" if value.spread is None else f"±\u00a0{figure(value.spread, max(decimals, 1))} (n\u00a0=\u00a0{value.n})"
-        )
-        cells.append(Cell(figure(value.mean, decimals), spread, value.mean))
+    for mean, spread, n in (known.get(key, (math.nan, math.nan, 0)) for key in keys):
+        remark = "" if n < 2 else f"±\u00a0{figure(spread, max(decimals, 1))} (n\u00a0=\u00a0{n:.0f})"
+        cells.append(EMPTY if math.isnan(mean) else SheetCell(figure(mean, decimals), remark, float(mean)))
     return cells
+
+
+def to_markdown(models: Sequence[Model], title: str) -> str:
+    """The overview, the recovery and every task of each model, for a README."""
+    pieces = [f"# {escape(title)}"]
+    for model in models:
+        pieces.append(f"## {escape(model.title)}")
+        tables = [overview(model), recovery(model), *(task_sheet(model, task) for task in model.tasks)]
+        pieces += [f"### {escape(table.caption)}\n\n{markdown_sheet(table)}" for table in tables if table is not None]
+    return "\n\n".join(pieces) + "\n"
+
+
+def markdown_sheet(table: Sheet) -> str:
+    """One table, its numbers to the right."""
+    rule = ["---" if index < table.text_columns else "---:" for index in range(len(table.heads))]
+    body = [[escape(" ".join(filter(None, (cell.text, cell.remark)))) for cell in row] for row in table.rows]
+    rows = [[escape(head) for head in table.heads], rule, *body]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def escape(text: str) -> str:
+    """Text that Markdown shows as it is: on one line, no markup, no HTML, no end of a cell."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return html.escape("".join(f"\\{c}" if c in SPECIAL else c for c in line), quote=False)

@@ -1,6 +1,8 @@
-"""Results into tables and pictures. Computes nothing but how to show it."""
+"""What commands did and found, as tables on stdout, and the picture of a spectrum."""
 
-from collections.abc import Sequence
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,11 +10,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from vocabpress.budget import Budget
 from vocabpress.progress import duration
+from vocabpress.report.names import metric, short, size
+from vocabpress.results import Result
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from vocabpress.calibrate import Calibration, GateReport
     from vocabpress.export import ExportReport
     from vocabpress.hf.inspect import CompressedInspection, Inspection
@@ -38,17 +41,8 @@ SUITS = {
 }
 
 
-def size(count: float) -> str:
-    """Bytes for people: 46.88 MB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.0f} B" if unit == "B" else f"{count:.2f} {unit}"
-        count /= 1000
-    raise AssertionError("unreachable")
-
-
 def print_table(
-    headers: Sequence[str], rows: Sequence[Sequence[Any]], title: str | None = None, text_columns: int = 1
+    headers: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None, text_columns: int = 1
 ) -> None:
     """A table on stdout, the first columns, of text, to the left and the others to the right."""
     console = Console(highlight=False)
@@ -64,6 +58,17 @@ def print_table(
     console.print(table)
 
 
+def print_pairs(*pairs: tuple[str, str]) -> None:
+    """A name and a value on each line."""
+    width = max(len(name) for name, _ in pairs)
+    print_line("".join(f"  {name:<{width}}  {value}\n" for name, value in pairs))
+
+
+def print_line(text: str) -> None:
+    """Text as it is."""
+    Console(highlight=False).print(text, markup=False, soft_wrap=True)
+
+
 def print_report(report: "Report") -> None:
     """What `vocabpress compress` did."""
     sizes = [("token table", report.table_bytes_before, report.table_bytes_after)]
@@ -72,13 +77,13 @@ def print_report(report: "Report") -> None:
     rows = [(name, size(before), size(after), f"{before / after:.2f}") for name, before, after in sizes]
     title = f"{report.source_name}: {report.table} by {report.method}, {report.budget}"
     print_table([f"bytes, the original in {report.dtype}", "before", "after", "times smaller"], rows, title)
-    weighted = report.weighted_relative_error is not None
-    rows = [
-        ("relative error", f"{report.relative_error:.4f}", f"{report.weighted_relative_error or 0:.4f}"),
-        ("mean cosine", f"{report.mean_cosine:.4f}", f"{report.weighted_mean_cosine or 0:.4f}"),
-    ]
-    headers = ["rows, read back", "all alike", "by token frequency"]
-    print_table(headers if weighted else headers[:2], rows if weighted else [row[:2] for row in rows])
+    errors = {"all alike": (report.relative_error, report.mean_cosine)}
+    if report.weighted_relative_error is not None:
+        errors["by token frequency"] = (report.weighted_relative_error, report.weighted_mean_cosine or 0)
+    names = ("relative error", "mean cosine")
+    print_table(
+        ["rows, read back", *errors], [(n, *(f"{v[i]:.4f}" for v in errors.values())) for i, n in enumerate(names)]
+    )
     print_pairs(
         ("bits per weight, everything counted", f"{report.bits_per_weight:.4f}"),
         *([] if report.dtype == "float32" else [("ratio to float32", f"{report.ratio_to_float32:.2f}")]),
@@ -87,24 +92,11 @@ def print_report(report: "Report") -> None:
     )
     if report.linears:
         rows = [
-            (
-                part.role,
-                part.shape,
-                part.maps,
-                f"{part.parameters_before:,}",
-                f"{part.parameters_after:,}",
-                f"{part.relative_error:.4f}",
-            )
-            for part in report.linears
+            (p.role, p.shape, p.maps, f"{p.parameters_before:,}", f"{p.parameters_after:,}", f"{p.relative_error:.4f}")
+            for p in report.linears
         ]
         headers = ["linear maps", "left factors", "maps", "parameters before", "after", "relative error"]
         print_table(headers, rows, "linear maps as Kronecker products")
-
-
-def print_pairs(*pairs: tuple[str, str]) -> None:
-    """A name and a value on each line."""
-    width = max(len(name) for name, _ in pairs)
-    Console(highlight=False).print("".join(f"  {name:<{width}}  {value}\n" for name, value in pairs), markup=False)
 
 
 def print_recovery(report: "RecoveryReport") -> None:
@@ -117,9 +109,9 @@ def print_recovery(report: "RecoveryReport") -> None:
         metrics = [(n, f"{v:.2f}", f"{report.metrics_after[n]:.2f}") for n, v in report.metrics_before.items()]
         print_table([f"{report.task}, development rows", "before", "after"], metrics)
     if report.kept_input:
-        print_table([f"No better on held-out text: the input was kept, and copied to {report.output}."], [])
+        print_line(f"No better on held-out text: the input is copied to {report.output} as it was.")
     else:
-        print_table([f"Written to {report.output}, its table {size(report.table_bytes)} as before."], [])
+        print_line(f"Written to {report.output}, its table {size(report.table_bytes)} as before.")
 
 
 def print_gates(report: "GateReport") -> None:
@@ -129,7 +121,7 @@ def print_gates(report: "GateReport") -> None:
     what = {"hidden": "relative error of the hidden states", "model": "the model's own loss"}
     loss = what.get(report.loss, f"loss of {report.loss}")
     print_table(["epoch", "held out", ""], rows, f"{loss} on {report.held_out_sequences:,} sequences, {report.budget}")
-    print_table([f"Written to {report.output}, mean gate {report.mean_gate:.3f}; for compress --calibration."], [])
+    print_line(f"Written to {report.output}, mean gate {report.mean_gate:.3f}; for compress --calibration.")
 
 
 def print_trim(report: "TrimReport") -> None:
@@ -142,7 +134,7 @@ def print_trim(report: "TrimReport") -> None:
     print_table(["", "before", "after"], rows, f"{report.source_name}, {report.tokens_used:,} tokens asked for")
     if report.same_lines is not None:
         print_pairs(
-            ("tokens of the text that are kept", f"{report.kept_share:.2%}"),
+            ("tokens of the text that are still there", f"{report.kept_share:.2%}"),
             ("first lines of the text that are cut into the same tokens", f"{report.same_lines:.1%}"),
         )
 
@@ -170,23 +162,15 @@ def print_calibration(found: "Calibration", output: Path) -> None:
         rows += [("sequences read for it", f"{found.metric_sequences:,}")] if found.metric_sequences else []
         rows += [("directions that matter (effective rank)", f"{found.effective_rank:.1f}")]
         rows += [("strength of the metric", f"{found.metric_strength:g}")]
-    print_table(["calibration", ""], rows)
-    print_table([f"Written to {output}; for compress --calibration."], [])
+    print_pairs(*rows)
+    print_line(f"Written to {output}; for compress --calibration.")
 
 
 def print_inspection(found: "Inspection", verbose: bool = False) -> None:
     """What `vocabpress inspect` found; ``verbose`` shows the spectrum and the plans, too."""
     rows = [
-        (
-            table.name,
-            table.role,
-            ", ".join(table.tied) or "-",
-            f"{table.shape[0]:,} x {table.shape[1]}",
-            table.dtype,
-            size(table.bytes),
-            f"{table.share:.1%}",
-        )
-        for table in found.tables
+        (t.name, t.role, ", ".join(t.tied) or "-", _shape(t.shape), t.dtype, size(t.bytes), f"{t.share:.1%}")
+        for t in found.tables
     ]
     headers = ["table", "role", "tied to it", "shape", "dtype", "bytes", "of the model"]
     print_table(headers, rows, f"{found.source_name}: {found.architecture}, {size(found.model_bytes)} of weights")
@@ -194,116 +178,107 @@ def print_inspection(found: "Inspection", verbose: bool = False) -> None:
         shares = [(f"{count:,} most frequent", f"{share:.1%}") for count, share in found.skew.top.items()]
         title = f"{found.skew.tokens:,} tokens of text, {found.skew.used:.1%} of the vocabulary occurs"
         print_table(["tokens", "of the text"], shares, title)
-    _print_matrix(found)
+    _print_methods(found)
     if verbose:
-        _print_details(found)
+        values = found.singular_values
+        ranks = [(rank, f"{values[rank - 1]:.4g}", f"{share:.1%}") for rank, share in found.energy.items()]
+        print_table(["rank", "singular value", "share of variance"], ranks, "spectrum of the centred input table")
+        plans = [(row.method, f"{row.ratio:g}", _named(row.plan)) for row in found.would_store if row.plan is not None]
+        title = "plans that do not depend on the table; the other methods choose theirs when they fit"
+        print_table(["method", "ratio to float32", "plan"], plans, title)
 
 
-def _print_matrix(found: "Inspection") -> None:
+def _print_methods(found: "Inspection") -> None:
     ratios = list(dict.fromkeys(row.ratio for row in found.would_store))
     by_method: dict[str, list[str]] = {}
     for row in found.would_store:
-        told = "-" if row.bytes is None else f"{size(row.bytes)}" if row.exact else f"≤ {size(row.bytes)}"
-        by_method.setdefault(row.method, []).append(told)
+        stored = "-" if row.bytes is None else f"{'' if row.exact else '≤ '}{size(row.bytes)}"
+        by_method.setdefault(row.method, []).append(stored)
     rows = [
         (f"{name} (recommended)" if name == found.recommended else name, SUITS.get(name, ""), *cells)
         for name, cells in by_method.items()
     ]
     title = f"bytes of {found.tables[0].name}, by how many times smaller than in float32"
     print_table(["method", "suits", *(f"{ratio:g}x" for ratio in ratios)], rows, title, text_columns=2)
-    took = "" if found.seconds is None else f", about {duration(found.seconds)} here"
-    Console(highlight=False).print(
-        f"compress takes {found.recommended} at 25x if not told otherwise{took}; --verbose shows spectrum and plans.",
-        markup=False,
-        soft_wrap=True,
-    )
-
-
-def _print_details(found: "Inspection") -> None:
-    ranks = [(rank, f"{found.singular_values[rank - 1]:.4g}", f"{share:.1%}") for rank, share in found.energy.items()]
-    print_table(["rank", "singular value", "variance held"], ranks, "spectrum of the centred input table")
-    plans = [
-        (row.method, f"{row.ratio:g}", ", ".join(f"{key} {value}" for key, value in row.plan.items()))
-        for row in found.would_store
-        if row.plan is not None
-    ]
-    title = "plans that do not depend on the table; the other methods choose theirs when they fit"
-    print_table(["method", "ratio to float32", "plan"], plans, title)
+    time = "" if found.seconds is None else f", about {duration(found.seconds)} here"
+    print_line(f"compress takes {found.recommended} at 25x by default{time}; --verbose shows spectrum and plans.")
 
 
 def print_compressed(found: "CompressedInspection") -> None:
     """What `vocabpress inspect` found in a folder that is compressed already."""
     for table in found.tables:
-        shape = f"{table.shape[0]:,} x {table.shape[1]}"
-        rows = [
-            (item.name, " x ".join(f"{n:,}" for n in item.shape), item.dtype, size(item.bits / 8))
-            for item in table.storage
-        ]
+        rows = [(item.name, _shape(item.shape), item.dtype, size(item.bits / 8)) for item in table.storage]
         rows.append(("together", "", f"{table.bits_per_weight:.4f} bits per weight", size(table.bytes)))
-        title = f"{table.name}: {shape} at ratio {table.ratio_to_float32:.2f} to float32"
+        title = f"{table.name}: {_shape(table.shape)} at ratio {table.ratio_to_float32:.2f} to float32"
         print_table(["tensor", "shape", "dtype", "bytes"], rows, title)
     if found.linears:
-        rows = [
-            (
-                part.names,
-                part.maps,
-                f"{part.shape[0]:,} x {part.shape[1]:,}",
-                size(part.bytes),
-                f"{part.ratio_to_float32:.2f}",
-            )
-            for part in found.linears
-        ]
+        rows = [(p.names, p.maps, _shape(p.shape), size(p.bytes), f"{p.ratio_to_float32:.2f}") for p in found.linears]
         print_table(["linear maps", "maps", "shape of each", "bytes together", "ratio to float32"], rows)
-    source = "; ".join(f"{key}: {value}" for key, value in (found.fitted_by or {}).items() if key != "calibration")
-    print_table(
-        ["whole model", size(found.model_bytes)], [], f"{found.source_name}, fitted by {source or 'nothing said'}"
-    )
+    fitted = {key: Budget.read(value) if key == "budget" else value for key, value in (found.fitted_by or {}).items()}
+    source = "; ".join(f"{key}: {_named(value)}" for key, value in fitted.items())
+    print_table(["whole model", size(found.model_bytes)], [], f"{found.source_name}, fitted by {source or 'not known'}")
 
 
-def new_figure(width: float, height: float) -> "Figure":
-    """An empty figure, drawn without a screen.
+def _shape(shape: Sequence[int]) -> str:
+    return " x ".join(f"{n:,}" for n in shape)
 
-    Raises:
-        ValueError: If matplotlib is not installed.
+
+def _named(value: Any) -> str:
+    """Settings in words."""
+    return ", ".join(f"{key} {each}" for key, each in value.items()) if isinstance(value, Mapping) else str(value)
+
+
+def print_results(results: Sequence[Result], before: Sequence[Result] = ()) -> None:
+    """A table for each task: each metric, over several seeds its mean and sample standard deviation.
+
+    Args:
+        results: Of one model; those of one task differ in the seed alone.
+        before: Of the original; where a task was run on it, the table has before, after and the difference.
     """
-    try:
-        from matplotlib.figure import Figure as Drawn
-    except ImportError:
-        raise ValueError("pictures need matplotlib; pip install 'vocabpress[report]'") from None
-    return Drawn(figsize=(width, height), layout="constrained")
+    for task in dict.fromkeys(result.task for result in results):
+        runs = [result for result in results if result.task == task]
+        originals = [result for result in before if result.task == task]
+        several, first = len(runs) > 1, runs[0]
+        rows = []
+        for name in first.metrics:
+            values, others = ([r.metrics[name] for r in some if name in r.metrics] for some in (runs, originals))
+            after = statistics.fmean(values)
+            cells = [short(after)]
+            if originals:
+                old = statistics.fmean(others) if others else None
+                cells = ["", *cells, ""] if old is None else [short(old), *cells, f"{after - old:+.4g}"]
+            rows.append((metric(name).head, *cells, *([short(statistics.stdev(values))] if len(values) > 1 else [])))
+        heads = ["before", "after", "difference"] if originals else ["mean" if several else ""]
+        title = f"{first.settings.get('model')}, {first.variant}"
+        title += f", table {size(first.bytes['table'])}" if "table" in first.bytes else ""
+        title += f", {len(runs)} seeds" if several else ""
+        print_table([task, *heads, *(["spread"] if several else [])], rows, title)
 
 
 def plot_spectrum(found: "Inspection", path: str | Path) -> None:
     """The singular values, and the variance they hold, as a PNG.
 
     Raises:
-        ValueError: If matplotlib is not installed, or the file can't be written.
-    """
-    figure = new_figure(9, 3.6)
-    left, right = figure.subplots(1, 2)
-    ranks = range(1, len(found.singular_values) + 1)
-    left.semilogy(ranks, found.singular_values, color="#1f5fa8")
-    left.set(xlabel="rank", ylabel="singular value", title="Spectrum of the centred table")
-    squares = [value * value for value in found.singular_values]
-    total = sum(squares)
-    held = [sum(squares[:rank]) / total for rank in ranks]
-    right.plot(ranks, held, color="#c2541b")
-    right.set(xlabel="rank", ylabel="share of the variance", title="Variance held", ylim=(0, 1.02))
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-    rows, width = found.tables[0].shape
-    figure.suptitle(f"{found.source_name}: {found.tables[0].name}, {rows:,} x {width}")
-    save_figure(figure, path)
-
-
-def save_figure(figure: "Figure", path: str | Path) -> None:
-    """Write a figure as PNG.
-
-    Raises:
-        ValueError: If the file can't be written.
+        ValueError: If altair is not installed, or the file can't be written.
     """
     try:
-        figure.savefig(path, dpi=150, format="png")
+        import altair as alt
+        import vl_convert
+    except ImportError as error:
+        raise ValueError(f"pictures need {error.name}; pip install 'vocabpress[report]'") from None
+    values, sums = found.singular_values, list(accumulate(value * value for value in found.singular_values))
+    rows = [
+        {"rank": rank, "value": value, "share": total / (sums[-1] or 1)}
+        for rank, (value, total) in enumerate(zip(values, sums, strict=True), 1)
+    ]
+    base = alt.Chart(alt.Data(values=rows)).mark_line().properties(width=420, height=260).encode(x="rank:Q")
+    falling = alt.Y("value:Q", title="singular value").scale(type="log", domain=[min(filter(None, values)), values[0]])
+    share = alt.Y("share:Q", title="share of the variance").scale(domain=[0, 1])
+    left = base.transform_filter("datum.value > 0").encode(y=falling).properties(title="Spectrum of the centred table")
+    both = left | base.mark_line(color="#c2541b").encode(y=share).properties(title="Variance in the first directions")
+    title = f"{found.source_name}: {found.tables[0].name}, {_shape(found.tables[0].shape)}"
+    picture = vl_convert.vegalite_to_png(both.properties(title=title).to_dict(), ppi=150)
+    try:
+        Path(path).write_bytes(picture)
     except OSError as error:
         raise ValueError(f"can't write the picture {path}: {error.strerror or error}") from None
