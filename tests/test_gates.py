@@ -10,7 +10,7 @@ import tiny
 from command import run
 from measuring import save_maskable
 from vocabpress import Budget, Calibration, DiscBlock
-from vocabpress.calibrate import GateSettings, learn_gates
+from vocabpress.calibrate import GateSettings, calibrate
 from vocabpress.calibrate import gates as gates_module
 from vocabpress.calibrate.counts import tfidf
 from vocabpress.calibrate.gated import Gated
@@ -86,27 +86,26 @@ def test_the_selector_picks_one_layer_for_each_token():
     assert module.original.weight.grad is None
 
 
-def gates_of(folder, output, settings=QUICK, model="bert", **options):
-    arguments = {"text": [folder / "text.txt"], "budget": Budget.ratio(4), "settings": settings, **options}
-    return learn_gates(folder / model, output, **arguments)
+def gates_of(folder, settings=QUICK, model="bert", **options):
+    arguments = {"text": [folder / "text.txt"], "budget": Budget.ratio(4), "gates": settings, **options}
+    return calibrate(folder / model, weights_from="gates", **arguments)
 
 
-def test_the_best_epoch_is_written_and_is_no_worse_than_tfidf(folder, tmp_path):
-    report = gates_of(folder, tmp_path / "g")
-    known = Calibration.load(tmp_path / "g")
+def test_the_best_epoch_is_taken_and_is_no_worse_than_tfidf(folder, tmp_path):
+    known = gates_of(folder)
+    known.save(tmp_path / "g")
+    assert Calibration.load(tmp_path / "g").losses == known.losses
     assert (known.source, known.texts, known.tokens) == ("gates", ("text.txt",), int(known.counts.sum()))
     gates = known.weights
-    assert len(report.held_out) == 1 + QUICK.epochs
-    assert report.held_out[report.best_epoch] == min(report.held_out)
-    assert report.mean_gate == pytest.approx(float(gates.mean()))
+    assert len(known.losses) == 1 + QUICK.epochs
+    assert known.metric is None
     assert 0.001 <= float(gates.min()) < float(gates.max()) <= 1
-    again = gates_of(folder, tmp_path / "again")
-    assert again.held_out == report.held_out
+    assert gates_of(folder).losses == known.losses
     # What was judged is the table that compress makes of the file.
     table = open_model(folder / "bert").get_input_embeddings().weight.detach()
     made = DiscBlock().fit(table, budget=Budget.ratio(4), token_weights=gates)
     learning = learning_of(folder, gates)
-    assert learning.judge() == pytest.approx(min(report.held_out), rel=1e-5)
+    assert learning.judge() == pytest.approx(min(known.losses), rel=1e-5)
     assert made.total_bits() <= Budget.ratio(4).max_bits(tiny.VOCAB, 32)
 
 
@@ -146,10 +145,10 @@ def test_without_sparsity_gates_open_where_the_model_needs_them(folder):
 
 
 @pytest.mark.parametrize("name", ["gpt2", "t5", "bart, scaled", "gemma3, scaled"])
-def test_every_kind_of_model(name, folder, tmp_path):
-    report = gates_of(folder, tmp_path / "g", GateSettings(epochs=1, max_length=16), model=name)
-    assert len(report.held_out) == 2
-    assert all(0 < error < 2 for error in report.held_out)
+def test_every_kind_of_model(name, folder):
+    losses = gates_of(folder, GateSettings(epochs=1, max_length=16), model=name).losses
+    assert len(losses) == 2
+    assert all(0 < error < 2 for error in losses)
 
 
 def test_the_command_line_and_its_file_in_compress(folder, tmp_path, capsys):
@@ -166,7 +165,7 @@ def test_the_command_line_and_its_file_in_compress(folder, tmp_path, capsys):
     code, out, err = run(capsys, *common, "--ratio", "4", "--set", "epochs=1", "--set", "batch_size=8", "--json")
     assert code == 0, err
     report = json.loads(out.splitlines()[-1])
-    assert (report["output"], len(report["held_out"])) == (str(tmp_path / "g"), 2)
+    assert (report["output"], len(report["losses"]), report["source"]) == (str(tmp_path / "g"), 2, "gates")
     assert "TF-IDF" in err
     options = (
         "-o",
@@ -184,16 +183,16 @@ def test_the_command_line_and_its_file_in_compress(folder, tmp_path, capsys):
     assert json.loads(out.splitlines()[-1])["weighted_by"] == "gates"
 
 
-def test_the_start_is_tfidf_over_its_largest(folder, tmp_path, monkeypatch):
+def test_the_start_is_tfidf_over_its_largest(folder, monkeypatch):
     started = []
     monkeypatch.setattr(
         gates_module.Training, "train", lambda self, loss: started.append(self.model) or Progress(losses=[loss])
     )
-    gates_of(folder, tmp_path / "g")
+    found = gates_of(folder)
     scores = tfidf(read_lines([folder / "text.txt"]), open_tokenizer(folder / "bert"), tiny.VOCAB)
     expected = (scores / scores.max()).clamp(min=0.001)
     torch.testing.assert_close(started[0].get_input_embeddings().gates.detach(), expected)
-    torch.testing.assert_close(Calibration.load(tmp_path / "g").weights, expected)
+    torch.testing.assert_close(found.weights, expected)
 
 
 def test_on_a_task_the_gate_of_the_word_that_decides_it_opens(labelled_data, tmp_path, capsys):
@@ -207,13 +206,14 @@ def test_on_a_task_the_gate_of_the_word_that_decides_it_opens(labelled_data, tmp
     )
     assert code == 0, err
     report = json.loads(out.splitlines()[-1])
-    assert (report["loss"], report["training_sequences"], report["held_out_sequences"]) == ("sst2", 288, 32)
-    assert "loss of sst2 on 32 sequences" in err
+    assert (report["source"], report["texts"], len(report["losses"])) == ("gates", ["sst2"], 2)
+    assert "held-out loss" in err
     # Whether w7 is in a sentence is its label; w20 to w59 tell nothing. Without sparsity, all start alike.
     settings = GateSettings(epochs=4, batch_size=16, sparsity_weight=0.0, clip=5.0)
     reading, source = Recovery(max_length=16, held_out=32), Source((), "sst2", labelled_data)
     opened, tokenizer = gates_module._open(model, source, settings)
     lesson = read_lesson(source, opened, tokenizer, reading, 0, False)
+    assert (len(lesson.sequences.training), len(lesson.sequences.held_out)) == (288, 32)
     start = torch.full((len(tokenizer),), 0.3)
     learning = Learning(opened, start, lesson, settings, Budget.ratio(4), 0, make_accelerator("cpu"))
     learning.learn(progress=False)
@@ -227,13 +227,12 @@ def test_a_language_models_own_loss(folder, tmp_path):
     model = save_maskable(tmp_path / "bert")
     settings = GateSettings(epochs=1, batch_size=8, max_length=16, held_out=8, language_model=True)
     text, budget = [folder / "text.txt"], Budget.ratio(1.2)  # at which a table is all but exact
-    report = learn_gates(model, tmp_path / "g", text=text, settings=settings, budget=budget)
-    assert report.loss == "model"
+    found = calibrate(model, weights_from="gates", text=text, gates=settings, budget=budget)
     opened, tokenizer = gates_module._open(model, Source(text), settings)
     reading = Recovery(max_length=16, held_out=8, language_model=True)
     sequences = read_lesson(Source(text), opened, tokenizer, reading, 0, False).sequences
     loss = opened(**sequences.collate(sequences.held_out)).loss.item()
-    assert report.held_out == pytest.approx([loss, loss], rel=0.01)
+    assert found.losses == pytest.approx([loss, loss], rel=0.01)
 
 
 BAD = {

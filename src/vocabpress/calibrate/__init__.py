@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vocabpress.calibrate.calibration import Calibration
-    from vocabpress.calibrate.gates import GateReport, GateSettings, learn_gates
+    from vocabpress.calibrate.gates import GateSettings
     from vocabpress.calibrate.run import calibrate
 
-_HOME_OF = {"GateReport": "gates", "GateSettings": "gates", "learn_gates": "gates"}
-_HOME_OF |= {"Calibration": "calibration", "calibrate": "run"}
+_HOME_OF = {"Calibration": "calibration", "GateSettings": "gates", "calibrate": "run"}
 
-__all__ = ["Calibration", "GateReport", "GateSettings", "calibrate", "learn_gates"]
+__all__ = ["Calibration", "GateSettings", "calibrate"]
 
 
 def __getattr__(name: str) -> Any:

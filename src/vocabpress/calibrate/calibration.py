@@ -39,6 +39,8 @@ class Calibration:
         exponent: The power of the counts that the weights are; None where they are no power.
         texts: Names of the files that were read.
         tokens: Counted in them.
+        losses: Where gates were learned: the loss on held-out sequences with the table that the gates make, at the
+            start (TF-IDF) and after each epoch. The weights are those of the least.
         metric: In which directions an error matters, (d, d); None counts all alike.
         metric_strength: Its exponent in a fit: 0 counts all directions alike, 1 takes the metric as it is.
         metric_of: What was looked at: ``"sentence"``, ``"predictions"`` or ``"hidden"``.
@@ -55,6 +57,7 @@ class Calibration:
     exponent: float | None = None
     texts: tuple[str, ...] = ()
     tokens: int | None = None
+    losses: tuple[float, ...] = ()
     metric: Tensor | None = None
     metric_strength: float = STRENGTH
     metric_of: Literal["sentence", "predictions", "hidden"] | None = None
@@ -103,7 +106,7 @@ class Calibration:
                 names, metadata = set(file.keys()), file.metadata() or {}
                 tensors = {field: file.get_tensor(key) for field, key in TENSORS.items() if key in names}
             known: dict[str, Any] = json.loads(metadata.get("calibration", "{}"))
-            known["texts"] = tuple(known.get("texts", ()))
+            known |= {name: tuple(known[name]) for name in ("texts", "losses") if name in known}
             if not tensors and "source" not in known:
                 raise ValueError(f"it holds {', '.join(sorted(names)[:3]) or 'nothing'}")
             if set(tensors) == {"counts"} and "source" not in known:
@@ -128,7 +131,7 @@ class Calibration:
     def provenance(self) -> dict[str, Any]:
         """Every field that is no tensor and is set, as JSON has it."""
         named = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in TENSORS}
-        named["texts"] = list(self.texts) or None
+        named |= {"texts": list(self.texts) or None, "losses": list(self.losses) or None}
         named["metric_strength"] = None if self.metric is None else self.metric_strength
         return {name: value for name, value in named.items() if value is not None}
 

@@ -17,8 +17,6 @@ gates are never worse than TF-IDF on what is held out; the learning rate falls a
 in the published 30.
 """
 
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,21 +30,17 @@ from vocabpress.calibrate.calibration import Calibration
 from vocabpress.calibrate.counts import count_tokens, tfidf
 from vocabpress.calibrate.gated import LEAST_GATE, MOST_GATE, Gated, Rows
 from vocabpress.evaluate.finetuned.training import padded
-from vocabpress.files import check_place
 from vocabpress.fitting.quantise import Factors
 from vocabpress.hf.checkpoint import named_class, open_model, open_tokenizer
-from vocabpress.hf.compress import check_device
-from vocabpress.hf.folders import find_folder
 from vocabpress.hf.modules import TokenEmbedding
 from vocabpress.hf.original import Original
 from vocabpress.methods import DiscBlock
 from vocabpress.recover.lesson import Lesson, Source, read_lesson
-from vocabpress.recover.loop import Progress, Training, make_accelerator
+from vocabpress.recover.loop import Training, make_accelerator
 from vocabpress.recover.objective import terms, trace
 from vocabpress.recover.pair import check_classifier
 from vocabpress.recover.settings import Recovery
 from vocabpress.recover.text import UNSCORED, Batch, ready
-from vocabpress.texts import sources
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -103,73 +97,23 @@ class GateSettings:
             )
 
 
-@dataclass(frozen=True)
-class GateReport:
-    """What the learning of gates did.
-
-    Attributes:
-        output: The file written.
-        budget: The size of the tables that were judged.
-        loss: What is trained on and judged by: ``"hidden"``, the relative error of the hidden states; ``"model"``, a
-            language model's own loss; or the name of the task.
-        held_out: That loss on held-out sequences, with the table that the gates make: at the start (TF-IDF), and after
-            each epoch.
-        best_epoch: Whose gates were written; 0 is the start.
-        mean_gate: The mean of the gates that were written.
-        training_sequences: At hand.
-        held_out_sequences: Set aside.
-        seconds: In all.
-    """
-
-    output: str
-    budget: str
-    loss: str
-    held_out: list[float]
-    best_epoch: int
-    mean_gate: float
-    training_sequences: int
-    held_out_sequences: int
-    seconds: float
-
-
 def learn_gates(
-    model: str | Path,
-    output: str | Path,
+    folder: Path,
+    source: Source,
     *,
-    text: Sequence[str | Path] = (),
-    task: str | None = None,
-    data: str | Path | None = None,
-    budget: Budget | None = None,
-    settings: GateSettings | None = None,
-    seed: int = 0,
-    device: str | None = None,
-    progress: bool = False,
-) -> GateReport:
-    """Learn gates for the tokens of a model, and write them as a `Calibration`, for `compress(calibration=…)`.
-
-    Args:
-        model: A hub id, or a folder; not compressed. With a task, a classifier that was fine-tuned for it.
-        output: The file to write; one that is there is replaced, when all is done.
-        text: UTF-8 text files, a sequence and a document of the TF-IDF a line.
-        task: Instead of text: a task of GLUE, whose training rows and labels are learned from.
-        data: Folder of the data sets; None takes the hub's.
-        budget: The size of the tables that are judged; ratio 25 to float32 if None.
-        settings: How long and how fast; None takes the defaults.
-        seed: Decides what is held out, the order of the text, and the noise.
-        device: Where to run; None stays on the CPU.
-        progress: Whether to draw progress bars on stderr.
+    budget: Budget,
+    settings: GateSettings,
+    seed: int,
+    device: str | None,
+    progress: bool,
+) -> Calibration:
+    """Learn gates for the tokens of a model; see `vocabpress.calibrate.calibrate`.
 
     Raises:
-        ValueError: With one line that says what was wrong and what to try; nothing was written then.
+        ValueError: If the model or the source is unusable, or the budget too small.
     """
-    begun = time.perf_counter()
-    settings, budget = settings or GateSettings(), budget or Budget.ratio(25)
-    check_place(output)
-    check_device(device)
-    source = Source(sources(text), task, None if data is None else Path(data))
-    folder = find_folder(model)
     opened, tokenizer = _open(folder, source, settings)
-    table = Original.of(opened).weight
+    rows = Original.of(opened).shape[0]
     recovery = Recovery(
         batch_size=settings.batch_size,
         max_length=settings.max_length,
@@ -177,26 +121,13 @@ def learn_gates(
         language_model=settings.language_model,
     )
     lesson = read_lesson(source, opened, tokenizer, recovery, seed, progress)
-    counts = count_tokens(source.documents(progress), tokenizer, len(table))
-    scores = tfidf(source.documents(progress), tokenizer, len(table))
+    counts = count_tokens(source.documents(progress), tokenizer, rows)
+    scores = tfidf(source.documents(progress), tokenizer, rows)
     accelerator = make_accelerator(device or "cpu")
     opened.to(accelerator.device)  # pyright: ignore[reportArgumentType]
     learning = Learning(opened, scores / scores.max(), lesson, settings, budget, seed, accelerator)
-    done, best = learning.learn(progress and accelerator.is_main_process)
-    texts = tuple(Path(file).name for file in text) or ((task,) if task else ())
-    if accelerator.is_main_process:
-        Calibration(best, counts, "gates", texts=texts, tokens=int(counts.double().sum())).save(output)
-    return GateReport(
-        output=str(output),
-        budget=str(budget),
-        loss=task or ("model" if settings.language_model else "hidden"),
-        held_out=done.losses,
-        best_epoch=done.best_look,
-        mean_gate=float(best.mean()),
-        training_sequences=len(lesson.sequences.training),
-        held_out_sequences=len(lesson.sequences.held_out),
-        seconds=time.perf_counter() - begun,
-    )
+    losses, best = learning.learn(progress and accelerator.is_main_process)
+    return Calibration(best, counts, "gates", tokens=int(counts.double().sum()), losses=tuple(losses))
 
 
 def _open(folder: Path, source: Source, settings: GateSettings) -> tuple[PreTrainedModel, Any]:
@@ -242,7 +173,7 @@ class Learning:
         self.gated = Gated(embedding, self.start, self.settings.blocks, self.settings.temperature, generator)
         self.model.set_input_embeddings(self.gated)
 
-    def learn(self, progress: bool) -> tuple[Progress, Tensor]:
+    def learn(self, progress: bool) -> tuple[list[float], Tensor]:
         """The held-out losses at the start and after each epoch, and the best gates, shape (V) on the CPU."""
         settings, sequences, gates = self.settings, self.lesson.sequences, self.gated.gates
         steps = max(1, len(sequences.training) // settings.batch_size)
@@ -265,7 +196,7 @@ class Learning:
         start = gates.detach().cpu().clone()
         done = training.train(self.judge())
         found = [tensor for name, tensor in done.best.items() if name.endswith(".gates")]
-        return done, found[0] if found else start
+        return done.losses, found[0] if found else start
 
     def _loss(self, model: nn.Module, batch: Batch) -> Tensor:
         error, _ = self._error(model, batch, self.gated.gated)

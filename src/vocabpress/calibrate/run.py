@@ -3,18 +3,21 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
+from vocabpress.budget import Budget
 from vocabpress.calibrate.calibration import UNIFORM, VOCABULARY_ORDER, Calibration, join
 from vocabpress.calibrate.counts import weigh_tokens
+from vocabpress.calibrate.gates import GateSettings, learn_gates
 from vocabpress.calibrate.metric import measure_metric
 from vocabpress.calibrate.outputs import Reading, read_outputs
 from vocabpress.hf.checkpoint import load_model, open_tokenizer
 from vocabpress.hf.compress import check_device
 from vocabpress.hf.folders import find_folder
 from vocabpress.hf.original import Original
+from vocabpress.recover.lesson import Source
 from vocabpress.texts import sources
 
 
@@ -24,7 +27,11 @@ def calibrate(
     text: Sequence[str | Path] = (),
     start: Sequence[Calibration | str | Path] = (),
     exponent: float | None = None,
-    weights_from: Literal["counts", "tfidf"] = "counts",
+    weights_from: Literal["counts", "tfidf", "gates"] = "counts",
+    gates: GateSettings | None = None,
+    task: str | None = None,
+    data: str | Path | None = None,
+    budget: Budget | None = None,
     metric: bool | None = None,
     metric_strength: float | None = None,
     sequences: int = 3000,
@@ -44,8 +51,15 @@ def calibrate(
             counted in it where ``start`` says nothing of their counts.
         start: Calibrations, or files of them, to begin with; what they hold is not made again.
         exponent: The power of the counts, 0 to 2; the root if None, but weights in ``start`` are left as they are then.
-        weights_from: ``"tfidf"`` rates the tokens of the text by TF-IDF instead, each line a document.
-        metric: Whether to measure the metric; None does so where there is text and ``start`` has none.
+        weights_from: ``"tfidf"`` rates the tokens of the text by TF-IDF instead, each line a document; ``"gates"``
+            learns their weights as DiscBlock-D does, in epochs of training.
+        gates: How gates are learned; None takes the defaults.
+        task: Instead of text, for gates: a task of GLUE that the model is fine-tuned for, whose training rows and
+            labels are learned from.
+        data: Folder of the task's data; None takes the hub's.
+        budget: The size of the tables that gates are judged by; ratio 25 to float32 if None.
+        metric: Whether to measure the metric; None does so where there is text, ``start`` has none, and no gates are
+            learned.
         metric_strength: Its exponent in a fit, 0 to 2; that of ``start``, or 0.5, if None.
         sequences: Read for the metric at most, drawn from the text.
         batch_size: Sequences a step.
@@ -61,12 +75,22 @@ def calibrate(
         >>> calibration = calibrate("sentence-transformers/all-MiniLM-L6-v2", text=["wiki.txt"])
         >>> vocabpress.compress("sentence-transformers/all-MiniLM-L6-v2", "small", calibration=calibration)
     """
-    if weights_from not in ("counts", "tfidf"):
-        raise ValueError(f"token weights come from counts or tfidf, got {weights_from!r}")
+    if weights_from not in ("counts", "tfidf", "gates"):
+        raise ValueError(f"token weights come from counts, tfidf or gates, got {weights_from!r}")
+    if exponent is not None and weights_from != "counts":
+        raise ValueError(f"an exponent is of counts; leave it out with weights from {weights_from}")
+    learned = weights_from == "gates"
+    if not learned and (task or data or gates):
+        raise ValueError("tasks and their settings are for gates; add --weights-from gates")
     check_device(device)
     files, known, folder = sources(text), join(start), find_folder(model)
-    by_tfidf = weights_from == "tfidf"
-    if by_tfidf:  # whatever there is of tokens gives way
+    if learned:
+        source = Source(files, task, None if data is None else Path(data))
+        how: Any = {"budget": budget or Budget.ratio(25), "settings": gates or GateSettings(), "progress": progress}
+        found = learn_gates(folder, source, seed=seed, device=device, **how)
+        names = tuple(Path(file).name for file in text) or (str(task),)
+        known = known.joined(replace(found, texts=names))
+    elif weights_from == "tfidf":  # whatever there is of tokens gives way
         known = Calibration().joined(replace(known, weights=None, counts=None, source="given"))
     counted = known.counts is not None or known.source in (UNIFORM, VOCABULARY_ORDER)
     known = weigh_tokens(
@@ -76,11 +100,11 @@ def calibrate(
         () if counted else files,
         noted=text,
         exponent=exponent,
-        by_tfidf=by_tfidf,
+        by_tfidf=weights_from == "tfidf",
         progress=progress,
     )
     if metric is None:
-        metric = bool(text) and known.metric is None
+        metric = bool(text) and known.metric is None and not learned
     if metric:
         place = torch.device(device or "cpu")
         reading = Reading(files, sequences, batch_size, max_length, seed, place, progress)

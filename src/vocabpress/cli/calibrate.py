@@ -1,8 +1,7 @@
 """`vocabpress calibrate`."""
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -75,45 +74,33 @@ def calibrate(
     states of other models. With --weights-from gates, token weights are learned, from text or, with --task, from the
     rows of a task, of a model that `vocabpress evaluate --task … --keep DIR` made.
     """
-    model, gates = located(model, revision), weights_from == "gates"
-    if not gates and (task or data or settings):
-        raise ValueError("--task, --data and --set are of gates; add --weights-from gates")
-    if gates and (start or metric or exponent is not None):
-        raise ValueError("gates are learned alone; add what else is wanted afterwards, by calibrate --from their file")
+    model, learned = located(model, revision), weights_from == "gates"
+    if settings and not learned:
+        raise ValueError("--set is for the training of gates; add --weights-from gates")
     files.check_place(output, "the calibration to ")
-    if gates:
+    gates = None
+    if learned:
         given = {"max_length": max_length, **parse_settings(settings or [])}
-        report = library.learn_gates(
-            model,
-            output,
-            text=text or (),
-            task=task,
-            data=data,
-            budget=budgets.Budget.ratio(ratio),
-            settings=typed.read_settings("gates", library.GateSettings, given),
-            seed=seed,
-            device=device,
-            progress=True,
-        )
-        printing.print_gates(report)
-        found: dict[str, Any] = asdict(report)
-    else:
-        made = library.calibrate(
-            model,
-            text=text or (),
-            start=start or (),
-            exponent=exponent,
-            weights_from=weights_from,
-            metric=metric,
-            metric_strength=metric_strength,
-            sequences=sequences,
-            max_length=max_length,
-            seed=seed,
-            device=device,
-            progress=True,
-        )
-        made.save(output)
-        printing.print_calibration(made, output)
-        found = {"output": str(output), **made.provenance(), "effective_rank": made.effective_rank}
+        gates = library.GateSettings(**typed.read_settings("gates", library.GateSettings, given))
+    found = library.calibrate(
+        model,
+        text=text or (),
+        start=start or (),
+        exponent=exponent,
+        weights_from=weights_from,
+        gates=gates,
+        task=task,
+        data=data,
+        budget=budgets.Budget.ratio(ratio),
+        metric=metric,
+        metric_strength=metric_strength,
+        sequences=sequences,
+        max_length=max_length,
+        seed=seed,
+        device=device,
+        progress=True,
+    )
+    found.save(output)
+    printing.print_calibration(found, output)
     if as_json:
-        print_json(found)
+        print_json({"output": str(output), **found.provenance(), "effective_rank": found.effective_rank})

@@ -16,7 +16,7 @@ from vocabpress.report.names import metric, short, size
 from vocabpress.results import Result
 
 if TYPE_CHECKING:
-    from vocabpress.calibrate import Calibration, GateReport
+    from vocabpress.calibrate import Calibration
     from vocabpress.export import ExportReport
     from vocabpress.hf.inspect import CompressedInspection, Inspection
     from vocabpress.hf.report import Report
@@ -114,16 +114,6 @@ def print_recovery(report: "RecoveryReport") -> None:
         print_line(f"Written to {report.output}, its table {size(report.table_bytes)} as before.")
 
 
-def print_gates(report: "GateReport") -> None:
-    """What `vocabpress calibrate --weights-from gates` did."""
-    marks = {0: "TF-IDF", report.best_epoch: "written"} | ({0: "TF-IDF, written"} if report.best_epoch == 0 else {})
-    rows = [(epoch, f"{error:.4g}", marks.get(epoch, "")) for epoch, error in enumerate(report.held_out)]
-    what = {"hidden": "relative error of the hidden states", "model": "the model's own loss"}
-    loss = what.get(report.loss, f"loss of {report.loss}")
-    print_table(["epoch", "held out", ""], rows, f"{loss} on {report.held_out_sequences:,} sequences, {report.budget}")
-    print_line(f"Written to {report.output}, mean gate {report.mean_gate:.3f}; for compress --calibration.")
-
-
 def print_trim(report: "TrimReport") -> None:
     """What `vocabpress trim` did."""
     rows = [
@@ -163,6 +153,11 @@ def print_calibration(found: "Calibration", output: Path) -> None:
         rows += [("directions that matter (effective rank)", f"{found.effective_rank:.1f}")]
         rows += [("strength of the metric", f"{found.metric_strength:g}")]
     print_pairs(*rows)
+    if found.losses:
+        best = found.losses.index(min(found.losses))
+        marks = [("TF-IDF " * (not epoch) + "taken" * (epoch == best)).strip() for epoch in range(len(found.losses))]
+        epochs = [(epoch, f"{loss:.4g}", marks[epoch]) for epoch, loss in enumerate(found.losses)]
+        print_table(["epoch", "held-out loss", ""], epochs)
     print_line(f"Written to {output}; for compress --calibration.")
 
 
