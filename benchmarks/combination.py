@@ -15,12 +15,12 @@ from transformers import AutoModel
 
 from common import SAMPLE, Judge, Variant, parse, run_all, sts_dev, sts_judge
 from vocabpress import TCQ
-from vocabpress.hf.checkpoint import weight_bytes
 from vocabpress.hf.companions import copy_companions
+from vocabpress.hf.folders import weight_bytes
 from vocabpress.hf.inner import body_config
 from vocabpress.results import Result
 
-ORDER = {"counts": "vocabulary-order"}  # what compress does without text
+ORDER = {"calibration": "vocabulary-order"}  # what compress does without text
 INT8 = {**ORDER, "body": "int8"}
 VARIANTS = [
     Variant("table 25x", TCQ(), 25, ORDER),

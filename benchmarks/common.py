@@ -37,7 +37,7 @@ class Variant:
     name: str
     method: Method
     ratio: float
-    weights: dict[str, Any] = field(default_factory=dict)  # text=, counts=, weights= or metric= of `compress`
+    weights: dict[str, Any] = field(default_factory=dict)  # text= or calibration= of `compress`
 
 
 def parse(description: str | None) -> argparse.Namespace:
@@ -95,7 +95,7 @@ def measure(variant: Variant, benchmark: str, seed: int, judge: Judge | None) ->
             method=variant.method,
             budget=Budget.ratio(variant.ratio),
             seed=seed,
-            **({} if variant.weights.keys() & {"text", "counts"} else {"counts": "uniform"}),
+            **({} if variant.weights.keys() & {"text", "calibration"} else {"calibration": "uniform"}),
             **variant.weights,
         )
         metrics = {

@@ -17,10 +17,11 @@ from sentence_transformers import SentenceTransformer
 from bench import CACHE, prepare
 from common import SAMPLE, Judge, Variant, parse, references, run_all
 from vocabpress import TCQ
+from vocabpress.calibrate import calibrate
+from vocabpress.calibrate.counts import count_tokens
 from vocabpress.evaluate.sentences import agreement, embed
 from vocabpress.hf.checkpoint import open_tokenizer
 from vocabpress.texts import read_lines
-from vocabpress.weights import count_tokens
 
 RATIOS = (50, 103)
 COUNT, RARE = 300, 200  # sentences of a kind
@@ -82,14 +83,15 @@ def variants(ratio: int, plan: Path, shared: Path) -> list[Variant]:
     """All at one ratio."""
     known: dict[str, Any] = {"text": [plan]}
     plays = {"text": [shared / "public-domain-books" / "shakespeare.txt"]}
+    fourth_root = calibrate(SAMPLE, text=[plan], exponent=0.25, metric=False)
     floors = [
         Variant(f"wikipedia, min_bits {f:g} of the mean", TCQ(min_bits=f * 32 / ratio), ratio, known) for f in FLOORS
     ]
     return [
         Variant("every token alike", TCQ(), ratio),
-        Variant("vocabulary order", TCQ(), ratio, {"counts": "vocabulary-order"}),
+        Variant("vocabulary order", TCQ(), ratio, {"calibration": "vocabulary-order"}),
         Variant("wikipedia", TCQ(), ratio, known),
-        Variant("wikipedia, counts ** 0.25", TCQ(), ratio, {**known, "weights": 0.25}),
+        Variant("wikipedia, counts ** 0.25", TCQ(), ratio, {"calibration": fourth_root}),
         *floors,
         Variant("plays", TCQ(), ratio, plays),
     ]

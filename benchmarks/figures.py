@@ -14,6 +14,7 @@ BEST = (
     *("svd", "autoencoder", "lighttoken", "product", "residual", "fastscan"),
     *("tcq", "tcq, by vocabulary order", "tcq, by frequency"),
 )
+CAUSAL_BEST = ("svd", "lighttoken", "tcq, by vocabulary order", "tcq, by frequency", "fastscan, by vocabulary order")
 
 
 def sts_row(result: Result) -> list[str]:
@@ -322,6 +323,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "reference-models": reference_models,
     "masked-compressed": lambda: grid("masked", "mlm", "perplexity_head_compressed"),
     "masked-original": lambda: grid("masked", "mlm", "perplexity_head_original"),
+    "causal-best": lambda: grid("causal", "clm", "perplexity", only=CAUSAL_BEST),
     "causal-compressed": lambda: grid("causal", "clm", "perplexity"),
     "causal-original": lambda: grid("causal", "clm", "perplexity_head_original"),
     "finetune-rte": lambda: grid("finetune", "rte", "accuracy", 1),

@@ -17,7 +17,7 @@ from vocabpress import PRESETS, SVD, Budget, CompressedEmbedding
 from vocabpress.fitting.kronecker import fit_kronecker
 from vocabpress.hf.checkpoint import load_model
 from vocabpress.hf.linears import find_linears, right_shape
-from vocabpress.hf.tables import input_table
+from vocabpress.hf.original import Original
 from vocabpress.results import Result, write_results
 
 WIDTHS = (2, 4, 8, 16, 24, 48)  # of b; they divide 384
@@ -67,7 +67,7 @@ def main() -> int:
     """The table at several widths, then the linear maps of each preset."""
     parse(__doc__)
     model = load_model(SAMPLE).float()
-    table = input_table(model)[1].detach()
+    table = Original.of(model).weight.detach()
     spread = float((table - table.mean(0)).double().square().sum())  # what a table's error is relative to everywhere
     results = [row for width in WIDTHS for row in compare("table", f"n = {width}", [(table, (1, width))], spread)]
     for name, preset in PRESETS.items():

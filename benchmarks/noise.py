@@ -53,7 +53,7 @@ def main() -> int:
     arguments = parse(__doc__)
     judge, results = drawn(sts_dev(arguments.data), arguments.seed), list[Result]()
     for ratio in RATIOS:
-        variant = Variant("tcq, by vocabulary order", TCQ(), ratio, {"counts": "vocabulary-order"})
+        variant = Variant("tcq, by vocabulary order", TCQ(), ratio, {"calibration": "vocabulary-order"})
         results.append(measure(variant, "noise", arguments.seed, judge))
         write_results(RESULTS / "noise.json", results)
     return 0

@@ -12,15 +12,14 @@ import shutil
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from sentence_transformers import SentenceTransformer
 
 from bench import CACHE, prepare
 from common import RESULTS, SAMPLE, parse, sentence_metrics, sts_dev
-from tcq import CORPUS, counted, metric
-from vocabpress import TCQ, Budget, LightToken, Method, Sensitivity, compress
-from vocabpress.hf.checkpoint import weight_bytes
+from tcq import CORPUS, counted, in_metric
+from vocabpress import TCQ, Budget, Calibration, LightToken, Method, compress
+from vocabpress.hf.folders import weight_bytes
 from vocabpress.methods import method_name
 from vocabpress.recover import OBJECTIVES, Recovery, recover
 from vocabpress.results import Result, read_results, write_results
@@ -48,19 +47,21 @@ TABLE = replace(BASE, steps=400, learning_rate=0.03)
 BODY = replace(TABLE, mode="model", learning_rate=0.003)
 
 
-def pressed(method: Method, seed: int, **importance: Any) -> Path:
+def compressed(method: Method, seed: int, calibration: Calibration | None = None) -> Path:
     """A method at the ratio, made once."""
     folder = CACHE / "recovery" / f"{method_name(method)}-seed{seed}"
     if not (folder / "config.json").exists():
         shutil.rmtree(folder, ignore_errors=True)
-        compress(SAMPLE, folder, method=method, budget=Budget.ratio(RATIO), seed=seed, progress=True, **importance)
+        compress(
+            SAMPLE, folder, method=method, budget=Budget.ratio(RATIO), seed=seed, progress=True, calibration=calibration
+        )
     return folder
 
 
 def measure(
     name: str, method: Method, settings: Recovery | None, source: Path, folder: Path, seed: int, data: Path
 ) -> Result:
-    """Recover into a folder, and judge the sentences; no settings judge what was pressed."""
+    """Recover into a folder, and judge the sentences; no settings judge what was compressed."""
     metrics, seconds, table = {}, 0.0, 0
     if settings is None:
         folder = source
@@ -92,11 +93,11 @@ def main() -> int:
             write_results(FILE, results)
         return folder
 
-    source = pressed(LightToken(), arguments.seed)
+    source = compressed(LightToken(), arguments.seed)
     for name, settings in {"before": None, **VARIANTS}.items():
         add(name, LightToken(), settings, source)
-    method, heeded = TCQ(), {"counts": counted(CORPUS), "metric": Sensitivity(metric(), 0.5)}
-    source = pressed(method, arguments.seed, **heeded)
+    method = TCQ()
+    source = compressed(method, arguments.seed, in_metric(Calibration.load(counted(CORPUS)), 0.5))
     add("tcq, before", method, None, source)
     table = add("tcq, the table", method, TABLE, source, CACHE / "recovery" / f"tcq-table-seed{arguments.seed}")
     add("tcq, then the body too", method, BODY, table)

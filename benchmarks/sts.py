@@ -25,7 +25,7 @@ def main() -> int:
         Variant("lighttoken, k=8, S=4, float16, no polish", staged, 25),
         Variant("lighttoken", LightToken(), 25),
         Variant("lighttoken, weighted by text", LightToken(), 25, text),
-        Variant("lighttoken, weighted by vocabulary order", LightToken(), 25, {"counts": "vocabulary-order"}),
+        Variant("lighttoken, weighted by vocabulary order", LightToken(), 25, {"calibration": "vocabulary-order"}),
         Variant("svd", SVD(), 103),
         Variant("svd, int4 factors", SVD("int4"), 103),
         Variant("autoencoder", Autoencoder(), 103),

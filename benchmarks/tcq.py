@@ -20,20 +20,17 @@ from torch import Tensor
 
 from bench import CACHE, prepare
 from common import SAMPLE, Variant, parse, references, run_all, sts_dev, sts_judge
-from vocabpress import TCQ, FastScan, Sensitivity
+from vocabpress import TCQ, Calibration, FastScan
+from vocabpress.calibrate import calibrate
 from vocabpress.embeddings import Codebooks, Columns, CompressedEmbedding, Dense, Kronecker, Projected, Run
+from vocabpress.fitting.fold import power
 from vocabpress.fitting.kmeans import kmeans, nearest
 from vocabpress.fitting.lowrank import weighted_mean
 from vocabpress.fitting.rates import Axes, Ladder
 from vocabpress.fitting.table import Table
-from vocabpress.hf.checkpoint import open_tokenizer
-from vocabpress.methods.base import Plan
+from vocabpress.methods.base import Method, Plan
 from vocabpress.methods.transformed import TransformMethod
-from vocabpress.metric import power
 from vocabpress.progress import Bar
-from vocabpress.recover import measure_metric
-from vocabpress.texts import read_lines
-from vocabpress.weights import count_tokens, load_counts, save_counts
 
 RATIOS = (25, 103, 50, 206)
 IN_FULL = (25, 103)  # the others with a few variants
@@ -61,24 +58,43 @@ def metric() -> Path:
     file = CACHE / "metric" / "all-MiniLM-L6-v2.safetensors"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        measure_metric(SAMPLE, file, text=[CACHE / "text" / "wikipedia-sentences.txt"], progress=True)
+        calibrate(SAMPLE, text=[CACHE / "text" / "wikipedia-sentences.txt"], progress=True).save(file)
     return file
 
 
 def counted(text: Path) -> Path:
-    """Counts of a text's tokens, made once."""
+    """Counts of a text's tokens and their square roots, made once."""
     file = CACHE / "counts" / f"{text.stem}.safetensors"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        tokenizer = open_tokenizer(SAMPLE)
-        save_counts(count_tokens(read_lines([text], progress=True), tokenizer, len(tokenizer)), file)
+        calibrate(SAMPLE, text=[text], metric=False, progress=True).save(file)
     return file
 
 
-def plain(text: Path, power: float = 0.5) -> dict[str, Any]:
+def plain(text: Path, power: float = 0.5) -> Calibration:
     """Counts of a text, and as weights a power of them, one more each."""
-    counts = load_counts(counted(text), len(open_tokenizer(SAMPLE)))
-    return {"counts": counts, "weights": (counts + 1) ** power}
+    counts = Calibration.load(counted(text)).counts
+    assert counts is not None
+    return Calibration((counts + 1) ** power, counts)
+
+
+def dense_table() -> Tensor:
+    """The table of the sample model, (V, d)."""
+    with safe_open(SAMPLE / "model.safetensors", "pt") as file:
+        return file.get_tensor(TABLE)
+
+
+def over_length(known: Calibration, strength: float) -> Calibration:
+    """Weights under which errors count relative to the length of the row.
+
+    A row's squared error over its squared length is about twice what its direction loses in cosine ("Direction is what
+    you need", RepL4NLP 2021, asks for the direction first), so that strength 1 minimises that; 0 leaves the weights.
+    Lengths below a fifth of the root mean square count as that: the direction of almost nothing means nothing.
+    """
+    squares = dense_table().square().sum(1)
+    shorter = squares.clamp(min=0.04 * float(squares.mean())) ** -strength
+    weights = shorter if known.weights is None else known.weights * shorter
+    return replace(known, weights=weights / weights.mean())
 
 
 @dataclass(frozen=True)
@@ -147,11 +163,15 @@ class WithoutRotation(TCQ):
         return Projected(inner.inner, Kronecker(Dense(len(left), left.shape[1]), Dense(len(right), len(right))))
 
 
-def whitening(strength: float) -> Sensitivity:
+def whitening(source: Any, strength: float) -> Calibration:
     """A metric that needs no text: the directions in which the table varies little count for more."""
-    with safe_open(SAMPLE / "model.safetensors", "pt") as file:
-        table = file.get_tensor(TABLE).double()
-    return Sensitivity(power(torch.cov(table.T), -strength).float(), 1.0)
+    covariance = torch.cov(dense_table().double().T)
+    return Calibration(source=source, metric=power(covariance, -strength).float(), metric_strength=1.0)
+
+
+def in_metric(known: Calibration, strength: float) -> Calibration:
+    """A calibration with the sample model's metric besides."""
+    return replace(known, metric=Calibration.load(metric()).metric, metric_strength=strength)
 
 
 def identity(rows: int, columns: int) -> tuple[Tensor, Tensor]:
@@ -162,51 +182,45 @@ def identity(rows: int, columns: int) -> tuple[Tensor, Tensor]:
 
 def variants(ratio: int) -> list[Variant]:
     """All at one ratio."""
-    base, text, default = TCQ(memory=10), plain(CORPUS), {"counts": counted(CORPUS)}
-    order: dict[str, Any] = {"counts": "vocabulary-order"}
+    base, text, default = TCQ(memory=10), plain(CORPUS), Calibration.load(counted(CORPUS))
+    by_metric = in_metric(text, 0.5)
 
-    def heeded(strength: float, **more: Any) -> dict[str, Any]:
-        return {**(more if "counts" in more else text | more), "metric": Sensitivity(metric(), strength)}
+    def variant(name: str, method: Method = base, known: Calibration | str = text) -> Variant:
+        return Variant(name, method, ratio, {"calibration": known})
 
     found = [
-        Variant("base", base, ratio, text),
-        Variant("default weights", base, ratio, default),
-        Variant("default weights, memory 12", TCQ(), ratio, default),
-        Variant("default weights, memory 12, metric ** 0.5", TCQ(), ratio, heeded(0.5, **default)),
-        Variant("memory 12", TCQ(), ratio, text),
-        Variant("memory 12, metric ** 0.5", TCQ(), ratio, heeded(0.5)),
-        Variant("memory 12, metric ** 0.5, direction ** 0.5", TCQ(), ratio, heeded(0.5, direction=0.5)),
-        Variant("metric ** 0.5", base, ratio, heeded(0.5)),
-        Variant("no text", base, ratio),
-        Variant("no text, memory 12", TCQ(), ratio),
-        Variant("vocabulary order", base, ratio, order),
-        Variant("vocabulary order, memory 12", TCQ(), ratio, order),
+        variant("base"),
+        variant("default weights", known=default),
+        variant("default weights, memory 12", TCQ(), default),
+        variant("default weights, memory 12, metric ** 0.5", TCQ(), in_metric(default, 0.5)),
+        variant("memory 12", TCQ()),
+        variant("memory 12, metric ** 0.5", TCQ(), by_metric),
+        variant("memory 12, metric ** 0.5, direction ** 0.5", TCQ(), over_length(by_metric, 0.5)),
+        variant("metric ** 0.5", known=by_metric),
+        variant("no text", known="uniform"),
+        variant("no text, memory 12", TCQ(), "uniform"),
+        variant("vocabulary order", known="vocabulary-order"),
+        variant("vocabulary order, memory 12", TCQ(), "vocabulary-order"),
     ]
     if ratio not in IN_FULL:
         return found
     return [
         *found,
-        Variant("memory 8", TCQ(memory=8), ratio, text),
-        *(Variant(f"blocks {blocks}", replace(base, blocks=blocks), ratio, text) for blocks in (1, 2, 4, 16)),
-        Variant("no text, blocks 1", replace(base, blocks=1), ratio),
-        *(Variant(f"counts ** {power}", base, ratio, plain(CORPUS, power)) for power in (0.25, 0.75, 1.0)),
-        *(Variant(f"metric ** {strength}", base, ratio, heeded(strength)) for strength in (0.25, 1.0)),
-        *(Variant(f"direction ** {strength}", base, ratio, {**text, "direction": strength}) for strength in (0.5, 1.0)),
-        Variant("no text, direction ** 1", base, ratio, {"direction": 1.0}),
-        *(Variant(f"{words:,} words", base, ratio, plain(excerpt(words))) for words in WORDS),
-        *(
-            Variant(f"min_bits {part:g} of the mean", replace(base, min_bits=part * 32 / ratio), ratio, text)
-            for part in FLOORS
-        ),
-        *(Variant(f"no text, covariance ** -{s}", base, ratio, {"metric": whitening(s)}) for s in WHITENING),
-        *(
-            Variant(f"vocabulary order, covariance ** -{s}", base, ratio, {**order, "metric": whitening(s)})
-            for s in WHITENING
-        ),
+        variant("memory 8", TCQ(memory=8)),
+        *(variant(f"blocks {blocks}", replace(base, blocks=blocks)) for blocks in (1, 2, 4, 16)),
+        variant("no text, blocks 1", replace(base, blocks=1), "uniform"),
+        *(variant(f"counts ** {power}", known=plain(CORPUS, power)) for power in (0.25, 0.75, 1.0)),
+        *(variant(f"metric ** {strength}", known=in_metric(text, strength)) for strength in (0.25, 1.0)),
+        *(variant(f"direction ** {strength}", known=over_length(text, strength)) for strength in (0.5, 1.0)),
+        variant("no text, direction ** 1", known=over_length(Calibration(), 1.0)),
+        *(variant(f"{words:,} words", known=plain(excerpt(words))) for words in WORDS),
+        *(variant(f"min_bits {part:g} of the mean", replace(base, min_bits=part * 32 / ratio)) for part in FLOORS),
+        *(variant(f"no text, covariance ** -{s}", known=whitening("uniform", s)) for s in WHITENING),
+        *(variant(f"vocabulary order, covariance ** -{s}", known=whitening("vocabulary-order", s)) for s in WHITENING),
         # Other codes on the same axes, every token alike.
-        Variant("no text, fastscan", FastScan(), ratio),
-        Variant("no text, scalar codes", ScalarCodes(), ratio),
-        Variant("no text, columns not rotated", WithoutRotation(memory=10), ratio),
+        variant("no text, fastscan", FastScan(), "uniform"),
+        variant("no text, scalar codes", ScalarCodes(), "uniform"),
+        variant("no text, columns not rotated", WithoutRotation(memory=10), "uniform"),
     ]
 
 

@@ -22,12 +22,12 @@ from sentence_transformers import SentenceTransformer
 from transformers.utils import logging as transformers_logging
 
 from vocabpress import Budget, CompressedEmbedding, Report, compress
+from vocabpress.calibrate.counts import vocabulary_order
 from vocabpress.cli.printing import print_table
 from vocabpress.evaluate.sentences import Agreement, agreement, embed
 from vocabpress.evaluate.speed import interleaved_milliseconds
 from vocabpress.reconstruction import Reconstruction, reconstruction
 from vocabpress.report.names import size
-from vocabpress.weights import vocabulary_order
 
 MODEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 RATIO = 25

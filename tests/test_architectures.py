@@ -24,10 +24,10 @@ from transformers.models.t5gemma2.modeling_t5gemma2 import T5Gemma2TextScaledWor
 
 import tiny
 from command import run
-from vocabpress import SVD, Budget, VocabpressConfig, compress, find_tables
-from vocabpress.hf.fit import compress_input_table
+from vocabpress import SVD, Budget, compress, find_tables
+from vocabpress.hf.compress import compress_model
 from vocabpress.hf.modules import TokenEmbedding
-from vocabpress.hf.quantizer import attach
+from vocabpress.hf.request import Request
 from vocabpress.results import read_results
 
 ROOT = Path(__file__).parents[1]
@@ -113,11 +113,8 @@ def test_tiny_models_are_tiny():
     assert nested.image_token_id < VOCAB
 
 
-def pressed(model):
-    config = VocabpressConfig(SVD("int8"), Budget.ratio(4))
-    table = compress_input_table(model, config)
-    attach(model, config)
-    return table
+def compressed(model):
+    return compress_model(model, Request(SVD("int8"), Budget.ratio(4))).table
 
 
 @pytest.mark.parametrize(
@@ -166,7 +163,7 @@ def test_a_head_of_t5_that_stands_apart_stays_apart(tmp_path):
 def test_parts_of_a_model_from_the_checkpoint_of_the_whole(tmp_path):
     model = CLIPModel(tiny_config(CLIPConfig)).eval()
     assert find_tables(model)[0].name == "text_model.embeddings.token_embedding"
-    pressed(model)
+    compressed(model)
     model.save_pretrained(tmp_path)
     text, ids = CLIPTextModel.from_pretrained(tmp_path), torch.randint(3, 160, (2, 8))
     assert isinstance(text.get_input_embeddings(), TokenEmbedding)
@@ -178,7 +175,7 @@ def test_parts_of_a_model_from_the_checkpoint_of_the_whole(tmp_path):
 
 def test_a_base_model_without_the_table_loads_without_it(tmp_path):
     model = SpeechT5ForSpeechToText(tiny_config(SpeechT5Config)).eval()
-    pressed(model)
+    compressed(model)
     model.save_pretrained(tmp_path)
     base = SpeechT5Model.from_pretrained(tmp_path)
     assert not any(isinstance(module, TokenEmbedding) for module in base.modules())

@@ -20,11 +20,11 @@ from transformers import (
 )
 
 import tiny
-from vocabpress import SVD, TCQ, Budget, FastScan, VocabpressConfig, compress
+from vocabpress import SVD, TCQ, Budget, FastScan, compress
 from vocabpress.embeddings import Dense
-from vocabpress.hf.fit import compress_input_table
+from vocabpress.hf.compress import compress_model
 from vocabpress.hf.modules import TiedHead, TokenEmbedding
-from vocabpress.hf.quantizer import attach
+from vocabpress.hf.request import Request
 
 METHODS = {
     "gpt2": FastScan(rounds=1, beam=2),
@@ -38,9 +38,8 @@ KINDS = [name for name in METHODS if name != "llama"]
 
 
 def compressed(name):
-    model, config = tiny.make(name), VocabpressConfig(METHODS[name], Budget.ratio(4))
-    compress_input_table(model, config)
-    attach(model, config)
+    model = tiny.make(name)
+    compress_model(model, Request(METHODS[name], Budget.ratio(4)))
     return model
 
 

@@ -12,9 +12,8 @@ import tiny
 from test_layouts import old_layout
 from vocabpress import Budget, compress
 from vocabpress.hf import card as card_module
-from vocabpress.hf.naming import named_by
-from vocabpress.hf.outcome import REPORT, load_report
 from vocabpress.hf.page import read_page
+from vocabpress.hf.report import REPORT, load_report, named_by
 from vocabpress.recover import Recovery, recover
 from vocabpress.trim import trim
 

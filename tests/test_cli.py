@@ -72,9 +72,9 @@ def test_inspect_saves_counts_that_compress_reads(source, tmp_path, capsys):
     text, counts = tmp_path / "text.txt", tmp_path / "counts.safetensors"
     text.write_text("w1 w2 w3 w1\n" * 20, encoding="utf-8")
     assert run(capsys, "inspect", source, "--text", text, "--save-counts", counts)[0] == 0
-    code, out, _ = run(capsys, *small(source, tmp_path / "out", "--counts", counts, "--json"))
+    code, out, _ = run(capsys, *small(source, tmp_path / "out", "--calibration", counts, "--json"))
     assert code == 0
-    assert json.loads(out.splitlines()[-1])["weighted_by"] == "saved counts"
+    assert json.loads(out.splitlines()[-1])["weighted_by"] == "text"
 
 
 def test_inspect_reads_what_compress_wrote(source, tmp_path, capsys):
@@ -188,16 +188,15 @@ def bad_inputs(source, tmp):
             ("compress", source, "-o", out, "--set", "bloks=2"),
             "method fastscan has no field 'bloks'; it has blocks, min_bits, beam, rounds",
         ),
-        "no such direction": (small(source, out, "--direction", "2"), "the strength of the direction is 0 to 1, got 2"),
         "half a field": (small(source, out, "--set", "factors"), "--set takes field=value, got 'factors'"),
         "bad value": (small(source, out, "--set", "factors=int5"), "unknown factors 'int5'"),
         "unknown reference": (small(source, out, "--reference", "int8"), "unknown reference dtype 'int8'"),
         "empty text": (small(source, out, "--text", tmp / "blank.txt"), "holds no text"),
         "latin-1 text": (small(source, out, "--text", tmp / "latin.txt"), "is not UTF-8 text"),
         "missing text": (small(source, out, "--text", tmp / "none.txt"), "no such text file"),
-        "missing counts": (small(source, out, "--counts", tmp / "none"), "no such counts file"),
-        "text and counts": (
-            small(source, out, "--text", tmp / "blank.txt", "--counts", "vocabulary-order"),
+        "missing calibration": (small(source, out, "--calibration", tmp / "none"), "no such calibration file"),
+        "text and calibration": (
+            small(source, out, "--text", tmp / "blank.txt", "--calibration", "vocabulary-order"),
             "give one of them",
         ),
         "output not empty": (small(source, full), "exists and is not empty"),
@@ -229,11 +228,11 @@ def bad_inputs(source, tmp):
 NAMES = [
     "no such model", "no such folder", "a file", "no config", "no weights", "cut-off weights", "NaN rows",
     "infinite rows", "ratio below 1", "ratio that is no number", "ratio out of reach", "size out of reach",
-    "two budgets", "unknown method", "unknown field", "field of no method", "no such direction", "half a field",
+    "two budgets", "unknown method", "unknown field", "field of no method", "half a field",
     "bad value", "unknown reference", "empty text",
-    "latin-1 text", "missing text", "missing counts", "text and counts", "output not empty", "output is a file",
-    "output can't be written", "no output", "unknown option", "unknown command", "unknown device", "inspect nothing",
-    "plot nowhere", "counts of nothing", "no table", "an adapter", "downloaded in part",
+    "latin-1 text", "missing text", "missing calibration", "text and calibration", "output not empty",
+    "output is a file", "output can't be written", "no output", "unknown option", "unknown command", "unknown device",
+    "inspect nothing", "plot nowhere", "counts of nothing", "no table", "an adapter", "downloaded in part",
     "a newer format", "compressed already", "a body of no known kind", "no such body",
 ]  # fmt: skip
 

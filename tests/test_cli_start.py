@@ -13,12 +13,13 @@ import tiny
 import vocabpress
 from command import run
 from vocabpress import progress
+from vocabpress.calibrate import GateSettings
 from vocabpress.cli import names
 from vocabpress.evaluate import GLUE, TASKS
 from vocabpress.hf.inner import BODIES
-from vocabpress.hf.presets import PRESETS
+from vocabpress.hf.request import PRESETS
 from vocabpress.methods import METHODS
-from vocabpress.recover import OBJECTIVES, GateSettings, Recovery
+from vocabpress.recover import OBJECTIVES, Recovery
 
 AT_ONCE = """
 import contextlib, io, json, sys
@@ -41,7 +42,7 @@ def test_what_needs_no_torch_does_not_wait_for_it(tmp_path):
         ["compress", source, "-o", "out", "--sparkle"], ["compress", source], ["inspect", "/no/such/folder"],
         ["compress", "./misspelt", "-o", "out"], ["evaluate", "/no/such", "--task", "sts"], ["squash"],
         ["recover", "/no/such", "--teacher", source, "-o", "out"], ["trim", "/no/such", "-o", "out"],
-        ["export", "/no/such", "-o", "out"], ["gates", "/no/such", "-o", "out"], ["metric", "/no/such", "-o", "out"],
+        ["export", "/no/such", "-o", "out"], ["calibrate", "/no/such", "-o", "out"],
         ["compress", source, "-o", "out", "--ratio", "5", "--size", "1MB"], ["sweep", "none.toml"],
         ["compress", source, "-o", "out", "--set", "half"],
     ]  # fmt: skip

@@ -21,12 +21,10 @@ from vocabpress import (
     LightToken,
     LinearShapes,
     NearestKronecker,
-    VocabpressConfig,
     build,
 )
-from vocabpress.hf.fit import compress_input_table
-from vocabpress.hf.linears import compress_linears
-from vocabpress.hf.quantizer import attach
+from vocabpress.hf.compress import compress_model
+from vocabpress.hf.request import Request
 
 GOLDEN = Path(__file__).with_name("golden")
 CONFIGS = {
@@ -96,11 +94,7 @@ def checkpoint(name, folder):
     for parameter in model.parameters():
         parameter.data.normal_().mul_(0.5)
     shapes = LinearShapes((4, 4)) if name == "kronecker-linears" else None
-    settings = VocabpressConfig(METHODS.get(name, NearestKronecker()), Budget.ratio(2), shapes=shapes)
-    if shapes is not None:
-        compress_linears(model, settings)
-    compress_input_table(model, settings)
-    attach(model, settings)
+    compress_model(model, Request(METHODS.get(name, NearestKronecker()), Budget.ratio(2), linears=shapes))
     model.save_pretrained(folder)
     ids = torch.arange(12).view(2, 6) * 8
     with torch.no_grad():

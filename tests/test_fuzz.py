@@ -15,10 +15,11 @@ from mutations import MUTATIONS
 from vocabpress import Budget, Uniform, VocabpressConfig, build, compress
 from vocabpress.embeddings.fields import MAX_DEPTH
 from vocabpress.hf import stored
-from vocabpress.hf.checkpoint import find_folder, load_model
+from vocabpress.hf.checkpoint import load_model
 from vocabpress.hf.companions import companions
-from vocabpress.hf.fit import compress_input_table
-from vocabpress.hf.quantizer import attach
+from vocabpress.hf.compress import compress_model
+from vocabpress.hf.folders import find_folder
+from vocabpress.hf.request import Request
 
 DENSE = {"form": "dense", "num_embeddings": 4, "embedding_dim": 2, "dtype": "float16"}
 SOME = ("scalar 3 bit, column", "rows, mapped", "trellis, rates of all kinds", "codebooks, rotated", "columns")
@@ -124,9 +125,7 @@ def test_every_number_must_be_finite():
 @pytest.fixture
 def checkpoint(tmp_path):
     model = tiny.make("bert")
-    config = VocabpressConfig(Uniform(), Budget.ratio(6))
-    compress_input_table(model, config)
-    attach(model, config)
+    compress_model(model, Request(Uniform(), Budget.ratio(6)))
     model.save_pretrained(tmp_path / "small")
     return tmp_path / "small"
 

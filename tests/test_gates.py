@@ -9,17 +9,17 @@ from torch import nn
 import tiny
 from command import run
 from measuring import save_maskable
-from vocabpress import Budget, DiscBlock
+from vocabpress import Budget, Calibration, DiscBlock
+from vocabpress.calibrate import GateSettings, learn_gates
+from vocabpress.calibrate import gates as gates_module
+from vocabpress.calibrate.counts import tfidf
+from vocabpress.calibrate.gated import Gated
 from vocabpress.evaluate import evaluate
 from vocabpress.evaluate.finetuned.glue import Glue
 from vocabpress.hf.checkpoint import open_model, open_tokenizer
-from vocabpress.recover import GateSettings, learn_gates
-from vocabpress.recover import gates as gates_module
-from vocabpress.recover.gated import Gated
 from vocabpress.recover.lesson import Source, read_lesson
 from vocabpress.recover.settings import Recovery
 from vocabpress.texts import read_lines
-from vocabpress.weights import load_weights, tfidf
 
 QUICK = GateSettings(epochs=3, batch_size=8, max_length=16, held_out=8)
 
@@ -91,7 +91,9 @@ def gates_of(folder, output, settings=QUICK, model="bert", **options):
 
 def test_the_best_epoch_is_written_and_is_no_worse_than_tfidf(folder, tmp_path):
     report = gates_of(folder, tmp_path / "g")
-    gates = load_weights(tmp_path / "g", tiny.VOCAB)
+    known = Calibration.load(tmp_path / "g")
+    assert (known.source, known.texts) == ("gates", ("text.txt",))
+    gates = known.weights
     assert len(report.held_out) == 1 + QUICK.epochs
     assert report.held_out[report.best_epoch] == min(report.held_out)
     assert report.mean_gate == pytest.approx(float(gates.mean()))
@@ -149,16 +151,35 @@ def test_every_kind_of_model(name, folder, tmp_path):
 
 
 def test_the_command_line_and_its_file_in_compress(folder, tmp_path, capsys):
-    common = ("gates", folder / "bert", "--text", folder / "text.txt", "-o", tmp_path / "g")
-    code, out, err = run(capsys, *common, "--ratio", "4", "--epochs", "1", "--set", "batch_size=8", "--json")
+    common = (
+        "calibrate",
+        folder / "bert",
+        "--weights-from",
+        "gates",
+        "--text",
+        folder / "text.txt",
+        "-o",
+        tmp_path / "g",
+    )
+    code, out, err = run(capsys, *common, "--ratio", "4", "--set", "epochs=1", "--set", "batch_size=8", "--json")
     assert code == 0, err
     report = json.loads(out.splitlines()[-1])
     assert (report["output"], len(report["held_out"])) == (str(tmp_path / "g"), 2)
     assert "TF-IDF" in err
-    options = ("-o", tmp_path / "out", "--method", "discblock", "--ratio", "4", "--weights", tmp_path / "g", "--json")
+    options = (
+        "-o",
+        tmp_path / "out",
+        "--method",
+        "discblock",
+        "--ratio",
+        "4",
+        "--calibration",
+        tmp_path / "g",
+        "--json",
+    )
     code, out, err = run(capsys, "compress", folder / "bert", *options)
     assert code == 0, err
-    assert json.loads(out.splitlines()[-1])["weighted_by"] == "saved weights"
+    assert json.loads(out.splitlines()[-1])["weighted_by"] == "gates"
 
 
 def test_the_start_is_tfidf_over_its_largest(folder, tmp_path, monkeypatch):
@@ -180,8 +201,10 @@ def test_on_a_task_the_gate_of_the_word_that_decides_it_opens(labelled_data, tmp
     tuned = Glue("sst2", epochs=6, batch_size=16, learning_rate=3e-3, max_length=16)
     evaluate(tmp_path / "bert", {"sst2": tuned}, data=labelled_data, keep=tmp_path / "tuned")
     model = tmp_path / "tuned" / "sst2-seed0"
-    options = ("--task", "sst2", "--data", labelled_data, "--ratio", "4", "--epochs", "1", "--set", "max_length=16")
-    code, out, err = run(capsys, "gates", model, "-o", tmp_path / "g", *options, "--json")
+    options = ("--task", "sst2", "--data", labelled_data, "--ratio", "4", "--set", "epochs=1", "--max-length", "16")
+    code, out, err = run(
+        capsys, "calibrate", model, "--weights-from", "gates", "-o", tmp_path / "g", *options, "--json"
+    )
     assert code == 0, err
     report = json.loads(out.splitlines()[-1])
     assert (report["loss"], report["training_sequences"], report["held_out_sequences"]) == ("sst2", 288, 32)
@@ -246,7 +269,7 @@ def test_bad_input_is_refused_before_anything_is_written(folder, tmp_path, capsy
         ((folder / "bert", *text, *output, "--set", "rounds=3"), "gates has no field 'rounds'; it has epochs"),
         ((folder / "bert", *text, *output, "--device", "cuda:77"), "can't use the device"),
     ):
-        code, out, err = run(capsys, "gates", *arguments)
+        code, out, err = run(capsys, "calibrate", "--weights-from", "gates", *arguments)
         assert (code, out) == (2, ""), err
         assert words in err
         assert err.strip().splitlines()[-1].startswith("vocabpress: error: ")

@@ -23,9 +23,9 @@ from vocabpress import (
     compress,
     find_tables,
 )
-from vocabpress.hf.fit import compress_input_table
+from vocabpress.hf.compress import compress_model
 from vocabpress.hf.modules import TiedHead, TokenEmbedding
-from vocabpress.hf.quantizer import attach
+from vocabpress.hf.request import Request
 
 METHODS = {
     "svd": SVD("int8"),
@@ -43,9 +43,7 @@ QUIET = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set
 
 def compressed(name, method="svd", dtype=torch.float32):
     model = tiny.make(name, dtype)
-    config = VocabpressConfig(METHODS[method], Budget.ratio(6))
-    compress_input_table(model, config)
-    attach(model, config)
+    compress_model(model, Request(METHODS[method], Budget.ratio(6)))
     return model
 
 
@@ -54,9 +52,8 @@ def compressed(name, method="svd", dtype=torch.float32):
 )
 def test_the_default_method_is_chosen_by_the_tie(name, method):
     model = tiny.make(name)
-    config = VocabpressConfig(budget=Budget.ratio(4))
-    compress_input_table(model, config)
-    assert config.fitted_by["method"] == method
+    compress_model(model, Request(budget=Budget.ratio(4)))
+    assert model.config.quantization_config.fitted_by["method"] == method
 
 
 def stored_keys(folder):
@@ -275,7 +272,7 @@ def test_an_unknown_format_is_refused(tmp_path):
 
 def test_what_can_not_be_compressed_is_refused():
     with pytest.raises(ValueError, match="compressed already"):
-        compress_input_table(compressed("gpt2"), VocabpressConfig(SVD()))
+        compress_model(compressed("gpt2"), Request(SVD()))
     with pytest.raises(ValueError, match="compressed already"):
         find_tables(compressed("gpt2"))
     model = tiny.make("gpt2")
@@ -286,7 +283,7 @@ def test_what_can_not_be_compressed_is_refused():
 
     model.transformer.wte.__class__ = Odd
     with pytest.raises(ValueError, match="Odd does more than look up"):
-        compress_input_table(model, VocabpressConfig(SVD()))
+        compress_model(model, Request(SVD()))
     assert type(model.transformer.wte) is Odd  # nothing was swapped
     with pytest.raises(ValueError, match="unknown fields \\['sparkle'\\]"):
         VocabpressConfig(sparkle=1)
@@ -307,7 +304,7 @@ def test_three_lines_of_python(tmp_path):
     assert report.table_bytes_before == tiny.VOCAB * 32 * 4
     assert report.model_bytes_after == (tmp_path / "out" / "model.safetensors").stat().st_size
     assert report.ratio_to_float32 >= 6
-    unweighted = compress(source, tmp_path / "plain", method=SVD(), budget=Budget.ratio(6), counts="uniform")
+    unweighted = compress(source, tmp_path / "plain", method=SVD(), budget=Budget.ratio(6), calibration="uniform")
     assert unweighted.weighted_mean_cosine is None
     assert report.weighted_mean_cosine is not None
     assert report.weighted_mean_cosine > unweighted.mean_cosine  # two tokens of 211 have most of the weight

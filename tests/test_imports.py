@@ -1,4 +1,7 @@
-"""Imports run one way. The layers, lowest first; a module may import from its own layer and from those below."""
+"""Imports run one way. The layers, lowest first; a module may import from its own layer and from those below.
+
+A room is a package, or one module of it that stands lower than the others.
+"""
 
 import ast
 from pathlib import Path
@@ -8,24 +11,26 @@ import vocabpress
 SOURCE = Path(vocabpress.__file__).parent
 LAYERS = [
     {"registration", "progress"},
-    {"packing", "budget", "chunks", "texts", "hub", "weights", "metric", "tensorfile", "settings", "results"},
+    {"packing", "budget", "chunks", "texts", "hub", "files", "settings", "results"},
     {"embeddings"},
     {"fitting"},
     {"methods"},
+    {"calibrate.calibration", "calibrate.counts"},
     {"reconstruction", "spectrum", "neighbours", "forecast", "estimate"},
     {"hf"},
     {"evaluate", "export", "trim"},
     {"recover"},
+    {"calibrate"},
     {"sweep"},
     {"report", ""},
     {"cli", "__main__"},
 ]
-TRANSFORMERS_MAY = {"hf", "evaluate", "recover", "export", "trim"}
+TRANSFORMERS_MAY = {"hf", "evaluate", "recover", "calibrate", "export", "trim"}
 
 
 def layer_of(module: str) -> int:
-    room = module.split(".")[1] if "." in module else ""
-    return next(index for index, rooms in enumerate(LAYERS) if room in rooms)
+    names = [".".join(module.split(".")[1 : 1 + depth]) for depth in (2, 1)]
+    return next(index for name in names for index, rooms in enumerate(LAYERS) if name in rooms)
 
 
 def modules():

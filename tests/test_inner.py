@@ -14,12 +14,13 @@ from vocabpress import SVD, Budget, LinearShapes, Uniform, VocabpressConfig, com
 from vocabpress.evaluate.run import provenance
 from vocabpress.export.run import export
 from vocabpress.hf.checkpoint import load_model
-from vocabpress.hf.fit import compress_input_table
+from vocabpress.hf.compress import compress_model
 from vocabpress.hf.inner import body_config
 from vocabpress.hf.inspect import inspect
 from vocabpress.hf.modules import TokenEmbedding, owned_tables
-from vocabpress.hf.quantizer import VocabpressQuantizer, attach
-from vocabpress.hf.tables import parameter_bytes
+from vocabpress.hf.original import parameter_bytes
+from vocabpress.hf.quantizer import VocabpressQuantizer
+from vocabpress.hf.request import Request
 from vocabpress.recover import Recovery, recover
 
 NAMES = ["llama", "llama, untied", "bert", "t5"]
@@ -43,7 +44,7 @@ def torchao():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_quantised_body_keeps_its_config_and_its_codes(name, tmp_path, torchao):
     source = quantised(name, tmp_path)
-    report = compress(source, tmp_path / "out", method=SVD("int8"), budget=BUDGET, counts="uniform")
+    report = compress(source, tmp_path / "out", method=SVD("int8"), budget=BUDGET, calibration="uniform")
     assert report.body == "torchao"
     stored = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
     assert stored["inner"] == json.loads((source / "config.json").read_text())["quantization_config"]
@@ -52,7 +53,9 @@ def test_a_quantised_body_keeps_its_config_and_its_codes(name, tmp_path, torchao
     assert len(body) > 10
     assert all(torch.equal(before[key], after[key]) for key in body)
     # What the library quantises itself, on the way, is the same checkpoint.
-    compress(tmp_path / "plain", tmp_path / "both", method=SVD("int8"), budget=BUDGET, counts="uniform", body="int8")
+    compress(
+        tmp_path / "plain", tmp_path / "both", method=SVD("int8"), budget=BUDGET, calibration="uniform", body="int8"
+    )
     both = load_file(tmp_path / "both" / "model.safetensors")
     assert both.keys() == after.keys()
     assert all(torch.equal(both[key], after[key]) for key in after)
@@ -63,9 +66,7 @@ def test_a_quantised_body_keeps_its_config_and_its_codes(name, tmp_path, torchao
 def test_it_loads_in_one_call_bit_for_bit(name, tmp_path, torchao):
     cls = type(tiny.make(name))
     model = cls.from_pretrained(quantised(name, tmp_path))
-    config = VocabpressConfig(Uniform(), Budget.ratio(4))
-    compress_input_table(model, config)
-    attach(model, config)
+    compress_model(model, Request(Uniform(), Budget.ratio(4)))
     expected = tiny.logits(model, tiny.batch())
     model.save_pretrained(tmp_path / "out")
     loaded, info = cls.from_pretrained(tmp_path / "out", output_loading_info=True)
@@ -149,7 +150,7 @@ def test_a_table_that_is_quantised_itself_is_refused(torchao):
     model = tiny.make("llama, untied")
     torchao.quantize_(model, body_config("int8").quant_type, lambda module, _: isinstance(module, torch.nn.Embedding))
     with pytest.raises(ValueError, match=r"the table model\.embed_tokens is quantised itself"):
-        compress_input_table(model, VocabpressConfig(SVD(), BUDGET))
+        compress_model(model, Request(SVD(), BUDGET))
 
 
 def test_what_else_is_said_of_a_quantised_body(tmp_path, torchao):

@@ -11,9 +11,9 @@ from transformers import AutoModel, AutoModelForCausalLM
 import tiny
 from command import run
 from vocabpress import Budget, compress, hub
-from vocabpress.hf.checkpoint import find_folder, weight_files
+from vocabpress.hf.folders import find_folder, weight_files
 from vocabpress.hf.modules import TiedHead, TokenEmbedding
-from vocabpress.hf.naming import as_command, hub_id, model_name
+from vocabpress.hf.report import as_command, hub_id, model_name
 from vocabpress.methods import TCQ
 
 SMALL = {"method": "svd", "budget": Budget.ratio(4)}
@@ -120,11 +120,11 @@ def test_names_and_commands(tmp_path):
     assert hub_id(tmp_path) is None
     said = as_command(
         "org/name@v2", tmp_path / "out", method=TCQ(memory=10), budget=Budget.bytes("2MB"), linears=None,
-        text=["my text.txt"], counts=None, weights=torch.ones(3), seed=0, direction=0.5, tie=True,
+        text=["my text.txt"], calibration="...", body=None, seed=0, tie=True,
     )  # fmt: skip
     assert said == (
         "vocabpress compress org/name -o out --revision v2 --method tcq --set memory=10 --size 2000000 "
-        "--text 'my text.txt' --weights ... --direction 0.5 --tie"
+        "--text 'my text.txt' --calibration ... --tie"
     )
 
 

@@ -20,25 +20,24 @@ from transformers import (
 import tiny
 from command import run
 from vocabpress import PRESETS, SVD, Budget, VocabpressConfig, compress, preset
-from vocabpress.hf.fit import compress_input_table
+from vocabpress.hf.compress import compress_model
 from vocabpress.hf.linears import compress_linears, count_numbers, find_linears, plan_linears
 from vocabpress.hf.modules import CompressedLinear, owned_tables
+from vocabpress.hf.original import Original
 from vocabpress.hf.quantizer import attach
-from vocabpress.hf.shapes import LinearShapes, read_shape
+from vocabpress.hf.request import LinearShapes, Request, read_shape
 from vocabpress.hf.swap import install, install_linear
-from vocabpress.hf.tables import input_table
 
 BOTH = LinearShapes.read({"attention": "2x16", "ffn": "2x8"})
 QUIET = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
 
 
-def pressed(name, shapes=BOTH, dtype=torch.float32, table=True):
+def compressed(name, shapes=BOTH, dtype=torch.float32, table=True):
     model = tiny.make(name, dtype)
-    config = VocabpressConfig(SVD(), Budget.ratio(4), shapes=shapes)
-    compress_linears(model, config)
     if table:
-        compress_input_table(model, config)
-    attach(model, config)
+        compress_model(model, Request(SVD(), Budget.ratio(4), linears=shapes))
+    else:
+        attach(model, VocabpressConfig(linears=compress_linears(model, shapes)[0]))
     return model
 
 
@@ -82,7 +81,7 @@ def test_maps_of_distilbert_and_what_is_no_layer():
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "llama", "gemma3, scaled", "t5", "bart, scaled"])
 def test_the_model_computes_with_the_dense_weights_of_its_forms(name):
-    model, plain = pressed(name, table=False), tiny.make(name)
+    model, plain = compressed(name, table=False), tiny.make(name)
     maps = {place: module for place, module in model.named_modules() if isinstance(module, CompressedLinear)}
     assert len(maps) == sum(COUNTS[name])
     for place, module in maps.items():
@@ -101,7 +100,7 @@ def test_the_notation_by_hand():
     layer.intermediate.dense.weight.data.copy_(torch.kron(first, second))  # W1: 64 x 32
     layer.output.dense.weight.data.copy_(torch.kron(first, second).T)  # W2: 32 x 64
     before = {info.name: model.get_parameter(f"{info.name}.weight").detach().clone() for info in find_linears(model)}
-    compress_linears(model, VocabpressConfig(SVD(), shapes=BOTH))
+    compress_linears(model, BOTH)
     exact = []
     for name, weight in before.items():
         module = model.get_submodule(name)
@@ -116,7 +115,7 @@ def test_the_notation_by_hand():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", ["bert", "llama", "t5"])
 def test_a_reload_changes_no_bit_and_the_file_holds_what_is_counted(name, dtype, tmp_path):
-    model = pressed(name, dtype=dtype)
+    model = compressed(name, dtype=dtype)
     model.save_pretrained(tmp_path / "a")
     loaded, info = type(model).from_pretrained(tmp_path / "a", output_loading_info=True)
     assert info == QUIET
@@ -139,7 +138,7 @@ def stored(folder):
 
 
 def test_a_checkpoint_with_a_head_loads_without_it_and_the_other_way_round(tmp_path):
-    pressed("bert").save_pretrained(tmp_path / "mlm")
+    compressed("bert").save_pretrained(tmp_path / "mlm")
     base, masked = AutoModel.from_pretrained(tmp_path / "mlm"), AutoModelForMaskedLM.from_pretrained(tmp_path / "mlm")
     ids = tiny.batch()
     assert torch.equal(base(ids).last_hidden_state, masked.bert(ids).last_hidden_state)
@@ -150,7 +149,7 @@ def test_a_checkpoint_with_a_head_loads_without_it_and_the_other_way_round(tmp_p
 
 @pytest.mark.parametrize("name", ["bert", "llama", "t5"])
 def test_dequantize_gives_an_ordinary_model(name, tmp_path):
-    model = pressed(name)
+    model = compressed(name)
     expected = tiny.logits(model, tiny.batch())
     plain = model.dequantize()
     assert not owned_tables(plain)
@@ -166,7 +165,7 @@ def test_compressing_at_load(tmp_path):
     tiny.make("llama").save_pretrained(tmp_path / "source")
     config = VocabpressConfig(SVD(), Budget.ratio(4), shapes=BOTH)
     model = LlamaForCausalLM.from_pretrained(tmp_path / "source", quantization_config=config)
-    assert torch.equal(tiny.logits(model, tiny.batch()), tiny.logits(pressed("llama"), tiny.batch()))
+    assert torch.equal(tiny.logits(model, tiny.batch()), tiny.logits(compressed("llama"), tiny.batch()))
     config = model.config.quantization_config
     assert config.fitted_by["linears"] == {"attention": "2x16", "ffn": "2x8", "terms": 1, "factors": "float16"}
     assert config.fitted_by["method"] == "svd"
@@ -178,9 +177,8 @@ def test_more_terms_and_fewer_bits():
     errors, numbers = [], []
     for more in ({}, {"terms": 3}, {"terms": 3, "factors": "int4"}):
         model = tiny.make("bert")
-        (attention, ffn) = compress_linears(
-            model, VocabpressConfig(SVD(), shapes=LinearShapes.read({"attention": "4x8", "ffn": "2x8", **more}))
-        )
+        shapes = LinearShapes.read({"attention": "4x8", "ffn": "2x8", **more})
+        _, (attention, ffn) = compress_linears(model, shapes)
         assert (attention.role, attention.shape, attention.maps, ffn.maps) == ("attention", "4x8", 8, 4)
         squares = [
             (float((model.get_submodule(name).weight.detach() - weight).square().sum()), float(weight.square().sum()))
@@ -213,7 +211,8 @@ def test_presets_count_what_the_paper_counts_of_bert_base(name):
     for info, form in plan_linears(model, chosen.linears).items():
         install_linear(model, info.name, form)
         assert count_numbers(form) == sum(p.numel() for p in form.parameters())
-    place, weight = input_table(model)
+    original = Original.of(model)
+    place, weight = original.name, original.weight
     (plan,) = chosen.method.plans(*weight.shape, chosen.budget)
     with torch.device("meta"):
         install(model, place, chosen.method.empty(*weight.shape, plan))
@@ -329,7 +328,7 @@ def test_what_can_not_be_a_kronecker_product_is_refused():
     with pytest.raises(ValueError, match=r"h\.0\.attn\.c_attn is a Conv1D; only plain linear maps"):
         plan_linears(tiny.make("gpt2"), BOTH)
     with pytest.raises(ValueError, match="is a CompressedLinear; only plain linear maps"):
-        plan_linears(pressed("bert"), BOTH)
+        plan_linears(compressed("bert"), BOTH)
     with pytest.raises(ValueError, match="Sequential has no attention maps"):
         plan_linears(torch.nn.Sequential(torch.nn.Linear(2, 2)), BOTH)
 
@@ -340,17 +339,17 @@ def test_what_can_not_be_a_kronecker_product_is_refused():
     model = tiny.make("bert")
     model.bert.encoder.layer[0].output.dense.__class__ = Odd
     with pytest.raises(ValueError, match=r"bert\.encoder\.layer\.0\.output\.dense is a Odd; only plain linear maps"):
-        compress_linears(model, VocabpressConfig(SVD(), shapes=BOTH))
+        compress_linears(model, BOTH)
     assert not owned_tables(model)
     model.bert.encoder.layer[0].output.dense.__class__ = torch.nn.Linear
     model.bert.encoder.layer[1].output.dense.weight.data.fill_(1e20)
     with pytest.raises(ValueError, match="a fitted factor is too large for float16"):
-        compress_linears(model, VocabpressConfig(SVD(), shapes=LinearShapes.read({"ffn": "2x8"})))
+        compress_linears(model, LinearShapes.read({"ffn": "2x8"}))
 
 
 def test_shapes_as_text():
     assert read_shape("ffn", "2X16") == (2, 16)
     assert read_shape("ffn", [2, 16]) == (2, 16)
     shapes = LinearShapes.read({"attention": "1/16x1/2", "terms": "2"})
-    assert shapes.told() == {"attention": "1/16x1/2", "terms": 2, "factors": "float16"}
-    assert LinearShapes.read(shapes.told()) == shapes
+    assert shapes.to_dict() == {"attention": "1/16x1/2", "terms": 2, "factors": "float16"}
+    assert LinearShapes.read(shapes.to_dict()) == shapes

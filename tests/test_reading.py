@@ -13,9 +13,9 @@ from vocabpress import SVD, Budget, FastScan, Uniform, VocabpressConfig, read_wi
 from vocabpress.embeddings import Dense, Rows, readers
 from vocabpress.embeddings.readers import Distinct, HotRows, Resident
 from vocabpress.embeddings.reading import lookup
-from vocabpress.hf.fit import compress_input_table
+from vocabpress.hf.compress import compress_model
 from vocabpress.hf.modules import TiedHead
-from vocabpress.hf.quantizer import attach
+from vocabpress.hf.request import Request
 
 
 def blocks_of(block_of, count):
@@ -145,9 +145,8 @@ def test_heads_have_top_logits_too():
 
 @pytest.mark.parametrize("choice", [{"hot_rows": "20kB"}, {"resident": "dense"}, {}])
 def test_a_model_reads_as_it_is_told_and_saves_as_before(choice, tmp_path):
-    model, config = tiny.make("gpt2"), VocabpressConfig(FastScan(), Budget.ratio(6))
-    compress_input_table(model, config)
-    attach(model, config)
+    model = tiny.make("gpt2")
+    compress_model(model, Request(FastScan(), Budget.ratio(6)))
     model.save_pretrained(tmp_path / "a")
     expected = tiny.logits(model, tiny.batch())
     read_with(model, **choice)

@@ -136,6 +136,15 @@ def test_commands_say_how_each_table_was_made():
         result(ratio=None, budget=asdict(Budget.bits_per_weight(1.5)), variant="lighttoken", token_weights="text"),
         result(ratio=None, budget=asdict(Budget.bytes(2000)), variant="autoencoder", token_weights="TF-IDF of text"),
         result(ratio=None, budget="900 bytes", variant="autoencoder", token_weights="saved weights"),
+        result(ratio=None, budget="800 bytes", method="tcq", token_weights="text, to the power 0.3", metric=0.7),
+        result(
+            ratio=None,
+            budget="700 bytes",
+            method="tcq",
+            token_weights="any words",
+            metric=0.7,
+            calibration={"source": "text", "exponent": 0.3, "metric_strength": 0.7},
+        ),
         result(variant="PQ", method="pq", peer=True),
         result(recovered={"mode": "model", "steps": 50, "learning_rate": 0.01, "seed": 1, "steps_taken": 40}),
         result(ratio=8.0, variant="kronecker", method="kronecker", linears={"ffn": "2x8", "terms": 1}),
@@ -150,11 +159,17 @@ def test_commands_say_how_each_table_was_made():
     assert sorted(commands(model)) == sorted(
         [
             "vocabpress compress 'my model' -o OUTPUT --method svd --ratio 25 --reference bfloat16 --set factors=int8 "
-            "--counts vocabulary-order --seed 3",
+            "--calibration vocabulary-order --seed 3",
             "vocabpress compress 'my model' -o OUTPUT --method lighttoken --bits-per-weight 1.5 --text TEXT --seed 0",
-            "vocabpress compress 'my model' -o OUTPUT --method autoencoder --size 2000 --text TEXT "
-            "--weights tfidf --seed 0",
-            "vocabpress compress 'my model' -o OUTPUT --method autoencoder --size 900 --weights WEIGHTS --seed 0",
+            "vocabpress calibrate 'my model' -o CALIBRATION --text TEXT --weights-from tfidf --no-metric",
+            "vocabpress compress 'my model' -o OUTPUT --method autoencoder --size 2000 "
+            "--calibration CALIBRATION --seed 0",
+            "vocabpress calibrate 'my model' -o CALIBRATION --from WEIGHTS --no-metric",
+            "vocabpress compress 'my model' -o OUTPUT --method autoencoder --size 900 "
+            "--calibration CALIBRATION --seed 0",
+            "vocabpress calibrate 'my model' -o CALIBRATION --text TEXT --exponent 0.3 --metric-strength 0.7",
+            "vocabpress compress 'my model' -o OUTPUT --method tcq --size 800 --calibration CALIBRATION --seed 0",
+            "vocabpress compress 'my model' -o OUTPUT --method tcq --size 700 --calibration CALIBRATION --seed 0",
             "vocabpress compress 'my model' -o OUTPUT --method kronecker --ratio 8 --linears ffn=2x8 --linears terms=1 "
             "--seed 0",
             "vocabpress recover OUTPUT --teacher rte-seed0 --task rte --data DATA -o RECOVERED --mode model",

@@ -5,17 +5,16 @@ import torch
 from transformers import AutoConfig
 
 import tiny
-from vocabpress import SVD, Budget, VocabpressConfig
-from vocabpress.hf.fit import compress_input_table
-from vocabpress.hf.quantizer import attach
+from vocabpress import SVD, Budget
+from vocabpress.hf.compress import compress_model
+from vocabpress.hf.request import Request
 
 ADDED = 5
 
 
 def compressed(name, dtype=torch.float32):
-    model, config = tiny.make(name, dtype), VocabpressConfig(SVD(), Budget.ratio(3))
-    compress_input_table(model, config)
-    attach(model, config)
+    model = tiny.make(name, dtype)
+    compress_model(model, Request(SVD(), Budget.ratio(3)))
     return model
 
 

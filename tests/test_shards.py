@@ -120,7 +120,7 @@ def torchrun(*arguments):
 
 def test_the_command_line_in_two_processes_writes_what_one_writes(tmp_path):
     source = tiny.save("bert", tmp_path / "source")
-    arguments = ("compress", source, "--method", "tcq", "--ratio", "6", "--set", "memory=8", "--counts", "uniform")
+    arguments = ("compress", source, "--method", "tcq", "--ratio", "6", "--set", "memory=8", "--calibration", "uniform")
     both = torchrun(*arguments, "-o", tmp_path / "both", "--json")
     assert both.returncode == 0, both.stderr[-2000:]
     assert main([*map(str, arguments), "-o", str(tmp_path / "one")]) == 0

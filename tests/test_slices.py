@@ -8,8 +8,8 @@ from safetensors.torch import load_file, save_file
 
 import tiny
 from vocabpress import Budget, compress
+from vocabpress.hf.original import Original
 from vocabpress.hf.slices import find_stored_table
-from vocabpress.hf.tables import input_table
 
 
 @pytest.mark.parametrize("size", ["50GB", "8kB"])
@@ -17,7 +17,7 @@ from vocabpress.hf.tables import input_table
 def test_rows_are_those_of_the_model(name, size, tmp_path):
     model = tiny.make(name, torch.bfloat16)
     model.save_pretrained(tmp_path, max_shard_size=size)
-    weight = input_table(model)[1].detach()
+    weight = Original.of(model).weight.detach()
     table = find_stored_table(tmp_path)
     assert (table.shape, table.dtype) == (tuple(weight.shape), torch.bfloat16)
     for start, stop in ((0, tiny.VOCAB), (5, 17), (100, 101), (tiny.VOCAB, tiny.VOCAB), (0, 0)):
@@ -33,7 +33,7 @@ def test_a_checkpoint_of_the_base_model_under_the_name_of_one_with_a_head(name, 
     model.base_model.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": [type(model).__name__]}))
-    assert torch.equal(find_stored_table(tmp_path).rows(3, 9), input_table(model)[1].detach()[3:9])
+    assert torch.equal(find_stored_table(tmp_path).rows(3, 9), Original.of(model).weight.detach()[3:9])
 
 
 def test_what_is_not_plain_is_an_error(tmp_path):

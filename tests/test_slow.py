@@ -45,7 +45,7 @@ def test_recovery_brings_the_real_model_nearer_to_the_original(tmp_path):
     sentences = (ROOT / "examples" / "sentences.txt").read_text(encoding="utf-8").splitlines()
     (tmp_path / "text.txt").write_text("\n".join(sentences[::2]) + "\n", encoding="utf-8")
     compress(sample, tmp_path / "small", method="svd", budget=Budget.ratio(25))
-    settings = Recovery(steps=40, batch_size=8, evaluate_every=10)
+    settings = Recovery(steps=100, batch_size=8, evaluate_every=10)
     report = recover(
         tmp_path / "small", tmp_path / "out", teacher=sample, text=[tmp_path / "text.txt"], settings=settings
     )

@@ -9,7 +9,7 @@ from cases import low_rank_table
 from command import run
 from vocabpress import SVD, Budget, LightToken, Stacked, make_method
 from vocabpress.methods import is_method, method_name, method_settings
-from vocabpress.report.repeat import compress_command
+from vocabpress.report.repeat import compress_commands
 from vocabpress.sweep.reading import read_method
 
 
@@ -88,7 +88,7 @@ def test_the_command_line_takes_a_plus_and_the_report_gives_it_back(source, tmp_
     tables = json.loads((out / "config.json").read_text())["quantization_config"]["tables"]
     assert [table["form"] for table in tables.values()] == ["sum"]
     assert report["budget"] == {"amount": 4.0, "unit": "ratio", "reference": "float32"}
-    command = compress_command("MODEL", report | {"fields": report["settings"]})
+    (command,) = compress_commands("MODEL", report | {"fields": report["settings"]})
     assert "--method svd+svd --ratio 4" in command
     assert "--set second.factors=int8 --set share=0.25" in command
     code, said, err = run(capsys, *words, "--set", "share=7")

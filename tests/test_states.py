@@ -14,9 +14,9 @@ import tiny
 from cases import FORMS
 from test_hf import METHODS, QUIET, compressed
 from vocabpress import SVD, Budget, Uniform, VocabpressConfig
-from vocabpress.hf.fit import compress_input_table
+from vocabpress.hf.compress import compress_model
 from vocabpress.hf.modules import TokenEmbedding
-from vocabpress.hf.quantizer import attach
+from vocabpress.hf.request import Request
 from vocabpress.hf.states import SIGN, anchor, with_stored
 
 
@@ -142,9 +142,8 @@ def test_a_config_given_at_load_serves_again(tmp_path):
 @pytest.mark.parametrize("method", [SVD(), Uniform()])
 def test_trainer_goes_back_to_the_best_model_and_resumes_a_fresh_one(method, tmp_path, caplog):
     pytest.importorskip("accelerate", reason="transformers' Trainer needs it")
-    model, config = tiny.make("llama"), VocabpressConfig(method, Budget.ratio(4))
-    compress_input_table(model, config)
-    attach(model, config)
+    model = tiny.make("llama")
+    compress_model(model, Request(method, Budget.ratio(4)))
     model.save_pretrained(tmp_path / "small")
     rows = [{"input_ids": ids, "labels": ids} for ids in torch.randint(2, 40, (16, 12))]
     others = [{"input_ids": ids, "labels": ids} for ids in torch.randint(100, 200, (16, 12))]
@@ -193,7 +192,7 @@ def test_an_ordinary_embedding_in_a_compressed_model_is_saved_as_that(tmp_path):
 
 def test_the_embedding_of_another_compressed_model_is_saved(tmp_path):
     model, other = encoder(tmp_path), tiny.make("bert").base_model
-    compress_input_table(other, VocabpressConfig(Uniform(), Budget.ratio(6)))
+    compress_model(other, Request(Uniform(), Budget.ratio(6)))
     model.set_input_embeddings(other.get_input_embeddings())
     model.save_pretrained(tmp_path / "changed")
     loaded = BertModel.from_pretrained(tmp_path / "changed")

@@ -87,8 +87,10 @@ def test_a_broken_archive_is_said_in_a_line(tmp_path):
 
 def test_commands_take_text_from_standard_input(tmp_path, capsys, monkeypatch):
     source = tiny.save("bert", tmp_path / "source")
-    for number, more in enumerate(([], ["--weights", "tfidf"])):  # which reads the text twice
+    for number, command in enumerate(("compress", "calibrate")):  # which reads the text twice
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(gzip.compress(TEXT.encode()))))
-        small = ("compress", source, "-o", tmp_path / f"out{number}", "--method", "svd", "--ratio", "6")
-        code, _, err = run(capsys, *small, "--text", "-", *more)
+        more = (
+            ("--method", "svd", "--ratio", "6") if command == "compress" else ("--weights-from", "tfidf", "--no-metric")
+        )
+        code, _, err = run(capsys, command, source, "-o", tmp_path / f"out{number}", "--text", "-", *more)
         assert code == 0, err

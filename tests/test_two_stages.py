@@ -36,7 +36,7 @@ def folder(labelled_data, tmp_path_factory):
     (result,) = evaluate(place / "bert", {"sst2": TUNED}, data=labelled_data, keep=place / "tuned")
     assert result.metrics["accuracy"] >= 90
     linears = {"attention": "16x16", "ffn": "2x8"}
-    small = {"method": NearestKronecker(width=4), "budget": Budget.ratio(4), "counts": "uniform"}
+    small = {"method": NearestKronecker(width=4), "budget": Budget.ratio(4), "calibration": "uniform"}
     compress(place / "bert", place / "small", linears=linears, **small)
     recover(
         place / "small",

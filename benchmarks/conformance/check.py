@@ -25,13 +25,13 @@ from vocabpress import (
     Product,
     Residual,
     Uniform,
-    VocabpressConfig,
 )
 from vocabpress.embeddings.reading import lookup
-from vocabpress.hf.fit import compress_input_table
-from vocabpress.hf.modules import CompressedLinear, TokenEmbedding
-from vocabpress.hf.quantizer import attach
-from vocabpress.hf.tables import find_tables, has_input_table, input_table_name, tied_head
+from vocabpress.hf.compress import compress_model
+from vocabpress.hf.modules import CompressedLinear, TiedHead, TokenEmbedding
+from vocabpress.hf.original import find_tables
+from vocabpress.hf.request import Request
+from vocabpress.hf.tables import has_input_table, input_table_name
 
 LIMIT = 20_000_000
 """Parameters: 80 MB in float32."""
@@ -214,9 +214,7 @@ def _compare(
 ) -> None:
     """Compress, save, load and turn back, and compare after each."""
     model: Any = copy.deepcopy(original)
-    setting = VocabpressConfig(METHODS[name], Budget.ratio(4))
-    table = compress_input_table(model, setting)
-    attach(model, setting)
+    table = compress_model(model, Request(METHODS[name], Budget.ratio(4))).table
     with torch.no_grad():
         rows = lookup(table, torch.arange(table.num_embeddings))  # as the model reads them, rounded once
     original.get_parameter(f"{record.table}.weight").data.copy_(rows)
@@ -276,10 +274,11 @@ def _compare_loaded(model: PreTrainedModel, loaded: PreTrainedModel, run: Any, r
         record.exact = False
         if (error := distance(after, before)) > TOLERANCE[dtype] / 10:
             raise DifferenceError(f"outputs after loading are {error:.1e} off")
-    owner, head = loaded.get_submodule(record.table), tied_head(model)
+    owner = loaded.get_submodule(record.table)
+    heads = [name for name, module in model.named_modules() if isinstance(module, TiedHead)]
     if model.get_submodule(record.table).padding_idx != owner.padding_idx:
         raise DifferenceError("the padding index got lost")
-    if head is not None and loaded.get_submodule(head).table is not owner.table:
+    if any(loaded.get_submodule(head).table is not owner.table for head in heads):
         raise DifferenceError("the head no longer shares the table")
 
 

@@ -20,9 +20,10 @@ from variants import Variant, variants
 
 from vocabpress.evaluate import TASKS, Task, make_task
 from vocabpress.evaluate.run import Labels, evaluate
-from vocabpress.hf.checkpoint import find_folder, load_model, weight_bytes
+from vocabpress.hf.checkpoint import load_model
 from vocabpress.hf.companions import copy_companions
-from vocabpress.hf.tables import find_tables, input_table
+from vocabpress.hf.folders import find_folder, weight_bytes
+from vocabpress.hf.original import Original, find_tables
 from vocabpress.results import Result, read_results, write_results
 
 
@@ -92,7 +93,7 @@ def write_stand_in(original: Path, table: Tensor, folder: Path) -> None:
         ValueError: If the table is of another shape.
     """
     model = load_model(original).float()
-    weight = input_table(model)[1]
+    weight = Original.of(model).weight
     if weight.shape != table.shape:
         raise ValueError(f"the table of {original} is {tuple(weight.shape)}, the stand-in {tuple(table.shape)}")
     with torch.no_grad():
@@ -160,7 +161,7 @@ def run_variant(variant: Variant, original: Path, tasks: dict[str, Task], option
         return
     model = load_model(original)
     info = find_tables(model)[0]
-    table = input_table(model)[1].detach().float()
+    table = Original.of(model).weight.detach().float()
     del model
     start = time.perf_counter()
     coded = variant.peer.code(table)
@@ -183,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed = 0
     try:
         original = find_folder(options.model)
-        shape = tuple(input_table(load_model(original))[1].shape)
+        shape = tuple(Original.of(load_model(original)).weight.shape)
         chosen = select(variants(*shape), options.only)
         tasks = find_tasks(options.task, options.set)
     except ValueError as error:

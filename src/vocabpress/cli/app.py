@@ -11,14 +11,13 @@ from typing import Annotated, Any
 import typer
 
 import vocabpress
+from vocabpress.cli.calibrate import calibrate
 from vocabpress.cli.compress import compress
 from vocabpress.cli.evaluate import evaluate
 from vocabpress.cli.execute import execute
 from vocabpress.cli.export import export
-from vocabpress.cli.gates import gates
 from vocabpress.cli.inspect import inspect
 from vocabpress.cli.later import quieten
-from vocabpress.cli.metric import metric
 from vocabpress.cli.options import only_json_on_stdout
 from vocabpress.cli.plan import plan
 from vocabpress.cli.recover import recover
@@ -57,7 +56,7 @@ def common(
     """Compress the vocabulary table of a language model to a small fraction of its size."""
 
 
-for command in (inspect, trim, gates, metric, plan, compress, evaluate, recover, export, sweep, report):
+for command in (inspect, trim, calibrate, plan, compress, evaluate, recover, export, sweep, report):
     app.command()(command)
 # What follows the program's name is for the program.
 app.command("exec", context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True})(execute)

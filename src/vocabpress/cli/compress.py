@@ -26,8 +26,11 @@ from vocabpress.cli.options import (
 )
 
 budgets, methods, forecasts = Later("vocabpress.budget"), Later("vocabpress.methods"), Later("vocabpress.forecast")
-library, slices, shapes = Later("vocabpress.hf.compress"), Later("vocabpress.hf.slices"), Later("vocabpress.hf.shapes")
-presets, importance = Later("vocabpress.hf.presets"), Later("vocabpress.hf.importance")
+library, slices, requests = (
+    Later("vocabpress.hf.compress"),
+    Later("vocabpress.hf.slices"),
+    Later("vocabpress.hf.request"),
+)
 printing, processes = Later("vocabpress.cli.printing"), Later("vocabpress.cli.together")
 
 
@@ -59,24 +62,13 @@ def compress(
         typer.Option("--preset", help=f"Instead of method, ratio and linears, as published: {', '.join(PRESETS)}."),
     ] = None,
     text: TextOption = None,
-    counts: Annotated[
-        str | None,
-        typer.Option(help="Instead of --text: a saved counts file, or uniform, every token alike. [vocabulary-order]"),
-    ] = None,
-    weights: Annotated[
+    calibration: Annotated[
         str | None,
         typer.Option(
-            help="Instead of the square roots of counts: another power of them, such as 0.3; tfidf of --text; or a "
-            "saved weights file."
+            help="What vocabpress calibrate wrote; or uniform, every token alike; or vocabulary-order, which is what "
+            "counts without --text."
         ),
     ] = None,
-    metric: Annotated[
-        Path | None, typer.Option(help="What vocabpress metric wrote: in which directions errors of a row matter.")
-    ] = None,
-    metric_strength: Annotated[float, typer.Option(help="Exponent of --metric; 0 leaves it out.")] = 1.0,
-    direction: Annotated[
-        float, typer.Option(help="0 to 1: how far an error counts relative to the length of its row, as in cosine.")
-    ] = 0.0,
     settings: SettingsOption = None,
     body: Annotated[
         str | None, typer.Option(help=f"Quantise all else, too: {', '.join(BODIES)}, by torchao. [as it is]")
@@ -105,26 +97,23 @@ def compress(
         chosen: dict[str, Any] = {
             "method": chosen_method(model, method, fields),
             "budget": budget or budgets.Budget.ratio(25, reference or "float32"),
-            "linears": shapes.LinearShapes.read(parse_settings(linears, "--linears")) if linears else None,
+            "linears": requests.LinearShapes.read(parse_settings(linears, "--linears")) if linears else None,
         }
     elif method is not None or budget is not None or reference is not None or linears:
         raise ValueError(f"--preset {preset_name} says method, size and linear maps; give it, or give them")
     else:
-        chosen = presets.preset(preset_name, **fields)
+        chosen = requests.preset(preset_name, **fields)
     if dry_run:
         foretell(model, chosen["method"], chosen["budget"], as_json=as_json)
         return
-    if text or counts is not None:
-        chosen["counts"] = counts
+    if text or calibration is not None:
+        chosen["calibration"] = calibration
     with processes.together(device) as shards:
         report = library.compress(
             model,
             output,
             **chosen,
             text=text or (),
-            weights=weights,
-            metric=None if metric is None else importance.Sensitivity(metric, metric_strength),
-            direction=direction,
             body=body,
             tie=tie,
             seed=seed,

@@ -17,7 +17,7 @@ from vocabpress.cli.options import (
     print_json,
 )
 
-files = Later("vocabpress.tensorfile")
+files = Later("vocabpress.files")
 printing, inspection = Later("vocabpress.cli.printing"), Later("vocabpress.hf.inspect")
 
 
@@ -25,7 +25,9 @@ def inspect(
     model: ModelArgument,
     text: TextOption = None,
     plot: Annotated[Path | None, typer.Option(help="Write the spectrum as a PNG to this file.")] = None,
-    save_counts: Annotated[Path | None, typer.Option(help="Write the counts of --text, for compress --counts.")] = None,
+    save_counts: Annotated[
+        Path | None, typer.Option(help="Write the counts of --text, for compress --calibration.")
+    ] = None,
     revision: RevisionOption = None,
     trust_remote_code: TrustOption = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the spectrum and the plans, too.")] = False,

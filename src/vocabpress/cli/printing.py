@@ -16,11 +16,12 @@ from vocabpress.report.names import metric, short, size
 from vocabpress.results import Result
 
 if TYPE_CHECKING:
+    from vocabpress.calibrate import Calibration, GateReport
     from vocabpress.export import ExportReport
     from vocabpress.forecast import Forecast
     from vocabpress.hf.inspect import CompressedInspection, Inspection
-    from vocabpress.hf.outcome import Report
-    from vocabpress.recover import GateReport, MetricReport, RecoveryReport
+    from vocabpress.hf.report import Report
+    from vocabpress.recover import RecoveryReport
     from vocabpress.trim import TrimReport
 
 MIN_WIDTH = 120  # of a table written to a pipe
@@ -115,25 +116,13 @@ def print_recovery(report: "RecoveryReport") -> None:
 
 
 def print_gates(report: "GateReport") -> None:
-    """What `vocabpress gates` did."""
+    """What `vocabpress calibrate --weights-from gates` did."""
     marks = {0: "TF-IDF", report.best_epoch: "written"} | ({0: "TF-IDF, written"} if report.best_epoch == 0 else {})
     rows = [(epoch, f"{error:.4g}", marks.get(epoch, "")) for epoch, error in enumerate(report.held_out)]
     what = {"hidden": "relative error of the hidden states", "model": "the model's own loss"}
     loss = what.get(report.loss, f"loss of {report.loss}")
     print_table(["epoch", "held out", ""], rows, f"{loss} on {report.held_out_sequences:,} sequences, {report.budget}")
-    print_line(f"Written to {report.output}, mean gate {report.mean_gate:.3f}; for compress --weights.")
-
-
-def print_metric(report: "MetricReport") -> None:
-    """What `vocabpress metric` did."""
-    of = {"sentence": "sentence embeddings", "predictions": "predictions", "hidden": "last hidden states"}
-    print_pairs(
-        ("errors of tokens judged by", of[report.of]),
-        ("sequences, tokens", f"{report.sequences:,}, {report.tokens:,}"),
-        ("directions that matter (effective rank)", f"{report.effective_rank:.1f}"),
-        ("seconds", f"{report.seconds:.1f}"),
-    )
-    print_line(f"Written to {report.output}; for compress --metric.")
+    print_line(f"Written to {report.output}, mean gate {report.mean_gate:.3f}; for compress --calibration.")
 
 
 def print_forecast(found: "Forecast", title: str) -> None:
@@ -175,6 +164,20 @@ def print_export(report: "ExportReport") -> None:
         ("seconds", f"{report.seconds:.0f}"),
     ]
     print_table([f"{report.architecture}, {report.result}", ""], rows, f"Written to {report.output}.")
+
+
+def print_calibration(found: "Calibration", output: Path) -> None:
+    """What `vocabpress calibrate` found."""
+    of = {"sentence": "sentence embeddings", "predictions": "predictions", "hidden": "last hidden states"}
+    rows = [("tokens weighted by", found.describe())]
+    rows += [("tokens counted", f"{found.tokens:,}")] if found.tokens else []
+    if found.metric is not None:
+        rows += [("directions weighted by", of.get(found.metric_of or "", "a metric"))]
+        rows += [("sequences read for it", f"{found.metric_sequences:,}")] if found.metric_sequences else []
+        rows += [("directions that matter (effective rank)", f"{found.effective_rank:.1f}")]
+        rows += [("strength of the metric", f"{found.metric_strength:g}")]
+    print_pairs(*rows)
+    print_line(f"Written to {output}; for compress --calibration.")
 
 
 def print_inspection(found: "Inspection", verbose: bool = False) -> None:

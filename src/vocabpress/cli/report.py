@@ -11,7 +11,7 @@ from vocabpress.cli.options import JsonOption, print_json
 collecting, pages = Later("vocabpress.report.collect"), Later("vocabpress.report.page")
 frames, tables = Later("vocabpress.report.frame"), Later("vocabpress.report.tables")
 files, results_of, printing = (
-    Later("vocabpress.tensorfile"),
+    Later("vocabpress.files"),
     Later("vocabpress.results"),
     Later("vocabpress.cli.printing"),
 )

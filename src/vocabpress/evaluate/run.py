@@ -11,10 +11,11 @@ from transformers import AutoConfig
 
 from vocabpress.budget import Budget
 from vocabpress.evaluate.task import Subject, Task
-from vocabpress.hf.checkpoint import find_folder, open_model, weight_bytes
+from vocabpress.hf.checkpoint import open_model
+from vocabpress.hf.folders import find_folder, weight_bytes
 from vocabpress.hf.inner import method_of
 from vocabpress.hf.modules import TokenEmbedding
-from vocabpress.hf.naming import model_name
+from vocabpress.hf.report import model_name
 from vocabpress.hf.tables import input_table_name
 from vocabpress.hf.writing import check_output
 from vocabpress.results import Result, environment, read_results, write_results
@@ -44,7 +45,7 @@ def provenance(folder: Path) -> dict[str, Any]:
         return {"method": "original", "recovered": None}
     budget = Budget.read(fitted["budget"]) if fitted.get("budget") else None
     # Said only where there are any, so that results of checkpoints without them stay what they were.
-    more = {key: fitted[key] for key in ("linears", "metric", "direction") if key in fitted}
+    more = {key: fitted[key] for key in ("linears", "metric", "direction", "calibration") if key in fitted}
     if "inner" in stored:
         more["body"] = method_of(stored["inner"])
     return {

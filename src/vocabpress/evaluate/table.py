@@ -2,7 +2,7 @@
 
 Measured on the tables alone; no text is run through the model. The errors and the neighbours are given over all rows
 alike, and by how often text holds the token: counted in the text that was given, else guessed from the vocabulary's
-order (`vocabpress.weights.vocabulary_order`).
+order (`vocabpress.calibrate.counts.vocabulary_order`).
 """
 
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
+from vocabpress.calibrate.counts import count_tokens, vocabulary_order
 from vocabpress.embeddings import CompressedEmbedding, Dense
 from vocabpress.evaluate.task import Measurement, Subject, Task
 from vocabpress.evaluate.words import row_of
@@ -22,7 +23,6 @@ from vocabpress.hf.tables import input_table_name
 from vocabpress.neighbours import WORK, Queries, choose_queries, nearest, neighbours_kept
 from vocabpress.reconstruction import RowErrors, deviations, frequency_deciles, row_errors
 from vocabpress.spectrum import gaussian_bound, singular_values
-from vocabpress.weights import count_tokens, vocabulary_order
 
 LEAST_RATE, MOST_RATE, RATES = 0.02, 8.0, 40  # of the bound's curve, in bits per weight
 SHOWN = 5  # neighbours of a word

@@ -1,7 +1,8 @@
-"""Multiplying every row of a stored table by a matrix, at no byte: the matrix goes into the decoders.
+"""Fitting in a metric, at no byte: the table times M^(1/2) is fitted, and M^(-1/2) goes into the decoders.
 
-Rows that are read through a basis B can be read through B T instead. So a table can be fitted in other coordinates than
-its own, those of a metric (`vocabpress.metric`), and be stored as if it had not been.
+A metric M, (d, d), says in which directions an error e of a row matters: it counts e M e^T; `vocabpress.calibrate`
+measures one. As a weight of compression errors this is the empirical Fisher information of e.g. Optimal Brain Surgeon
+(Hassibi and Stork, 1992), shared by all tokens. Rows that are read through a basis B can be read through B T instead.
 """
 
 from typing import cast
@@ -12,6 +13,38 @@ from torch import Tensor
 from vocabpress.embeddings import CompressedEmbedding, Dense, Projected, Rows, Scalar, Sum
 from vocabpress.embeddings.scalar import ScaleAxis
 from vocabpress.fitting.quantise import quantise
+
+FLOOR = 1e-2  # of the mean eigenvalue: directions in which the model feels nothing still count a little
+
+
+def check_metric(metric: Tensor, embedding_dim: int) -> None:
+    """Refuse what is no metric of rows of this width.
+
+    Raises:
+        ValueError: If the shape is not (d, d), or it is not symmetric and positive.
+    """
+    if metric.shape != (embedding_dim, embedding_dim):
+        raise ValueError(
+            f"the metric has shape {tuple(metric.shape)}, rows of {embedding_dim} need "
+            f"({embedding_dim}, {embedding_dim}); measure it on this model"
+        )
+    largest = float(metric.abs().max())
+    if not bool(metric.isfinite().all()) or not torch.allclose(metric, metric.T, rtol=1e-3, atol=1e-6 * largest):
+        raise ValueError("the metric is not a finite symmetric matrix; measure it with vocabpress calibrate")
+    if not largest > 0 or float(metric.diagonal().min()) < 0:
+        raise ValueError("the metric is zero or negative on its diagonal; measure it with vocabpress calibrate")
+
+
+def power(metric: Tensor, exponent: float) -> Tensor:
+    """M to a power, its eigenvalues first divided by their mean and kept from zero; float64, (d, d).
+
+    Args:
+        metric: (d, d), symmetric, not negative.
+        exponent: Any number; 0 gives the identity, under which all directions count alike.
+    """
+    values, vectors = torch.linalg.eigh(metric.double())
+    values = (values / values.mean()).clamp(min=FLOOR)
+    return (vectors * values**exponent) @ vectors.T
 
 
 def can_fold(form: CompressedEmbedding) -> bool:

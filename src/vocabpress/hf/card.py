@@ -3,8 +3,8 @@
 import warnings
 from pathlib import Path
 
-from vocabpress.hf.outcome import Recovered, Report, save_report
 from vocabpress.hf.page import Page, below, metadata, snippet
+from vocabpress.hf.report import Recovered, Report, save_report
 
 UNCHANGED = "All other weights are unchanged."
 TRAINED = "The other weights were trained afterwards, see below."

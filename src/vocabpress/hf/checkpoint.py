@@ -1,6 +1,5 @@
-"""Folders of models: find one, and load it whole."""
+"""Loading models and tokenizers from their folders; what goes wrong is an error of one line."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,81 +11,9 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from vocabpress.hf.config import QUANT_METHOD
+from vocabpress.hf.folders import weight_files
 from vocabpress.hf.inner import check_quantised, method_of
-from vocabpress.hf.layouts import as_today
-from vocabpress.hf.static import as_checkpoint, is_static
 from vocabpress.hf.tables import input_table_name
-from vocabpress.hub import find
-
-
-def find_folder(model: str | Path) -> Path:
-    """The folder of a model: itself, or the snapshot of a hub id, downloaded where it is not cached.
-
-    A `StaticEmbedding` of sentence-transformers is made a checkpoint of transformers, and other old layouts are made
-    today's, in a temporary folder.
-
-    Args:
-        model: A folder, or a hub id; a revision of it may follow, ``org/name@revision``.
-
-    Raises:
-        ValueError: If there is no such model, or its folder has no config or no weights.
-    """
-    folder = find(model)
-    if is_static(folder):
-        return as_checkpoint(folder)
-    folder = as_today(folder)
-    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
-        raise ValueError(f"{model} is an adapter, not a model; merge it into its base (peft's merge_and_unload) first")
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"{model} has no config.json; give the folder of a transformers model")
-    if not weight_files(folder):
-        raise ValueError(f"{model} has a config.json but no weights (model.safetensors); download them first")
-    missing = sorted(name for name in _listed(folder) if not (folder / name).is_file())
-    if missing:
-        raise ValueError(f"{model} is downloaded in part: there is no {missing[0]}; download it again")
-    return folder
-
-
-def _listed(folder: Path) -> set[str]:
-    """The files that an index of shards names; none where there is no index."""
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file() or (folder / "model.safetensors").is_file():
-        return set()
-    try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, AttributeError, TypeError):
-        raise ValueError(f"{index} is not the index of a checkpoint; download it again") from None
-    outside = [name for name in names if not isinstance(name, str) or Path(name).name != name]
-    if outside:
-        raise ValueError(f"{index} names {outside[0]!r}, which is not a file beside it; it is not to be trusted")
-    return names
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The files that `from_pretrained` reads weights from: safetensors if there are any, else .bin; no variants."""
-    for name, suffix in (("model", ".safetensors"), ("pytorch_model", ".bin")):
-        whole = folder / f"{name}{suffix}"
-        if whole.is_file():
-            return [whole]
-        shards = sorted({*folder.glob(f"{name}-*-of-*{suffix}"), *_indexed(folder / f"{whole.name}.index.json")})
-        if shards:
-            return shards
-    return []
-
-
-def _indexed(index: Path) -> set[Path]:
-    """The files that an index names, and that are there."""
-    try:
-        named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        return set()
-    files = {index.parent / name for name in named if isinstance(name, str) and Path(name).name == name}
-    return {file for file in files if file.is_file()}
-
-
-def weight_bytes(folder: Path) -> int:
-    """Bytes of those files."""
-    return sum(file.stat().st_size for file in weight_files(folder))
 
 
 def load_model(

@@ -6,6 +6,7 @@ import shutil
 import warnings
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".keras", ".msgpack", ".ot", ".gguf", ".ggml"}
 WEIGHT_SUFFIXES |= {".onnx", ".onnx_data", ".tflite", ".mlmodel", ".pb", ".pdparams"}
@@ -104,3 +105,12 @@ def module_folders(source: Path) -> list[str]:
         if path and (not isinstance(path, str) or Path(path).is_absolute() or ".." in Path(path).parts):
             raise ValueError(f"{modules} names {path!r}, which is not a folder beside it; it is not to be trusted")
     return [path for path in paths if path]
+
+
+def modules_of(folder: Path) -> list[dict[str, Any]]:
+    """What modules.json of sentence-transformers lists; nothing where there is none that can be read."""
+    try:
+        found = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return found if isinstance(found, list) and all(isinstance(module, dict) for module in found) else []

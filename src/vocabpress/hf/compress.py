@@ -1,42 +1,35 @@
 """The main job: a checkpoint in, a small checkpoint out."""
 
-import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from vocabpress.budget import Budget
-from vocabpress.estimate import expected_seconds
+from vocabpress.budget import Budget, dtype_name
+from vocabpress.calibrate.calibration import Calibration
+from vocabpress.calibrate.counts import weigh_tokens
 from vocabpress.fitting.shards import ALONE, Shards
 from vocabpress.hf.card import write_card
-from vocabpress.hf.checkpoint import find_folder, load_model, weight_bytes
+from vocabpress.hf.checkpoint import load_model, open_tokenizer
 from vocabpress.hf.companions import copy_companions, module_folders
 from vocabpress.hf.config import VocabpressConfig
-from vocabpress.hf.fit import compress_input_table, default_method
-from vocabpress.hf.importance import Counts, Importance, Sensitivity, Weights, find_importance
+from vocabpress.hf.fit import EVEN, Compressed, fit
+from vocabpress.hf.folders import find_folder, weight_bytes
 from vocabpress.hf.inner import body_config, method_of
-from vocabpress.hf.linears import compress_linears
-from vocabpress.hf.naming import as_command, hub_id, model_name, named_by
-from vocabpress.hf.outcome import Report
+from vocabpress.hf.original import Original
 from vocabpress.hf.page import read_page
 from vocabpress.hf.quantizer import attach
-from vocabpress.hf.shapes import LinearShapes
-from vocabpress.hf.tables import equal_head, find_tables, input_table, tie_head
+from vocabpress.hf.report import Report, as_command, hub_id, model_name, named_by
+from vocabpress.hf.request import LinearShapes, Request
 from vocabpress.hf.writing import check_output, save, written_at_once
-from vocabpress.methods import Method, method_name
-from vocabpress.progress import DELAY, duration, tell
+from vocabpress.methods import Method, make_method, method_name, method_settings
 from vocabpress.reconstruction import row_errors
 from vocabpress.texts import sources
-from vocabpress.weights import over_length
-
-LARGE = 2**21  # entries of a table
 
 
 def compress(
@@ -47,10 +40,7 @@ def compress(
     budget: Budget | None = None,
     linears: LinearShapes | Mapping[str, Any] | None = None,
     text: Sequence[str | Path] = (),
-    counts: Counts | None = None,
-    weights: Weights | None = None,
-    metric: Sensitivity | Tensor | str | Path | None = None,
-    direction: float = 0.0,
+    calibration: Calibration | str | Path | None = None,
     body: str | QuantizationConfigMixin | None = None,
     tie: bool = False,
     seed: int = 0,
@@ -70,14 +60,9 @@ def compress(
         linears: Linear maps that become Kronecker products, too, such as ``{"attention": (48, 384), "ffn": (2, 16)}``:
             columns and rows of the left factor; see `LinearShapes`. None leaves them as they are.
         text: UTF-8 text files; tokens that occur in them often are stored more exactly.
-        counts: Instead of text: counts of shape (V), a file of them, ``"vocabulary-order"``, or ``"uniform"``, every
-            token alike. Without either it is the vocabulary's order, where the model has a tokenizer.
-        weights: What a fit takes, where it is not the square root of the counts: another power of them, a number;
-            weights of shape (V), a file of them, such as `vocabpress gates` writes, or ``"tfidf"``, which needs text,
-            each line a document.
-        metric: In which directions errors of a row matter: (d, d), or a file that `vocabpress metric` wrote; in a
-            `Sensitivity`, how strongly. For methods that read rows through a basis.
-        direction: How strongly an error counts relative to the length of its row, 0 to 1: 1 is what cosine sees.
+        calibration: Which errors matter, as `vocabpress.calibrate` measures it: a `Calibration`, a file of one,
+            ``"vocabulary-order"``, or ``"uniform"``, every token alike. Without it or text it is the vocabulary's
+            order, where the model has a tokenizer. A metric is for methods that read rows through a basis.
         body: What all else is quantised with, by the library of its name: ``"int8"`` is torchao's, or any quantization
             config of transformers. None leaves it as it is; what is quantised already stays so.
         tie: Whether an output head that is stored apart, and holds the same numbers as the table, is tied to it and
@@ -103,8 +88,8 @@ def compress(
     target, given, text = check_output(output), text, sources(text)
     check_device(device)
     shapes = LinearShapes.read(linears) if isinstance(linears, Mapping) else linears
-    config = VocabpressConfig(method, budget, seed, shapes)
-    chosen = metric if isinstance(metric, Sensitivity) or metric is None else Sensitivity(metric)
+    named = make_method(method) if isinstance(method, str) else method
+    request, known = Request(named, budget or Budget.ratio(25), seed, shapes), Calibration.read(calibration)
     command = as_command(
         model,
         output,
@@ -112,119 +97,111 @@ def compress(
         budget=budget,
         linears=shapes,
         text=list(given),
-        counts=counts,
-        weights=weights,
-        metric=None if chosen is None else chosen.metric,
-        metric_strength=None if chosen is None or chosen.strength == 1 else chosen.strength,
-        direction=direction,
+        calibration="..." if isinstance(calibration, Calibration) else calibration,
         body=body if isinstance(body, str) or body is None else method_of(body),
         tie=tie or None,
         seed=seed,
         device=device if device != "cpu" else None,
     )
-    quantised = body_config(body) if isinstance(body, str) else body
     folder = find_folder(model)
     module_folders(folder)  # which are copied at the end, and may be broken
-    page, known = read_page(folder), hub_id(model)
+    page, hub = read_page(folder), hub_id(model)
     title, from_page = named_by(page.text)
-    loaded = load_model(folder, trust_remote_code, quantised=True, body=quantised)
-    if tie:
-        tie_head(loaded)
-    elif equal_head(loaded) is not None:
-        warnings.warn(
-            f"{equal_head(loaded)} holds the same numbers as the token table and is stored apart; it is left as it is: "
-            "--tie (tie=True) compresses both as one",
-            stacklevel=2,
-        )
-    rows, width = find_tables(loaded)[0].shape
-    importance = find_importance(folder, rows, text, counts, weights, progress and not shards.rank)
-    if chosen is not None:
-        importance = replace(importance, metric=chosen.read(width))
-        config.fitted_by = {"metric": chosen.strength}
-    if direction:
-        weights = over_length(importance.weights, input_table(loaded)[1].detach(), direction)
-        importance = replace(importance, weights=weights)
-        config.fitted_by = {**(config.fitted_by or {}), "direction": direction}
-    figures = fit_and_measure(loaded, config, importance, device, progress and not shards.rank, shards)
+    original = _open(folder, body_config(body) if isinstance(body, str) else body, tie, trust_remote_code)
+    progress = progress and not shards.rank
+    known = weigh_tokens(known, lambda: open_tokenizer(folder), original.shape[0], text, progress=progress)
+    done = compress_model(original, request, known, device, shards, progress)
     if shards.rank:  # the first process measures and writes
         return shards.agree_on(None)
-    made: dict[str, Any] = config.fitted_by or {}
     with written_at_once(target) as temporary:
-        save(loaded, temporary)
+        save(original.model, temporary)
+        inner = original.model.config.quantization_config.inner
         report = Report(
-            source_name=title or model_name(model) if known is None else model_name(model),
-            base_model=known or from_page,
+            source_name=title or model_name(model) if hub is None else model_name(model),
+            base_model=hub or from_page,
             output=str(output),
-            architecture=type(loaded).__name__,
-            method=made["method"],
-            settings=made["settings"],
-            budget=config.budget,
+            architecture=type(original.model).__name__,
+            budget=request.budget,
             seed=seed,
-            body=None if config.inner is None else method_of(config.inner),
+            body=None if inner is None else method_of(inner),
             model_bytes_before=weight_bytes(folder),
             model_bytes_after=weight_bytes(temporary),
             command=command,
-            version=made["vocabpress"],
-            **figures,
+            version=version("vocabpress"),
+            **_figures(original, done, known),
         )
         copy_companions(folder, temporary)
         write_card(report, temporary, page, page.text)
     return shards.agree_on(report)
 
 
-def fit_and_measure(
-    model: PreTrainedModel,
-    config: VocabpressConfig,
-    importance: Importance,
-    device: str | None,
-    progress: bool,
+def compress_model(
+    model: Original | PreTrainedModel,
+    request: Request,
+    calibration: Calibration = EVEN,
+    device: str | None = None,
     shards: Shards = ALONE,
-) -> dict[str, Any]:
-    """Compress a loaded model in place; returns the figures of a `Report` on its table and its linear maps.
+    progress: bool = False,
+) -> Compressed:
+    """Compress a model in memory, so that `save_pretrained`, `dequantize` and all else treat it as a loaded one.
 
-    Of several processes the first one has figures.
+    Args:
+        model: An original; changed in place.
+        request: What is asked for.
+        calibration: Which errors matter; without, every token counts alike.
+        device: Where to fit; None is where the tensors are.
+        shards: The processes that fit the table together.
+        progress: Whether to draw progress bars on stderr.
+
+    Raises:
+        ValueError: If the table is compressed already, or can't be fitted.
     """
-    info = find_tables(model)[0]
-    linears = compress_linears(model, config, device, progress)
-    original = input_table(model)[1].detach()
-    if progress:
-        _foretell(original, config.method or default_method(model), config.budget)
-    start = time.perf_counter()
-    fit = {"token_weights": importance.weights, "metric": importance.metric, "progress": progress}
-    table = compress_input_table(model, config, device, importance.source, shards, **fit)
-    seconds = time.perf_counter() - start
-    attach(model, config)
-    if shards.rank:
-        return {}
-    errors = row_errors(original, table)
-    plain = errors.against(original)
-    weighted = None if importance.counts is None else errors.against(original, importance.counts)
+    original = model if isinstance(model, Original) else Original.of(model)
+    done = fit(original, request, calibration, device, shards, progress)
+    attach(original.model, VocabpressConfig(**done.stored))
+    return done
+
+
+def _open(folder: Path, body: QuantizationConfigMixin | None, tie: bool, trust_remote_code: bool) -> Original:
+    """Load an original, its head tied or not as the user wants it."""
+    original = Original.of(load_model(folder, trust_remote_code, quantised=True, body=body))
+    if tie:
+        return original.with_tied_head()
+    if (head := original.equal_head()) is not None:
+        warnings.warn(
+            f"{head} holds the same numbers as the token table and is stored apart; it is left as it is: --tie "
+            "(tie=True) compresses both as one",
+            stacklevel=3,
+        )
+    return original
+
+
+def _figures(original: Original, done: Compressed, calibration: Calibration) -> dict[str, Any]:
+    """What a report says of the table and the linear maps."""
+    table, weight = done.table, original.weight.detach()
+    errors = row_errors(weight, table)
+    plain = errors.against(weight)
+    weighted = None if calibration.counts is None else errors.against(weight, calibration.counts)
     return {
-        "table": info.name,
-        "num_embeddings": info.shape[0],
-        "embedding_dim": info.shape[1],
-        "dtype": info.dtype,
-        "weighted_by": importance.source,
-        "linears": linears,
-        "seconds": seconds,
-        "table_bytes_before": info.bytes,
+        "table": original.name,
+        "num_embeddings": table.num_embeddings,
+        "embedding_dim": table.embedding_dim,
+        "dtype": dtype_name(weight.dtype),
+        "method": method_name(done.method),
+        "settings": method_settings(done.method),
+        "weighted_by": calibration.describe(),
+        "linears": done.linears,
+        "seconds": done.seconds,
+        "table_bytes_before": weight.numel() * weight.itemsize,
         "table_bytes_after": table.total_bits() // 8,
-        "ratio_to_float32": original.numel() * 32 / table.total_bits(),
-        "ratio_to_stored": info.bytes * 8 / table.total_bits(),
+        "ratio_to_float32": weight.numel() * 32 / table.total_bits(),
+        "ratio_to_stored": weight.numel() * weight.itemsize * 8 / table.total_bits(),
         "bits_per_weight": table.bits_per_weight,
         "relative_error": plain.relative_error,
         "mean_cosine": plain.mean_cosine,
         "weighted_relative_error": None if weighted is None else weighted.relative_error,
         "weighted_mean_cosine": None if weighted is None else weighted.mean_cosine,
     }
-
-
-def _foretell(table: Tensor, method: Method, budget: Budget) -> None:
-    """Say on stderr how long the fit will take, about, where that is worth a second of looking."""
-    seconds = expected_seconds(method, table, budget) if table.numel() >= LARGE else None
-    if seconds is not None and seconds > DELAY:
-        shape = " x ".join(f"{side:,}" for side in table.shape)
-        tell(f"fitting {shape} by {method_name(method)}: about {duration(seconds)}")
 
 
 def check_device(device: str | None) -> None:

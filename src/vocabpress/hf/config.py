@@ -10,7 +10,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from vocabpress.budget import Budget
 from vocabpress.hf.inner import make_config, method_of
 from vocabpress.hf.reading import check_reading
-from vocabpress.hf.shapes import LinearShapes
+from vocabpress.hf.request import LinearShapes, Request
 from vocabpress.methods import Method, make_method
 
 QUANT_METHOD = "vocabpress"
@@ -81,10 +81,8 @@ class VocabpressConfig(QuantizationConfigMixin):
                 f"inner says how the body is quantised; {QUANT_METHOD} stores tables, so name another method"
             )
         self.quant_method: Any = QUANT_METHOD
-        self.method = make_method(method) if isinstance(method, str) else method
-        self.budget = budget if budget is not None else Budget.ratio(25)
-        self.seed = seed
-        self.shapes = shapes
+        method = make_method(method) if isinstance(method, str) else method
+        self.request = Request(method, budget or Budget.ratio(25), seed, shapes)
         self.tables = tables if tables is not None else {}
         self.linears = linears if linears is not None else {}
         self.separate = separate if separate is not None else []

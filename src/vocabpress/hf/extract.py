@@ -6,8 +6,9 @@ from typing import Any
 from tokenizers import Tokenizer
 from torch import nn
 
-from vocabpress.hf.checkpoint import find_folder, open_model
+from vocabpress.hf.checkpoint import open_model
 from vocabpress.hf.config import VocabpressConfig
+from vocabpress.hf.folders import find_folder
 from vocabpress.hf.modules import TokenEmbedding
 from vocabpress.hf.quantizer import attach
 from vocabpress.hf.static import empty, write_companions

@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 
 from vocabpress.budget import Budget
+from vocabpress.calibrate.calibration import Calibration
+from vocabpress.calibrate.counts import weigh_tokens
 from vocabpress.embeddings import StorageItem, build
 from vocabpress.estimate import expected_seconds
-from vocabpress.hf.checkpoint import find_folder, load_model, weight_bytes
+from vocabpress.hf.checkpoint import load_model, open_tokenizer
 from vocabpress.hf.config import QUANT_METHOD, VocabpressConfig
-from vocabpress.hf.fit import default_method
-from vocabpress.hf.importance import UNIFORM, find_counts
-from vocabpress.hf.naming import model_name
-from vocabpress.hf.tables import TableInfo, find_tables, input_table
+from vocabpress.hf.folders import find_folder, weight_bytes
+from vocabpress.hf.original import Original, TableInfo
+from vocabpress.hf.report import model_name
 from vocabpress.methods import METHODS, Plan, method_name
 from vocabpress.spectrum import singular_values
-from vocabpress.weights import save_counts
 
 RATIOS = (5.0, 10.0, 25.0, 50.0, 100.0)
 USUAL = 25.0  # what `compress` makes if no size is given
@@ -146,7 +146,7 @@ def inspect(
     Args:
         model: A hub id, or a folder.
         text: UTF-8 text files, for the skew.
-        save_counts_to: Write the text's token counts there, for `compress`; nothing else is written.
+        save_counts_to: Write the text's token counts there, a `Calibration` for `compress`; nothing else is written.
         progress: Whether to draw a progress bar over the text on stderr.
         trust_remote_code: Whether code beside the weights may run, where transformers does not know the model.
 
@@ -154,27 +154,28 @@ def inspect(
         ValueError: As `compress`.
     """
     folder = find_folder(model)
-    loaded = load_model(folder, trust_remote_code, quantised=True)
-    tables = find_tables(loaded)
-    table = input_table(loaded)[1].detach()
-    method, values = default_method(loaded), singular_values(table)
+    original = Original.of(load_model(folder, trust_remote_code, quantised=True))
+    table, method = original.weight.detach(), original.default_method
+    values = singular_values(table)
     shares = values.square().cumsum(0) / values.square().sum().clamp(min=1e-30)
-    counts, _ = find_counts(folder, len(table), text, None if text else UNIFORM, progress)
+    known = Calibration()
+    if text:
+        known = weigh_tokens(known, lambda: open_tokenizer(folder), len(table), text, progress=progress)
     if save_counts_to is not None:
-        if counts is None:
+        if not text:
             raise ValueError("there are no token counts to save; give text to count in")
-        save_counts(counts, save_counts_to)
+        known.save(save_counts_to)
     return Inspection(
         source_name=model_name(model),
-        architecture=type(loaded).__name__,
+        architecture=type(original.model).__name__,
         model_bytes=weight_bytes(folder),
-        tables=tables,
+        tables=original.tables(),
         singular_values=values.tolist(),
         energy={rank: float(shares[rank - 1]) for rank in RANKS if rank <= len(values)},
         would_store=would_store(table.shape[0], table.shape[1], method_name(method)),
         recommended=method_name(method),
         seconds=expected_seconds(method, table, Budget.ratio(USUAL)),
-        skew=None if counts is None else skew(counts),
+        skew=None if known.counts is None else skew(known.counts),
     )
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +18,8 @@ from transformers.pytorch_utils import Conv1D
 
 from vocabpress.embeddings import CompressedEmbedding, Dense, Scalar
 from vocabpress.fitting.kronecker import check_divides, empty_kronecker, fit_kronecker, most_terms
-from vocabpress.hf.config import VocabpressConfig
 from vocabpress.hf.modules import CompressedLinear
-from vocabpress.hf.shapes import LinearShapes
+from vocabpress.hf.request import LinearShapes
 from vocabpress.hf.swap import check_linear, install_linear
 from vocabpress.hf.tables import base_prefix
 from vocabpress.progress import Bar
@@ -161,26 +161,25 @@ def plan_linears(model: PreTrainedModel, shapes: LinearShapes) -> dict[LinearInf
 
 
 def compress_linears(
-    model: PreTrainedModel, config: VocabpressConfig, device: str | None = None, progress: bool = False
-) -> list[LinearOutcome]:
-    """Fit the linear maps that ``config.shapes`` chooses, install the results, and note them in ``config``.
+    model: PreTrainedModel, shapes: LinearShapes | None, device: str | None = None, progress: bool = False
+) -> tuple[dict[str, dict[str, Any]], list[LinearOutcome]]:
+    """Fit the linear maps that are chosen, and install the results.
 
     Args:
         model: Changed in place.
-        config: Says which maps, if any; gets their configs.
+        shapes: Says which maps; None leaves all as they are.
         device: Where to fit; None is where the maps are.
         progress: Whether to draw a progress bar on stderr.
 
     Returns:
-        One outcome for each role.
+        The configs of their forms by the names of the maps, relative to the base model; one outcome for each role.
 
     Raises:
         ValueError: As `plan_linears`; nothing was changed then.
     """
-    shapes = config.shapes
     if shapes is None:
-        return []
-    plan = plan_linears(model, shapes)
+        return {}, []
+    plan, forms = plan_linears(model, shapes), {}
     fits: dict[str, list[_Fit]] = {role: [] for role in shapes.roles}
     for info in Bar(plan, desc="linear maps", disable=not progress):
         start = time.perf_counter()
@@ -189,10 +188,9 @@ def compress_linears(
         error = (form.dense().detach().to(weight.device, torch.float64) - weight).square().sum()
         fits[info.role].append(_Fit(weight, form, float(error), time.perf_counter() - start))
         install_linear(model, info.name, form.to(weight.device, weight.dtype))
-        config.linears[info.name.removeprefix(base_prefix(model))] = form.config()
-    config.fitted_by = {**(config.fitted_by or {}), "linears": shapes.told()}
-    told = shapes.told()
-    return [_outcome(role, told[role], of_role) for role, of_role in fits.items()]
+        forms[info.name.removeprefix(base_prefix(model))] = form.config()
+    written = shapes.to_dict()
+    return forms, [_outcome(role, written[role], of_role) for role, of_role in fits.items()]
 
 
 @dataclass(frozen=True)

@@ -27,17 +27,16 @@ from vocabpress.budget import DTYPES
 from vocabpress.embeddings import CompressedEmbedding, build
 from vocabpress.hf.config import QUANT_METHOD, VocabpressConfig
 from vocabpress.hf.devices import keep_in_memory
-from vocabpress.hf.fit import compress_input_table
+from vocabpress.hf.fit import fit, without_converters
 from vocabpress.hf.inner import HOOKS, Unquantised, holds, make_quantizer, without_deserialisers
-from vocabpress.hf.keys import resolve, without_converters
-from vocabpress.hf.linears import compress_linears
 from vocabpress.hf.modules import TokenEmbedding, check_readers, owned_tables
+from vocabpress.hf.original import Original
 from vocabpress.hf.overrides import override
 from vocabpress.hf.reading import read_with
 from vocabpress.hf.states import SIGN, anchor, with_stored
 from vocabpress.hf.stored import check_digests, check_places, check_size, check_table, digests, read_headers
 from vocabpress.hf.swap import install, install_linear, uninstall
-from vocabpress.hf.tables import base_prefix, module_name, text_config
+from vocabpress.hf.tables import base_prefix, module_name, resolve, text_config
 
 
 def attach(model: PreTrainedModel, config: VocabpressConfig) -> None:
@@ -137,7 +136,7 @@ class VocabpressQuantizer(HfQuantizer):
         """Add the renaming of each table's anchor, and the body's. Older versions of transformers pass no model."""
         # The pattern is searched for in the key, so that the base model's prefix may come before it.
         renamings = [WeightRenaming(rf"(?<!\w){key}", target) for key, target in self._renamings.items()]
-        kept = without_converters(weight_conversions, self.quantization_config.tables)
+        kept = without_converters(weight_conversions, list(self.quantization_config.tables))
         rest: Any = () if model is None else (model,)
         return [*self.inner.update_weight_conversions(kept, *rest), *renamings]
 
@@ -151,8 +150,7 @@ class VocabpressQuantizer(HfQuantizer):
             self.inner.postprocess_model(model)
         setattr(model, "hf_quantizer", self)  # noqa: B010
         if not self.pre_quantized and not config.tables:
-            compress_linears(model, config)
-            compress_input_table(model, config)
+            vars(config).update(fit(Original.of(model), config.request).stored)
         elif self._dtype is not None:
             for name, table in owned_tables(model).items():
                 _check_read(name, table, model)

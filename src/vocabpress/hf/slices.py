@@ -8,10 +8,10 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from vocabpress.hf.checkpoint import empty_model, find_folder, weight_files
-from vocabpress.hf.fit import default_method
+from vocabpress.hf.checkpoint import empty_model
+from vocabpress.hf.folders import find_folder, weight_files
+from vocabpress.hf.original import Original
 from vocabpress.hf.stored import read_headers
-from vocabpress.hf.tables import input_table, tied_modules
 from vocabpress.methods import method_name
 
 
@@ -48,7 +48,7 @@ def default_method_name(model: str | Path) -> str:
     Raises:
         ValueError: If the model has no table, or it is compressed already.
     """
-    return method_name(default_method(empty_model(find_folder(model))))
+    return method_name(Original.of(empty_model(find_folder(model))).default_method)
 
 
 def find_stored_table(model: str | Path) -> StoredTable:
@@ -61,18 +61,19 @@ def find_stored_table(model: str | Path) -> StoredTable:
         ValueError: If the model has no table, it is compressed already, or it is not plain which tensor it is.
     """
     folder = find_folder(model)
-    skeleton = empty_model(folder)
-    name, weight = input_table(skeleton)
+    skeleton = Original.of(empty_model(folder))
+    weight = skeleton.weight
     entries, _ = read_headers([str(file) for file in weight_files(folder)])
     fitting = [key for key, entry in entries.items() if entry.shape == tuple(weight.shape)]
-    for place in (name, *tied_modules(skeleton, name)):
-        found = [key for key in fitting if _same_module(key, f"{place}.weight", skeleton)]
+    for place in (skeleton.name, *skeleton.tied):
+        found = [key for key in fitting if _same_module(key, f"{place}.weight", skeleton.model)]
         if len(found) == 1:
             file, (rows, width) = entries[found[0]].file, weight.shape
             empty = StoredTable(file, found[0], (rows, width), weight.dtype).rows(0, 0)
             return StoredTable(file, found[0], (rows, width), empty.dtype)
     raise ValueError(
-        f"the files of {model} hold no tensor of {list(weight.shape)} that is plainly its {name}.weight; load the model"
+        f"the files of {model} hold no tensor of {list(weight.shape)} that is plainly its {skeleton.name}.weight; load "
+        "the model"
     )
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.modeling_outputs import BaseModelOutput
 
-from vocabpress.hf.layouts import modules_of
+from vocabpress.hf.companions import modules_of
 
 MODEL_TYPE = "vocabpress_static"
 POOLING = "pooling"  # folder of that module

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from vocabpress.budget import Budget, largest
 from vocabpress.embeddings import CompressedEmbedding
-from vocabpress.fitting.fold import can_fold, fold
+from vocabpress.fitting.fold import can_fold, check_metric, fold, power
 from vocabpress.fitting.shards import ALONE, Shards
 from vocabpress.fitting.table import Table
-from vocabpress.metric import check_metric, power
 
 LARGEST = 1e12  # entry of a table: a billion of such squares add up in float32
 SMALLEST = 1e-15  # of the largest entry: a product of two float16 numbers is not less, and squares of less are nothing

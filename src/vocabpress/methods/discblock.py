@@ -11,7 +11,7 @@ GroupReduce with other blocks and other weights:
 3. Moving tokens between blocks, as in GroupReduce, is there but off.
 
 The scores are the token weights of the fit. The paper's three kinds: DiscBlock-F counts tokens, DiscBlock-T takes
-`vocabpress.weights.tfidf`, DiscBlock-D learns gates (`vocabpress.recover.gates`).
+`vocabpress.calibrate.counts.tfidf`, DiscBlock-D learns gates (`vocabpress.calibrate.gates`).
 
 Our choices: k-means starts from evenly spaced distinct scores and so depends on no seed; alpha floors all centroids,
 not the smallest alone; what `groupreduce` lists. Where scores have fewer distinct values than there are to be blocks,

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from vocabpress.hf.card import add_recovered, write_card
-from vocabpress.hf.checkpoint import find_folder, weight_bytes, weight_files
 from vocabpress.hf.compress import check_device
-from vocabpress.hf.outcome import Recovered, load_report
+from vocabpress.hf.folders import find_folder, weight_bytes, weight_files
 from vocabpress.hf.page import original_text, read_page
+from vocabpress.hf.report import Recovered, load_report
 from vocabpress.hf.writing import check_output, work_folder, written_at_once
 from vocabpress.reconstruction import reconstruction
 from vocabpress.recover.lesson import Lesson, Source, read_lesson

@@ -58,13 +58,13 @@ class Sequences:
         return hashed.hexdigest()
 
 
-def set_aside(sequences: Sequence[Example], held_out: int, filler: int | None, seed: int) -> Sequences:
+def set_aside(sequences: Sequence[Example], held_out: int, filler: Any, seed: int) -> Sequences:
     """Some sequences drawn to be held out, at most a tenth of all.
 
     Args:
         sequences: All.
         held_out: How many to hold out at most.
-        filler: What batches are padded with.
+        filler: The id that batches are padded with; None where there is none.
         seed: Of the choice.
     """
     order = torch.randperm(len(sequences), generator=torch.Generator().manual_seed(seed)).tolist()
@@ -76,6 +76,30 @@ def set_aside(sequences: Sequence[Example], held_out: int, filler: int | None, s
     )
 
 
+def tokenise(
+    files: Sequence[str | Path], tokenizer: PreTrainedTokenizerBase, max_length: int, progress: bool
+) -> list[Example]:
+    """The sequences of text files: a line each, longer lines cut into several, repeated lines once.
+
+    Args:
+        files: UTF-8 text.
+        tokenizer: Of the model.
+        max_length: Tokens of a sequence, special ones included.
+        progress: Whether to draw a progress bar on stderr.
+
+    Raises:
+        ValueError: If a file is unusable.
+    """
+    lines = list(dict.fromkeys(read_lines(files, progress)))  # a repeated line must not be trained on and held out
+    sequences: list[Example] = []
+    call: Any = tokenizer
+    for start in Bar(range(0, len(lines), LINES_PER_CALL), desc="tokenising", disable=not progress):
+        chunk = lines[start : start + LINES_PER_CALL]
+        cut = {"truncation": True, "max_length": max_length, "return_overflowing_tokens": True}
+        sequences += [{"input_ids": ids} for ids in call(chunk, return_attention_mask=False, **cut)["input_ids"]]
+    return sequences
+
+
 def read_sequences(
     files: Sequence[str | Path],
     tokenizer: PreTrainedTokenizerBase,
@@ -84,7 +108,7 @@ def read_sequences(
     seed: int,
     progress: bool,
 ) -> Sequences:
-    """Tokenise text files, a line a sequence, longer lines cut into several; and set some sequences aside.
+    """The sequences of text files, see `tokenise`, some of them set aside.
 
     Args:
         files: UTF-8 text.
@@ -97,18 +121,10 @@ def read_sequences(
     Raises:
         ValueError: If a file is unusable, or there are fewer than twenty sequences.
     """
-    lines = list(dict.fromkeys(read_lines(files, progress)))  # a repeated line must not be on both sides
-    sequences: list[list[int]] = []
-    tokenise: Any = tokenizer
-    for start in Bar(range(0, len(lines), LINES_PER_CALL), desc="tokenising", disable=not progress):
-        chunk = lines[start : start + LINES_PER_CALL]
-        sequences += tokenise(
-            chunk, truncation=True, max_length=max_length, return_overflowing_tokens=True, return_attention_mask=False
-        )["input_ids"]
+    sequences = tokenise(files, tokenizer, max_length, progress)
     if len(sequences) < 20:
         raise ValueError(f"the text gives {len(sequences)} sequences, recovery needs 20 or more; give more text")
-    filler: Any = tokenizer.pad_token_id
-    return set_aside([{"input_ids": ids} for ids in sequences], held_out, filler, seed)
+    return set_aside(sequences, held_out, tokenizer.pad_token_id, seed)
 
 
 def with_own_labels(
@@ -139,7 +155,7 @@ def with_own_labels(
         label = _Masking(tokenizer, min(len(tokenizer), table_rows(model)), seed)
     parts = [[label(row["input_ids"]) for row in part] for part in (sequences.training, sequences.held_out)]
     training, held_out = ([row for row in part if set(row["labels"]) != {UNSCORED}] for part in parts)
-    if not training or not held_out:
+    if not training or bool(held_out) != bool(sequences.held_out):
         raise ValueError("too few sequences hold a token that can be masked; does the tokenizer know the text?")
     return Sequences(training, held_out, sequences.pad)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vocabpress.budget import Budget
+from vocabpress.calibrate.calibration import ROOT
 from vocabpress.methods import is_method
 from vocabpress.report.frame import Model, is_original
 from vocabpress.report.labels import MEASURED
@@ -13,13 +14,24 @@ from vocabpress.report.tables import Sheet, SheetCell
 from vocabpress.results import Result
 
 SHORT_COMMIT = 10  # characters
-WEIGHING = {  # where token weights came from -> options
-    "uniform": ["--counts", "uniform"],
-    "vocabulary order": ["--counts", "vocabulary-order"],
-    "saved counts": ["--counts", "COUNTS"],
+SOURCES = {  # where token weights come from, in the words of earlier versions -> the source of a calibration
+    "vocabulary order": "vocabulary-order",
+    "saved counts": "counts",
+    "TF-IDF of text": "tfidf",
+    "saved weights": "given",
+}
+PLAIN = {  # source -> options of compress, where no calibration need be made first
+    "uniform": ["--calibration", "uniform"],
+    "vocabulary-order": ["--calibration", "vocabulary-order"],
     "text": ["--text", "TEXT"],
-    "TF-IDF of text": ["--text", "TEXT", "--weights", "tfidf"],
-    "saved weights": ["--weights", "WEIGHTS"],
+}
+CALIBRATED = {  # source -> options of calibrate
+    "uniform": ["--exponent", "0"],
+    "text": ["--text", "TEXT"],
+    "counts": ["--from", "COUNTS"],
+    "tfidf": ["--text", "TEXT", "--weights-from", "tfidf"],
+    "gates": ["--text", "TEXT", "--weights-from", "gates"],
+    "given": ["--from", "WEIGHTS"],
 }
 RECOVER_OPTIONS = ("mode", "steps", "seed")  # the other settings go through --set
 OWN_PLACE = ("text", "task", "teacher", "before")  # what was learnt from, and an earlier recovery
@@ -92,19 +104,19 @@ def _seed(result: Result) -> tuple[Any, Any]:
 
 def commands(model: Model) -> list[str]:
     """The commands that make each table that is ours: `vocabpress compress`, and `vocabpress recover` after it."""
-    rows = model.rows[~model.rows.original].drop_duplicates(["label", "asked"])
+    rows = model.rows[~(model.rows.original | model.rows.peer)].drop_duplicates(["label", "asked"])
     lines = []
-    for row in rows[~rows.peer].itertuples():
+    for row in rows.itertuples():
         settings = model.runs[row.Index][0].settings
-        lines.append((recover_command if row.recovered else compress_command)(model.name, settings))
-    return list(dict.fromkeys(filter(None, lines)))
+        lines += (recover_command if row.recovered else compress_commands)(model.name, settings)
+    return list(dict.fromkeys(lines))
 
 
-def recover_command(model: str, chosen: Mapping[str, Any]) -> str | None:
-    """The command that recovers a table of these settings; None where they do not say how."""
+def recover_command(model: str, chosen: Mapping[str, Any]) -> list[str]:
+    """The command that recovers a table of these settings; none where they do not say how."""
     settings = chosen.get("recovered")
     if not isinstance(settings, dict):
-        return None
+        return []
     task = settings.get("task")
     lesson = ["--text", "TEXT"] if task is None else ["--task", str(task), "--data", "DATA"]
     teacher = model if task is None else str(settings.get("teacher"))
@@ -114,26 +126,40 @@ def recover_command(model: str, chosen: Mapping[str, Any]) -> str | None:
     for name, value in settings.items():
         if name not in (*RECOVER_OPTIONS, *MEASURED, *OWN_PLACE) and value is not None:
             words += ["--set", f"{name}={value}"]
-    return shlex.join(words)
+    return [shlex.join(words)]
 
 
-def compress_command(model: str, settings: Mapping[str, Any]) -> str | None:
-    """The command that makes a table of these settings; None if it is not of our methods, or its budget not known."""
+def compress_commands(model: str, settings: Mapping[str, Any]) -> list[str]:
+    """The commands that make a table of these settings; none if it is not of our methods, or its budget not known."""
     budget = settings.get("budget") or (settings.get("ratio") and {"amount": settings["ratio"], "unit": "ratio"})
     if not is_method(settings.get("method")) or not budget:
-        return None
+        return []
     words = ["vocabpress", "compress", model, "-o", "OUTPUT", "--method", settings["method"]]
     words += _budget_options(Budget.read(budget))
     for name, value in (settings.get("fields") or {}).items():
         words += ["--set", f"{name}={value}"] if value is not None else []
     for name, value in (settings.get("linears") or {}).items():
         words += ["--linears", f"{name}={value}"]
-    source, _, power = str(settings.get("token_weights")).partition(", to the power ")
-    words += [*WEIGHING.get(source, []), *(["--weights", power] if power else [])]
-    if settings.get("metric") is not None:
-        words += ["--metric", "METRIC", "--metric-strength", f"{settings['metric']:g}"]
+    options = _calibration(settings)
+    plain = options[:1] in ([], ["--calibration"]) or options == PLAIN["text"]
+    words += options if plain else ["--calibration", "CALIBRATION"]
     words += ["--seed", str(settings.get("fit_seed", settings.get("seed", 0)))]
-    return shlex.join(words)
+    first = [] if plain else [["vocabpress", "calibrate", model, "-o", "CALIBRATION", *options]]
+    return [shlex.join(command) for command in (*first, words)]
+
+
+def _calibration(settings: Mapping[str, Any]) -> list[str]:
+    """Options of compress where it needs no calibration made first, else those of calibrate."""
+    words, _, power = str(settings.get("token_weights")).partition(", to the power ")
+    known = settings.get("calibration") or {"source": SOURCES.get(words, words), "exponent": float(power or ROOT)}
+    source, exponent, strength = str(known["source"]), known.get("exponent", ROOT), settings.get("metric")
+    if exponent == ROOT and strength is None and (source in PLAIN or source not in CALIBRATED):
+        return PLAIN.get(source, [])
+    options = [*CALIBRATED.get(source, []), *([] if exponent == ROOT else ["--exponent", f"{exponent:g}"])]
+    if strength is None:
+        return options if source == "gates" else [*options, "--no-metric"]
+    text = [] if "--text" in options else ["--text", "TEXT"]
+    return [*options, *text, "--metric-strength", f"{strength:g}"]
 
 
 def _budget_options(budget: Budget) -> list[str]:

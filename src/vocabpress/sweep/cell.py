@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from vocabpress.budget import Budget
+from vocabpress.calibrate import Calibration, calibrate
+from vocabpress.calibrate.calibration import TFIDF, UNIFORM
 from vocabpress.evaluate.run import Labels, evaluate, provenance, sizes
-from vocabpress.hf.checkpoint import find_folder
 from vocabpress.hf.compress import compress
-from vocabpress.hf.importance import UNIFORM, Sensitivity
-from vocabpress.hf.shapes import LinearShapes
+from vocabpress.hf.folders import find_folder
+from vocabpress.hf.request import LinearShapes
 from vocabpress.recover import recover
 from vocabpress.results import Result, environment, write_results
 from vocabpress.sweep.expand import Folders
@@ -42,10 +43,7 @@ def press(job: dict[str, Any], folders: Folders) -> None:
         method=read_method("press", job["method"]["name"], job["method"]["fields"]),
         budget=Budget.ratio(job["ratio"]),
         linears=LinearShapes.read(job["linears"]) if "linears" in job else None,
-        text=job["text"],
-        counts=job["counts"] or (None if job["text"] else UNIFORM),  # a plan says what it weighs by
-        weights=job["weights"],
-        metric=Sensitivity(job["metric"], job["metric_strength"]) if "metric" in job else None,
+        calibration=calibration(job),
         seed=job["seed"],
         device=job["device"],
         progress=True,
@@ -67,6 +65,30 @@ def press(job: dict[str, Any], folders: Folders) -> None:
     }
     known = {name: value for name, value in metrics.items() if value is not None}
     _finish(job, folders, made, counted, known, report.seconds)
+
+
+def calibration(job: dict[str, Any]) -> Calibration:
+    """What the keys of a plan say of tokens and directions; without any, every token counts alike.
+
+    Raises:
+        ValueError: As `vocabpress.calibrate.calibrate` does.
+    """
+    weights = job["weights"]
+    by_counts = isinstance(weights, int | float)
+    begin = [] if job["text"] else [job["counts"] or UNIFORM]
+    begin += [] if weights is None or weights == TFIDF or by_counts else [weights]
+    if "metric" in job:
+        measured = Calibration.load(job["metric"]).metric
+        begin.append(Calibration(metric=measured, metric_strength=job["metric_strength"]))
+    return calibrate(
+        job["model"],
+        text=job["text"],
+        start=begin,
+        exponent=weights if by_counts else None,
+        weights_from=TFIDF if weights == TFIDF else "counts",
+        metric=False,
+        progress=True,
+    )
 
 
 def recover_one(job: dict[str, Any], folders: Folders) -> None:

@@ -118,7 +118,7 @@ class _Maker:
 
     def press(self, row: MethodRow, ratio: float, seed: int) -> tuple[Cell, _Pressed]:
         method = {"name": method_name(row.method), "fields": method_settings(row.method)}
-        more = {} if row.linears is None else {"linears": row.linears.told()}
+        more = {} if row.linears is None else {"linears": row.linears.to_dict()}
         more |= {} if row.metric is None else {"metric_strength": row.metric_strength}
         identity = {
             "stage": "press",

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from vocabpress.budget import Budget
+from vocabpress.calibrate.calibration import TFIDF, VOCABULARY_ORDER
 from vocabpress.evaluate import TASKS, Task
-from vocabpress.hf.importance import TFIDF, VOCABULARY_ORDER
-from vocabpress.hf.shapes import LinearShapes
+from vocabpress.hf.request import LinearShapes
 from vocabpress.methods import METHODS, Method, is_method
 from vocabpress.recover.settings import Recovery
 from vocabpress.sweep.reading import Section, read_method, read_recovery, read_task
@@ -28,7 +28,7 @@ class MethodRow:
             weights.
         ratios: Of those of the plan; none means all.
         linears: Linear maps that become Kronecker products, if any.
-        metric: A file that `vocabpress metric` wrote, if any.
+        metric: A calibration file with a metric, if any.
         metric_strength: Its exponent.
     """
 
@@ -318,7 +318,7 @@ def _check_files(plan: Plan, where: str) -> None:
         if not plan.place(file).is_file():
             raise ValueError(f"{where}: no such text file: {plan.place(file)}")
     for row in plan.methods:
-        other = {"counts": VOCABULARY_ORDER, "weights": TFIDF, "metric": "`vocabpress metric`, which makes one"}
+        other = {"counts": VOCABULARY_ORDER, "weights": TFIDF, "metric": "`vocabpress calibrate`, which makes one"}
         for key, file in row.files.items():
             if not plan.place(file).is_file():
                 raise ValueError(f"{where}, [methods.{row.name}]: no such {key} file: {file}; try {other[key]}")

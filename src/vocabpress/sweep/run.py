@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vocabpress.hf.checkpoint import find_folder
+from vocabpress.hf.folders import find_folder
 from vocabpress.progress import Bar
 from vocabpress.sweep.expand import STAGES, Cell, Folders, expand
 from vocabpress.sweep.plan import Plan

@@ -10,17 +10,18 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from vocabpress.hf.checkpoint import find_folder, load_model, open_tokenizer, weight_bytes
+from vocabpress.calibrate.counts import count_tokens
+from vocabpress.hf.checkpoint import load_model, open_tokenizer
 from vocabpress.hf.companions import copy_companions, module_folders
-from vocabpress.hf.naming import hub_id, model_name, named_by
+from vocabpress.hf.folders import find_folder, weight_bytes
+from vocabpress.hf.original import Original, find_tables
 from vocabpress.hf.page import read_page
-from vocabpress.hf.tables import find_tables, input_table
+from vocabpress.hf.report import hub_id, model_name, named_by
 from vocabpress.hf.writing import check_output, save, written_at_once
 from vocabpress.texts import read_lines, sources
 from vocabpress.trim.card import TrimReport, write_card
 from vocabpress.trim.pick import of_scripts
 from vocabpress.trim.tokens import closure, pieces, renumbered
-from vocabpress.weights import count_tokens
 
 KEPT_IDS = "kept_ids.json"
 # Other ways of writing the vocabulary, which would be that of the original.
@@ -108,7 +109,7 @@ def keep_rows(model: PreTrainedModel, kept: Sequence[int]) -> None:
     Raises:
         ValueError: If the model holds something else with a number for each token.
     """
-    table, head = input_table(model)[1], model.get_output_embeddings()
+    table, head = Original.of(model).weight, model.get_output_embeddings()
     rows, places = len(table), torch.tensor(kept)
     found = (table, getattr(head, "weight", None), getattr(head, "bias", None))
     for parameter in {id(each): each for each in found if isinstance(each, nn.Parameter)}.values():  # tied ones once

@@ -28,23 +28,25 @@ from torch import Tensor
 from transformers import AutoModel, PreTrainedModel
 
 from vocabpress.budget import Budget
+from vocabpress.calibrate.calibration import Calibration
+from vocabpress.calibrate.counts import tfidf
+from vocabpress.calibrate.gated import LEAST_GATE, MOST_GATE, Gated, Rows
 from vocabpress.evaluate.finetuned.training import padded
+from vocabpress.files import check_place
 from vocabpress.fitting.quantise import Factors
-from vocabpress.hf.checkpoint import find_folder, named_class, open_model, open_tokenizer
+from vocabpress.hf.checkpoint import named_class, open_model, open_tokenizer
 from vocabpress.hf.compress import check_device
+from vocabpress.hf.folders import find_folder
 from vocabpress.hf.modules import TokenEmbedding
-from vocabpress.hf.tables import input_table
+from vocabpress.hf.original import Original
 from vocabpress.methods import DiscBlock
 from vocabpress.progress import Bar
-from vocabpress.recover.gated import LEAST_GATE, MOST_GATE, Gated, Rows
 from vocabpress.recover.lesson import Lesson, Source, read_lesson
 from vocabpress.recover.loop import ready
 from vocabpress.recover.objective import terms, trace
 from vocabpress.recover.pair import check_classifier
 from vocabpress.recover.settings import Recovery
 from vocabpress.recover.text import UNSCORED, Example, batch_plan
-from vocabpress.tensorfile import check_place
-from vocabpress.weights import save_weights, tfidf
 
 RATE_DECAY = 1.15
 
@@ -140,7 +142,7 @@ def learn_gates(
     device: str | None = None,
     progress: bool = False,
 ) -> GateReport:
-    """Learn gates for the tokens of a model, and write them as token weights, for `compress(weights=…)`.
+    """Learn gates for the tokens of a model, and write them as a `Calibration`, for `compress(calibration=…)`.
 
     Args:
         model: A hub id, or a folder; not compressed. With a task, a classifier that was fine-tuned for it.
@@ -164,7 +166,7 @@ def learn_gates(
     source = Source(text, task, None if data is None else Path(data))
     folder = find_folder(model)
     opened, tokenizer = _open(folder, source, settings)
-    _, table = input_table(opened)
+    table = Original.of(opened).weight
     recovery = Recovery(
         batch_size=settings.batch_size,
         max_length=settings.max_length,
@@ -176,7 +178,8 @@ def learn_gates(
     place = torch.device(device or "cpu")
     opened.to(place)  # pyright: ignore[reportArgumentType]
     best, held_out = _Learning(opened, scores / scores.max(), lesson, settings, budget, seed, place).learn(progress)
-    save_weights(best, output)
+    texts = tuple(Path(file).name for file in text) or ((task,) if task else ())
+    Calibration(weights=best, source="gates", texts=texts).save(output)
     return GateReport(
         output=str(output),
         budget=str(budget),

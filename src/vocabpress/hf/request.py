@@ -1,16 +1,18 @@
-"""Which linear maps of a model are to be Kronecker products, and of what shape: what the user says.
+"""What a user asks of a compression: method, budget and seed, and linear maps that become Kronecker products, too.
 
-The notation is that of KroneckerBERT (Tahaei et al., NAACL 2022, section 3.2): a weight W (outputs x inputs) is A (x) B
-with A (m1 x n1), and ``n1 x m1`` is given. For the maps of a feed-forward block it is that of W1 and of W2 transposed,
-so that one pair serves both.
+The shapes of linear maps are in the notation of KroneckerBERT (Tahaei et al., NAACL 2022, section 3.2): a weight
+W (outputs x inputs) is A (x) B with A (m1 x n1), and ``n1 x m1`` is given. For the maps of a feed-forward block it is
+that of W1 and of W2 transposed, so that one pair serves both.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from typing import Any, Self
 
+from vocabpress.budget import Budget
 from vocabpress.fitting.quantise import Factors, check_factors
+from vocabpress.methods import Method, NearestKronecker, make_method, method_name
 
 Side = int | Fraction
 Shape = tuple[Side, Side]
@@ -91,7 +93,68 @@ class LinearShapes:
             raise ValueError(f"terms takes a number such as 1, got {read['terms']!r}") from None
         return cls(**read)
 
-    def told(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The same as JSON: shapes as text."""
         shapes = {role: "x".join(str(side) for side in shape) for role, shape in self.roles.items()}
         return {**shapes, "terms": self.terms, "factors": self.factors}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a compression.
+
+    Attributes:
+        method: Of the table; None leaves it to the model, see `default_method`.
+        budget: Of the table.
+        seed: Of all randomness.
+        linears: Linear maps that become Kronecker products, too.
+    """
+
+    method: Method | None = None
+    budget: Budget = field(default_factory=lambda: Budget.ratio(25))
+    seed: int = 0
+    linears: LinearShapes | None = None
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A method for the table, its budget, and the linear maps that go with it."""
+
+    method: Method
+    budget: Budget
+    linears: LinearShapes
+    paper: str
+
+
+def _kronecker(width: int, attention: str, ffn: str) -> Preset:
+    # A ratio n to float32 leaves room for n columns a right factor in float16 and in float32 alike.
+    shapes = LinearShapes.read({"attention": attention, "ffn": ffn})
+    return Preset(NearestKronecker(width), Budget.ratio(width), shapes, NearestKronecker.paper)
+
+
+PRESETS: dict[str, Preset] = {
+    # Section 3.2: for BERT-base, d = 768, attention is (384, 384) and (48, 384) there.
+    "kronecker-8x": _kronecker(8, "1/2x1/2", "2x8"),
+    "kronecker-20x": _kronecker(16, "1/16x1/2", "2x16"),
+}
+
+
+def preset(name: str, **settings: Any) -> dict[str, Any]:
+    """Arguments of `compress` that a preset stands for; the papers count every token alike.
+
+    Args:
+        name: A key of PRESETS.
+        settings: Fields of its method that are to be others; ``factors`` is that of the linear maps, too.
+
+    Raises:
+        ValueError: If the name, a field or a value is unknown.
+
+    Example:
+        >>> vocabpress.compress(model, "small", **preset("kronecker-8x"))
+    """
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}; choose from {', '.join(PRESETS)}")
+    chosen = PRESETS[name]
+    method = make_method(method_name(chosen.method), **{**vars(chosen.method), **settings})
+    linears = replace(chosen.linears, factors=settings.get("factors", chosen.linears.factors))
+    return {"method": method, "budget": chosen.budget, "linears": linears, "calibration": "uniform"}

@@ -1,10 +1,7 @@
-"""How much each token matters: counted in text, read from a file, guessed from the vocabulary's order, or all alike.
+"""How much each token matters: counted in text, rated by TF-IDF, or guessed from the vocabulary's order."""
 
-*Counts*, shape (V), float32, not negative, say how often a token occurs; what a fit takes of them is
-`token_weights(counts)`. *Weights*, of the same shape, are what a fit takes as they are: `tfidf`, or a file of them.
-"""
-
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
@@ -12,13 +9,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from vocabpress.chunks import chunks
-from vocabpress.tensorfile import load_tensor, save_tensor
+from vocabpress.calibrate.calibration import ROOT, UNIFORM, VOCABULARY_ORDER, Calibration, token_weights
+from vocabpress.texts import read_lines
 
 LINES_PER_BATCH = 512
-# Of a text. In `benchmarks/tcq.py` 175,000 do better than 12,000 and than millions; this lies between.
-TOKENS = 350_000
-COUNTS_KEY, WEIGHTS_KEY = "token_counts", "token_weights"
 
 
 class Tokenizer(Protocol):
@@ -33,6 +27,61 @@ class Tokenizer(Protocol):
     def convert_ids_to_tokens(self, ids: list[int]) -> list[str | None]:
         """The tokens of these ids."""
         ...
+
+
+def weigh_tokens(
+    known: Calibration,
+    open_tokenizer: Callable[[], Tokenizer],
+    num_embeddings: int,
+    text: Sequence[str | Path] = (),
+    *,
+    exponent: float | None = None,
+    by_tfidf: bool = False,
+    progress: bool = False,
+) -> Calibration:
+    """Add what is not known yet of the tokens.
+
+    Without text, counts or weights it is the vocabulary's order, a guess that serves text far better than none; a model
+    without a tokenizer has no such order, so there its tokens count alike.
+
+    Args:
+        known: Weights and counts that are there already.
+        open_tokenizer: Opens the model's own, where it is needed; raises ValueError where there is none.
+        num_embeddings: Rows of the table, V.
+        text: UTF-8 text files.
+        exponent: Of the counts. None leaves weights that are there as they are, and takes the root for others.
+        by_tfidf: Whether to rate the tokens by `tfidf` instead, each line of the text a document.
+        progress: Whether to draw a progress bar over the text on stderr.
+
+    Raises:
+        ValueError: If a source is unusable or given twice, TF-IDF lacks text, or an exponent counts.
+    """
+    if text:
+        if known.counts is not None or known.source in (UNIFORM, VOCABULARY_ORDER):
+            raise ValueError("token weights come from text or from a calibration that has counts; give one of them")
+        counts = count_tokens(read_lines(text, progress), open_tokenizer(), num_embeddings)
+        names = tuple(Path(file).name for file in text)
+        known = replace(known, counts=counts, texts=names, tokens=int(counts.double().sum()))
+        known = replace(known, source="text") if known.weights is None else known
+    elif known.leaves_weights_open or known.source == VOCABULARY_ORDER:
+        try:
+            known = replace(known, counts=vocabulary_order(open_tokenizer(), num_embeddings), source=VOCABULARY_ORDER)
+        except ValueError:
+            if known.source == VOCABULARY_ORDER:
+                raise
+            known = replace(known, source=UNIFORM)
+    if by_tfidf:
+        if not text:
+            raise ValueError("TF-IDF needs the text itself, its lines are the documents; give --text, or text=[…]")
+        scores = tfidf(read_lines(text, progress), open_tokenizer(), num_embeddings)
+        return replace(known, weights=scores, source="tfidf")
+    if exponent is not None and known.counts is None:
+        raise ValueError(f"the exponent {exponent:g} is of token counts, and there are none; give --text, or text=[…]")
+    if known.counts is None or (known.weights is not None and exponent is None):
+        return known
+    exponent = ROOT if exponent is None else exponent
+    source = known.source if known.source == VOCABULARY_ORDER else "text" if known.texts else "counts"
+    return replace(known, weights=token_weights(known.counts, exponent), exponent=exponent, source=source)
 
 
 def _tokenised(texts: Iterable[str], tokenizer: Tokenizer, num_embeddings: int) -> Iterator[list[list[int]]]:
@@ -62,7 +111,7 @@ def count_tokens(texts: Iterable[str], tokenizer: Tokenizer, num_embeddings: int
         num_embeddings: Rows of the table, V.
 
     Returns:
-        Counts, shape (V), float32 exact up to 2**24 occurrences of one token (float64 inside).
+        Counts, shape (V), float32, exact up to 2**24 occurrences of one token (float64 inside).
 
     Raises:
         ValueError: If there is not one token, or an id is outside of the table.
@@ -130,103 +179,3 @@ def vocabulary_order(tokenizer: Tokenizer, num_embeddings: int) -> Tensor:
     )
     ranks = ordinary.cumsum(0).clamp(min=1)
     return torch.where(ordinary, 1.0 / ranks, 1.0 / max(int(ordinary.sum()), 1))
-
-
-def uniform(num_embeddings: int) -> Tensor:
-    """All tokens alike."""
-    return torch.ones(num_embeddings)
-
-
-def save_counts(counts: Tensor, path: str | Path) -> None:
-    """Write counts as safetensors, one tensor ``token_counts``.
-
-    Raises:
-        ValueError: If the file can't be written.
-    """
-    save_tensor(counts, COUNTS_KEY, path)
-
-
-def load_counts(path: str | Path, num_embeddings: int) -> Tensor:
-    """Read what :func:`save_counts` wrote.
-
-    Raises:
-        ValueError: If the file is missing or holds no counts, or the counts are for another vocabulary.
-    """
-    return _load(path, COUNTS_KEY, "counts", num_embeddings)
-
-
-def save_weights(weights: Tensor, path: str | Path) -> None:
-    """Write weights as safetensors, one tensor ``token_weights``.
-
-    Raises:
-        ValueError: If the file can't be written.
-    """
-    save_tensor(weights, WEIGHTS_KEY, path)
-
-
-def load_weights(path: str | Path, num_embeddings: int) -> Tensor:
-    """Read what :func:`save_weights` wrote.
-
-    Raises:
-        ValueError: If the file is missing or holds no weights, or the weights are for another vocabulary.
-    """
-    return _load(path, WEIGHTS_KEY, "weights", num_embeddings)
-
-
-def _load(path: str | Path, key: str, word: str, num_embeddings: int) -> Tensor:
-    values = load_tensor(key, word, path, f"vocabpress.weights.save_{word}")
-    if values.shape != (num_embeddings,):
-        count = values.shape[0] if values.ndim else 0
-        raise ValueError(
-            f"{path} holds {word} of {count} tokens, the table has {num_embeddings}; make it for this model"
-        )
-    return values
-
-
-def token_weights(counts: Tensor, power: float = 0.5) -> Tensor:
-    """What a fit takes: ``(counts + 1) ** power``, mean 1, shape (V).
-
-    The 1 keeps tokens that the text did not happen to hold; relative frequencies are first scaled so that the smallest
-    positive one is 1, as in text where the rarest token occurs once. Power 1 counts an error as often as the text would
-    show it, 0 not at all; the square root between them is our choice, because the text at hand is never the user's. Nor
-    should more text make weights more uneven: what is longer than `TOKENS` is counted as if it had so many.
-
-    Raises:
-        ValueError: If all counts are zero.
-    """
-    positive = counts[counts > 0]
-    if positive.numel() == 0:
-        raise ValueError("all token counts are zero; count in some text first")
-    counts = counts / positive.min().clamp(max=1)
-    weights = (counts * (TOKENS / counts.sum()).clamp(max=1) + 1) ** power
-    return weights / weights.mean()
-
-
-def over_length(weights: Tensor | None, table: Tensor, strength: float) -> Tensor | None:
-    """Weights under which errors count relative to the length of the row.
-
-    A row's squared error over its squared length is about twice what its direction loses in cosine ("Direction is what
-    you need", RepL4NLP 2021, asks for the direction first), so that strength 1 minimises that; 0 leaves the weights.
-    Lengths below a fifth of the root mean square count as that: the direction of almost nothing means nothing.
-
-    Args:
-        weights: (V), or None for all alike.
-        table: (V, d).
-        strength: Exponent, 0 to 1.
-
-    Returns:
-        (V), mean 1; ``weights`` at strength 0.
-
-    Raises:
-        ValueError: If the strength is out of range.
-    """
-    if not 0 <= strength <= 1:
-        raise ValueError(f"the strength of the direction is 0 to 1, got {strength:g}; 1 counts errors as cosine does")
-    if strength == 0:
-        return weights
-    squares = torch.empty(len(table), device=table.device)
-    for part in chunks(*table.shape):
-        squares[part] = table[part].float().square().sum(1)
-    shorter = squares.clamp(min=0.04 * float(squares.mean())) ** -strength
-    shorter = shorter if weights is None else weights.to(shorter.device) * shorter
-    return shorter / shorter.mean()

@@ -3,19 +3,9 @@ import math
 import pytest
 import torch
 
+from vocabpress.calibrate.calibration import token_weights
+from vocabpress.calibrate.counts import count_tokens, tfidf, vocabulary_order
 from vocabpress.texts import read_lines
-from vocabpress.weights import (
-    count_tokens,
-    load_counts,
-    load_weights,
-    over_length,
-    save_counts,
-    save_weights,
-    tfidf,
-    token_weights,
-    uniform,
-    vocabulary_order,
-)
 
 
 class Words:
@@ -65,18 +55,8 @@ def test_weights_from_counts_by_hand():
     # A million tokens count as 350,000, so that 90,000 of them are 31,500.
     weights = token_weights(torch.tensor([0.0, 910_000.0, 90_000.0]))
     torch.testing.assert_close(weights / weights[0], torch.tensor([1.0, 318501.0, 31501.0]).sqrt())
-    assert torch.equal(token_weights(torch.tensor([0.0, 3.0, 24.0]), power=0.0), torch.ones(3))
-    assert torch.equal(token_weights(uniform(5)), torch.ones(5))
-
-
-def test_errors_over_the_length_of_the_row_by_hand():
-    table = torch.tensor([[3.0, 4.0], [0.0, 10.0], [0.0, 0.0]])  # squared lengths 25, 100, 0; a 25th of the mean: 5/3
-    found = over_length(None, table, 1)
-    torch.testing.assert_close(found / found[1], torch.tensor([4.0, 1.0, 60.0]))
-    assert found.mean() == pytest.approx(1)
-    halfway = over_length(torch.tensor([1.0, 2.0, 1.0]), table, 0.5)
-    torch.testing.assert_close(halfway / halfway[1], torch.tensor([1.0, 1.0, math.sqrt(60) / 2]))
-    assert over_length(None, table, 0) is None
+    assert torch.equal(token_weights(torch.tensor([0.0, 3.0, 24.0]), exponent=0.0), torch.ones(3))
+    assert torch.equal(token_weights(torch.ones(5)), torch.ones(5))
 
 
 def test_tfidf_by_hand():
@@ -98,28 +78,9 @@ def test_tfidf_by_hand():
     torch.testing.assert_close(tfidf(texts * 200, Words(), 9)[1], many)
 
 
-def test_weights_survive_a_file_and_are_not_taken_for_counts(tmp_path):
-    path = tmp_path / "weights.safetensors"
-    save_weights(torch.tensor([0.5, 0.001, 1.0]), path)
-    assert torch.equal(load_weights(path, 3), torch.tensor([0.5, 0.001, 1.0]))
-    with pytest.raises(ValueError, match=r"holds token_weights and no token_counts; write it with .*save_counts"):
-        load_counts(path, 3)
-    with pytest.raises(ValueError, match="holds weights of 3 tokens, the table has 2"):
-        load_weights(path, 2)
-
-
-def test_counts_survive_a_file(tmp_path):
-    counts = torch.tensor([5.0, 0.0, 2.0])
-    save_counts(counts, tmp_path / "counts.safetensors")
-    assert torch.equal(load_counts(tmp_path / "counts.safetensors", 3), counts)
-    with pytest.raises(ValueError, match="holds counts of 3 tokens, the table has 4"):
-        load_counts(tmp_path / "counts.safetensors", 4)
-
-
 def test_bad_sources_are_refused(tmp_path):
     (tmp_path / "empty.txt").write_text("\n  \n", encoding="utf-8")
     (tmp_path / "latin.txt").write_bytes("fine\ncaf\xe9".encode("latin-1"))
-    (tmp_path / "junk.safetensors").write_bytes(b"not safetensors")
     cases = [
         (lambda: list(read_lines([tmp_path / "none.txt"])), "no such text file"),
         (lambda: list(read_lines([tmp_path / "empty.txt"])), "holds no text"),
@@ -128,11 +89,8 @@ def test_bad_sources_are_refused(tmp_path):
         (lambda: count_tokens(["the dog"], Words(), 4), "gives id 7, the table has 4 rows"),
         (lambda: tfidf(["", ""], Words(), 8), "holds no token"),
         (lambda: tfidf(["the dog"], Words(), 4), "gives id 7, the table has 4 rows"),
-        (lambda: load_weights(tmp_path / "none", 3), "no such weights file"),
-        (lambda: save_weights(torch.ones(2), tmp_path / "no" / "folder"), "can't write the token weights"),
-        (lambda: load_counts(tmp_path / "none", 3), "no such counts file"),
-        (lambda: load_counts(tmp_path / "junk.safetensors", 3), "not a counts file"),
         (lambda: token_weights(torch.zeros(3)), "all token counts are zero"),
+        (lambda: token_weights(torch.ones(3), -1), "the exponent of the counts is 0 to 2, got -1"),
     ]
     for make, words in cases:
         with pytest.raises(ValueError, match=words):

@@ -1,0 +1,166 @@
+"""An original in memory: its token table, found once, what is tied to it, and its output head."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from vocabpress.budget import dtype_name
+from vocabpress.chunks import chunks
+from vocabpress.hf.inner import is_quantised, stored_bytes
+from vocabpress.hf.tables import input_table_name, module_name, tied_modules
+from vocabpress.methods import TCQ, FastScan, Method
+
+
+@dataclass(frozen=True)
+class TableInfo:
+    """A vocabulary table of a model.
+
+    Attributes:
+        name: The module that holds it, e.g. ``bert.embeddings.word_embeddings``.
+        role: ``"input"`` or ``"output"``.
+        tied: The other modules that use the same numbers.
+        shape: (V, d).
+        dtype: As loaded, which is as stored where the model was loaded with ``dtype="auto"``.
+        bytes: Bytes of the table alone.
+        share: Share of the bytes of all parameters, tied ones counted once.
+    """
+
+    name: str
+    role: str
+    tied: tuple[str, ...]
+    shape: tuple[int, int]
+    dtype: str
+    bytes: int
+    share: float
+
+
+@dataclass(frozen=True)
+class Original:
+    """A model whose token table is not compressed yet.
+
+    Attributes:
+        model: With or without numbers.
+        name: The module that holds the input table.
+        weight: The input table, (V, d).
+        tied: The other modules whose ``weight`` it is.
+    """
+
+    model: PreTrainedModel
+    name: str
+    weight: nn.Parameter
+    tied: tuple[str, ...]
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> Self:
+        """Find the input table of a model.
+
+        Raises:
+            ValueError: If it has none, or the table is compressed or quantised already.
+        """
+        name = input_table_name(model)
+        weight = model.get_submodule(name).weight
+        if not isinstance(weight, nn.Parameter):
+            raise ValueError(f"the table {name} is compressed already; start from the original checkpoint")
+        if is_quantised(weight):
+            raise ValueError(
+                f"the table {name} is quantised itself; quantise linear maps alone, or start from the original"
+            )
+        return cls(model, name, weight, tuple(tied_modules(model, name)))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(V, d)."""
+        return self.weight.shape[0], self.weight.shape[1]
+
+    @property
+    def head(self) -> tuple[str, nn.Linear] | None:
+        """Name and module of the output head, where the model has one that is a linear map."""
+        head = self.model.get_output_embeddings()
+        return (module_name(self.model, head), head) if isinstance(head, nn.Linear) else None
+
+    @property
+    def default_method(self) -> Method:
+        """Where an output head shares the table, `FastScan`, whose logits need no row decoded; `TCQ` elsewhere."""
+        return FastScan() if self.head is not None and self.head[0] in self.tied else TCQ()
+
+    def tables(self) -> list[TableInfo]:
+        """The input table, and the output head where it has numbers of its own."""
+        total = parameter_bytes(self.model)
+
+        def describe(name: str, weight: Tensor, role: str, tied: tuple[str, ...]) -> TableInfo:
+            size = weight.numel() * weight.itemsize
+            rows, width = weight.shape
+            return TableInfo(name, role, tied, (rows, width), dtype_name(weight.dtype), size, size / total)
+
+        found = [describe(self.name, self.weight, "input", self.tied)]
+        if self.head is not None and self.head[0] not in self.tied:
+            name, head = self.head
+            found.append(describe(name, head.weight, "output", tuple(tied_modules(self.model, name))))
+        return found
+
+    def equal_head(self) -> str | None:
+        """The name of an output head that holds the same numbers as the table, and is not tied to it; or None."""
+        if self.head is None or self.head[0] in self.tied or is_quantised(self.head[1].weight):
+            return None
+        (name, head), table = self.head, self.weight
+        if head.weight.shape != table.shape or head.weight.dtype != table.dtype:
+            return None
+        return name if all(torch.equal(head.weight[part], table[part]) for part in chunks(*self.shape)) else None
+
+    def with_tied_head(self) -> Self:
+        """Tie an output head to the table whose numbers it holds, as the model's config can say it.
+
+        Raises:
+            ValueError: If it holds others, or the model's class can't tie them.
+        """
+        model, name = self.model, self.equal_head()
+        if name is None:
+            raise ValueError(
+                f"the output head of {type(model).__name__} is tied already, or holds other numbers than the table; "
+                "leave out tie"
+            )
+        _say_tied(model, True)
+        model.all_tied_weights_keys = model.get_expanded_tied_weights_keys(all_submodels=True)
+        model.tie_weights(recompute_mapping=False)
+        found = self.of(model)
+        if name not in found.tied:
+            raise ValueError(f"{type(model).__name__} has no tie between {name} and its table; leave out tie")
+        return found
+
+    def settle_ties(self) -> list[str]:
+        """Let the config say what is so: untied, where a head differs from the table that its config ties it to.
+
+        Transformers loads such a checkpoint untied, with a warning, because it sees that the numbers differ. It could
+        not see that of a compressed table, and would tie.
+
+        Returns:
+            The modules that have numbers of their own though the config promised otherwise. Some configs tie whatever
+            they say, T5's among them, so this must be noted elsewhere, too.
+        """
+        promised = self.model.get_expanded_tied_weights_keys(all_submodels=True)
+        apart = [key for key in promised if key.endswith(".weight") and key not in self.model.all_tied_weights_keys]
+        if apart:
+            _say_tied(self.model, False)
+        return [key.removesuffix(".weight") for key in apart]
+
+
+def parameter_bytes(model: nn.Module) -> int:
+    """Bytes of all parameters, each counted once."""
+    return sum(stored_bytes(parameter) for parameter in model.parameters())
+
+
+def find_tables(model: PreTrainedModel) -> list[TableInfo]:
+    """The input table of a model, and its output head where that has numbers of its own.
+
+    Raises:
+        ValueError: If the model has no token embedding, or it is compressed already.
+    """
+    return Original.of(model).tables()
+
+
+def _say_tied(model: PreTrainedModel, tied: bool) -> None:
+    for config in (model.config, model.config.get_text_config(decoder=True)):
+        config.tie_word_embeddings = tied
