@@ -10,6 +10,7 @@ import tiny
 from vocabpress import Budget, compress
 from vocabpress.budget import largest
 from vocabpress.evaluate.run import provenance
+from vocabpress.hf.report import load_report
 
 
 def test_the_three_ways_to_say_a_budget():

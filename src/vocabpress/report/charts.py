@@ -133,20 +133,20 @@ def _curves(found: Frame, x: Any, y: Any, name: str, model: Model) -> list[Any]:
         strokeDash=alt.when("datum.recovered != ''").then(alt.value([5, 3])).otherwise(alt.value([1, 0])),
         strokeWidth=alt.when("datum.peer").then(alt.value(1)).otherwise(alt.value(2)),
     )
-    first, *points = _points(base.encode(shape=looks["shape"]), found, name, "y")
+    first, *points = _points(base, found, name, "y", shape=looks["shape"])
     zoom = alt.selection_interval(bind="scales", zoom="wheel![event.shiftKey]")
     return [lines.add_params(pick), first.add_params(zoom), *points]
 
 
-def _points(base: Any, found: Frame, name: str, axis: str) -> list[Any]:
+def _points(base: Any, found: Frame, name: str, axis: str, **looks: Any) -> list[Any]:
     """Points for what is compressed, hollow ones for what was recovered, and error bars along an axis."""
     bars = base.transform_filter("datum.n > 1").mark_rule(clip=True, strokeWidth=1.5)
     bars = bars.transform_calculate(low="datum.mean - datum.spread", high="datum.mean + datum.spread")
     ends = {"x": {"x": alt.X("low:Q"), "x2": "high:Q"}, "y": {"y": alt.Y("low:Q"), "y2": "high:Q"}}
-    base, layers = base.encode(tooltip=_tooltip(name, found)), []
+    base, layers = base.encode(tooltip=_tooltip(name, found), **looks), []
     for filled, which in ((True, "datum.recovered == ''"), (False, "datum.recovered != ''")):
         if ((found.recovered == "") == filled).any():
-            layers.append(base.transform_filter(which).mark_point(filled=filled, size=60, clip=True))
+            layers.append(base.transform_filter(which).mark_point(filled=filled, size=70, clip=True))
     return [*layers, bars.encode(**ends[axis])] if (found.n > 1).any() else layers
 
 

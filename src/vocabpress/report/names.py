@@ -51,7 +51,7 @@ METRICS = {
     ),
     "mean_cosine": Metric("mean cosine", "higher", "Mean cosine between a row and its reconstruction; 1 is exact."),
     "neighbours_kept": Metric(
-        "neighbours in common", "higher", "Share of a row's nearest neighbours that are its nearest neighbours still."
+        "neighbours kept", "higher", "Share of a row's nearest neighbours that are its nearest neighbours still."
     ),
     "norm_ratio": Metric("norm ratio", None, "Length of a reconstructed row over the row's own; 1 is exact."),
     "over_bound": Metric("dB over the bound", "lower", "Relative error over the Gaussian bound at the same bytes."),

@@ -105,19 +105,19 @@ def _seed(result: Result) -> tuple[Any, Any]:
 
 def commands(model: Model) -> list[str]:
     """The commands that make each table that is ours: `vocabpress compress`, and `vocabpress recover` after it."""
-    rows = model.rows[~model.rows.original].drop_duplicates(["label", "asked"])
-    lines: list[str | None] = []
-    for row in rows[~rows.peer].itertuples():
+    rows = model.rows[~(model.rows.original | model.rows.peer)].drop_duplicates(["label", "asked"])
+    lines = []
+    for row in rows.itertuples():
         settings = model.runs[row.Index][0].settings
-        lines += [recover_command(model.name, settings)] if row.recovered else compress_commands(model.name, settings)
-    return list(dict.fromkeys(filter(None, lines)))
+        lines += (recover_command if row.recovered else compress_commands)(model.name, settings)
+    return list(dict.fromkeys(lines))
 
 
-def recover_command(model: str, chosen: Mapping[str, Any]) -> str | None:
-    """The command that recovers a table of these settings; None where they do not say how."""
+def recover_command(model: str, chosen: Mapping[str, Any]) -> list[str]:
+    """The command that recovers a table of these settings; none where they do not say how."""
     settings = chosen.get("recovered")
     if not isinstance(settings, dict):
-        return None
+        return []
     task = settings.get("task")
     lesson = ["--text", "TEXT"] if task is None else ["--task", str(task), "--data", "DATA"]
     teacher = model if task is None else str(settings.get("teacher"))
@@ -127,7 +127,7 @@ def recover_command(model: str, chosen: Mapping[str, Any]) -> str | None:
     for name, value in settings.items():
         if name not in (*RECOVER_OPTIONS, *MEASURED, *OWN_PLACE) and value is not None:
             words += ["--set", f"{name}={value}"]
-    return shlex.join(words)
+    return [shlex.join(words)]
 
 
 def compress_commands(model: str, settings: Mapping[str, Any]) -> list[str]:
@@ -151,8 +151,8 @@ def compress_commands(model: str, settings: Mapping[str, Any]) -> list[str]:
 
 def _calibration(settings: Mapping[str, Any]) -> list[str]:
     """Options of compress where it needs no calibration made first, else those of calibrate."""
-    said, _, power = str(settings.get("token_weights")).partition(", to the power ")
-    known = settings.get("calibration") or {"source": SOURCES.get(said, said), "exponent": float(power or ROOT)}
+    words, _, power = str(settings.get("token_weights")).partition(", to the power ")
+    known = settings.get("calibration") or {"source": SOURCES.get(words, words), "exponent": float(power or ROOT)}
     source, exponent, strength = str(known["source"]), known.get("exponent", ROOT), settings.get("metric")
     if exponent == ROOT and strength is None and (source in PLAIN or source not in CALIBRATED):
         return PLAIN.get(source, [])
