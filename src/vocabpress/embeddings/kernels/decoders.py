@@ -7,6 +7,7 @@ numbers, no copies, but for small tables that every row is read through (words, 
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from copy import copy
 from functools import lru_cache, partial
 from itertools import accumulate
@@ -237,10 +238,15 @@ def _by_torch(form: CompressedEmbedding) -> Decode:
     twin = copy(form)  # which has the same tensors: what is made of a form must not refer to it
 
     def decode(ids: Any, out: Any) -> None:
-        with torch.no_grad(), torch.autocast("cpu", enabled=False):  # in any thread
-            torch.from_numpy(out).copy_(twin.lookup(torch.from_numpy(ids)))
+        with torch.autocast("cpu", enabled=False) if torch.is_autocast_enabled("cpu") else nullcontext():
+            torch.from_numpy(out).copy_(twin.lookup(torch.from_numpy(ids)).detach())
 
     return decode
+
+
+def _dense(form: Dense) -> Decode:
+    rows = form.rows.detach()
+    return lambda ids, out: torch.from_numpy(out).copy_(rows[torch.from_numpy(ids)])
 
 
 def _projected(form: Projected) -> Decode:
@@ -273,14 +279,15 @@ def _sum(form: Sum) -> Decode:
 
 
 def _rows(form: Rows) -> Decode:
-    blocks, places = [decoder(block) for block in forms(form.blocks)], places_of(form)
+    blocks, found = [decoder(block) for block in forms(form.blocks)], places_of(form)
 
     def decode(ids: Any, out: Any) -> None:
         of_block, rows = numpy.empty((2, len(ids)), numpy.int64)
-        loops.find_all(*places, ids, of_block, rows)
-        for block in numpy.unique(of_block):
-            inside = of_block == block
-            out[inside] = rows_by(blocks[block], rows[inside], out.shape[1])
+        loops.find_all(*found, ids, of_block, rows)
+        for block, read in enumerate(blocks):
+            places = numpy.flatnonzero(of_block == block)
+            if len(places):
+                out[places] = rows_by(read, rows[places], out.shape[1])
 
     return decode
 
@@ -294,5 +301,6 @@ DECODERS: dict[type[CompressedEmbedding], Callable[[Any], Decode]] = {
     Projected: _projected,
     Sum: _sum,
     Rows: _rows,
-    **dict.fromkeys((Dense, Codebooks, Kronecker, Columns), _by_torch),
+    Dense: _dense,
+    **dict.fromkeys((Codebooks, Kronecker, Columns), _by_torch),
 }
