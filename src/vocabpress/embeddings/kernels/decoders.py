@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from copy import copy
 from functools import lru_cache, partial
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any, TypeGuard
 
 import numpy
@@ -284,10 +284,11 @@ def _rows(form: Rows) -> Decode:
     def decode(ids: Any, out: Any) -> None:
         of_block, rows = numpy.empty((2, len(ids)), numpy.int64)
         loops.find_all(*found, ids, of_block, rows)
-        for block, read in enumerate(blocks):
-            places = numpy.flatnonzero(of_block == block)
-            if len(places):
-                out[places] = rows_by(read, rows[places], out.shape[1])
+        order = of_block.argsort(kind="stable")
+        ends, rows = of_block[order].searchsorted(numpy.arange(len(blocks) + 1)).tolist(), rows[order]
+        for block, (first, last) in zip(blocks, pairwise(ends), strict=True):
+            if first < last:
+                out[order[first:last]] = rows_by(block, rows[first:last], out.shape[1])
 
     return decode
 
