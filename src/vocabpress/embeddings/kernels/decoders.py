@@ -53,11 +53,11 @@ def decoder(form: CompressedEmbedding) -> Decode:
     return make(form)
 
 
-def rows_by(decode: Decode, ids: Any, columns: int) -> Tensor:
+def rows_by(decode: Decode, ids: Any, columns: int) -> Any:
     """Rows that a decoder writes, float32 (n, columns)."""
     rows = numpy.empty((len(ids), columns), numpy.float32)
     decode(ids, rows)
-    return torch.from_numpy(rows)
+    return rows
 
 
 def floats(tensor: Tensor) -> Any:
@@ -71,7 +71,8 @@ def small_table(form: CompressedEmbedding) -> Callable[[], Tensor]:
     It is a view of what lies there as such numbers, decoded once for all that read it, or decoded at every call.
     """
     if not _is_fixed(form):
-        return partial(rows_by, decoder(form), numpy.arange(form.num_embeddings), form.embedding_dim)
+        decode, ids, columns = decoder(form), numpy.arange(form.num_embeddings), form.embedding_dim
+        return lambda: torch.from_numpy(rows_by(decode, ids, columns))
     if _lies_there(form):
         table = form.rows.detach()
     else:
@@ -273,7 +274,7 @@ def _sum(form: Sum) -> Decode:
     def decode(ids: Any, out: Any) -> None:
         first(ids, out)
         for other in others:
-            torch.from_numpy(out).add_(rows_by(other, ids, out.shape[1]))
+            torch.from_numpy(out).add_(torch.from_numpy(rows_by(other, ids, out.shape[1])))
 
     return decode
 
