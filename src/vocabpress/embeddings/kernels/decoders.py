@@ -7,9 +7,10 @@ numbers, no copies, but for small tables that every row is read through (words, 
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from copy import copy
 from functools import lru_cache, partial
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any, TypeGuard
 
 import numpy
@@ -52,11 +53,11 @@ def decoder(form: CompressedEmbedding) -> Decode:
     return make(form)
 
 
-def rows_by(decode: Decode, ids: Any, columns: int) -> Tensor:
+def rows_by(decode: Decode, ids: Any, columns: int) -> Any:
     """Rows that a decoder writes, float32 (n, columns)."""
     rows = numpy.empty((len(ids), columns), numpy.float32)
     decode(ids, rows)
-    return torch.from_numpy(rows)
+    return rows
 
 
 def floats(tensor: Tensor) -> Any:
@@ -70,7 +71,8 @@ def small_table(form: CompressedEmbedding) -> Callable[[], Tensor]:
     It is a view of what lies there as such numbers, decoded once for all that read it, or decoded at every call.
     """
     if not _is_fixed(form):
-        return partial(rows_by, decoder(form), numpy.arange(form.num_embeddings), form.embedding_dim)
+        decode, ids, columns = decoder(form), numpy.arange(form.num_embeddings), form.embedding_dim
+        return lambda: torch.from_numpy(rows_by(decode, ids, columns))
     if _lies_there(form):
         table = form.rows.detach()
     else:
@@ -237,10 +239,15 @@ def _by_torch(form: CompressedEmbedding) -> Decode:
     twin = copy(form)  # which has the same tensors: what is made of a form must not refer to it
 
     def decode(ids: Any, out: Any) -> None:
-        with torch.no_grad(), torch.autocast("cpu", enabled=False):  # in any thread
-            torch.from_numpy(out).copy_(twin.lookup(torch.from_numpy(ids)))
+        with torch.autocast("cpu", enabled=False) if torch.is_autocast_enabled("cpu") else nullcontext():
+            torch.from_numpy(out).copy_(twin.lookup(torch.from_numpy(ids)).detach())
 
     return decode
+
+
+def _dense(form: Dense) -> Decode:
+    rows = form.rows.detach()
+    return lambda ids, out: torch.from_numpy(out).copy_(rows[torch.from_numpy(ids)])
 
 
 def _projected(form: Projected) -> Decode:
@@ -267,20 +274,22 @@ def _sum(form: Sum) -> Decode:
     def decode(ids: Any, out: Any) -> None:
         first(ids, out)
         for other in others:
-            torch.from_numpy(out).add_(rows_by(other, ids, out.shape[1]))
+            torch.from_numpy(out).add_(torch.from_numpy(rows_by(other, ids, out.shape[1])))
 
     return decode
 
 
 def _rows(form: Rows) -> Decode:
-    blocks, places = [decoder(block) for block in forms(form.blocks)], places_of(form)
+    blocks, found = [decoder(block) for block in forms(form.blocks)], places_of(form)
 
     def decode(ids: Any, out: Any) -> None:
         of_block, rows = numpy.empty((2, len(ids)), numpy.int64)
-        loops.find_all(*places, ids, of_block, rows)
-        for block in numpy.unique(of_block):
-            inside = of_block == block
-            out[inside] = rows_by(blocks[block], rows[inside], out.shape[1])
+        loops.find_all(*found, ids, of_block, rows)
+        order = of_block.argsort(kind="stable")
+        ends, rows = of_block[order].searchsorted(numpy.arange(len(blocks) + 1)).tolist(), rows[order]
+        for block, (first, last) in zip(blocks, pairwise(ends), strict=True):
+            if first < last:
+                out[order[first:last]] = rows_by(block, rows[first:last], out.shape[1])
 
     return decode
 
@@ -294,5 +303,6 @@ DECODERS: dict[type[CompressedEmbedding], Callable[[Any], Decode]] = {
     Projected: _projected,
     Sum: _sum,
     Rows: _rows,
-    **dict.fromkeys((Dense, Codebooks, Kronecker, Columns), _by_torch),
+    Dense: _dense,
+    **dict.fromkeys((Codebooks, Kronecker, Columns), _by_torch),
 }

@@ -162,8 +162,9 @@ def read_codebooks(stream: Any, bits: int, words: Any, width: int, books: Any, o
             for column in range(8):
                 out[first + column] += words[word + column]
         else:
+            piece, own = out[first : first + width], words[word : word + width]
             for column in range(width):
-                out[first + column] += words[word + column]
+                piece[column] += own[column]
 
 
 @compiled

@@ -20,7 +20,7 @@ from vocabpress.embeddings.dense import Dense
 from vocabpress.embeddings.kernels import sums
 from vocabpress.embeddings.kernels.decoders import books_of, codes_of, places_of, scales_of, small_table
 from vocabpress.embeddings.kernels.threads import in_threads
-from vocabpress.embeddings.kernels.tiles import Score, by_rows, tiles, turned
+from vocabpress.embeddings.kernels.tiles import Score, by_rows, tiles, turning
 from vocabpress.embeddings.projected import Projected
 from vocabpress.embeddings.rows import CHUNK, Rows
 from vocabpress.embeddings.scalar import Scalar
@@ -152,7 +152,25 @@ def _codebooks(form: Codebooks) -> Adder:
 
 
 def _projected(form: Projected) -> Adder:
-    return _whole(tiles(form) if form.activation is not None else turned(form, by_codes(form.inner)))
+    if form.activation is not None:
+        return _whole(tiles(form))
+    turn, inner = turning(form), adder(form.inner)
+
+    def prepare(hidden: Any) -> Add:
+        vectors, offset = turn(hidden)
+        add = inner(vectors)
+        if offset is None:
+            return add
+        if isinstance(add, Whole):
+            return Whole(add.scores + offset)
+
+        def shifted(first: int, last: int, out: Any) -> None:
+            out += offset
+            add(first, last, out)
+
+        return shifted
+
+    return prepare
 
 
 def _parts(form: Sum | Columns) -> Adder:

@@ -19,21 +19,27 @@ SHARE = 512  # rows of a tile that are worth a thread
 
 def by_rows(form: CompressedEmbedding) -> Score:
     """For many: whole rows decoded, but not turned, since it is the vectors that are."""
-    if type(form) is Projected and form.activation is None:
-        return turned(form, by_rows(form.inner))
-    return tiles(form)
+    if type(form) is not Projected or form.activation is not None:
+        return tiles(form)
+    turn, inner = turning(form), by_rows(form.inner)
+
+    def score(hidden: Any) -> Any:
+        vectors, offset = turn(hidden)
+        out = inner(vectors)
+        return out if offset is None else numpy.add(out, offset, out=out)
+
+    return score
 
 
-def turned(form: Projected, score: Score) -> Score:
-    """By the inner rows, with vectors that are turned to those; ``score`` gives the inner products with them."""
+def turning(form: Projected) -> Callable[[Any], tuple[Any, Any]]:
+    """How vectors are turned to those of the inner rows, and what is added to their inner products, (n, 1)."""
     basis, bias = small_table(form.basis), None if form.bias is None else form.bias.detach().float()
 
-    def turned_score(hidden: Any) -> Any:
+    def turn(hidden: Any) -> tuple[Any, Any]:
         vectors = torch.from_numpy(hidden)
-        out = score((vectors @ basis().T).numpy())
-        return out if bias is None else numpy.add(out, (vectors @ bias).numpy()[:, None], out=out)
+        return (vectors @ basis().T).numpy(), None if bias is None else (vectors @ bias).numpy()[:, None]
 
-    return turned_score
+    return turn
 
 
 def tiles(form: CompressedEmbedding) -> Score:
