@@ -4,7 +4,6 @@ from dataclasses import asdict
 
 import pytest
 import torch
-from vocabpress.hf.outcome import load_report
 
 import tiny
 from vocabpress import Budget, compress
