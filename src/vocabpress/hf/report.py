@@ -95,7 +95,6 @@ def load_report(folder: Path) -> Report | None:
     """The report of a compressed checkpoint; None if there is none, or it is of another version."""
     try:
         data: dict[str, Any] = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-        data["budget"] = Budget.read(data["budget"])
         linears = [LinearOutcome(**part) for part in data.pop("linears")]
         recovered = [Recovered(**part) for part in data.pop("recovered")]
         data["budget"] = Budget.read(data["budget"])

@@ -101,7 +101,8 @@ def _size_axis(found: Frame, field: str, title: str, float32: float) -> Any:
     say = "format(datum.value, '.3~r')" if field == "bits" else "format(datum.value, '.2~s') + 'B'"
     ticks = [float32 / ratio for ratio in TICK_RATIOS if low <= float32 / ratio <= high]
     labels = say if math.isnan(float32) else f"[{say}, format({float32} / datum.value, '.3~r') + 'x']"
-    axis = alt.Axis(labelExpr=labels, labelOverlap=True, tickCount=6, **({"values": ticks} if len(ticks) > 1 else {}))
+    chosen: dict[str, Any] = {"values": ticks} if len(ticks) > 1 else {}
+    axis = alt.Axis(labelExpr=labels, labelOverlap=True, tickCount=6, **chosen)
     return alt.X(f"{field}:Q", title=title, axis=axis).scale(type="log", domain=[low, high], nice=False)
 
 
