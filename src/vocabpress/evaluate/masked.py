@@ -65,9 +65,7 @@ class MaskedPerplexity(Task):
         if tokenizer.mask_token_id is None:
             raise ValueError("the tokenizer has no mask token; is this a masked language model?")
         if not tokenizer.is_fast:
-            raise ValueError(
-                "whole-word masking needs a fast tokenizer (tokenizer.json), which knows its words"
-            )
+            raise ValueError("whole-word masking needs a fast tokenizer (tokenizer.json), which knows its words")
         rows = min(len(tokenizer), table_rows(model))
         length = longest_input(model, tokenizer, self.block)
         masked = mask_lines(lines, tokenizer, rows, length, self.mask_probability, subject.seed, subject.progress)
