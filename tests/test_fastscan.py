@@ -43,7 +43,7 @@ def test_columns_lie_side_by_side_and_end_in_zeros():
     assert form.logits(torch.tensor([1.0, 10.0, 100.0, 1000.0])).tolist() == [431, 652]
     with pytest.raises(ValueError, match="the parts have 3 columns, more than embedding_dim 2"):
         Columns([left, right], 2)
-    with pytest.raises(ValueError, match="one number of rows"):
+    with pytest.raises(ValueError, match="must have equally many rows, got"):
         Columns([left, Dense(3, 1)])
 
 
