@@ -1,7 +1,7 @@
 """Binary codes for rows: a binary autoencoder that finds them, and coordinate descent that improves them.
 
-Codes are numbers -1 and +1 here, shape (V, bits); a row is decoded as ``offset + code @ decoder``. Those of a whole
-table are held as bits (`Signs`).
+Codes are numbers -1 and +1 here, shape (V, bits); a row is decoded as ``offset + code @ decoder``. The codes of a whole
+table are stored as bits (`Signs`).
 """
 
 import math
@@ -33,8 +33,7 @@ class StageOptions:
     """How one binary autoencoder is trained.
 
     Attributes:
-        epochs: At most.
-        batch_size: Rows a step.
+        epochs: Maximum number of epochs.
         learning_rate: Learning rate of Adam at the start, falling by a cosine to a twentieth.
         temperature: Temperature of the sigmoid at the start and at the end, annealed geometrically.
         saturation: Share of saturated codes at which training stops.
@@ -50,12 +49,7 @@ class StageOptions:
 
 
 class Signs:
-    """Codes of -1 and +1, held as bits and read as floats, (V, bits).
-
-    Args:
-        packed: uint8, (V, ceil(bits / 8)), as `Scalar` stores them.
-        bits: Bits of a row.
-    """
+    """Codes of -1 and +1, (V, bits), read as floats; packed as `Scalar` stores them, uint8, (V, ceil(bits / 8))."""
 
     def __init__(self, packed: Tensor, bits: int) -> None:
         self.packed, self.shape = packed, (len(packed), bits)
@@ -73,18 +67,11 @@ class Signs:
 
 
 class BinaryAutoencoder(nn.Module):
-    """Linear encoder, tempered sigmoid, linear decoder, for rows of unit mean square.
+    """Linear encoder, tempered sigmoid, linear decoder, for rows (V, d) of unit mean square; bits may exceed d.
 
     The soft code tanh(z / T) is a sigmoid stretched to (-1, 1). The encoder starts on the principal axes of the rows
     in a random rotation, so that all bits are alike and none is nearly constant; the decoder starts as the least-
-    squares answer to those codes.
-
-    Args:
-        rows: (V, d), what is to be encoded.
-        bits: Bits of the code; may exceed d.
-        weights: (V).
-        temperature: At which the decoder is first fitted.
-        generator: Draws the rotation.
+    squares answer to the soft codes at ``temperature``.
     """
 
     def __init__(self, rows: Table, bits: int, weights: Tensor, temperature: float, generator: torch.Generator) -> None:
@@ -118,7 +105,7 @@ class BinaryAutoencoder(nn.Module):
 
 
 def _spread(table: Table) -> Tensor:
-    """Standard deviation of each column, (width); of one row it is taken to be 1."""
+    """Standard deviation of each column, (width); 1 for a table of one row."""
     if len(table) == 1:
         return torch.ones(table.shape[1], device=table.device)
     sums, squares = table.sum(lambda _, rows: (rows.double().sum(0), rows.double().square().sum(0)))
@@ -137,21 +124,10 @@ def train_codes(
     title: str = "",
     progress: bool = False,
 ) -> Signs:
-    """Train a binary autoencoder on ``table - base``, and return its hard codes, shape (V, bits).
+    """Train a binary autoencoder on ``table - base``, both (V, d), and return its hard codes, (V, bits).
 
     Training stops when the codes saturate, when the held-out loss of the *hard* codes is flat, or after the last
     epoch. The loss sees whole rows, base included: the cosine of a residual is not the cosine that matters.
-
-    Args:
-        table: (V, d).
-        base: (V, d), what earlier stages reconstruct; read some rows at a time.
-        bits: Bits of the code.
-        weights: (V).
-        loss: The loss of a batch of whole rows.
-        options: How to train.
-        generator: All randomness.
-        title: Title of the progress bar.
-        progress: Whether to draw it.
     """
     table = Table.of(table)
     rest, codes = table.minus(base), Signs.empty(len(table), bits, table.device)
@@ -195,7 +171,7 @@ class _Stage:
         self.best, self.flat_for = math.inf, 0
 
     def temperature(self, done: float) -> float:
-        """Annealed geometrically; ``done`` runs from 0 to 1."""
+        """Temperature after the share ``done`` of the training, 0 to 1."""
         start, end = self.options.temperature
         return start * (end / start) ** done
 
@@ -236,16 +212,16 @@ class _Stage:
 def flip_bits(
     targets: Table | Tensor, codes: Tensor | Signs, decoder: Tensor, temperature: float, generator: torch.Generator
 ) -> None:
-    """One sweep of coordinate descent over all bits, in place: a bit flips where that brings its row nearer.
+    """One sweep of coordinate descent over this process' codes, in place: a bit flips if its row gets nearer.
 
     With residual r and decoder rows w_j, flipping bit j changes ||r||^2 by 4 (b_j <r, w_j> + ||w_j||^2). Above zero
     temperature, normal noise is added to the threshold, which lets a row leave a poor local optimum; anneal it to zero
-    over several sweeps. Correlations <r, w_j> are kept up to date by rank-one updates inside a block of bits, and by
-    one matrix product after each block.
+    over several sweeps. Correlations <r, w_j> are updated by rank-one updates inside a block of bits, and by one matrix
+    product after each block.
 
     Args:
-        targets: (V, d), what ``codes @ decoder`` should come near to.
-        codes: (V, bits), -1 and +1; changed in place, the rows of this process.
+        targets: (V, d), what ``codes @ decoder`` should approximate.
+        codes: (V, bits), -1 and +1.
         decoder: (bits, d).
         temperature: Standard deviation of the noise in units of the mean of ||w_j||^2.
         generator: Draws the noise.

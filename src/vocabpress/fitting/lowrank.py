@@ -20,7 +20,7 @@ class LowRank(NamedTuple):
 
 
 def _total(weights: Tensor) -> Tensor:
-    """Their sum; where some rows of a table have no weight at all, what is divided by it is zero, and stays so."""
+    """The sum of the weights; where it is zero, a tiny number, so that quotients of zero stay zero."""
     return weights.sum(dtype=torch.float64).clamp(min=torch.finfo(torch.float64).tiny)
 
 
@@ -32,13 +32,9 @@ def weighted_mean(table: Table | Tensor, weights: Tensor) -> Tensor:
 
 
 def principal_axes(table: Table | Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvectors (d, d), as rows, and eigenvalues (d), falling, of ``sum_i w_i x_i x_i^T / sum_i w_i``.
+    """Eigenvectors (d, d), as rows, and eigenvalues (d), falling, of ``sum_i w_i x_i x_i^T / sum_i w_i``; float64.
 
-    In float64: the eigenvalues are squares of singular values, which costs half of the digits.
-
-    Args:
-        table: (V, d).
-        weights: (V).
+    The eigenvalues are squares of singular values, which costs half of the digits.
     """
     table = Table.of(table)
 
@@ -53,14 +49,9 @@ def principal_axes(table: Table | Tensor, weights: Tensor) -> tuple[Tensor, Tens
 
 
 def weighted_svd(table: Table | Tensor, rank: int, weights: Tensor) -> LowRank:
-    """The rank-``rank`` approximation about the mean row with the least ``sum_i w_i ||x_i - x^_i||^2``.
+    """The approximation of rank 0 to min(V, d) about the mean row with the least ``sum_i w_i ||x_i - x^_i||^2``.
 
     With all weights equal this is the truncated SVD of the centred table, optimal by Eckart and Young.
-
-    Args:
-        table: (V, d).
-        rank: 0 to min(V, d).
-        weights: (V), not negative.
     """
     table = Table.of(table)
     mean = weighted_mean(table, weights)
@@ -78,14 +69,8 @@ def ridge(
 ) -> Tensor:
     """``W`` with the least ``sum_i w_i ||y_i - f_i W||^2 + penalty * trace * ||W||^2``; shape (features, d).
 
-    The penalty is relative to the mean of the features' squares, so its meaning does not depend on their scale.
-
-    Args:
-        features: (V, f), read chunk by chunk.
-        targets: (V, d).
-        weights: (V).
-        penalty: Relative strength of the ridge.
-        offset: Whether a first feature is 1 in all rows; row 0 of the result is then the offset.
+    The penalty is relative to the mean of the features' squares, so its meaning does not depend on their scale. With
+    ``offset`` a feature of ones comes first, and row 0 of the result is the offset. Features (V, f) are read in chunks.
     """
     targets = Table.of(targets)
 

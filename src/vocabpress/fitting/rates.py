@@ -25,7 +25,7 @@ class Ladder:
     """The rates that axes can have.
 
     Attributes:
-        group: Neighbouring axes that share a rate; zeros make the last axes a whole group.
+        group: Neighbouring axes that share a rate; zeros pad the axes to whole groups.
         rungs: (bits, columns), bits for each so many columns, which divide a group; rising, the first one none.
         losses: The share of its variance that an axis loses at each rung; the first loses all.
     """
@@ -50,15 +50,10 @@ def weight_classes(weights: Tensor, blocks: int) -> Tensor:
 
 
 class Axes:
-    """The principal axes of a table.
-
-    Args:
-        table: (V, d).
-        weights: (V).
-        group: Axes that share a rate; zeros make the last ones a whole group.
+    """The principal axes of a weighted table, (V, d), padded by zeros to whole groups of ``group`` axes.
 
     Attributes:
-        deviations: Standard deviations of the table along the axes, those of zeros included.
+        deviations: Standard deviations of the table along the axes, padding included.
     """
 
     def __init__(self, table: Table, weights: Tensor, group: int) -> None:
@@ -72,19 +67,19 @@ class Axes:
         self._turn = pad(axes.to(table.dtype).T / deviations, (0, lacking))
 
     def coordinates(self, table: Table, width: int | None = None) -> Table:
-        """A table on the axes, each divided by its deviation, (V, d and the zeros); or on the first ``width`` axes."""
+        """A table on the axes, each divided by its deviation, (V, d and padding); or on the first ``width`` axes."""
         return table.minus(self.mean).times(self._turn[:, :width])
 
 
 class BlockRates:
-    """How much weighted energy each block of tokens has in each group of axes, and what rates it gets for that.
+    """The weighted energy of each block of tokens in each group of axes, and the rates that follow from it.
 
     Args:
         axes: Axes of the table.
         coordinates: The table on these axes.
         weights: (V).
         block_of: (V).
-        ladder: The rates that there are.
+        ladder: The rates that exist.
         first: The fewest bits of the first group.
         floor: The fewest bits of a row.
     """
@@ -166,7 +161,7 @@ class BlockRates:
 
 
 def _forbid(costs: Tensor, distortion: Tensor, start: Tensor) -> None:
-    """Forbid the options before ``start``, (blocks, groups), in place; they cost what the first one left does."""
+    """Forbid the options before ``start``, (blocks, groups), in place; they get the cost of the first valid one."""
     before = torch.arange(costs.shape[2]) < start[..., None]
     distortion.masked_fill_(before, torch.inf)
     costs.copy_(torch.where(before, costs.gather(2, start[..., None]), costs))

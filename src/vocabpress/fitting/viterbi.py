@@ -72,12 +72,8 @@ def best_path(
 ) -> tuple[Tensor, Tensor]:
     """The new bits of the best path, (V, bits), and the state after its first ``at`` steps, (V).
 
-    Args:
-        rows: (V, columns).
-        steps: In the order of time.
-        importance: (columns).
-        seam: The state before the first and after the last step, (V); None leaves both free.
-        at: Which state to return.
+    ``seam`` is the state before the first and after the last step, (V); None leaves both free. Rows are (V, columns),
+    their importance (columns).
     """
     if not (HAVE_NUMBA and rows.device.type == "cpu" and rows.dtype == torch.float32):
         return plain_path(rows, steps, importance, seam, at)
