@@ -77,11 +77,7 @@ def _beam_search(targets: Tensor, books: Tensor, width: int) -> Tensor:
 
 
 def refit(
-    targets: Points | Table | Tensor,
-    codes: Tensor | Encoder,
-    books: Tensor,
-    weights: Tensor,
-    penalty: float = 1e-4,
+    targets: Points | Table | Tensor, codes: Tensor | Encoder, books: Tensor, weights: Tensor, penalty: float = 1e-4
 ) -> Tensor:
     """The books with the least ``sum_i w_i ||x_i - decode(codes_i)||^2`` for these codes, all stages together.
 

@@ -131,12 +131,7 @@ class _Blocks:
     """
 
     def __init__(
-        self,
-        table: Table | Tensor,
-        weights: Tensor,
-        block_of: Tensor,
-        ranks: Sequence[int],
-        whole: Sequence[bool],
+        self, table: Table | Tensor, weights: Tensor, block_of: Tensor, ranks: Sequence[int], whole: Sequence[bool]
     ) -> None:
         self.table, self.weights, self.block_of, self.ranks = Table.of(table), weights, block_of, ranks
         count, width = len(ranks), table.shape[1]

@@ -18,16 +18,7 @@ from torch import Tensor
 
 from vocabpress.embeddings import CompressedEmbedding
 from vocabpress.embeddings.inference import lookup
-from vocabpress.fitting.shards import (
-    ALONE,
-    Combine,
-    Shards,
-    Value,
-    added,
-    chunk_borders,
-    rows_per_chunk,
-    stretches_of,
-)
+from vocabpress.fitting.shards import ALONE, Combine, Shards, Value, added, chunk_borders, rows_per_chunk, stretches_of
 
 ENTRIES_CACHED = 2**25  # of a derived table that is read again and again: up to 128 MB are not made anew each time
 SAMPLED_WHOLE = 2**22  # numbers at most, to draw a sample by shuffling all

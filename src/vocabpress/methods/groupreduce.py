@@ -31,14 +31,7 @@ from pydantic import Field
 from torch import Tensor
 
 from vocabpress.embeddings import CompressedEmbedding, Projected
-from vocabpress.fitting.blocks import (
-    ProportionalRanks,
-    contiguous,
-    empty_block,
-    empty_blocks,
-    full_ranks,
-    store_blocks,
-)
+from vocabpress.fitting.blocks import ProportionalRanks, contiguous, empty_block, empty_blocks, full_ranks, store_blocks
 from vocabpress.fitting.quantise import Factors
 from vocabpress.fitting.reassign import Options, Storage, reassign
 from vocabpress.fitting.table import Table

@@ -145,11 +145,7 @@ def _place(job: dict[str, Any], folders: Folders) -> Path:
 
 
 def _finish(
-    job: dict[str, Any],
-    made: Path,
-    metrics: dict[str, float],
-    seconds: float,
-    details: dict[str, Any] | None = None,
+    job: dict[str, Any], made: Path, metrics: dict[str, float], seconds: float, details: dict[str, Any] | None = None
 ) -> None:
     """Move the model to its place, then write the result that says so."""
     # The plan's settings of the recovery: a checkpoint has none of one that did not help, and more that varies.
