@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +20,9 @@ from vocabpress.packing import pack, packed_bytes, unpack
 RowLoss = Callable[[Tensor, Tensor], Tensor]
 """(reconstruction, original), both (batch, d) -> a value per row."""
 
-NOTHING = 1e-12  # root mean square of what is left to code, below which there is nothing to learn
-REFIT_ROWS = 6000  # at least, on which the decoder of held-out codes is fitted
-HELD_OUT = 0.03  # share of the rows that training does not see, to tell when it has become flat
+NOTHING = 1e-12  # root mean square of the residual, below which there is nothing to learn
+REFIT_ROWS = 6000  # rows, at least, on which the decoder of held-out codes is fitted
+HELD_OUT = 0.03  # share of the rows that training does not see; their loss ends it when it is flat
 SATURATED = 4.0  # |logit / temperature| beyond which a tempered sigmoid passes hardly any gradient
 BITS_PER_BLOCK, ROWS_PER_CHUNK = 32, 4096  # of the coordinate descent: sized for the processor's cache
 
@@ -53,11 +52,6 @@ class Signs:
 
     def __init__(self, packed: Tensor, bits: int) -> None:
         self.packed, self.shape = packed, (len(packed), bits)
-
-    @classmethod
-    def empty(cls, rows: int, bits: int, device: torch.device) -> Self:
-        """All -1."""
-        return cls(torch.zeros(rows, packed_bytes(bits, 1), dtype=torch.uint8, device=device), bits)
 
     def __getitem__(self, places: Places) -> Tensor:
         return unpack(self.packed[places], 1, self.shape[1]).float() * 2 - 1
@@ -130,18 +124,17 @@ def train_codes(
     epoch. The loss sees whole rows, base included: the cosine of a residual is not the cosine that matters.
     """
     table = Table.of(table)
-    rest, codes = table.minus(base), Signs.empty(len(table), bits, table.device)
-    (squares,) = rest.sum(lambda _, rows: (rows.square().sum().double(),))
-    scale = (squares / (len(table) * table.shape[1])).sqrt().to(table.dtype)
+    rest = table.minus(base)
+    packed = torch.zeros(len(table), packed_bytes(bits, 1), dtype=torch.uint8, device=table.device)
+    scale = rest.mean_square().sqrt().to(table.dtype)
     if float(scale) <= NOTHING:
-        codes.packed.fill_(255)
-        return codes
+        return Signs(packed.fill_(255), bits)
     stage = _Stage(table, rest, scale, weights, loss, options, bits, generator)
     schedule = Schedule(options.epochs, options.batch_size, options.learning_rate, partial(cosine_decay, least=0.05))
     parameters = list(stage.network.parameters())
     Minimiser(parameters, stage.losses, schedule, generator, title, progress).run(table, stage.finished, stage.seen)
-    stage.rows.fill([codes.packed], lambda _, rows: [pack((stage.network.codes(rows) > 0).byte(), 1)])
-    return codes
+    stage.rows.fill([packed], lambda _, rows: [pack((stage.network.codes(rows) > 0).byte(), 1)])
+    return Signs(packed, bits)
 
 
 class _Stage:
@@ -228,7 +221,7 @@ def flip_bits(
     """
     gram = decoder @ decoder.T
     noise = temperature * float(gram.diagonal().mean())
-    # Noise of a row's own, whoever has it: each process need not draw that of all rows.
+    # Noise depends on the row, not on its process: a process need not draw that of all rows.
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device)) if noise > 0 else 0
     for places, rows in Table.of(targets).chunks():
         for start in range(places.start, places.stop, ROWS_PER_CHUNK):

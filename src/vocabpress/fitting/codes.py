@@ -69,8 +69,8 @@ def _beam_search(targets: Tensor, books: Tensor, width: int) -> Tensor:
     for stage, book in enumerate(books):
         scores = torch.addmm(book.square().sum(-1), left.flatten(0, 1), book.T, alpha=-2)
         scores = scores.view(*errors.shape, len(book)).add_(errors[..., None]).flatten(1)
-        errors, kept = scores.topk(min(width, scores.shape[1]) if stage + 1 < len(books) else 1, largest=False)
-        parent, word = kept // len(book), kept % len(book)
+        errors, best = scores.topk(min(width, scores.shape[1]) if stage + 1 < len(books) else 1, largest=False)
+        parent, word = best // len(book), best % len(book)
         left = pick(left, parent) - book[word]
         codes = torch.cat([pick(codes, parent), word[..., None]], -1)
     return codes[:, 0]

@@ -14,7 +14,7 @@ from vocabpress.embeddings import CompressedEmbedding, Dense, Projected, Rows, S
 from vocabpress.embeddings.scalar import ScaleAxis
 from vocabpress.fitting.quantise import quantise
 
-FLOOR = 1e-2  # of the mean eigenvalue: directions in which the model feels nothing still count a little
+FLOOR = 1e-2  # least eigenvalue over the mean: directions that do not affect the model still count a little
 
 
 def check_metric(metric: Tensor, embedding_dim: int) -> None:

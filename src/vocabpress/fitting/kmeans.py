@@ -64,13 +64,13 @@ def kmeans(
 def seed_words(points: Points, weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """k-means++: each word is a point drawn with a chance in proportion to its weighted squared distance from the rest.
 
-    Drawn from a sample of the points, which spoils nothing that Lloyd's rounds would not mend.
+    Drawn from a sample of the points; Lloyd's rounds repair what that costs.
     """
     sample, weights = points.sample(max(1024, SEEDING_POINTS * count), weights, generator)
     distances = torch.ones(sample.shape[:2], device=sample.device)
     words = sample.new_empty(sample.shape[0], count, sample.shape[2])
     for place in range(count):
-        # The small constant decides where all points are words already: then any will do.
+        # The small constant matters where all points are words already: then any point is right.
         chances = distances * weights + torch.finfo(torch.float32).tiny
         drawn = torch.multinomial(chances, 1, generator=generator)
         words[:, place] = pick(sample, drawn)[:, 0]

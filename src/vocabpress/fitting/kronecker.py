@@ -25,8 +25,8 @@ from vocabpress.fitting.lowrank import principal_axes
 from vocabpress.fitting.quantise import Factors, empty_factor, store_factor
 from vocabpress.fitting.table import Decoded, Places, Readable, Table
 
-LEAST_WEIGHT = 1e-6  # of the mean: a row that does not count is still fitted, where nothing else is at stake
-SWEEPS, FLAT = 25, 1e-5  # of the alternating least squares: at most, and the relative gain at which they end
+LEAST_WEIGHT = 1e-6  # over the mean: a row of weight 0 is still fitted where that costs the others nothing
+SWEEPS, FLAT = 25, 1e-5  # of the alternating least squares: the most, and the relative gain that ends them
 
 
 class KroneckerBlocks(NamedTuple):
@@ -63,7 +63,7 @@ class KroneckerBlocks(NamedTuple):
         inside, level = torch.einsum("tpq,spq->pts", right, right), self.level
 
         def solved(places: slice, rows: Tensor) -> list[Tensor]:
-            if level:  # a weight that all of a block shares moves no answer: one system serves all blocks
+            if level:  # a weight shared by a whole block changes no solution: one system serves all blocks
                 gram, entries = inside.sum(0, keepdim=True), self.entries(rows)
             else:
                 gram, entries = torch.einsum("ip,pts->its", self.weights[places], inside), self.weighted(places, rows)
@@ -107,7 +107,7 @@ def _solve(gram: Tensor, aims: Tensor) -> Tensor:
     """Solve for each row of the factors, (terms, rows, width), with its Gram matrix, (rows or 1, terms, terms)."""
     gram, wanted = gram.double(), aims.double()
     diagonal = gram.diagonal(dim1=-2, dim2=-1)
-    # Terms may come to depend on each other, or be zero: a ridge that no digit of float32 sees.
+    # Terms may become dependent, or be zero: a ridge too small to change a digit of float32.
     diagonal += 1e-9 * diagonal.mean(-1, keepdim=True) + 1e-150
     if len(gram) == 1:
         return torch.linalg.solve(gram[0], wanted.flatten(1)).view_as(wanted).to(aims.dtype)
@@ -134,7 +134,7 @@ def nearest_products(blocks: KroneckerBlocks, terms: int) -> tuple[Tensor, Tenso
     left = blocks.solve_left(right)
     if not blocks.level:
         left, right = _take_turns(blocks, left, right)
-    scales = torch.stack([of.norm(dtype=torch.float64) for of in left]) / (left[0].numel() ** 0.5)
+    scales = torch.stack([factor.norm(dtype=torch.float64) for factor in left]) / (left[0].numel() ** 0.5)
     scales = torch.where(scales > 0, scales, torch.ones_like(scales)).to(left.dtype)  # a factor of zeros stays one
     left /= scales[:, None, None]
     return left, right * scales[:, None, None]

@@ -8,7 +8,7 @@ from torch.nn.functional import pad
 
 from vocabpress.fitting.table import Readable, Table
 
-NOTHING = 1e-6  # of the largest deviation: what rounding leaves of a zero; rows of no weight have any length there
+NOTHING = 1e-6  # over the largest deviation: rounding error of a zero; rows of weight 0 can be long in that direction
 
 
 class LowRank(NamedTuple):
@@ -58,7 +58,7 @@ def weighted_svd(table: Table | Tensor, rank: int, weights: Tensor) -> LowRank:
     centred = table.minus(mean)
     axes, values = principal_axes(centred, weights)
     axes, deviations = axes[:rank].to(table.dtype), values[:rank].sqrt().to(table.dtype)
-    # A column of next to nothing has no deviation: any divisor will do, and 1 keeps it so.
+    # A column of next to nothing has no deviation: any divisor is right, and 1 leaves it tiny.
     scale = torch.where(deviations > NOTHING * deviations[:1], deviations, torch.ones_like(deviations))
     left = centred.map(lambda _, rows: rows @ axes.T / scale, rank)
     return LowRank(left, axes * scale[:, None], mean)

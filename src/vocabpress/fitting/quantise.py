@@ -26,7 +26,7 @@ def scalar_codes(values: Tensor, scales: Tensor, bits: int) -> Tensor:
 
 
 def _candidates(reach: Tensor, bits: int, dtype: torch.dtype) -> list[Tensor]:
-    """Scales to try: full reach first; at few bits the best one clips, at one bit it is about 0.3 of the reach."""
+    """Scales to try, full reach first; at fewer bits the best one clips more, at one bit to about 0.3 of the reach."""
     fractions = torch.linspace(1.0, 0.2, CLIPS + 1).tolist() if bits < 8 else [1.0, 0.95, 0.9]
     return [(reach * fraction).to(dtype).to(reach.dtype) for fraction in fractions]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from vocabpress.fitting.table import Table
 from vocabpress.progress import Bar
 
-LEAST_GAIN = 1e-4  # of the error, relative, below which a round was the last
+LEAST_GAIN = 1e-4  # relative gain of a round below which it is the last
 PRICES = 24  # halvings of the interval in which the price of a bit is sought
 
 
@@ -117,7 +117,7 @@ def _moves(blocks: "_Blocks", row_bits: Tensor, storage: Storage, options: Optio
             low, high = (low, price) if added(*at(price)) <= spare else (price, high)
         rows, targets = at(high)
     after = sizes - torch.bincount(block_of[rows], minlength=len(sizes)) + torch.bincount(targets, minlength=len(sizes))
-    # The search goes by the bits of a row; what counts is counted.
+    # The search uses approximate bits a row; the exact bits decide.
     return (rows, targets) if storage.bits(after.tolist()) <= storage.limit else (rows[:0], targets[:0])
 
 

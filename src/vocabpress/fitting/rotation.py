@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vocabpress.fitting.table import Readable, Table
 
-TINY = 1e-30  # stands for a variance of nothing, whose logarithm is asked for
+TINY = 1e-30  # least variance whose logarithm is taken
 
 
 def deal_axes(variances: Tensor, segments: int, width: int) -> Tensor:
@@ -23,7 +23,7 @@ def deal_axes(variances: Tensor, segments: int, width: int) -> Tensor:
     that has room and the least product so far. Variances, (d), fall; ``width`` axes go to each segment.
     """
     used = variances[: segments * width].double().clamp(min=TINY)
-    # Relative to the least one, no factor is below 1: an axis more never makes a product smaller.
+    # Relative to the least one, no factor is below 1: one more axis never makes a product smaller.
     logs = (used / used[-1]).log().tolist()
     places: list[list[int]] = [[] for _ in range(segments)]
     heap = [(0.0, 0, segment) for segment in range(segments)]  # product so far, axes so far

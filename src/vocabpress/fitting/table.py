@@ -20,8 +20,8 @@ from vocabpress.embeddings import CompressedEmbedding
 from vocabpress.embeddings.inference import lookup
 from vocabpress.fitting.shards import ALONE, Combine, Shards, Value, added, chunk_borders, rows_per_chunk, stretches_of
 
-ENTRIES_CACHED = 2**25  # of a derived table that is read again and again: up to 128 MB are not made anew each time
-SAMPLED_WHOLE = 2**22  # numbers at most, to draw a sample by shuffling all
+ENTRIES_CACHED = 2**25  # of a derived table, at most, that is stored because it is read many times: 128 MB
+SAMPLED_WHOLE = 2**22  # numbers, at most, from which a sample is drawn by shuffling all
 
 Places = slice | Tensor
 """Rows by number: neighbours, or any, int64 of one axis."""
@@ -173,6 +173,11 @@ class Table:
                 target[places] = made
         for target in targets:
             self.shards.share(target, self.shares)
+
+    def mean_square(self) -> Tensor:
+        """Mean of the squared entries, float64."""
+        (squares,) = self.sum(lambda _, rows: (rows.square().sum().double(),))
+        return squares / (len(self) * self.shape[1])
 
     def column(self, make: Callable[[slice, Tensor], Tensor]) -> Tensor:
         """A number for each row, (n), on every process."""

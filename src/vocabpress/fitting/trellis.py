@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from vocabpress.fitting.viterbi import Steps, best_path
 from vocabpress.packing import pack
 
 CHUNK_ENTRIES = 2**18  # states times rows at a time: a step's 1 MiB of costs stays in the cache
-CLOSING_BITS = 5  # times the memory: how far around the seam of the ring is looked at to find the state there
+CLOSING_BITS = 5  # bits over the memory, on each side of the ring's seam, from which the state at the seam is found
 
 
 def encode(
@@ -75,7 +76,7 @@ def chunk_by_chunk(device: torch.device) -> Iterator[Callable[..., Iterable[Tens
             yield pool.map
         finally:
             pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(cores)  # a part of torch keeps one number for all threads
+            torch.set_num_threads(cores)  # one part of torch has a single number for all threads
 
 
 def _around_the_seam(steps: Steps) -> tuple[Steps, int]:
@@ -86,4 +87,4 @@ def _around_the_seam(steps: Steps) -> tuple[Steps, int]:
             if sum(taken.bits for taken in side) >= ends:
                 break
             side.append(step)
-    return steps.only(tail[::-1] + head), len(tail)
+    return replace(steps, each=tail[::-1] + head), len(tail)

@@ -52,17 +52,13 @@ def make_method(name: str, **settings: Any) -> Method:
             own as ``inner.rank``; see `Blockwise`.
 
     Raises:
-        ValueError: If the name, a field or a value is none of the method's.
+        ValueError: If the name or a field is unknown, or a value does not fit.
     """
     return method_from(name, settings)
 
 
 def method_from(name: str, settings: Mapping[str, Any], *, strict: bool = False) -> Method:
-    """As `make_method`; ``strict`` refuses text where a field is a number.
-
-    Raises:
-        ValueError: If the name, a field or a value is none of the method's.
-    """
+    """As `make_method`; ``strict`` refuses text where a field is a number."""
     own, parts, cls = _flat(settings), {}, METHODS.get(name)
     if "+" in name:
         cls, names = Stacked, dict(zip(("first", "second"), name.split("+", 1), strict=True))

@@ -1,7 +1,7 @@
 """One cell as a process: ``python -m vocabpress.sweep.cell SPEC.json``.
 
-Exit code 0 when it is done, 2 for bad input (the last line then starts with ``error:``), 1 for a crash, 130 when it was
-stopped. Results appear whole or not at all.
+Exit code 0 for success, 2 for bad input (the last line then starts with ``error:``), 1 for a crash, 130 for an
+interruption. Results appear whole or not at all.
 """
 
 import json
@@ -38,11 +38,7 @@ COMPRESSION_METRICS = (
 
 
 def compress_one(job: dict[str, Any], folders: Folders) -> None:
-    """Compress, and write the report as a result.
-
-    Raises:
-        ValueError: As `vocabpress.hf.compress.compress` does.
-    """
+    """Compress, and write the report as a result."""
     made = _place(job, folders)
     report = compress(
         job["model"],
@@ -61,11 +57,7 @@ def compress_one(job: dict[str, Any], folders: Folders) -> None:
 
 
 def calibration(job: dict[str, Any]) -> Calibration:
-    """What the keys of a plan say of tokens and directions; without any, every token counts alike.
-
-    Raises:
-        ValueError: As `vocabpress.calibrate.calibrate` does.
-    """
+    """The calibration that the keys of a plan describe; without any, all tokens have equal weights."""
     weights = job["weights"]
     by_counts = isinstance(weights, int | float)
     begin = [] if job["text"] else [job["counts"] or UNIFORM]
@@ -85,11 +77,7 @@ def calibration(job: dict[str, Any]) -> Calibration:
 
 
 def recover_one(job: dict[str, Any], folders: Folders) -> None:
-    """Recover a compressed model, and write the report as a result.
-
-    Raises:
-        ValueError: As `vocabpress.recover.recover` does.
-    """
+    """Recover a compressed model, and write the report as a result."""
     made = _place(job, folders)
     report = recover(
         folders.model(job["needs"]),
@@ -112,11 +100,7 @@ def recover_one(job: dict[str, Any], folders: Folders) -> None:
 
 
 def measure_one(job: dict[str, Any], folders: Folders) -> None:
-    """Run one task on one model.
-
-    Raises:
-        ValueError: As `vocabpress.evaluate.run.evaluate` does.
-    """
+    """Run one task on one model."""
     task, work = job["task"], folders.work(job["name"])
     (result,) = evaluate(
         job["model"] if job["needs"] is None else folders.model(job["needs"]),
@@ -138,7 +122,7 @@ RUN = {"press": compress_one, "recover": recover_one, "measure": measure_one}
 
 
 def _place(job: dict[str, Any], folders: Folders) -> Path:
-    """Where the model is made. What an interrupted recovery goes on from lies beside it."""
+    """Where the model is made; an interrupted recovery resumes from files beside it."""
     made = folders.work(job["name"]) / "model"
     shutil.rmtree(made, ignore_errors=True)  # a process that was killed may have left it
     return made
@@ -147,7 +131,7 @@ def _place(job: dict[str, Any], folders: Folders) -> Path:
 def _finish(
     job: dict[str, Any], made: Path, metrics: dict[str, float], seconds: float, details: dict[str, Any] | None = None
 ) -> None:
-    """Move the model to its place, then write the result that says so."""
+    """Move the model to its place, then write the result that marks the cell as done."""
     # The plan's settings of the recovery: a checkpoint has none of one that did not help, and more that varies.
     settings = {"model": Path(job["model"]).name, **provenance(made)}
     settings |= {"recovered": job["recovered"], "seed": job["seed"]}
@@ -171,14 +155,7 @@ def _finish(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the cell that a spec file describes.
-
-    Args:
-        arguments: One path; None reads ``sys.argv``.
-
-    Returns:
-        The exit code.
-    """
+    """Run the cell that a spec file describes, by default the one in ``sys.argv``; returns the exit code."""
     (spec,) = sys.argv[1:] if arguments is None else arguments
     try:
         job = json.loads(Path(spec).read_text(encoding="utf-8"))
