@@ -131,24 +131,17 @@ def nearest_products(blocks: KroneckerBlocks, terms: int) -> tuple[Tensor, Tenso
     Returns left factors (terms, m1, n1) of mean square 1, and right factors (terms, m2, n2) that carry the scale.
     """
     right = _leading_axes(blocks.rearranged(), terms).unflatten(1, (blocks.rows, blocks.width))
-    left = blocks.solve_left(right)
-    if not blocks.level:
-        left, right = _take_turns(blocks, left, right)
-    scales = torch.stack([factor.norm(dtype=torch.float64) for factor in left]) / (left[0].numel() ** 0.5)
-    scales = torch.where(scales > 0, scales, torch.ones_like(scales)).to(left.dtype)  # a factor of zeros stays one
-    left /= scales[:, None, None]
-    return left, right * scales[:, None, None]
-
-
-def _take_turns(blocks: KroneckerBlocks, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    explained = -math.inf  # weighted square that the products account for
-    for _ in range(SWEEPS):
+    left, explained = blocks.solve_left(right), -math.inf  # weighted square that the products account for
+    for _ in range(SWEEPS if not blocks.level else 0):
         right = blocks.solve_right(left.transpose(0, 1))
         left = blocks.solve_left(right)
         before, explained = explained, blocks.explained(left, right)
         if explained <= before * (1 + FLAT):
             break
-    return left, right
+    scales = torch.stack([factor.norm(dtype=torch.float64) for factor in left]) / (left[0].numel() ** 0.5)
+    scales = torch.where(scales > 0, scales, torch.ones_like(scales)).to(left.dtype)  # a factor of zeros stays one
+    left /= scales[:, None, None]
+    return left, right * scales[:, None, None]
 
 
 def empty_kronecker(

@@ -77,13 +77,13 @@ class NearestKronecker(Method):
         self, table: Table, plans: list[Plan], weights: Tensor, generator: torch.Generator, progress: bool
     ) -> Plan:
         """The plan that errs least; each is fitted."""
-        bar = Bar(plans, desc="kronecker: search", disable=not progress)
-        return min(bar, key=lambda plan: self._error(table, plan, weights, generator))
 
-    def _error(self, table: Table, plan: Plan, weights: Tensor, generator: torch.Generator) -> float:
-        fitted = self.fit_plan(table, plan, weights, generator, progress=False).round_to_stored()
-        left = table.minus(Decoded(fitted))
-        return float(left.sum(lambda places, rows: ((weights[places] @ rows.square()).double().sum(),))[0])
+        def error(plan: Plan) -> float:
+            fitted = self.fit_plan(table, plan, weights, generator, progress=False).round_to_stored()
+            left = table.minus(Decoded(fitted))
+            return float(left.sum(lambda places, rows: ((weights[places] @ rows.square()).double().sum(),))[0])
+
+        return min(Bar(plans, desc="kronecker: search", disable=not progress), key=error)
 
     def fit_plan(
         self, table: Table, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool

@@ -118,7 +118,7 @@ class TransformMethod(Method):
         smallest: Plan = {"cut": 1, "sizes": [num_embeddings], "runs": [[self._least_run(1)]]}
         smallest |= {"basis_bits": BASIS_BITS[-1], "limit": budget.max_bits(num_embeddings, embedding_dim)}
         least = self.stored_bits(num_embeddings, embedding_dim, smallest)
-        least += num_embeddings * max(0, self._floor(embedding_dim) - row_bits(smallest["runs"][0]))
+        least += num_embeddings * max(0, math.ceil(self.min_bits * embedding_dim) - row_bits(smallest["runs"][0]))
         if least > smallest["limit"]:
             raise self.too_little(num_embeddings, embedding_dim, budget, least)
         return [smallest]
@@ -127,16 +127,12 @@ class TransformMethod(Method):
         """The first groups at the lowest rate that the first one can have."""
         return Run(groups * self.ladder.group, *self.ladder.rungs[self.ladder.least(self.first_bits())])
 
-    def _floor(self, embedding_dim: int) -> int:
-        """The fewest bits of a row."""
-        return math.ceil(self.min_bits * embedding_dim)
-
     def choose(
         self, table: Table, plans: list[Plan], weights: Tensor, generator: torch.Generator, progress: bool
     ) -> Plan:
         """The number of blocks and axes, the bits of the basis, and the rates of each block, by predicted error."""
         (plan,), promises, cuts = plans, {}, {}
-        axes, floor = self.axes(table, weights), self._floor(table.shape[1])
+        axes, floor = self.axes(table, weights), math.ceil(self.min_bits * table.shape[1])
         coordinates = axes.coordinates(table).cached()
         for count in sorted({1, (self.blocks + 1) // 2, self.blocks}):
             block_of = self.assign_blocks(table, weights, count)

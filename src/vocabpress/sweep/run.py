@@ -80,10 +80,12 @@ def run_sweep(
             for stage in STAGES:
                 ready = []
                 for cell in (cell for cell in todo if cell.stage == stage):
-                    if cell.needs in failed:
-                        ended(cell.name, _not_run(cell.needs, failed[cell.needs]))
-                    else:
+                    if cell.needs not in failed:
                         ready.append(Process(cell.name, folders, threads))
+                    elif failed[cell.needs].startswith("not run: "):  # names the cell that failed first
+                        ended(cell.name, failed[cell.needs])
+                    else:
+                        ended(cell.name, f"not run: {cell.needs} failed")
                 if ready:
                     run(ready, ended)
     return SweepReport(
@@ -106,11 +108,6 @@ def _pool(
     if workers < 1:
         raise ValueError(f"workers is at least 1, got {workers}")
     return partial(run_local, workers=workers), plan.threads or max(1, cores() // workers)
-
-
-def _not_run(needs: str, reason: str) -> str:
-    """Names the cell that failed; its own reason stands beside its own name."""
-    return reason if reason.startswith("not run: ") else f"not run: {needs} failed"
 
 
 def _write_specs(cells: Sequence[Cell], folders: Folders) -> None:
