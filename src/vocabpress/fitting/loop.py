@@ -72,7 +72,9 @@ class Minimiser:
     title: str = ""
     progress: bool = False
 
-    def run(self, table: Table, after_epoch: Callable[[int], bool], among: Tensor | None = None) -> None:
+    def run(
+        self, table: Table, after_epoch: Callable[[int], object] = lambda _: None, among: Tensor | None = None
+    ) -> None:
         """Train on all rows, or those ``among``; stop early if ``after_epoch(epoch)``, counted from 0, is true."""
         schedule, device = self.schedule, self.generator.device
         optimiser = torch.optim.Adam(self.parameters, lr=schedule.learning_rate, fused=True)

@@ -71,9 +71,8 @@ class Autoencoder(Method):
     def fit_plan(
         self, table: Table, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
     ) -> CompressedEmbedding:
-        network = self._train(
-            _Layers(table, plan["rank"], weights, self.nonlinear), table, weights, generator, progress
-        )
+        start = _Layers(table, plan["rank"], weights, self.nonlinear)
+        network = self._train(start, table, weights, generator, progress)
         encoded = table.map(lambda _, rows: network.encode(rows), plan["rank"])
         latents = store_factor(encoded, self.factors, "column")
         basis = store_factor(network.decoder.weight.T, self.factors, "row")
@@ -88,17 +87,16 @@ class Autoencoder(Method):
             alpha, rows = 1 - 0.9 * min(int(batch.done * 30) / 20, 1.0), table[batch.ids]
             return weights[batch.ids] * direction_loss(network(rows), rows, alpha, self.cosine_weight, self.l1_weight)
 
-        def keep_best(epoch: int) -> bool:
+        def pick_best(epoch: int) -> None:
             nonlocal best, best_cosine
             cosine = mean_cosine(network, table, weights)
             if cosine > best_cosine:
                 best, best_cosine = copy.deepcopy(network), cosine
-            return False
 
         # Both published schedules go by thirtieths of the training: the rate halves after every 4.
         schedule = Schedule(self.epochs, self.batch_size, self.learning_rate, lambda done: 0.5 ** (int(done * 30) // 4))
-        minimiser = Minimiser(list(network.parameters()), loss, schedule, generator, "autoencoder", progress)
-        minimiser.run(table, keep_best)
+        parameters = list(network.parameters())
+        Minimiser(parameters, loss, schedule, generator, "autoencoder", progress).run(table, pick_best)
         return best.requires_grad_(False)
 
 

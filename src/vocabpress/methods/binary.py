@@ -127,5 +127,4 @@ class _Tied:
 
         rate = method.learning_rate * float(self.frame.detach().square().mean().sqrt())
         schedule = Schedule(method.epochs, method.batch_size, rate, cosine_decay)
-        minimiser = Minimiser([self.frame, self.offset], loss, schedule, generator, "binary", progress)
-        minimiser.run(self.table, lambda epoch: False)
+        Minimiser([self.frame, self.offset], loss, schedule, generator, "binary", progress).run(self.table)

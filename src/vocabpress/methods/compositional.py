@@ -122,17 +122,16 @@ class Compositional(Method):
             return weights[batch.ids] * left.square().sum(-1) / 2
 
         @torch.no_grad()
-        def keep_best(epoch: int) -> bool:
+        def pick_best(epoch: int) -> None:
             nonlocal best, best_error
             left = decode(network.codes(judged), network.books) - judged
             error = float(weights[some] @ left.square().sum(-1))
             if error < best_error:
                 best, best_error = copy.deepcopy(network), error
-            return False
 
         schedule = Schedule(self.epochs, self.batch_size, self.learning_rate, cosine_decay)
         parameters = list(network.parameters())
-        Minimiser(parameters, loss, schedule, generator, "compositional", progress).run(rows, keep_best)
+        Minimiser(parameters, loss, schedule, generator, "compositional", progress).run(rows, pick_best)
         return best.requires_grad_(False)
 
 

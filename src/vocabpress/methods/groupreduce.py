@@ -90,7 +90,7 @@ class GroupReduce(Method):
     ) -> CompressedEmbedding:
         block_of, _ = self.assign_blocks(weights)
         if self.rounds and len(plan["sizes"]) > 1:
-            storage = self._storage(table.shape[0], table.shape[1], plan)
+            storage = self._storage(*table.shape, plan)
             options = Options(self.rounds, self.moving_ratio, self.least_candidates)
             title = f"{type(self).__name__.lower()}: moving tokens"
             block_of = reassign(table, weights, block_of, plan["ranks"], storage, options, title, progress)

@@ -187,19 +187,15 @@ class LightToken(Method):
         return fit
 
     def row_loss(self, reconstructed: Tensor, original: Tensor) -> Tensor:
-        """The loss of each row, (batch), of a reconstruction of rows, both (batch, d)."""
+        """The loss of each row, (batch), of a reconstruction of rows, both (batch, d).
+
+        The calibrated one is (n - m)^2 + 2 lambda n m (1 - c), with the norms n and m of original and reconstruction
+        and their cosine c: an upper bound of the squared error for lambda >= 1, equal to it at 1.
+        """
         if self.loss == "mse":
             return (original - reconstructed).square().sum(-1)
-        return calibrated_loss(reconstructed, original, self.cosine_weight)
-
-
-def calibrated_loss(y: Tensor, x: Tensor, cosine_weight: float) -> Tensor:
-    """(n - m)^2 + 2 lambda n m (1 - c), with the norms n and m of original x and reconstruction y, c their cosine.
-
-    An upper bound of the squared error for lambda = ``cosine_weight`` >= 1, equal to it at 1.
-    """
-    n, m = norm(x), norm(y)
-    return (n - m).square() + 2 * cosine_weight * n * m * (1 - (x * y).sum(-1) / (n * m))
+        n, m = norm(original), norm(reconstructed)
+        return (n - m).square() + 2 * self.cosine_weight * n * m * (1 - (original * reconstructed).sum(-1) / (n * m))
 
 
 def norm(rows: Tensor) -> Tensor:

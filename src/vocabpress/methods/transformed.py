@@ -99,7 +99,7 @@ class TransformMethod(Method):
         return float(size)
 
     def axes(self, table: Table, weights: Tensor) -> Axes:
-        """On which columns are coded, (V, d) and (V)."""
+        """The axes on which the rows are coded."""
         return Axes(table, weights, self.ladder.group)
 
     def refit(self, inner: CompressedEmbedding, table: Table, weights: Tensor, bits: int) -> CompressedEmbedding:
@@ -136,10 +136,8 @@ class TransformMethod(Method):
         coordinates = axes.coordinates(table).cached()
         for count in sorted({1, (self.blocks + 1) // 2, self.blocks}):
             block_of = self.assign_blocks(table, weights, count)
-            cuts[count] = blocks = BlockRates(
-                axes, coordinates, weights, block_of, self.ladder, self.first_bits(), floor
-            )
-            groups = blocks.energy.shape[1]
+            blocks = BlockRates(axes, coordinates, weights, block_of, self.ladder, self.first_bits(), floor)
+            cuts[count], groups = blocks, blocks.energy.shape[1]
             for used in sorted({max(1, math.ceil(groups * part / 8)) for part in (1, 2, 3, 4, 6, 8)}):
                 for bits in BASIS_BITS:
                     _, distortion = blocks.share(used, plan["limit"] - self._beside_rows(table, blocks, used, bits))
@@ -163,7 +161,7 @@ class TransformMethod(Method):
         """Bits of basis, mean and map, and about those of the scales and books of the blocks."""
         sizes, run = blocks.counts.tolist(), self._least_run(used)
         plan = {"sizes": sizes, "runs": [[run]] * len(sizes), "basis_bits": bits}
-        return self.stored_bits(table.shape[0], table.shape[1], plan) - len(table) * row_bits([run])
+        return self.stored_bits(*table.shape, plan) - len(table) * row_bits([run])
 
     def _exact(self, table: Table, blocks: BlockRates, used: int, bits: int, limit: int) -> Plan | None:
         """Rates of rows of whole bytes, so that the whole form fits; None if that is impossible."""
@@ -173,7 +171,7 @@ class TransformMethod(Method):
             if runs is None:
                 return None
             found = {"sizes": blocks.counts.tolist(), "runs": runs, "basis_bits": bits}
-            over = self.stored_bits(table.shape[0], table.shape[1], found) - limit
+            over = self.stored_bits(*table.shape, found) - limit
             if over <= 0:
                 return found
             room -= over
