@@ -1,4 +1,4 @@
-"""What a fit will take, before it is begun: the bytes that are stored, and the time where a method can predict it."""
+"""The expected cost of a fit: the bytes that are stored, and the time where a method can predict it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,13 +15,13 @@ SAMPLE = 1536  # rows
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a fit is expected to take.
+    """The expected cost of a fit.
 
     Attributes:
         rows: V.
         columns: d.
         table_bytes: Size of the table as it is.
-        stored_bytes: Size of the compressed table, at most.
+        stored_bytes: Maximum size of the compressed table.
         seconds: Time of the fit on this machine, within a factor of about two; None where the method can't predict it.
     """
 
@@ -33,12 +33,7 @@ class Forecast:
 
 
 def forecast(method: Method, table: Tensor, budget: Budget) -> Forecast:
-    """What a fit of a table will take.
-
-    Args:
-        method: How it will be fitted.
-        table: (V, d); a sample of its rows is read.
-        budget: The most that may be stored.
+    """The expected cost of a fit of a table, (V, d), some rows of which are read.
 
     Raises:
         ValueError: If no plan fits the budget.
@@ -52,13 +47,7 @@ def forecast(method: Method, table: Tensor, budget: Budget) -> Forecast:
 
 
 def expected_seconds(method: Method, table: Tensor, budget: Budget) -> float | None:
-    """Seconds of a fit on this machine, about; None where the method can't predict them, or can't be fitted.
-
-    Args:
-        method: How it will be fitted.
-        table: (V, d); a sample of its rows is read.
-        budget: The most that may be stored.
-    """
+    """Approximate seconds of a fit on this machine; None if the method can't predict them or fit the table."""
     places = torch.linspace(0, len(table) - 1, min(SAMPLE, len(table))).long()
     rows = table[places.to(table.device)].detach().float().cpu()
     if not bool(rows.isfinite().all()):

@@ -19,7 +19,7 @@ BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")  # a key that TOML takes without quotes
 
 
 def read_settings(what: str, kind: type, settings: Mapping[str, Any], *, strict: bool = False) -> dict[str, Any]:
-    """The settings with their values as the fields of a dataclass are typed.
+    """The settings, converted to the types of a dataclass's fields.
 
     Args:
         what: For messages, such as ``"method svd"``.
@@ -65,9 +65,7 @@ def _adapter(kind: type, key: str) -> TypeAdapter[Any]:
 def one_line(error: ValidationError, key: str = "") -> str:
     """The first of pydantic's errors in one line: the key, what a value must be, and what it is.
 
-    Args:
-        error: Keys of tables inside tables are written as TOML writes them, ``methods.svd.factors``.
-        key: Name of the value, where the error has none.
+    Keys of tables inside tables are written as in TOML, ``methods.svd.factors``; ``key`` is for errors without one.
     """
     first = error.errors()[0]
     key = key or ".".join(part if BARE_KEY.fullmatch(part) else f'"{part}"' for part in map(str, first["loc"]))

@@ -11,18 +11,10 @@ from torch import Tensor
 
 
 def allocate(costs: Tensor, distortions: Tensor, limit: int) -> Tensor:
-    """An option for each part.
+    """The options, (parts), with nearly the least total distortion at a total cost within ``limit`` bits.
 
-    Args:
-        costs: Bits, integers, (parts, options); of a part's options that can be taken none is cheaper than its first.
-        distortions: (parts, options); infinite where an option can't be taken.
-        limit: The most bits that all parts together may take.
-
-    Returns:
-        Indices of options, (parts), with a total cost within the limit.
-
-    Raises:
-        ValueError: If the cheapest options exceed the limit.
+    ``costs`` are integers and ``distortions`` are infinite where an option can't be taken, both (parts, options). No
+    option that can be taken is cheaper than the first one of its part; a ValueError says that those exceed the limit.
     """
     least = int(costs[:, 0].sum())
     if least > limit:

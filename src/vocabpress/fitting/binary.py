@@ -1,14 +1,13 @@
 """Binary codes for rows: a binary autoencoder that finds them, and coordinate descent that improves them.
 
-Codes are numbers -1 and +1 here, shape (V, bits); a row is decoded as ``offset + code @ decoder``. Those of a whole
-table are held as bits (`Signs`).
+Codes are numbers -1 and +1 here, shape (V, bits); a row is decoded as ``offset + code @ decoder``. The codes of a whole
+table are stored as bits (`Signs`).
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +20,9 @@ from vocabpress.packing import pack, packed_bytes, unpack
 RowLoss = Callable[[Tensor, Tensor], Tensor]
 """(reconstruction, original), both (batch, d) -> a value per row."""
 
-NOTHING = 1e-12  # root mean square of what is left to code, below which there is nothing to learn
-REFIT_ROWS = 6000  # at least, on which the decoder of held-out codes is fitted
-HELD_OUT = 0.03  # share of the rows that training does not see, to tell when it has become flat
+NOTHING = 1e-12  # root mean square of the residual, below which there is nothing to learn
+REFIT_ROWS = 6000  # rows, at least, on which the decoder of held-out codes is fitted
+HELD_OUT = 0.03  # share of the rows that training does not see; their loss ends it when it is flat
 SATURATED = 4.0  # |logit / temperature| beyond which a tempered sigmoid passes hardly any gradient
 BITS_PER_BLOCK, ROWS_PER_CHUNK = 32, 4096  # of the coordinate descent: sized for the processor's cache
 
@@ -33,8 +32,7 @@ class StageOptions:
     """How one binary autoencoder is trained.
 
     Attributes:
-        epochs: At most.
-        batch_size: Rows a step.
+        epochs: Maximum number of epochs.
         learning_rate: Learning rate of Adam at the start, falling by a cosine to a twentieth.
         temperature: Temperature of the sigmoid at the start and at the end, annealed geometrically.
         saturation: Share of saturated codes at which training stops.
@@ -50,20 +48,10 @@ class StageOptions:
 
 
 class Signs:
-    """Codes of -1 and +1, held as bits and read as floats, (V, bits).
-
-    Args:
-        packed: uint8, (V, ceil(bits / 8)), as `Scalar` stores them.
-        bits: Bits of a row.
-    """
+    """Codes of -1 and +1, (V, bits), read as floats; packed as `Scalar` stores them, uint8, (V, ceil(bits / 8))."""
 
     def __init__(self, packed: Tensor, bits: int) -> None:
         self.packed, self.shape = packed, (len(packed), bits)
-
-    @classmethod
-    def empty(cls, rows: int, bits: int, device: torch.device) -> Self:
-        """All -1."""
-        return cls(torch.zeros(rows, packed_bytes(bits, 1), dtype=torch.uint8, device=device), bits)
 
     def __getitem__(self, places: Places) -> Tensor:
         return unpack(self.packed[places], 1, self.shape[1]).float() * 2 - 1
@@ -73,18 +61,11 @@ class Signs:
 
 
 class BinaryAutoencoder(nn.Module):
-    """Linear encoder, tempered sigmoid, linear decoder, for rows of unit mean square.
+    """Linear encoder, tempered sigmoid, linear decoder, for rows (V, d) of unit mean square; bits may exceed d.
 
     The soft code tanh(z / T) is a sigmoid stretched to (-1, 1). The encoder starts on the principal axes of the rows
     in a random rotation, so that all bits are alike and none is nearly constant; the decoder starts as the least-
-    squares answer to those codes.
-
-    Args:
-        rows: (V, d), what is to be encoded.
-        bits: Bits of the code; may exceed d.
-        weights: (V).
-        temperature: At which the decoder is first fitted.
-        generator: Draws the rotation.
+    squares answer to the soft codes at ``temperature``.
     """
 
     def __init__(self, rows: Table, bits: int, weights: Tensor, temperature: float, generator: torch.Generator) -> None:
@@ -118,7 +99,7 @@ class BinaryAutoencoder(nn.Module):
 
 
 def _spread(table: Table) -> Tensor:
-    """Standard deviation of each column, (width); of one row it is taken to be 1."""
+    """Standard deviation of each column, (width); 1 for a table of one row."""
     if len(table) == 1:
         return torch.ones(table.shape[1], device=table.device)
     sums, squares = table.sum(lambda _, rows: (rows.double().sum(0), rows.double().square().sum(0)))
@@ -137,35 +118,23 @@ def train_codes(
     title: str = "",
     progress: bool = False,
 ) -> Signs:
-    """Train a binary autoencoder on ``table - base``, and return its hard codes, shape (V, bits).
+    """Train a binary autoencoder on ``table - base``, both (V, d), and return its hard codes, (V, bits).
 
     Training stops when the codes saturate, when the held-out loss of the *hard* codes is flat, or after the last
     epoch. The loss sees whole rows, base included: the cosine of a residual is not the cosine that matters.
-
-    Args:
-        table: (V, d).
-        base: (V, d), what earlier stages reconstruct; read some rows at a time.
-        bits: Bits of the code.
-        weights: (V).
-        loss: The loss of a batch of whole rows.
-        options: How to train.
-        generator: All randomness.
-        title: Title of the progress bar.
-        progress: Whether to draw it.
     """
     table = Table.of(table)
-    rest, codes = table.minus(base), Signs.empty(len(table), bits, table.device)
-    (squares,) = rest.sum(lambda _, rows: (rows.square().sum().double(),))
-    scale = (squares / (len(table) * table.shape[1])).sqrt().to(table.dtype)
+    rest = table.minus(base)
+    packed = torch.zeros(len(table), packed_bytes(bits, 1), dtype=torch.uint8, device=table.device)
+    scale = rest.mean_square().sqrt().to(table.dtype)
     if float(scale) <= NOTHING:
-        codes.packed.fill_(255)
-        return codes
+        return Signs(packed.fill_(255), bits)
     stage = _Stage(table, rest, scale, weights, loss, options, bits, generator)
     schedule = Schedule(options.epochs, options.batch_size, options.learning_rate, partial(cosine_decay, least=0.05))
     parameters = list(stage.network.parameters())
     Minimiser(parameters, stage.losses, schedule, generator, title, progress).run(table, stage.finished, stage.seen)
-    stage.rows.fill([codes.packed], lambda _, rows: [pack((stage.network.codes(rows) > 0).byte(), 1)])
-    return codes
+    stage.rows.fill([packed], lambda _, rows: [pack((stage.network.codes(rows) > 0).byte(), 1)])
+    return Signs(packed, bits)
 
 
 class _Stage:
@@ -195,7 +164,7 @@ class _Stage:
         self.best, self.flat_for = math.inf, 0
 
     def temperature(self, done: float) -> float:
-        """Annealed geometrically; ``done`` runs from 0 to 1."""
+        """Temperature after the share ``done`` of the training, 0 to 1."""
         start, end = self.options.temperature
         return start * (end / start) ** done
 
@@ -236,23 +205,23 @@ class _Stage:
 def flip_bits(
     targets: Table | Tensor, codes: Tensor | Signs, decoder: Tensor, temperature: float, generator: torch.Generator
 ) -> None:
-    """One sweep of coordinate descent over all bits, in place: a bit flips where that brings its row nearer.
+    """One sweep of coordinate descent over this process' codes, in place: a bit flips if its row gets nearer.
 
     With residual r and decoder rows w_j, flipping bit j changes ||r||^2 by 4 (b_j <r, w_j> + ||w_j||^2). Above zero
     temperature, normal noise is added to the threshold, which lets a row leave a poor local optimum; anneal it to zero
-    over several sweeps. Correlations <r, w_j> are kept up to date by rank-one updates inside a block of bits, and by
-    one matrix product after each block.
+    over several sweeps. Correlations <r, w_j> are updated by rank-one updates inside a block of bits, and by one matrix
+    product after each block.
 
     Args:
-        targets: (V, d), what ``codes @ decoder`` should come near to.
-        codes: (V, bits), -1 and +1; changed in place, the rows of this process.
+        targets: (V, d), what ``codes @ decoder`` should approximate.
+        codes: (V, bits), -1 and +1.
         decoder: (bits, d).
         temperature: Standard deviation of the noise in units of the mean of ||w_j||^2.
         generator: Draws the noise.
     """
     gram = decoder @ decoder.T
     noise = temperature * float(gram.diagonal().mean())
-    # Noise of a row's own, whoever has it: each process need not draw that of all rows.
+    # Noise depends on the row, not on its process: a process need not draw that of all rows.
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device)) if noise > 0 else 0
     for places, rows in Table.of(targets).chunks():
         for start in range(places.start, places.stop, ROWS_PER_CHUNK):

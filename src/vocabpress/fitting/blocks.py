@@ -18,12 +18,8 @@ class ProportionalRanks(Sequence[tuple[int, ...]]):
     Between two tuples one block gains one rank: the block whose rank is due at the smallest k. Blocks of no importance
     come last, blocks of equal importance one after another.
 
-    Args:
-        importance: Importance of each block, not negative.
-        full: The highest rank of each block.
-
     Example:
-        >>> list(ProportionalRanks([2.0, 1.0], [3, 2]))
+        >>> list(ProportionalRanks(importance=[2.0, 1.0], full=[3, 2]))
         [(1, 1), (2, 1), (3, 1), (3, 2)]
     """
 
@@ -59,9 +55,7 @@ def full_ranks(sizes: Sequence[int], width: int) -> list[int]:
 
 
 def empty_block(rows: int, width: int, rank: int, factors: Factors) -> CompressedEmbedding:
-    """The empty form of a block: of low rank, or whole where that takes no more.
-
-    A whole block has a scale a row where its entries are integers.
+    """The empty form of a block: of low rank, or whole, with a scale a row, where that takes no more.
 
     Raises:
         ValueError: If no matrix of this shape has that rank.
@@ -83,12 +77,7 @@ def store_blocks(
 ) -> Rows:
     """The weighted SVD of each block, in the form of :func:`empty_blocks`.
 
-    Args:
-        table: (V, d).
-        block_of: (V), the block of each row.
-        ranks: Ranks of the blocks; clipped to what a block can have.
-        weights: (V); a block whose rows all weigh nothing is fitted as if they weighed the same.
-        factors: Number format.
+    Ranks are clipped to what a block can have. A block whose rows all have the weight 0 is fitted with equal weights.
     """
     table, (block_of, numbers), forms = Table.of(table), by_first_row(block_of), []
     for block, old in enumerate(numbers):

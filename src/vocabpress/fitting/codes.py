@@ -31,18 +31,9 @@ def decode(codes: Tensor, books: Tensor) -> Tensor:
 def residual_kmeans(
     points: Points | Tensor, weights: Tensor, stages: int, count: int, rounds: int, generator: torch.Generator
 ) -> Tensor:
-    """Books stage by stage, each by k-means on what the ones before left over.
+    """Books stage by stage, (segments, stages, K, width), each by k-means on what the ones before left over.
 
-    Args:
-        points: (segments, n, width).
-        weights: Weights of the points' rows, (V); that is (n) but for books that segments share.
-        stages: Books for each segment.
-        count: K, words in a book.
-        rounds: Rounds of each k-means.
-        generator: Draws its first words.
-
-    Returns:
-        (segments, stages, K, width).
+    Points are (segments, n, width), weights those of the points' rows, (V); (n) unless segments share a book.
     """
     points, books = Points.of(points), []
     for _ in range(stages):
@@ -52,7 +43,7 @@ def residual_kmeans(
 
 
 def _left_over(points: Points, words: Tensor) -> Points:
-    """Each point less its nearest word; many of them are coded anew when they are read."""
+    """Each point less its nearest word; points that are not cached are coded again when they are read."""
 
     def less(_: Places, rows: Tensor) -> Tensor:
         own = points.split(rows, rows[:, 0])[0]
@@ -62,17 +53,9 @@ def _left_over(points: Points, words: Tensor) -> Points:
 
 
 def beam_search(targets: Tensor, books: Tensor, width: int) -> Tensor:
-    """Codes whose sums are near the targets: of all beginnings of a code the ``width`` best are kept, stage by stage.
+    """Codes (n, stages) whose sums are near the targets: the ``width`` best prefixes of a code go from stage to stage.
 
     Width 1 is greedy residual encoding; a width of at least K**(stages - 1) finds the optimum.
-
-    Args:
-        targets: (n, width of a row).
-        books: (stages, K, width of a row).
-        width: Width of the beam, at least 1.
-
-    Returns:
-        (n, stages).
     """
     stages, count, size = books.shape
     rows = max(1, FLOATS_PER_CHUNK // (min(width, count**stages) * max(count, size)))
@@ -86,19 +69,15 @@ def _beam_search(targets: Tensor, books: Tensor, width: int) -> Tensor:
     for stage, book in enumerate(books):
         scores = torch.addmm(book.square().sum(-1), left.flatten(0, 1), book.T, alpha=-2)
         scores = scores.view(*errors.shape, len(book)).add_(errors[..., None]).flatten(1)
-        errors, kept = scores.topk(min(width, scores.shape[1]) if stage + 1 < len(books) else 1, largest=False)
-        parent, word = kept // len(book), kept % len(book)
+        errors, best = scores.topk(min(width, scores.shape[1]) if stage + 1 < len(books) else 1, largest=False)
+        parent, word = best // len(book), best % len(book)
         left = pick(left, parent) - book[word]
         codes = torch.cat([pick(codes, parent), word[..., None]], -1)
     return codes[:, 0]
 
 
 def refit(
-    targets: Points | Table | Tensor,
-    codes: Tensor | Encoder,
-    books: Tensor,
-    weights: Tensor,
-    penalty: float = 1e-4,
+    targets: Points | Table | Tensor, codes: Tensor | Encoder, books: Tensor, weights: Tensor, penalty: float = 1e-4
 ) -> Tensor:
     """The books with the least ``sum_i w_i ||x_i - decode(codes_i)||^2`` for these codes, all stages together.
 
@@ -107,9 +86,9 @@ def refit(
 
     Args:
         targets: (n, width), or points of one book.
-        codes: (n, stages); or what makes them of some of the targets.
-        books: (stages, K, width), as they are.
-        weights: (n); of the points' rows where there are several points in a row.
+        codes: (n, stages), or a function from targets to their codes.
+        books: (stages, K, width), the start.
+        weights: (n), or those of the points' rows.
         penalty: Strength of the ridge, relative to the mean of the words' weights.
     """
     stages, count, width = books.shape

@@ -1,8 +1,8 @@
 """Fitting in a metric, at no byte: the table times M^(1/2) is fitted, and M^(-1/2) goes into the decoders.
 
-A metric M, (d, d), says in which directions an error e of a row matters: it counts e M e^T; `vocabpress.calibrate`
-measures one. As a weight of compression errors this is the empirical Fisher information of e.g. Optimal Brain Surgeon
-(Hassibi and Stork, 1992), shared by all tokens. Rows that are read through a basis B can be read through B T instead.
+A metric M, (d, d), weights directions: an error e of a row counts e M e^T; `vocabpress.calibrate` measures one. As a
+weight of compression errors this is the empirical Fisher information of e.g. Optimal Brain Surgeon (Hassibi and Stork,
+1992), shared by all tokens. Rows that are read through a basis B can be read through B T instead.
 """
 
 from typing import cast
@@ -14,15 +14,11 @@ from vocabpress.embeddings import CompressedEmbedding, Dense, Projected, Rows, S
 from vocabpress.embeddings.scalar import ScaleAxis
 from vocabpress.fitting.quantise import quantise
 
-FLOOR = 1e-2  # of the mean eigenvalue: directions in which the model feels nothing still count a little
+FLOOR = 1e-2  # least eigenvalue over the mean: directions that do not affect the model still count a little
 
 
 def check_metric(metric: Tensor, embedding_dim: int) -> None:
-    """Refuse what is no metric of rows of this width.
-
-    Raises:
-        ValueError: If the shape is not (d, d), or it is not symmetric and positive.
-    """
+    """Raise ValueError unless this is a metric of rows of this width: (d, d), symmetric, finite and positive."""
     if metric.shape != (embedding_dim, embedding_dim):
         raise ValueError(
             f"the metric has shape {tuple(metric.shape)}, rows of {embedding_dim} need "
@@ -36,11 +32,9 @@ def check_metric(metric: Tensor, embedding_dim: int) -> None:
 
 
 def power(metric: Tensor, exponent: float) -> Tensor:
-    """M to a power, its eigenvalues first divided by their mean and kept from zero; float64, (d, d).
+    """A symmetric metric M to a power, its eigenvalues first divided by their mean and floored; float64, (d, d).
 
-    Args:
-        metric: (d, d), symmetric, not negative.
-        exponent: Any number; 0 gives the identity, under which all directions count alike.
+    The exponent 0 gives the identity, under which all directions count alike.
     """
     values, vectors = torch.linalg.eigh(metric.double())
     values = (values / values.mean()).clamp(min=FLOOR)
@@ -61,10 +55,7 @@ def can_fold(form: CompressedEmbedding) -> bool:
 
 @torch.no_grad()
 def fold(form: CompressedEmbedding, matrix: Tensor) -> None:
-    """Multiply every row by ``matrix``, (d, d), in place; for forms that `can_fold`.
-
-    A basis of integers is rounded anew, in as many bits.
-    """
+    """Multiply every row by ``matrix``, (d, d), in place, in a form that `can_fold`; integers are rounded again."""
     if isinstance(form, Sum | Rows):
         for part in _parts(form):
             fold(part, matrix)

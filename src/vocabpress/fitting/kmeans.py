@@ -1,8 +1,8 @@
 """Weighted k-means for many segments at once, started by k-means++ (Arthur and Vassilvitskii, 2007).
 
 Points are (segments, n, width), words (segments, K, width), codes (segments, n); a point's weight is the same in every
-segment. Lloyd's rounds; a word that loses its last point moves to a point that is served badly. The points of a round
-are read some at a time, and none of what is held grows with their number.
+segment. Lloyd's rounds; a word that loses its last point moves to a point with a large error. The points of a round
+are read in chunks, so that memory does not grow with their number.
 """
 
 import torch
@@ -16,15 +16,7 @@ SEEDING_POINTS = 16  # points for each word from which k-means++ draws, and at l
 
 
 def nearest_words(points: Tensor, words: Tensor) -> Tensor:
-    """The nearest word of each point.
-
-    Args:
-        points: (segments, n, width).
-        words: (segments, K, width).
-
-    Returns:
-        int64, (segments, n). Memory is bounded: the scores of all words are formed for a chunk of points at a time.
-    """
+    """The nearest word of each point, int64, (segments, n); scores are formed for a chunk of points at a time."""
     rows = max(1, SCORES_PER_CHUNK // words.shape[1])
     codes = torch.empty(points.shape[:2], dtype=torch.int64, device=points.device)
     for segment, (own, book) in enumerate(zip(points, words, strict=True)):
@@ -50,20 +42,17 @@ def kmeans(
     title: str = "",
     progress: bool = False,
 ) -> Tensor:
-    """Words with a low weighted sum of squared distances from each point to its nearest word.
+    """Words (segments, K, width) with a low weighted sum of squared distances from each point to its nearest word.
 
     Args:
         points: (segments, n, width).
-        weights: Weights of the points' rows, (V), not negative, not all zero; (n) but for shared books.
+        weights: Weights of the points' rows, (V), not negative, not all zero; (n) unless segments share a book.
         count: K; may exceed n, the words past it are then copies.
         rounds: Rounds of Lloyd's algorithm.
         generator: Draws the first words.
-        start: Words to go on from, (segments, K, width); None draws them.
+        start: First words, (segments, K, width); None draws them.
         title: Title of the progress bar.
         progress: Whether to draw it.
-
-    Returns:
-        (segments, K, width).
     """
     points = Points.of(points)
     words = seed_words(points, weights, count, generator) if start is None else start
@@ -75,13 +64,13 @@ def kmeans(
 def seed_words(points: Points, weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """k-means++: each word is a point drawn with a chance in proportion to its weighted squared distance from the rest.
 
-    Drawn from a sample of the points, which spoils nothing that Lloyd's rounds would not mend.
+    Drawn from a sample of the points; Lloyd's rounds repair what that costs.
     """
     sample, weights = points.sample(max(1024, SEEDING_POINTS * count), weights, generator)
     distances = torch.ones(sample.shape[:2], device=sample.device)
     words = sample.new_empty(sample.shape[0], count, sample.shape[2])
     for place in range(count):
-        # The small constant decides where all points are words already: then any will do.
+        # The small constant matters where all points are words already: then any point is right.
         chances = distances * weights + torch.finfo(torch.float32).tiny
         drawn = torch.multinomial(chances, 1, generator=generator)
         words[:, place] = pick(sample, drawn)[:, 0]
@@ -93,11 +82,8 @@ def seed_words(points: Points, weights: Tensor, count: int, generator: torch.Gen
 def means(points: Points, weights: Tensor, words: Tensor, codes: Tensor | None = None) -> Tensor:
     """The weighted mean of the points nearest to each word; words without any move to the points of the largest error.
 
-    Args:
-        points: (segments, n, width).
-        weights: Weights of the points' rows, (V).
-        words: (segments, K, width).
-        codes: Where the codes of this process' rows go, (V, pieces of a row), if they are wanted.
+    Weights are those of the points' rows, (V). The codes of this process' rows are written to ``codes``, (V, pieces of
+    a row), if it is given.
     """
     segments, count, width = words.shape
     firsts = torch.arange(segments, device=words.device)[:, None] * count
@@ -120,7 +106,7 @@ def means(points: Points, weights: Tensor, words: Tensor, codes: Tensor | None =
 
 
 def _moved(points: Points, weights: Tensor, words: Tensor, found: Tensor, empty: Tensor) -> Tensor:
-    """The new words, those without points moved to the points of the largest weighted error under their old codes."""
+    """The new words; those without points move to the points of the largest weighted error under their old codes."""
     lost = min(int(empty.sum(1).max()), points.shape[1])
 
     def worst_of(errors: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,8 +4,11 @@ Block (I, J) of ``A (x) B`` is ``A[I, J] B``. With the blocks of a matrix as the
 the nearest sum of r products is the nearest R of rank r: Van Loan and Pitsianis, 1993; Tahaei et al., NAACL 2022,
 section 3.1. Weights of the matrix's rows scale rows of R where they are equal inside each block (always, where a block
 is one row high), and the optimum is still an SVD. Where they differ inside a block, or rows past the end of the matrix
-fill the last one up, nothing is known that surely finds the optimum: least squares for A and for B take turns, from
-that SVD on, and the error never rises.
+pad the last one, no method surely finds the optimum: least squares for A and for B alternate, from that SVD on, and the
+error never rises.
+
+In all functions ``rows`` x ``width`` is the shape of the right factors, m2 x n2; n2 divides d. ``terms`` products are
+added up, at most min(m1 n1, m2 n2).
 """
 
 import math
@@ -22,12 +25,12 @@ from vocabpress.fitting.lowrank import principal_axes
 from vocabpress.fitting.quantise import Factors, empty_factor, store_factor
 from vocabpress.fitting.table import Decoded, Places, Readable, Table
 
-LEAST_WEIGHT = 1e-6  # of the mean: a row that does not count is still fitted, where nothing else is at stake
-SWEEPS, FLAT = 25, 1e-5  # of the alternating least squares: at most, and the relative gain at which they end
+LEAST_WEIGHT = 1e-6  # over the mean: a row of weight 0 is still fitted where that costs the others nothing
+SWEEPS, FLAT = 25, 1e-5  # of the alternating least squares: the most, and the relative gain that ends them
 
 
 class KroneckerBlocks(NamedTuple):
-    """A matrix cut into blocks, (m1, n1, m2, n2), and what each row of each block weighs."""
+    """A matrix cut into blocks, (m1, n1, m2, n2), with a weight for each row of each block."""
 
     matrix: Table  # (m1, m2 * d): the rows of blocks side by side are one row here
     rows: int  # m2
@@ -36,14 +39,7 @@ class KroneckerBlocks(NamedTuple):
 
     @classmethod
     def of(cls, matrix: Table | Tensor, rows: int, width: int, weights: Tensor | None = None) -> "KroneckerBlocks":
-        """Blocks of ``rows`` x ``width``.
-
-        Args:
-            matrix: (V, d); zero rows are added where ``rows`` does not divide V.
-            rows: Rows of a block, m2.
-            width: Columns of a block, n2; divides d.
-            weights: (V), not negative; None counts all rows alike.
-        """
+        """Blocks of ``rows`` x ``width`` of a (V, d) matrix, padded by zero rows; without weights (V) all are equal."""
         matrix = Table.of(matrix)
         weights = torch.ones(len(matrix), device=matrix.device) if weights is None else weights / weights.mean()
         inside = pad(weights.clamp(min=LEAST_WEIGHT), (0, -len(matrix) % rows)).unflatten(0, (-1, rows))
@@ -51,7 +47,7 @@ class KroneckerBlocks(NamedTuple):
 
     @property
     def level(self) -> bool:
-        """Whether all rows of a block weigh the same, in each block."""
+        """Whether all rows of a block have equal weights, in each block."""
         return torch.equal(self.weights, self.weights[:, :1].expand_as(self.weights))
 
     def entries(self, rows: Tensor) -> Tensor:
@@ -63,11 +59,11 @@ class KroneckerBlocks(NamedTuple):
         return self.entries(rows) * self.weights[places][:, None, :, None]
 
     def solve_left(self, right: Tensor) -> Tensor:
-        """The left factors that suit these right ones best, (terms, m1, n1)."""
+        """The best left factors for these right ones, (terms, m1, n1)."""
         inside, level = torch.einsum("tpq,spq->pts", right, right), self.level
 
         def solved(places: slice, rows: Tensor) -> list[Tensor]:
-            if level:  # a weight that all of a block shares moves no answer: one system serves all blocks
+            if level:  # a weight shared by a whole block changes no solution: one system serves all blocks
                 gram, entries = inside.sum(0, keepdim=True), self.entries(rows)
             else:
                 gram, entries = torch.einsum("ip,pts->its", self.weights[places], inside), self.weighted(places, rows)
@@ -78,7 +74,7 @@ class KroneckerBlocks(NamedTuple):
         return left.transpose(0, 1)
 
     def solve_right(self, left: Readable) -> Tensor:
-        """The right factors that suit these left ones best, (terms, m2, n2); left factors as (m1, terms, n1)."""
+        """The best right factors for these left ones, (terms, m2, n2); left factors as (m1, terms, n1)."""
 
         def sums(places: slice, rows: Tensor) -> tuple[Tensor, Tensor]:
             some = left[places]
@@ -111,7 +107,7 @@ def _solve(gram: Tensor, aims: Tensor) -> Tensor:
     """Solve for each row of the factors, (terms, rows, width), with its Gram matrix, (rows or 1, terms, terms)."""
     gram, wanted = gram.double(), aims.double()
     diagonal = gram.diagonal(dim1=-2, dim2=-1)
-    # Terms may come to depend on each other, or be zero: a ridge that no digit of float32 sees.
+    # Terms may become dependent, or be zero: a ridge too small to change a digit of float32.
     diagonal += 1e-9 * diagonal.mean(-1, keepdim=True) + 1e-150
     if len(gram) == 1:
         return torch.linalg.solve(gram[0], wanted.flatten(1)).view_as(wanted).to(aims.dtype)
@@ -130,45 +126,28 @@ def _leading_axes(rows: Table, count: int) -> Tensor:
 
 
 def nearest_products(blocks: KroneckerBlocks, terms: int) -> tuple[Tensor, Tensor]:
-    """The sum of ``terms`` Kronecker products with the least weighted squared error (see above where it is the least).
+    """The sum of products with the least weighted squared error (see above where it is the least).
 
-    Returns:
-        Left factors (terms, m1, n1) of mean square 1, and right factors (terms, m2, n2) that carry the scale.
+    Returns left factors (terms, m1, n1) of mean square 1, and right factors (terms, m2, n2) that carry the scale.
     """
     right = _leading_axes(blocks.rearranged(), terms).unflatten(1, (blocks.rows, blocks.width))
-    left = blocks.solve_left(right)
-    if not blocks.level:
-        left, right = _take_turns(blocks, left, right)
-    scales = torch.stack([of.norm(dtype=torch.float64) for of in left]) / (left[0].numel() ** 0.5)
-    scales = torch.where(scales > 0, scales, torch.ones_like(scales)).to(left.dtype)  # a factor of zeros stays one
-    left /= scales[:, None, None]
-    return left, right * scales[:, None, None]
-
-
-def _take_turns(blocks: KroneckerBlocks, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    explained = -math.inf  # weighted square that the products account for
-    for _ in range(SWEEPS):
+    left, explained = blocks.solve_left(right), -math.inf  # weighted square that the products account for
+    for _ in range(SWEEPS if not blocks.level else 0):
         right = blocks.solve_right(left.transpose(0, 1))
         left = blocks.solve_left(right)
         before, explained = explained, blocks.explained(left, right)
         if explained <= before * (1 + FLAT):
             break
-    return left, right
+    scales = torch.stack([factor.norm(dtype=torch.float64) for factor in left]) / (left[0].numel() ** 0.5)
+    scales = torch.where(scales > 0, scales, torch.ones_like(scales)).to(left.dtype)  # a factor of zeros stays one
+    left /= scales[:, None, None]
+    return left, right * scales[:, None, None]
 
 
 def empty_kronecker(
     num_embeddings: int, embedding_dim: int, rows: int, width: int, terms: int, factors: Factors
 ) -> CompressedEmbedding:
-    """The empty form of a sum of Kronecker products, on the current device.
-
-    Args:
-        num_embeddings: V.
-        embedding_dim: d.
-        rows: Rows of the right factors, m2.
-        width: Columns of the right factors, n2; divides d.
-        terms: Products that are added up.
-        factors: Number format of all factors.
-    """
+    """The empty form of a sum of Kronecker products, all factors in one number format, on the current device."""
     high = -(-num_embeddings // rows)
     parts = [
         Kronecker(
@@ -194,17 +173,9 @@ class _Lefts:
 def fit_kronecker(
     matrix: Table | Tensor, rows: int, width: int, terms: int, factors: Factors, weights: Tensor | None = None
 ) -> CompressedEmbedding:
-    """The form of :func:`empty_kronecker` nearest to a matrix.
+    """The form of :func:`empty_kronecker` nearest to a matrix, (V, d), its rows weighted by ``weights``, (V).
 
-    The rounded left factors are given the right ones that suit them best before those are rounded too.
-
-    Args:
-        matrix: (V, d).
-        rows: Rows of the right factors, m2.
-        width: Columns of the right factors, n2; divides d.
-        terms: Products that are added up, at most min(m1 n1, m2 n2).
-        factors: Number format of all factors.
-        weights: (V), how much each row's error counts; None counts all alike.
+    The right factors are refitted to the rounded left ones before they are rounded, too.
     """
     blocks = KroneckerBlocks.of(matrix, rows, width, weights)
     lefts = [store_factor(left, factors, "column") for left in nearest_products(blocks, terms)[0]]
@@ -217,7 +188,7 @@ def fit_kronecker(
 
 
 def most_terms(num_embeddings: int, embedding_dim: int, rows: int, width: int) -> int:
-    """Products beyond which a sum holds any matrix of this shape, so that more gain nothing."""
+    """Products beyond which a sum can represent any matrix of this shape, so that more gain nothing."""
     return min(-(-num_embeddings // rows) * (embedding_dim // width), rows * width)
 
 
@@ -228,16 +199,7 @@ def divisors(number: int) -> list[int]:
 
 
 def check_divides(part: int, whole: int, what: str) -> None:
-    """Refuse what does not divide.
-
-    Args:
-        part: What is to divide.
-        whole: What is to be divided.
-        what: For the message: "width of the table".
-
-    Raises:
-        ValueError: With the nearest valid choices.
-    """
+    """Raise ValueError with the nearest valid choices if ``part`` does not divide ``whole``, described by ``what``."""
     valid = divisors(whole)
     if part not in valid:
         near = [max((n for n in valid if n < part), default=None), min((n for n in valid if n > part), default=None)]

@@ -1,4 +1,4 @@
-"""The one training loop: Adam over random batches of rows.
+"""The training loop of fits: Adam over random batches of rows.
 
 Where several processes have a table's rows, each draws the same batches, sees those rows of a batch that are its own,
 and gradients are added up: the same training but for the order of sums.
@@ -23,8 +23,8 @@ class RowBatch(NamedTuple):
 
     Attributes:
         ids: Ids of this process' own rows of the batch.
-        among: Which rows of the batch these are, for what is drawn for all of it; all of them where one process is.
-        size: Rows of the batch, whosever they are.
+        among: Places of these rows in the batch, for what is drawn for all of it; all of them if one process has it.
+        size: Rows of the batch in all processes.
         done: How far training has come, 0 to 1.
     """
 
@@ -42,14 +42,7 @@ SMALL_BATCH = 128
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast.
-
-    Attributes:
-        epochs: Passes over the rows.
-        batch_size: Rows a step.
-        learning_rate: Learning rate of Adam at the start.
-        decay: (how far training has come, 0 to 1) -> the factor on the learning rate.
-    """
+    """How long and how fast; ``decay`` maps progress, 0 to 1, to a factor on the initial learning rate of Adam."""
 
     epochs: int
     batch_size: int
@@ -64,15 +57,12 @@ def cosine_decay(done: float, least: float = 0.0) -> float:
 
 @dataclass
 class Minimiser:
-    """Adam over batches of rows drawn without replacement, anew in each epoch.
+    """Adam over batches of rows drawn without replacement, shuffled in each epoch.
 
     Attributes:
         parameters: Leaf tensors; changed in place.
         loss: The loss of the rows of a batch.
-        schedule: How long and how fast.
         generator: Draws the batches; its device is where the ids are.
-        title: What the progress bar says.
-        progress: Whether there is a progress bar, on stderr.
     """
 
     parameters: Sequence[Tensor]
@@ -82,14 +72,10 @@ class Minimiser:
     title: str = ""
     progress: bool = False
 
-    def run(self, table: Table, after_epoch: Callable[[int], bool], among: Tensor | None = None) -> None:
-        """Train; stop early when ``after_epoch(epoch)``, the epoch counted from 0, says so.
-
-        Args:
-            table: Whose rows batches are drawn from.
-            after_epoch: Asked after each epoch.
-            among: The rows that are drawn from; None draws from all.
-        """
+    def run(
+        self, table: Table, after_epoch: Callable[[int], object] = lambda _: None, among: Tensor | None = None
+    ) -> None:
+        """Train on all rows, or those ``among``; stop early if ``after_epoch(epoch)``, counted from 0, is true."""
         schedule, device = self.schedule, self.generator.device
         optimiser = torch.optim.Adam(self.parameters, lr=schedule.learning_rate, fused=True)
         num_rows = len(table) if among is None else len(among)
@@ -136,8 +122,8 @@ def _batch(ids: Tensor, table: Table, done: float) -> RowBatch:
 def _threads_for(batch_size: int) -> Iterator[None]:
     """One thread for small batches.
 
-    A step of theirs is microseconds of arithmetic; where another process holds a core, two threads that wait for each
-    other at every operation were seen to be a hundred times slower than one.
+    One step takes microseconds of arithmetic; where another process uses a core, two threads that wait for each other
+    at every operation were measured to be a hundred times slower than one.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1 if batch_size <= SMALL_BATCH else before)

@@ -8,7 +8,7 @@ from torch.nn.functional import pad
 
 from vocabpress.fitting.table import Readable, Table
 
-NOTHING = 1e-6  # of the largest deviation: what rounding leaves of a zero; rows of no weight have any length there
+NOTHING = 1e-6  # over the largest deviation: rounding error of a zero; rows of weight 0 can be long in that direction
 
 
 class LowRank(NamedTuple):
@@ -20,7 +20,7 @@ class LowRank(NamedTuple):
 
 
 def _total(weights: Tensor) -> Tensor:
-    """Their sum; where some rows of a table have no weight at all, what is divided by it is zero, and stays so."""
+    """The sum of the weights; where it is zero, a tiny number, so that quotients of zero stay zero."""
     return weights.sum(dtype=torch.float64).clamp(min=torch.finfo(torch.float64).tiny)
 
 
@@ -32,13 +32,9 @@ def weighted_mean(table: Table | Tensor, weights: Tensor) -> Tensor:
 
 
 def principal_axes(table: Table | Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvectors (d, d), as rows, and eigenvalues (d), falling, of ``sum_i w_i x_i x_i^T / sum_i w_i``.
+    """Eigenvectors (d, d), as rows, and eigenvalues (d), falling, of ``sum_i w_i x_i x_i^T / sum_i w_i``; float64.
 
-    In float64: the eigenvalues are squares of singular values, which costs half of the digits.
-
-    Args:
-        table: (V, d).
-        weights: (V).
+    The eigenvalues are squares of singular values, which costs half of the digits.
     """
     table = Table.of(table)
 
@@ -53,21 +49,16 @@ def principal_axes(table: Table | Tensor, weights: Tensor) -> tuple[Tensor, Tens
 
 
 def weighted_svd(table: Table | Tensor, rank: int, weights: Tensor) -> LowRank:
-    """The rank-``rank`` approximation about the mean row with the least ``sum_i w_i ||x_i - x^_i||^2``.
+    """The approximation of rank 0 to min(V, d) about the mean row with the least ``sum_i w_i ||x_i - x^_i||^2``.
 
     With all weights equal this is the truncated SVD of the centred table, optimal by Eckart and Young.
-
-    Args:
-        table: (V, d).
-        rank: 0 to min(V, d).
-        weights: (V), not negative.
     """
     table = Table.of(table)
     mean = weighted_mean(table, weights)
     centred = table.minus(mean)
     axes, values = principal_axes(centred, weights)
     axes, deviations = axes[:rank].to(table.dtype), values[:rank].sqrt().to(table.dtype)
-    # A column of next to nothing has no deviation: any divisor will do, and 1 keeps it so.
+    # A column of next to nothing has no deviation: any divisor is right, and 1 leaves it tiny.
     scale = torch.where(deviations > NOTHING * deviations[:1], deviations, torch.ones_like(deviations))
     left = centred.map(lambda _, rows: rows @ axes.T / scale, rank)
     return LowRank(left, axes * scale[:, None], mean)
@@ -78,14 +69,8 @@ def ridge(
 ) -> Tensor:
     """``W`` with the least ``sum_i w_i ||y_i - f_i W||^2 + penalty * trace * ||W||^2``; shape (features, d).
 
-    The penalty is relative to the mean of the features' squares, so its meaning does not depend on their scale.
-
-    Args:
-        features: (V, f), read chunk by chunk.
-        targets: (V, d).
-        weights: (V).
-        penalty: Relative strength of the ridge.
-        offset: Whether a first feature is 1 in all rows; row 0 of the result is then the offset.
+    The penalty is relative to the mean of the features' squares, so its meaning does not depend on their scale. With
+    ``offset`` a feature of ones comes first, and row 0 of the result is the offset. Features (V, f) are read in chunks.
     """
     targets = Table.of(targets)
 

@@ -15,13 +15,7 @@ PointsPart = Callable[[slice, Tensor, Tensor], Value]
 
 @dataclass(frozen=True)
 class Points:
-    """The rows of a table cut into segments, as points of books.
-
-    Attributes:
-        table: (V, segments * width).
-        segments: Into which a row is cut.
-        shared: Whether all segments are points of one book; else each segment has its own.
-    """
+    """Rows (V, segments * width) cut into segments, as points of one ``shared`` book, or of a book a segment."""
 
     table: Table
     segments: int
@@ -29,7 +23,7 @@ class Points:
 
     @classmethod
     def of(cls, points: "Points | Tensor") -> "Points":
-        """Points that are at hand, (books, n, width)."""
+        """Points from a tensor (books, n, width)."""
         if isinstance(points, Points):
             return points
         books, count, width = points.shape
@@ -48,11 +42,11 @@ class Points:
         return self.segments // pieces, rows * pieces, width // self.segments
 
     def fold(self, weights: Tensor, part: PointsPart, combine: Combine) -> Value:
-        """As `Table.fold`, over points; weights of the rows, (V)."""
+        """As `Table.fold`, over points, with the weights of the rows, (V)."""
         return self.table.fold(lambda places, rows: part(places, *self.split(rows, weights[places])), combine)
 
     def sum(self, weights: Tensor, part: PointsPart) -> Value:
-        """As `Table.sum`, over points; weights of the rows, (V)."""
+        """As `Table.sum`, over points, with the weights of the rows, (V)."""
         return self.fold(weights, part, added)
 
     def split(self, rows: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,12 +54,12 @@ class Points:
         return pieces_of(rows, self.segments, weights, self.shared)
 
     def joined(self, points: Tensor) -> Tensor:
-        """The rows, (n, segments * width), that `split` would make these points of."""
+        """The rows, (n, segments * width), that `split` cuts into these points."""
         pieces = points.reshape(self.segments, -1, points.shape[2])
         return pieces.transpose(0, 1).flatten(1)
 
     def sample(self, some: int, weights: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """At most so many points of each book, at random, (books, n, width), and their weights, (n)."""
+        """At most ``some`` random points of each book, (books, n, width), and their weights, (n)."""
         drawn, rows = draw(self.shape[1], some, generator), len(self.table)
         found, shares = self.table.gather(drawn % rows), weights[drawn % rows]
         pieces = found.unflatten(1, (self.segments, -1))
@@ -82,13 +76,6 @@ class Points:
 
 
 def pieces_of(rows: Tensor, segments: int, weights: Tensor, shared: bool) -> tuple[Tensor, Tensor]:
-    """Pieces of rows as points (books, n, width), and the weight of each, (n); a shared book sees all pieces.
-
-    Args:
-        rows: (n, segments * width).
-        segments: Into which rows are cut.
-        weights: (n).
-        shared: Whether there is one book for all segments.
-    """
+    """Rows (n, segments * width) as points (books, n, width), and their weights; a shared book has all pieces."""
     points = rows.unflatten(1, (segments, -1)).transpose(0, 1)
     return (points.flatten(0, 1)[None], weights.repeat(segments)) if shared else (points.contiguous(), weights)

@@ -1,4 +1,4 @@
-"""Rounding a float matrix to n-bit integers with the scale that loses least, and factors in such forms."""
+"""Rounding a float matrix to n-bit integers with the best scales that a search finds, and factors in such forms."""
 
 from collections.abc import Iterable
 from typing import Literal
@@ -26,7 +26,7 @@ def scalar_codes(values: Tensor, scales: Tensor, bits: int) -> Tensor:
 
 
 def _candidates(reach: Tensor, bits: int, dtype: torch.dtype) -> list[Tensor]:
-    """Scales to try: full reach first; at few bits the best one clips, at one bit it is about 0.3 of the reach."""
+    """Scales to try, full reach first; at fewer bits the best one clips more, at one bit to about 0.3 of the reach."""
     fractions = torch.linspace(1.0, 0.2, CLIPS + 1).tolist() if bits < 8 else [1.0, 0.95, 0.9]
     return [(reach * fraction).to(dtype).to(reach.dtype) for fraction in fractions]
 
@@ -38,7 +38,7 @@ def _errors(values: Tensor, scales: Tensor, bits: int) -> Tensor:
 
 
 def _least(scales: list[Tensor], errors: Iterable[Tensor], otherwise: Tensor) -> Tensor:
-    """The scales of least error, each of the shape of ``otherwise``, which stays where none is finite."""
+    """The scales of least error, each of the shape of ``otherwise``, which is used where no error is finite."""
     best, best_error = otherwise, torch.full_like(otherwise, torch.inf)
     for candidate, error in zip(scales, errors, strict=True):
         better = error < best_error
@@ -78,7 +78,7 @@ def quantise(
     search: bool = True,
     weights: Tensor | None = None,
 ) -> Scalar:
-    """The `Scalar` nearest to ``values`` that a search over clipping points finds.
+    """The `Scalar` nearest to ``values``, (rows, width), that a search over clipping points finds.
 
     Args:
         values: (rows, width).
@@ -87,7 +87,7 @@ def quantise(
         group_size: For ``"group"``; the last group may be shorter.
         dtype: Dtype of the scales on disk.
         search: Whether scales may clip; without it each reaches the largest entry.
-        weights: (rows), how much a row's error counts; only scales of columns are more than one row's.
+        weights: Weights of the rows' errors, (rows); only scales of columns depend on them.
     """
     values = Table.of(values)
     form = Scalar(len(values), values.shape[1], bits, scale_axis, group_size, dtype).to(values.device)
@@ -121,7 +121,7 @@ def empty_factor(rows: int, width: int, factors: Factors, scale_axis: ScaleAxis)
 
 
 def store_factor(values: Table | Tensor, factors: Factors, scale_axis: ScaleAxis) -> CompressedEmbedding:
-    """The form of :func:`empty_factor` that holds ``values``, shape (rows, width), as well as it can."""
+    """``values``, (rows, width), rounded to the form of :func:`empty_factor`."""
     values, bits = Table.of(values), FACTOR_BITS[factors]
     if bits is not None:
         return quantise(values, bits, scale_axis)
@@ -138,7 +138,7 @@ def empty_low_rank(rows: int, width: int, rank: int, factors: Factors) -> Projec
 def store_low_rank(table: Table, rank: int, weights: Tensor, factors: Factors) -> Projected:
     """The weighted SVD of a table, (rows, width), in the form of :func:`empty_low_rank`.
 
-    The rounded left factor is given the right factor that suits it best, before that one is rounded too.
+    The right factor is refitted to the rounded left one by least squares, before it is rounded, too.
     """
     low = weighted_svd(table, rank, weights)
     left = store_factor(low.left, factors, "column")
@@ -147,10 +147,6 @@ def store_low_rank(table: Table, rank: int, weights: Tensor, factors: Factors) -
 
 
 def check_factors(factors: str) -> None:
-    """Refuse an unknown number format.
-
-    Raises:
-        ValueError: If ``factors`` is not one of FACTOR_BITS.
-    """
+    """Raise ValueError if ``factors`` is not one of FACTOR_BITS."""
     if factors not in FACTOR_BITS:
         raise ValueError(f"unknown factors {factors!r}; choose from {list(FACTOR_BITS)}")

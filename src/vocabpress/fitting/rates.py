@@ -1,8 +1,8 @@
 """Rates by axis and by block of tokens: reverse water-filling with one slope for a whole table.
 
 Each axis of each block has a variance, so each has a distortion at each rate (Cover and Thomas, section 10.3); one
-slope over all of them says how many bits each gets (`allocation.py`). Which rates there are is a ladder, one for each
-kind of codes; they are the same for all rows of a block, and a row is a whole number of bytes.
+slope over all of them gives the bits of each (`allocation.py`). Each kind of codes has a ladder of possible rates. All
+rows of a block have the same rates, and a row is a whole number of bytes.
 """
 
 import math
@@ -25,7 +25,7 @@ class Ladder:
     """The rates that axes can have.
 
     Attributes:
-        group: Neighbouring axes that share a rate; zeros make the last axes a whole group.
+        group: Neighbouring axes that share a rate; zeros pad the axes to whole groups.
         rungs: (bits, columns), bits for each so many columns, which divide a group; rising, the first one none.
         losses: The share of its variance that an axis loses at each rung; the first loses all.
     """
@@ -50,21 +50,16 @@ def weight_classes(weights: Tensor, blocks: int) -> Tensor:
 
 
 class Axes:
-    """The principal axes of a table.
-
-    Args:
-        table: (V, d).
-        weights: (V).
-        group: Axes that share a rate; zeros make the last ones a whole group.
+    """The principal axes of a weighted table, (V, d), padded by zeros to whole groups of ``group`` axes.
 
     Attributes:
-        deviations: Standard deviations of the table along the axes, those of zeros included.
+        deviations: Standard deviations of the table along the axes, padding included.
     """
 
     def __init__(self, table: Table, weights: Tensor, group: int) -> None:
         self.mean = weighted_mean(table, weights)
         axes, values = principal_axes(table.minus(self.mean), weights)
-        # Where no row of any weight is away from the mean, every divisor does: 1 keeps the others as they are.
+        # Where all weighted rows equal the mean, any divisor is right: 1 leaves the other rows as they are.
         least = 1e-12 * float(values[0].sqrt()) + 1e-30 if values[0] > 0 else 1.0
         deviations = values.sqrt().clamp(min=least).to(table.dtype)
         lacking = -table.shape[1] % group
@@ -72,19 +67,19 @@ class Axes:
         self._turn = pad(axes.to(table.dtype).T / deviations, (0, lacking))
 
     def coordinates(self, table: Table, width: int | None = None) -> Table:
-        """A table on the axes, each divided by its deviation, (V, d and the zeros); or on the first ``width`` axes."""
+        """A table on the axes, each divided by its deviation, (V, d and padding); or on the first ``width`` axes."""
         return table.minus(self.mean).times(self._turn[:, :width])
 
 
 class BlockRates:
-    """How much weighted energy each block of tokens has in each group of axes, and what rates it gets for that.
+    """The weighted energy of each block of tokens in each group of axes, and the rates that follow from it.
 
     Args:
         axes: Axes of the table.
         coordinates: The table on these axes.
         weights: (V).
         block_of: (V).
-        ladder: The rates that there are.
+        ladder: The rates that exist.
         first: The fewest bits of the first group.
         floor: The fewest bits of a row.
     """
@@ -110,7 +105,7 @@ class BlockRates:
         energy *= axes.deviations.double().square()
         self.energy = energy.unflatten(1, (-1, ladder.group)).sum(2)  # (blocks, groups)
         self.ladder, self.first, self.floor = ladder, ladder.least(first), floor
-        self.options = cache(self._options)  # a search asks for those of the same axes again and again
+        self.options = cache(self._options)  # a search needs the same ones many times
 
     def _options(self, groups: int) -> tuple[Tensor, Tensor]:
         """Bits of a row and distortion at each rung, both (blocks, groups, rungs); the first is the cheapest."""
@@ -121,7 +116,7 @@ class BlockRates:
         start[:, 0] = self.first
         _forbid(costs, distortion, start)
         if self.floor:
-            # What a row of the fewest bits takes, it takes in every longer row, too.
+            # A group has at least the bits that it has in a row of the fewest bits.
             limit = max(self.floor + self.ladder.group, int(costs[0, :, 0].sum()))
             least = [allocate(*of, limit) for of in zip(costs, distortion, strict=True)]
             _forbid(costs, distortion, torch.stack(least))
@@ -145,7 +140,7 @@ class BlockRates:
             return None
         lengths, losses, rates = [], [], []
         for block, chosen in enumerate(start):
-            bits, least = (int(costs[block].gather(1, of[:, None]).sum()) for of in (chosen, torch.zeros_like(chosen)))
+            bits, least = (int(costs[block].gather(1, each[:, None]).sum()) for each in (chosen, 0 * chosen))
             near = [n for n in range(bits // 8 - 2, bits // 8 + 4) if 8 * n >= least] or [-(-least // 8)]
             near += near[-1:] * (6 - len(near))
             found = [allocate(costs[block], distortion[block], 8 * n) for n in near]
@@ -166,7 +161,7 @@ class BlockRates:
 
 
 def _forbid(costs: Tensor, distortion: Tensor, start: Tensor) -> None:
-    """Forbid the options before ``start``, (blocks, groups), in place; they cost what the first one left does."""
+    """Forbid the options before ``start``, (blocks, groups), in place; they get the cost of the first valid one."""
     before = torch.arange(costs.shape[2]) < start[..., None]
     distortion.masked_fill_(before, torch.inf)
     costs.copy_(torch.where(before, costs.gather(2, start[..., None]), costs))

@@ -1,6 +1,6 @@
-"""Rows moved to the block whose subspace holds them best, within a budget.
+"""Rows moved to the block whose subspace represents them best, within a budget.
 
-What is held beside the table is a number for each row and block.
+Memory beside the table is a number for each row and block.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from torch import Tensor
 from vocabpress.fitting.table import Table
 from vocabpress.progress import Bar
 
-LEAST_GAIN = 1e-4  # of the error, relative, below which a round was the last
+LEAST_GAIN = 1e-4  # relative gain of a round below which it is the last
 PRICES = 24  # halvings of the interval in which the price of a bit is sought
 
 
@@ -21,7 +21,7 @@ class Options:
     """When rows move, and when to stop.
 
     Attributes:
-        rounds: At most.
+        rounds: Maximum number of rounds.
         moving_ratio: Share of the rows with a better block that move in a round, those that gain most.
         least_candidates: Stop when fewer rows than that have a better block.
     """
@@ -39,7 +39,7 @@ class Storage:
         bits: (sizes of the blocks) -> bits of the table.
         limit: The most allowed.
         row_bits: Bits of one more row in each block.
-        whole: Whether each block is stored whole as it is.
+        whole: Whether each block is stored whole at its present size.
     """
 
     bits: Callable[[list[int]], int]
@@ -58,25 +58,15 @@ def reassign(
     title: str = "",
     progress: bool = False,
 ) -> Tensor:
-    """Move rows between blocks in rounds, the subspaces fitted anew after each, while the weighted error falls.
+    """Move rows between blocks in rounds, the subspaces refitted after each, while the weighted error falls.
 
     A row costs ``w_i * squared error + price * bits of a row of that block``. The price is 0 where the moves fit the
-    limit, and else the lowest at which they do: without it every row wants the block of the highest rank. A block of
-    full rank d holds every row. Another block that is whole because it is small holds its own rows and would cease to
-    be whole with more: it keeps its rows and gets none.
-
-    Args:
-        table: (V, d).
-        weights: (V), not negative.
-        block_of: (V), the block of each row.
-        ranks: Ranks of the blocks.
-        storage: What blocks cost, and the most allowed.
-        options: When rows move, and when to stop.
-        title: Title of the progress bar.
-        progress: Whether to draw it.
+    limit, and else the lowest at which they do: without it every row would go to the block of the highest rank. A block
+    of full rank d represents every row. Another block that is whole because it is small represents its own rows, and
+    would not be whole with more: its rows stay, and it gets none.
 
     Returns:
-        The new blocks, shape (V).
+        The new block of each row, (V).
     """
     table = Table.of(table)
     blocks = _Blocks(table, weights, block_of.clone(), ranks, storage.whole)
@@ -99,7 +89,7 @@ def reassign(
 
 
 def _moves(blocks: "_Blocks", row_bits: Tensor, storage: Storage, options: Options) -> tuple[Tensor, Tensor]:
-    """Rows to move and the blocks to move them to, within the limit; none where too few would gain."""
+    """Rows to move and the blocks to move them to, within the limit; none if too small a number would gain."""
     block_of = blocks.block_of
     sizes = torch.bincount(block_of, minlength=len(row_bits))
     spare = storage.limit - storage.bits(sizes.tolist())
@@ -127,12 +117,12 @@ def _moves(blocks: "_Blocks", row_bits: Tensor, storage: Storage, options: Optio
             low, high = (low, price) if added(*at(price)) <= spare else (price, high)
         rows, targets = at(high)
     after = sizes - torch.bincount(block_of[rows], minlength=len(sizes)) + torch.bincount(targets, minlength=len(sizes))
-    # The search goes by the bits of a row; what counts is counted.
+    # The search uses approximate bits a row; the exact bits decide.
     return (rows, targets) if storage.bits(after.tolist()) <= storage.limit else (rows[:0], targets[:0])
 
 
 class _Blocks:
-    """Moments, subspaces and errors of the blocks, kept up to date as rows move.
+    """Moments, subspaces and errors of the blocks, updated as rows move.
 
     Attributes:
         block_of: (V).
@@ -141,12 +131,7 @@ class _Blocks:
     """
 
     def __init__(
-        self,
-        table: Table | Tensor,
-        weights: Tensor,
-        block_of: Tensor,
-        ranks: Sequence[int],
-        whole: Sequence[bool],
+        self, table: Table | Tensor, weights: Tensor, block_of: Tensor, ranks: Sequence[int], whole: Sequence[bool]
     ) -> None:
         self.table, self.weights, self.block_of, self.ranks = Table.of(table), weights, block_of, ranks
         count, width = len(ranks), table.shape[1]
@@ -167,7 +152,7 @@ class _Blocks:
         return float(self.errors.gather(1, self.block_of[:, None]).double().sum())
 
     def move(self, rows: Tensor, targets: Tensor) -> None:
-        """Give rows to other blocks, and fit the subspaces of all blocks concerned anew."""
+        """Move rows to other blocks, and refit the subspaces of these blocks."""
         sources = self.block_of[rows]
         self.block_of[rows] = targets
         for block in torch.cat([sources, targets]).unique().tolist():

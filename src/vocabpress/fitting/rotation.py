@@ -1,4 +1,4 @@
-"""Axes on which codes of segments do well.
+"""Axes that suit codes of segments.
 
 Ge, He, Ke and Sun, "Optimized product quantization", CVPR 2013: for a Gaussian the distortion of a product code is
 least where segments are independent and the products of their variances are equal. Principal axes give the first, the
@@ -13,25 +13,17 @@ from torch import Tensor
 
 from vocabpress.fitting.table import Readable, Table
 
-TINY = 1e-30  # stands for a variance of nothing, whose logarithm is asked for
+TINY = 1e-30  # least variance whose logarithm is taken
 
 
 def deal_axes(variances: Tensor, segments: int, width: int) -> Tensor:
-    """Which axis goes where: the ``segments * width`` first axes, dealt out so that products of variances are balanced.
+    """Indices of the axes of each segment, (segments * width), so that the products of their variances are balanced.
 
     The paper's "eigenvalue allocation" (section 3.3): one axis after another, the largest first, goes to the segment
-    that has room and the least product so far.
-
-    Args:
-        variances: (d), falling.
-        segments: Segments.
-        width: Axes in each.
-
-    Returns:
-        Indices of the axes, segment after segment, (segments * width).
+    that has room and the least product so far. Variances, (d), fall; ``width`` axes go to each segment.
     """
     used = variances[: segments * width].double().clamp(min=TINY)
-    # Relative to the least one, no factor is below 1: an axis more never makes a product smaller.
+    # Relative to the least one, no factor is below 1: one more axis never makes a product smaller.
     logs = (used / used[-1]).log().tolist()
     places: list[list[int]] = [[] for _ in range(segments)]
     heap = [(0.0, 0, segment) for segment in range(segments)]  # product so far, axes so far
@@ -44,15 +36,10 @@ def deal_axes(variances: Tensor, segments: int, width: int) -> Tensor:
 
 
 def procrustes(rows: Table | Tensor, targets: Readable, weights: Tensor) -> Tensor:
-    """Orthonormal axes A, (r, d), with the least ``sum_i w_i ||x_i - y_i A||^2``.
+    """Orthonormal A, (r, d), with the least ``sum_i w_i ||x_i - y_i A||^2`` for rows x, (n, d), and targets y, (n, r).
 
     With the singular value decomposition ``sum_i w_i y_i x_i^T = U S V^T`` they are ``U V^T`` (Schoenemann, 1966); that
     is also the least ``||x_i A^T - y_i||^2`` where A is square.
-
-    Args:
-        rows: x, (n, d).
-        targets: y, (n, r), r at most d; read chunk by chunk.
-        weights: (n).
     """
     rows = Table.of(rows)
     (moments,) = rows.sum(lambda at, part: (((targets[at] * weights[at, None]).T @ part).double(),))
@@ -67,13 +54,10 @@ def block_variances(covariance: Tensor, segments: int) -> Tensor:
 
 
 def gaussian_distortion(variances: Tensor, bits: float) -> Tensor:
-    """What codes of so many bits a segment can't go below if the rows are Gaussian, (segments).
+    """The least distortion that codes of ``bits`` bits a segment can have if the rows are Gaussian, (segments).
 
-    Reverse water-filling over the axes of each segment (Cover and Thomas, 2006, section 10.3.3).
-
-    Args:
-        variances: Along the principal axes of each segment, (segments, width), float64.
-        bits: Bits of the code of a segment.
+    Reverse water-filling (Cover and Thomas, 2006, section 10.3.3) over the variances along the principal axes of each
+    segment, (segments, width), float64.
     """
     values = variances.sort(1, descending=True).values.clamp(min=TINY)
     used = torch.arange(1, values.shape[1] + 1, device=values.device)

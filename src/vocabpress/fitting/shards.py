@@ -1,4 +1,4 @@
-"""The processes that fit one table together, and how they come to the same bytes as one process alone.
+"""The processes that fit one table together; any number of them makes the same bytes as one.
 
 Each process has a run of the table's rows. Sums over rows are formed in an order that no number of processes changes:
 the table is cut into at most `STRETCHES` runs of chunks, these are added up in groups of `GROUP`, and the groups one
@@ -65,7 +65,7 @@ class Shards:
         return cls()
 
     def rows(self, num_embeddings: int, embedding_dim: int) -> range:
-        """The rows of a table that this process is to have."""
+        """The rows of a table that this process should have."""
         shares = self.shares(chunk_borders(num_embeddings, embedding_dim))
         return range(shares[self.rank], shares[self.rank + 1])
 
@@ -76,16 +76,14 @@ class Shards:
         return [borders[length * first] for first in firsts] + [borders[-1]]
 
     def own(self, stretches: int) -> range:
-        """The stretches of this process; some process has none where there are too few."""
+        """The stretches of this process; it may have none if there are fewer than processes."""
         return range(self.rank * stretches // self.world, (self.rank + 1) * stretches // self.world)
 
     def fold(self, stretches: int, part: Callable[[int], Value | None], combine: Combine = added) -> Value:
-        """What the stretches come to, on every process.
+        """The values of all stretches combined, on every process.
 
-        Args:
-            stretches: How many there are.
-            part: The value of one of this process' stretches; None has no say.
-            combine: Combines two values; it may write into the first.
+        ``part`` makes the value of one of this process' stretches, or None, which is left out. ``combine`` may write
+        into its first value.
 
         Raises:
             ValueError: If no stretch has a value.

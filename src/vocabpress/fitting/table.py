@@ -1,11 +1,11 @@
-"""A table as fits see it: rows that are read some at a time, so that none needs a second table in memory.
+"""A table as fits see it: rows that are read in chunks, so that no fit needs a second table in memory.
 
-Methods turn, centre, cut and code tables that may be as large as the machine's memory, or lie in a file. A `Table` says
-how its rows are made of another's, and makes them when they are read; sums run over its chunks, and what has a value
-for each row is filled in chunk by chunk. Which rows this process has is the business of its `Shards`; a table that is
-read by one process has them all.
+Methods turn, centre, cut and code tables that may be as large as the machine's memory, or lie in a file. A `Table`
+defines its rows by those of another, and makes them when they are read; sums run over its chunks, and what has a value
+for each row is filled in chunk by chunk. `Shards` decides which rows this process has; a table that is read by one
+process has them all.
 
-Places are numbers of rows, from 0 to n - 1, whatever process has them.
+Places are numbers of rows, from 0 to n - 1, in any process.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,19 +18,10 @@ from torch import Tensor
 
 from vocabpress.embeddings import CompressedEmbedding
 from vocabpress.embeddings.inference import lookup
-from vocabpress.fitting.shards import (
-    ALONE,
-    Combine,
-    Shards,
-    Value,
-    added,
-    chunk_borders,
-    rows_per_chunk,
-    stretches_of,
-)
+from vocabpress.fitting.shards import ALONE, Combine, Shards, Value, added, chunk_borders, rows_per_chunk, stretches_of
 
-ENTRIES_CACHED = 2**25  # of a derived table that is read again and again: up to 128 MB are not made anew each time
-SAMPLED_WHOLE = 2**22  # numbers at most, to draw a sample by shuffling all
+ENTRIES_CACHED = 2**25  # of a derived table, at most, that is stored because it is read many times: 128 MB
+SAMPLED_WHOLE = 2**22  # numbers, at most, from which a sample is drawn by shuffling all
 
 Places = slice | Tensor
 """Rows by number: neighbours, or any, int64 of one axis."""
@@ -70,10 +61,10 @@ class Table:
     Attributes:
         shape: n and width.
         dtype: Dtype of the rows as they are read.
-        device: Where they are.
-        read: (places, whether they are asked for on every process) -> rows. Without that they are this process' own.
+        device: Device of the rows.
+        read: (places, whether they are read on every process) -> rows. Without that they are this process' own.
         borders: Where chunks begin, and the end.
-        shards: Whose chunks are whose.
+        shards: The processes, and their chunks.
         at_once: Rows anywhere in the table that may be read at a time, as a chunk of neighbours is.
         in_memory: Whether the rows are in memory as they are read.
         narrow: How to read some columns alone, where that takes less than all.
@@ -93,13 +84,13 @@ class Table:
     def of(
         cls, rows: "Table | Tensor", shards: Shards = ALONE, count: int | None = None, dtype: torch.dtype | None = None
     ) -> "Table":
-        """A table of rows as they are: float64 ones stay so unless a dtype is given, all others are read in float32.
+        """A table of the rows of a tensor, or the table itself; float64 is read as it is, other dtypes as float32.
 
         Args:
-            rows: A table, which is itself; or this process' rows, (n, width), in memory or mapped from a file.
-            shards: Whose rows are whose.
-            count: Rows of all processes; None has them all here.
-            dtype: In which they are read.
+            rows: This process' rows, (n, width), in memory or mapped from a file.
+            shards: The processes that share the rows.
+            count: Rows of all processes; None means that all are here.
+            dtype: Dtype in which rows are read, instead.
         """
         if isinstance(rows, Table):
             return rows
@@ -111,7 +102,7 @@ class Table:
         return replace(table, read=table._reader(source), in_memory=source.dtype == wanted)
 
     def _reader(self, source: Tensor) -> Callable[[Places, bool], Tensor]:
-        """How to read the rows of this process, and those of all."""
+        """A function that reads the rows of this process, and those of all."""
         (first, end), wanted = self.own, self.dtype
 
         def read(places: Places, everywhere: bool) -> Tensor:
@@ -138,7 +129,7 @@ class Table:
         return torch.cat([self.read(part, True) for part in places.split(self.at_once)])
 
     def dense(self) -> Tensor:
-        """All rows: explicit, and as large as it is."""
+        """All rows in memory."""
         return self.gather(torch.arange(len(self), device=self.device))
 
     @property
@@ -182,6 +173,11 @@ class Table:
                 target[places] = made
         for target in targets:
             self.shards.share(target, self.shares)
+
+    def mean_square(self) -> Tensor:
+        """Mean of the squared entries, float64."""
+        (squares,) = self.sum(lambda _, rows: (rows.square().sum().double(),))
+        return squares / (len(self) * self.shape[1])
 
     def column(self, make: Callable[[slice, Tensor], Tensor]) -> Tensor:
         """A number for each row, (n), on every process."""
@@ -236,7 +232,7 @@ class Table:
         return self._made((len(self) * count, width), read, borders=borders)
 
     def grouped(self, count: int) -> "Table":
-        """Each ``count`` rows one after another as one row; zeros fill the last one up.
+        """Each ``count`` rows one after another as one row; zeros pad the last one.
 
         Raises:
             ValueError: If rows of different processes would have to come together.
@@ -260,7 +256,7 @@ class Table:
         return self._made(shape, read, borders=borders, at_once=-(-self.at_once // count))
 
     def cached(self) -> "Table":
-        """The same, its rows in memory if they are few, for what reads them again and again."""
+        """The same, its rows in memory if the table is small, for what reads them many times."""
         if self.in_memory or len(self) * self.shape[1] > ENTRIES_CACHED:
             return self
         first, end = self.own

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from vocabpress.fitting.viterbi import Steps, best_path
 from vocabpress.packing import pack
 
 CHUNK_ENTRIES = 2**18  # states times rows at a time: a step's 1 MiB of costs stays in the cache
-CLOSING_BITS = 5  # times the memory: how far around the seam of the ring is looked at to find the state there
+CLOSING_BITS = 5  # bits over the memory, on each side of the ring's seam, from which the state at the seam is found
 
 
 def encode(
@@ -25,19 +26,19 @@ def encode(
     memory: int,
     done: Callable[[int], object] = lambda rows: None,
 ) -> None:
-    """The streams whose decoded rows have the least ``sum_j importance_j (x_j - x^_j)**2``, but for the ring's seam.
+    """Write the streams with the least ``sum_j importance_j (x_j - x^_j)**2``, except around the ring's seam.
 
     The state at the seam is found first, by a search over the steps on both sides of it; then the best path from that
     state to itself. Time is linear in the rows; memory is bounded by chunks.
 
     Args:
         rows: (V, columns of the runs).
-        codes: Where the packed bits go, as the form has them, (V, bytes of a row).
-        runs: As the form has them.
+        codes: Receives the packed bits, (V, bytes of a row).
+        runs: Rates of the columns, from left to right.
         scales: (runs).
         importance: (columns), above zero where a run has bits.
         memory: Bits of a state.
-        done: Is told how many rows have been coded since it was told last.
+        done: Called with the number of rows coded since the last call.
     """
     steps = Steps.of(runs, scales, memory)
     around, before = _around_the_seam(steps)
@@ -61,10 +62,10 @@ def encode(
 
 @contextmanager
 def chunk_by_chunk(device: torch.device) -> Iterator[Callable[..., Iterable[Tensor]]]:
-    """A `map` that gives each core a chunk of its own.
+    """A `map` that gives each core a chunk.
 
     Threads inside an operation wait for each other after every one, a tenth of a millisecond long: a third of the speed
-    where waiting threads sleep (``OMP_WAIT_POLICY=PASSIVE``). On a GPU one chunk is at work at a time.
+    where waiting threads sleep (``OMP_WAIT_POLICY=PASSIVE``). On a GPU there is one chunk at a time.
     """
     cores = torch.get_num_threads() if device.type == "cpu" else 1
     if cores == 1:
@@ -75,15 +76,15 @@ def chunk_by_chunk(device: torch.device) -> Iterator[Callable[..., Iterable[Tens
             yield pool.map
         finally:
             pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(cores)  # a part of torch keeps one number for all threads
+            torch.set_num_threads(cores)  # one part of torch has a single number for all threads
 
 
 def _around_the_seam(steps: Steps) -> tuple[Steps, int]:
-    """The steps on both sides of the ring's seam, and how many of them come before it."""
+    """The steps on both sides of the ring's seam, and the number of those before it."""
     ends, head, tail = CLOSING_BITS * steps.memory, [], []
     for side, order in ((head, steps.each), (tail, steps.each[::-1])):
         for step in order:
             if sum(taken.bits for taken in side) >= ends:
                 break
             side.append(step)
-    return steps.only(tail[::-1] + head), len(tail)
+    return replace(steps, each=tail[::-1] + head), len(tail)

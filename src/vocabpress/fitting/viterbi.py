@@ -4,7 +4,7 @@ In plain torch here, for any device; on the processor, where numba is installed,
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 import numpy
@@ -53,18 +53,9 @@ class Steps:
             column += run.columns
         return cls(each, torch.cat(tables), memory)
 
-    @property
-    def bits(self) -> int:
-        """Bits of all steps."""
-        return sum(step.bits for step in self.each)
-
     def words_of(self, step: Step) -> Tensor:
         """(width, 2**memory)."""
         return self.words[step.first : step.first + (step.width << self.memory)].view(step.width, -1)
-
-    def only(self, each: Sequence[Step]) -> Self:
-        """Some of them, perhaps in another order."""
-        return replace(self, each=each)
 
 
 def best_path(
@@ -72,17 +63,14 @@ def best_path(
 ) -> tuple[Tensor, Tensor]:
     """The new bits of the best path, (V, bits), and the state after its first ``at`` steps, (V).
 
-    Args:
-        rows: (V, columns).
-        steps: In the order of time.
-        importance: (columns).
-        seam: The state before the first and after the last step, (V); None leaves both free.
-        at: Which state to return.
+    ``seam`` is the state before the first and after the last step, (V); None leaves both free. Rows are (V, columns),
+    their importance (columns).
     """
     if not (HAVE_NUMBA and rows.device.type == "cpu" and rows.dtype == torch.float32):
         return plain_path(rows, steps, importance, seam, at)
     seams = torch.full((len(rows),), -1) if seam is None else seam
-    streams, states = torch.empty(len(rows), steps.bits, dtype=torch.uint8), torch.empty_like(seams)
+    streams = torch.empty(len(rows), sum(step.bits for step in steps.each), dtype=torch.uint8)
+    states = torch.empty_like(seams)
     given = (rows, steps.words, importance, seams, streams, states)
     arrays = [tensor.detach().contiguous().numpy() for tensor in given]
     find_paths(numpy.array(steps.each, numpy.int64).reshape(-1, 4), steps.memory, at, *arrays)

@@ -2,7 +2,7 @@
 
 The plain form is `plain_path` in `viterbi.py`. Here the costs of all states of one row stay in the nearest cache from
 step to step, and no step waits for an operation to be called. Sums are taken in the order in which they are written, so
-that a row's path hangs neither on the rows beside it nor on the processor.
+that a row's path depends neither on the rows beside it nor on the processor.
 """
 
 from typing import Any
@@ -23,14 +23,9 @@ def halve(costs: Any, least: Any, second_won: Any) -> None:
 
 @compiled
 def add_errors(least: Any, words: Any, value: Any, weight: Any, costs: Any) -> None:
-    """The cost of each state after a step: the least before it, and the weighted squared error of its word.
+    """Write the costs of the states, (states): ``least`` before the step, plus the weighted errors of their words.
 
-    Args:
-        least: (n); state s has the entry s mod n.
-        words: (states).
-        value: What is coded.
-        weight: Weight of its squared error.
-        costs: (states), is written.
+    ``least`` is (n); state s has the entry s mod n.
     """
     count = len(least)
     for first in range(0, len(costs), count):
@@ -52,7 +47,7 @@ def add_more_errors(words: Any, value: Any, weight: Any, costs: Any) -> None:
 def find_paths(
     steps: Any, memory: int, at: int, rows: Any, words: Any, importance: Any, seams: Any, streams: Any, ends: Any
 ) -> None:
-    """The bits of the best path of each row, and the state after its first ``at`` steps.
+    """Write the bits of the best path of each row, and the state after its first ``at`` steps.
 
     Args:
         steps: First column, bits, width and first word of each, in the order of time, (steps, 4).
@@ -79,16 +74,10 @@ def find_paths(
 
 @compiled
 def walk(steps: Any, row: Any, words: Any, importance: Any, costs: Any, least: Any, won: Any) -> int:
-    """The costs of all states after the last step; who won on the way to them, and how many marks these are.
+    """Write the costs of all states after the last step and the marks on the way to them; returns the number of marks.
 
-    Args:
-        steps: See `find_paths`.
-        row: (columns).
-        words: See `find_paths`.
-        importance: (columns).
-        costs: (states) before the first step; is written.
-        least: (states), room to work in.
-        won: True where the second won, for each step one round after the other; is written.
+    A mark is true where the second of two states won, for each step one round after the other. ``least`` is scratch
+    space, (states); see `find_paths` for the rest.
     """
     states, end = len(costs), 0
     for column, bits, width, first in steps:
@@ -109,16 +98,9 @@ def walk(steps: Any, row: Any, words: Any, importance: Any, costs: Any, least: A
 
 @compiled
 def trace_back(steps: Any, states: int, state: int, at: int, won: Any, end: int, stream: Any) -> int:
-    """The path that led to ``state``: its bits, and the state after its first ``at`` steps.
+    """Write the bits of the path that led to ``state``, and return the state after its first ``at`` steps.
 
-    Args:
-        steps: See `find_paths`.
-        states: In all.
-        state: After the last step.
-        at: Which state to return.
-        won: The marks of `walk`.
-        end: How many of them.
-        stream: (bits of all steps), is written.
+    ``won`` has the ``end`` marks of `walk`; ``states`` counts all states.
     """
     wanted, place = state, len(stream)
     for number in range(len(steps) - 1, -1, -1):

@@ -4,22 +4,23 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from vocabpress.methods.autoencoder import Autoencoder
-from vocabpress.methods.base import Family, Method, Plan
-from vocabpress.methods.binary import Binary
-from vocabpress.methods.blockwise import Blockwise
-from vocabpress.methods.compositional import Compositional
-from vocabpress.methods.discblock import DiscBlock
-from vocabpress.methods.fastscan import FastScan
-from vocabpress.methods.groupreduce import GroupReduce
-from vocabpress.methods.kronecker import NearestKronecker
-from vocabpress.methods.lighttoken import LightToken
-from vocabpress.methods.product import Product
-from vocabpress.methods.residual import Residual
-from vocabpress.methods.stacked import Stacked
-from vocabpress.methods.svd import SVD
-from vocabpress.methods.tcq import TCQ
-from vocabpress.methods.uniform import Uniform
+from vocabpress.methods.autoencoder import Autoencoder as Autoencoder
+from vocabpress.methods.base import Method as Method
+from vocabpress.methods.base import Plan as Plan
+from vocabpress.methods.binary import Binary as Binary
+from vocabpress.methods.blockwise import Blockwise as Blockwise
+from vocabpress.methods.compositional import Compositional as Compositional
+from vocabpress.methods.discblock import DiscBlock as DiscBlock
+from vocabpress.methods.fastscan import FastScan as FastScan
+from vocabpress.methods.groupreduce import GroupReduce as GroupReduce
+from vocabpress.methods.kronecker import NearestKronecker as NearestKronecker
+from vocabpress.methods.lighttoken import LightToken as LightToken
+from vocabpress.methods.product import Product as Product
+from vocabpress.methods.residual import Residual as Residual
+from vocabpress.methods.stacked import Stacked as Stacked
+from vocabpress.methods.svd import SVD as SVD
+from vocabpress.methods.tcq import TCQ as TCQ
+from vocabpress.methods.uniform import Uniform as Uniform
 from vocabpress.settings import read_settings
 
 BLOCKWISE = "blockwise:"
@@ -52,17 +53,13 @@ def make_method(name: str, **settings: Any) -> Method:
             own as ``inner.rank``; see `Blockwise`.
 
     Raises:
-        ValueError: If the name, a field or a value is none of the method's.
+        ValueError: If the name or a field is unknown, or a value does not fit.
     """
     return method_from(name, settings)
 
 
 def method_from(name: str, settings: Mapping[str, Any], *, strict: bool = False) -> Method:
-    """As `make_method`; ``strict`` refuses text where a field is a number.
-
-    Raises:
-        ValueError: If the name, a field or a value is none of the method's.
-    """
+    """As `make_method`; ``strict`` refuses text where a field is a number."""
     own, parts, cls = _flat(settings), {}, METHODS.get(name)
     if "+" in name:
         cls, names = Stacked, dict(zip(("first", "second"), name.split("+", 1), strict=True))
@@ -108,31 +105,3 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
         nested = _flat(value) if isinstance(value, Mapping) else None
         flat |= {key: value} if nested is None else {f"{key}.{name}": each for name, each in nested.items()}
     return flat
-
-
-__all__ = [
-    "METHODS",
-    "SVD",
-    "TCQ",
-    "Autoencoder",
-    "Binary",
-    "Blockwise",
-    "Compositional",
-    "DiscBlock",
-    "Family",
-    "FastScan",
-    "GroupReduce",
-    "LightToken",
-    "Method",
-    "NearestKronecker",
-    "Plan",
-    "Product",
-    "Residual",
-    "Stacked",
-    "Uniform",
-    "is_method",
-    "make_method",
-    "method_from",
-    "method_name",
-    "method_settings",
-]

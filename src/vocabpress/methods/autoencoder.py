@@ -8,7 +8,7 @@ Tabor, Aberer, RepL4NLP 2021 (arXiv 2106.08181), and its public code.
 * Linear: one linear layer with bias on each side. Non-linear: an ELU after each of the two.
 * Loss: 0.9975/5 * (1 - cos(x^, x)) + 0.0025 * mean |x^ - x|^alpha, alpha falling linearly from 1 to 0.1 over the first
   two thirds of the epochs (20 of 30), then constant.
-* Adam at 1e-3, halved every 4 epochs; 30 epochs; batches of 32 rows; the best epoch is kept.
+* Adam at 1e-3, halved every 4 epochs; 30 epochs; batches of 32 rows; the result is the best epoch.
 
 Stored: ``Projected(Dense latents, decoder)``, in the non-linear variant with the activation "elu".
 
@@ -58,9 +58,7 @@ class Autoencoder(Method):
     batch_size: AtLeast1 = 32
     learning_rate: Positive = 1e-3
 
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        check_settings(self)
+    __post_init__ = check_settings
 
     def families(self, num_embeddings: int, embedding_dim: int, weights: Tensor) -> list[Family]:
         return [Family({}, "rank", range(1, min(num_embeddings, embedding_dim) + 1))]
@@ -73,9 +71,8 @@ class Autoencoder(Method):
     def fit_plan(
         self, table: Table, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
     ) -> CompressedEmbedding:
-        network = self._train(
-            _Layers(table, plan["rank"], weights, self.nonlinear), table, weights, generator, progress
-        )
+        start = _Layers(table, plan["rank"], weights, self.nonlinear)
+        network = self._train(start, table, weights, generator, progress)
         encoded = table.map(lambda _, rows: network.encode(rows), plan["rank"])
         latents = store_factor(encoded, self.factors, "column")
         basis = store_factor(network.decoder.weight.T, self.factors, "row")
@@ -90,17 +87,16 @@ class Autoencoder(Method):
             alpha, rows = 1 - 0.9 * min(int(batch.done * 30) / 20, 1.0), table[batch.ids]
             return weights[batch.ids] * direction_loss(network(rows), rows, alpha, self.cosine_weight, self.l1_weight)
 
-        def keep_best(epoch: int) -> bool:
+        def pick_best(epoch: int) -> None:
             nonlocal best, best_cosine
             cosine = mean_cosine(network, table, weights)
             if cosine > best_cosine:
                 best, best_cosine = copy.deepcopy(network), cosine
-            return False
 
         # Both published schedules go by thirtieths of the training: the rate halves after every 4.
         schedule = Schedule(self.epochs, self.batch_size, self.learning_rate, lambda done: 0.5 ** (int(done * 30) // 4))
-        minimiser = Minimiser(list(network.parameters()), loss, schedule, generator, "autoencoder", progress)
-        minimiser.run(table, keep_best)
+        parameters = list(network.parameters())
+        Minimiser(parameters, loss, schedule, generator, "autoencoder", progress).run(table, pick_best)
         return best.requires_grad_(False)
 
 
@@ -130,17 +126,10 @@ class _Layers(nn.Module):
 
 
 def direction_loss(y: Tensor, x: Tensor, alpha: float, cosine_weight: float, l1_weight: float) -> Tensor:
-    """The loss of "Direction is what you need": cosine distance and an annealed power of the entries' errors.
+    """The loss of "Direction is what you need" for each row, (batch), of a reconstruction y of x, both (batch, d).
 
-    Args:
-        y: Reconstruction, (batch, d).
-        x: Original, (batch, d).
-        alpha: Exponent of the second term, annealed from 1 to 0.1 while training.
-        cosine_weight: Weight of 1 - c.
-        l1_weight: Weight of the mean over entries of ``(|y - x| + 1e-10) ** alpha``.
-
-    Returns:
-        A value per row, (batch).
+    ``cosine_weight * (1 - c)`` plus ``l1_weight`` times the mean over entries of ``(|y - x| + 1e-10) ** alpha``, where
+    training anneals alpha from 1 to 0.1.
     """
     distance = 1 - nn.functional.cosine_similarity(y, x, dim=-1)
     return cosine_weight * distance + l1_weight * ((y - x).abs() + 1e-10).pow(alpha).mean(-1)

@@ -6,7 +6,7 @@ public code.
     b_i = step(W x_i) in {0, 1}^m,   x_i ~ tanh(b_i W + c),   W is (m, d)
 
 * The same W encodes and decodes. The step has no gradient: W learns as a decoder alone, and the regulariser
-  1/2 lambda ||W^T W - I||^2 keeps what it learnt fit to encode.
+  1/2 lambda ||W^T W - I||^2 makes sure that W can still encode.
 * Batches of 75 rows.
 
 Stored: ``Projected(Scalar 1 bit, W / 2, c + sum of W / 2, tanh)``; the form's levels are -1 and +1, and
@@ -15,7 +15,7 @@ b = (level + 1) / 2.
 Our choices. *Scale*: a tight frame W reconstructs rows whose length depends on m alone, and a row of the paper's word
 vectors has about that length. Token tables are smaller; instead of scaling the table, which tanh would not undo, the
 regulariser asks for W^T W = s^2 I with the s that suits the first codes best. *Range*: an entry beyond -1 or 1 is out
-of tanh's reach; a few are cut off there, and a table that would lose a hundredth of its squares by that is refused.
+of tanh's reach and is clipped there; a table that would lose a hundredth of its squares by that is refused.
 *Mean*: the codes are those of centred rows and c starts at the mean row, else most bits of a table with a mean are
 equal for all rows. W starts as a random tight frame; Adam at a rate that falls by a cosine takes the place of plain
 gradient steps; losses are relative to the table's mean square. Token weights multiply the rows' losses.
@@ -47,7 +47,7 @@ class Binary(Method):
         regulariser: lambda, how strictly W stays a tight frame.
         epochs: Passes over the table.
         batch_size: Rows a step.
-        learning_rate: Learning rate of Adam at the start, relative to the size of W's entries.
+        learning_rate: Learning rate of Adam at the start, relative to the root mean square of W.
     """
 
     paper: ClassVar[str] = "Tissier et al., AAAI 2019"
@@ -58,9 +58,7 @@ class Binary(Method):
     batch_size: AtLeast1 = 75
     learning_rate: Positive = 0.01
 
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        check_settings(self)
+    __post_init__ = check_settings
 
     def families(self, num_embeddings: int, embedding_dim: int, weights: Tensor) -> list[Family]:
         bits = range(8, 8 * embedding_dim + 1, 8) if self.code_bits is None else [self.code_bits]
@@ -102,8 +100,7 @@ class _Tied:
         along, squares = table.sum(self._first_codes)
         self.length = float((along / squares).clamp(min=1e-6))
         self.frame = (self.frame * self.length).requires_grad_()
-        start = self.mean.clamp(-0.99, 0.99).atanh() - self.frame.detach().sum(0) / 2
-        self.offset = start.requires_grad_()
+        self.offset = (self.mean.clamp(-0.99, 0.99).atanh() - self.frame.detach().sum(0) / 2).requires_grad_()
 
     def _first_codes(self, places: slice, rows: Tensor) -> tuple[Tensor, Tensor]:
         decoded, weights = (self.step(rows) - 0.5) @ self.frame, self.weights[places]
@@ -117,8 +114,7 @@ class _Tied:
 
     def train(self, method: Binary, generator: torch.Generator, progress: bool) -> None:
         """Train W and c, in place."""
-        (squares,) = self.table.minus(self.mean).sum(lambda _, rows: (rows.square().sum().double(),))
-        square = (squares / (len(self.table) * self.table.shape[1])).float().clamp(min=1e-12)
+        square = self.table.minus(self.mean).mean_square().float().clamp(min=1e-12)
         one = torch.eye(min(self.frame.shape), device=self.table.device)
 
         def loss(batch: RowBatch) -> Tensor:
@@ -129,8 +125,6 @@ class _Tied:
             fit = self.weights[batch.ids] * left.square().mean(-1) / square
             return fit + method.regulariser / 2 * apart.square().sum() / len(one)
 
-        typical = float(self.frame.detach().square().mean().sqrt())
-        rate = method.learning_rate * typical
+        rate = method.learning_rate * float(self.frame.detach().square().mean().sqrt())
         schedule = Schedule(method.epochs, method.batch_size, rate, cosine_decay)
-        minimiser = Minimiser([self.frame, self.offset], loss, schedule, generator, "binary", progress)
-        minimiser.run(self.table, lambda epoch: False)
+        Minimiser([self.frame, self.offset], loss, schedule, generator, "binary", progress).run(self.table)

@@ -11,7 +11,7 @@ frequency, which token weights inside one fit hardly bring about.
    distortion is taken to be linear in the bytes.
 3. The bytes are shared out by one slope (`fitting/allocation.py`), and each block is fitted.
 
-Without token weights, or where they are all alike, there is one block, and the result is that of the method alone.
+Without token weights, or where all are equal, there is one block, and the result is that of the method alone.
 
 Stored: ``Rows`` of what the method stores.
 """
@@ -32,9 +32,9 @@ from vocabpress.progress import Bar
 from vocabpress.settings import BlockCount, check_settings
 
 SAMPLE_ROWS = 2048
-SHARES = (0.25, 0.5, 1.0, 2.0, 4.0)  # of an equal share a row: the budgets at which a block is measured
+SHARES = (0.25, 0.5, 1.0, 2.0, 4.0)  # the budgets at which a block is measured, over an equal share a row
 STEPS = 16  # sizes between two of them
-LEAST_ROWS = 4  # of a block, times the width: with fewer its decoders cost more than its codes
+LEAST_ROWS = 4  # rows of a block over the width: with fewer its decoders cost more than its codes
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,10 @@ class Blockwise(Method):
     inner: Method
     blocks: BlockCount = 8
 
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        check_settings(self)
+    __post_init__ = check_settings
 
     def assign_blocks(self, weights: Tensor, embedding_dim: int) -> Tensor:
-        """The block of each token, (V), the weightiest first; all but the last have rows enough."""
+        """The block of each token, (V), those of the largest weights first; all but the last have enough rows."""
         block_of = weight_classes(weights, self.blocks)
         merged, rows = torch.zeros(int(block_of.max()) + 1, dtype=torch.int64, device=weights.device), 0
         for block, count in enumerate(torch.bincount(block_of).tolist()):
@@ -73,7 +71,7 @@ class Blockwise(Method):
     def plans(
         self, num_embeddings: int, embedding_dim: int, budget: Budget, weights: Tensor | None = None
     ) -> list[Plan]:
-        """One: each block with an equal share a row, to be shared out anew by `choose`.
+        """One plan, each block with an equal share a row, which `choose` changes.
 
         Raises:
             ValueError: If that is too little for a block.
@@ -83,16 +81,14 @@ class Blockwise(Method):
         if len(sizes) == 1:
             plans = self.inner.plans(num_embeddings, embedding_dim, budget, weights)
             return [{"blocks": [plan], "sizes": sizes} for plan in plans]
-        limit = budget.max_bits(num_embeddings, embedding_dim) - self._map_bits(sizes)
+        map_bits = 8 * -(-num_embeddings * max(1, (len(sizes) - 1).bit_length()) // 8)
+        limit = budget.max_bits(num_embeddings, embedding_dim) - map_bits
         shares = [Budget.bytes(max(1, limit * size // num_embeddings // 8)) for size in sizes]
         try:
             plans = [self.inner.plans(size, embedding_dim, share)[0] for size, share in zip(sizes, shares, strict=True)]
         except ValueError as error:
             raise ValueError(f"{budget} is too little for {len(sizes)} blocks, the smallest: {error}") from None
         return [{"blocks": plans, "sizes": sizes, "limit": limit}]
-
-    def _map_bits(self, sizes: list[int]) -> int:
-        return 8 * -(-sum(sizes) * max(1, (len(sizes) - 1).bit_length()) // 8)
 
     def choose(
         self, table: Table, plans: list[Plan], weights: Tensor, generator: torch.Generator, progress: bool
@@ -113,7 +109,7 @@ class Blockwise(Method):
         chosen = allocate(torch.stack(costs), torch.stack(distortions), first["limit"])
         left, made = first["limit"], []
         for number, (rows, weighs) in enumerate(blocks):
-            # What a block leaves of its share goes to the ones after it; the last is the largest.
+            # The unused part of a block's share goes to the ones after it; the last is the largest.
             after = sum(int(costs[later][chosen[later]]) for later in range(number + 1, len(blocks)))
             found = self.inner.plans(len(rows), width, Budget.bytes((left - after) // 8), weighs)
             made.append(self.inner.choose(rows, found, weighs, generator, progress))
@@ -123,30 +119,27 @@ class Blockwise(Method):
     def _points(
         self, rows: Table, weights: Tensor, row_bits: float, generator: torch.Generator, bar: Bar
     ) -> tuple[Tensor, Tensor]:
-        """Bits and distortions of a block at many sizes, each (sizes), from fits to a sample at a few."""
+        """Bits and distortions of a block at many sizes, each (sizes), from fits to a sample at those of `SHARES`."""
         sample = draw(len(rows), SAMPLE_ROWS, generator)
         some, weighs, scale = Table.of(rows.gather(sample)), weights[sample], len(rows) / len(sample)
         bits, logs = [], []
         for share in SHARES:
             bar.update()
+            budget = Budget.bytes(max(1, int(share * row_bits * len(rows)) // 8))
             try:
-                budget = Budget.bytes(max(1, int(share * row_bits * len(rows)) // 8))
-                plan = self.inner.choose(
-                    some, self.inner.plans(len(rows), rows.shape[1], budget, weights), weighs, generator, False
-                )
+                plans = self.inner.plans(*rows.shape, budget, weights)
+                plan = self.inner.choose(some, plans, weighs, generator, False)
             except ValueError:
                 continue  # too small for this method
             fitted = rounded(self.inner.fit_plan(some, plan, weighs, generator, False), some).dense().detach()
             distortion = scale * float(weighs @ (fitted - some.dense()).square().sum(1))
-            bits.append(float(self.inner.stored_bits(len(rows), rows.shape[1], plan)))
+            bits.append(float(self.inner.stored_bits(*rows.shape, plan)))
             logs.append(max(distortion, 1e-30))
         return _between(torch.tensor(bits, dtype=torch.float64), torch.tensor(logs, dtype=torch.float64).log())
 
     def empty(self, num_embeddings: int, embedding_dim: int, plan: Plan) -> CompressedEmbedding:
-        forms = [
-            self.inner.empty(size, embedding_dim, part)
-            for size, part in zip(plan["sizes"], plan["blocks"], strict=True)
-        ]
+        blocks = zip(plan["sizes"], plan["blocks"], strict=True)
+        forms = [self.inner.empty(size, embedding_dim, part) for size, part in blocks]
         return forms[0] if len(forms) == 1 else Rows(forms, mapped=True)
 
     def fit_plan(
@@ -164,8 +157,7 @@ class Blockwise(Method):
 
 def _block(table: Table, weights: Tensor, inside: Tensor) -> tuple[Table, Tensor]:
     """The rows of a block, and their weights, mean 1."""
-    weighs = weights[inside]
-    mean = weighs.mean()
+    weighs, mean = weights[inside], weights[inside].mean()
     return table.some(inside.nonzero()[:, 0]), weighs / mean if float(mean) > 0 else torch.ones_like(weighs)
 
 

@@ -1,8 +1,8 @@
-"""What product and residual quantisation share: pieces of rows, words in few bits, a rotation, and the search for both.
+"""What product and residual quantisation share: pieces of rows, words in 4, 8 or 16 bits, a rotation, and the search.
 
-Not a method of its own. A plan says how many ``bits`` a code has, into how many ``segments`` a row is cut, how many
-``stages`` add up, whether the segments have one ``shared`` book, in which number format the words are (``factors``),
-and how many ``axes`` of a rotated basis a segment has; 0 axes means that the rows are coded as they are.
+Not a method of its own. In a plan a code has ``bits`` bits, a row is cut into ``segments``, ``stages`` words add up,
+the segments have one ``shared`` book or one each, ``factors`` is the number format of the words, and a segment has
+``axes`` axes of a rotated basis; 0 axes means that the rows are coded as they are.
 """
 
 from abc import abstractmethod
@@ -31,7 +31,7 @@ WORD_FACTORS: tuple[Factors, ...] = ("int8", "int4", "float16")
 ROUNDS_OF_SEARCH = ((4096, 6), (16384, 2))  # rows of a short fit, and how many plans go on from it
 MOST_PIECES, ENTRIES = 2**14, 48  # of a short fit: of a shared book, and of a row
 OVERFIT, LEAST_FREEDOM = 1.5, 0.2
-SHARE, SLACK = 0.9, 1.6  # of the budget and over the least Gaussian bound: plans beyond these are not measured
+SHARE, SLACK = 0.9, 1.6  # of the largest plan, and of the least Gaussian bound: plans beyond these are not measured
 
 
 @dataclass(frozen=True)
@@ -50,26 +50,21 @@ class CodebookMethod(Method):
     scale_axis: ClassVar[ScaleAxis]
     own_rotation: ClassVar[str]
 
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        check_settings(self)
+    __post_init__ = check_settings
 
     @abstractmethod
     def learn(
         self, points: Points, plan: Plan, weights: Tensor, generator: torch.Generator, rounds: int, progress: bool
     ) -> Tensor:
-        """Books for pieces of rows.
+        """Books for pieces of rows, (books, stages, K, width).
 
         Args:
             points: (books, n, width).
             plan: One of `plans`.
             weights: Weights of the rows that are cut, (V).
-            generator: All randomness.
+            generator: Source of all random numbers.
             rounds: Rounds of k-means.
             progress: Whether to draw progress bars on stderr.
-
-        Returns:
-            (books, stages, K, width).
         """
 
     @abstractmethod
@@ -77,11 +72,11 @@ class CodebookMethod(Method):
         """Codes of pieces, (books, n, stages), for points (books, n, width)."""
 
     def turn(self, centred: Table, axes: Tensor, plan: Plan, weights: Tensor, generator: torch.Generator) -> Tensor:
-        """Axes on which the rows are coded, (segments * axes, d); principal axes, balanced, unless a method learns."""
+        """Axes on which the rows are coded, (segments * axes, d): balanced principal axes, or learnt ones."""
         return axes
 
     def word_formats(self) -> Sequence[Factors]:
-        """Number formats of the words that the search may take; the first two are all that it begins with."""
+        """Number formats of the words that the search may take; it begins with the first two."""
         return WORD_FACTORS if self.factors == "auto" else (self.factors,)
 
     def widths(self, searched: Sequence[int]) -> Sequence[int]:
@@ -157,8 +152,8 @@ class CodebookMethod(Method):
     ) -> Plan:
         """The plan whose short fits err least.
 
-        Plans that leave a tenth of the budget, or whose Gaussian bound is far above the least, are passed over. The
-        others are measured on a few segments of some rows, the best again on more rows, and the best of these with
+        Plans below nine tenths of the largest, or with a Gaussian bound far above the least, are passed over. The
+        others are measured on some segments of some rows, the best again on more rows, and the best of these with
         words in float16, too.
         """
         view = _View(table, weights, generator)
@@ -245,5 +240,5 @@ class _View:
 
 
 def read(words: CompressedEmbedding, books: Tensor) -> Tensor:
-    """Stored words in the shape of the books that they were, (books, stages, K, width)."""
+    """Stored words in the shape of the books that were stored, (books, stages, K, width)."""
     return words.dense().detach().view(books.transpose(0, 1).shape).transpose(0, 1)

@@ -8,15 +8,15 @@ its public code.
 1. Encoder: h = tanh(linear(x)) of width M K / 2; logits = log(softplus(linear(h)) + 1e-8), cut into M groups of K.
 2. Each group's one-hot choice is relaxed: softmax((logits + Gumbel noise) / temperature). The decoder is linear and
    without bias: its rows are the words.
-3. Loss 1/2 ||x - x^||^2, Adam, the best epoch by 640 rows is kept. Codes are the largest logits; the encoder goes.
+3. Loss 1/2 ||x - x^||^2, Adam; 640 rows choose the best epoch. Codes are the largest logits; the encoder is dropped.
 
 Stored: ``Codebooks`` with one segment and M stages.
 
 Our choices: the published training (200 epochs of batches of 64 at rate 1e-4, gradients clipped to a norm of 0.001,
 weights within 0.01 at the start) takes millions of steps. Here the table is scaled to entries of mean square 1, weights
-start within 1/sqrt(inputs), and the training is short with a larger rate that falls by a cosine; Adam does not mind the
-size of gradients, so that they need no clipping. Epochs are judged by their hard codes. The last step is a weighted
-least-squares fit of all words to the codes, which is never worse. Token weights multiply the rows' losses.
+start within 1/sqrt(inputs), and the training is short with a larger rate that falls by a cosine; Adam does not depend
+on the size of gradients, so that they need no clipping. Epochs are judged by their hard codes. The last step is a
+weighted least-squares fit of all words to the codes, which is never worse. Token weights multiply the rows' losses.
 """
 
 import copy
@@ -83,12 +83,10 @@ class Compositional(Method):
     def fit_plan(
         self, table: Table, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
     ) -> CompressedEmbedding:
-        (squares,) = table.sum(lambda _, rows: (rows.square().sum().double(),))
-        scale = (squares / (len(table) * table.shape[1])).sqrt().to(table.dtype)
-        scale = scale.clamp(min=torch.finfo(table.dtype).tiny)
+        scale = table.mean_square().sqrt().to(table.dtype).clamp(min=torch.finfo(table.dtype).tiny)
         rows = table.map(lambda _, some: some / scale).cached()
-        network = _Coder(rows, plan["books"], 1 << self.bits, generator)
-        network = self._train(network, rows, weights, generator, progress)
+        start = _Coder(rows, plan["books"], 1 << self.bits, generator)
+        network = self._train(start, rows, weights, generator, progress)
         codes = torch.empty(len(table), plan["books"], dtype=torch.uint8, device=table.device)
         rows.fill([codes], lambda _, some: [network.codes(some)])
         books = refit(rows, codes, network.books.detach(), weights) * scale
@@ -124,17 +122,16 @@ class Compositional(Method):
             return weights[batch.ids] * left.square().sum(-1) / 2
 
         @torch.no_grad()
-        def keep_best(epoch: int) -> bool:
+        def pick_best(epoch: int) -> None:
             nonlocal best, best_error
             left = decode(network.codes(judged), network.books) - judged
             error = float(weights[some] @ left.square().sum(-1))
             if error < best_error:
                 best, best_error = copy.deepcopy(network), error
-            return False
 
         schedule = Schedule(self.epochs, self.batch_size, self.learning_rate, cosine_decay)
         parameters = list(network.parameters())
-        Minimiser(parameters, loss, schedule, generator, "compositional", progress).run(rows, keep_best)
+        Minimiser(parameters, loss, schedule, generator, "compositional", progress).run(rows, pick_best)
         return best.requires_grad_(False)
 
 

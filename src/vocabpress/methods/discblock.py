@@ -8,18 +8,18 @@ GroupReduce with other blocks and other weights:
 1. Blocks are the clusters of a one-dimensional k-means on the tokens' scores; the rank of a block is proportional to
    its centroid. ``alpha`` floors the centroids at alpha times the largest.
 2. After that the unused budget goes into higher ranks, the block with the most tokens first ("expand").
-3. Moving tokens between blocks, as in GroupReduce, is there but off.
+3. Moving tokens between blocks, as in GroupReduce, is possible but off.
 
 The scores are the token weights of the fit. The paper's three kinds: DiscBlock-F counts tokens, DiscBlock-T takes
 `vocabpress.calibrate.counts.tfidf`, DiscBlock-D learns gates (`vocabpress.calibrate.gates`).
 
 Our choices: k-means starts from evenly spaced distinct scores and so depends on no seed; alpha floors all centroids,
-not the smallest alone; what `groupreduce` lists. Where scores have fewer distinct values than there are to be blocks,
+not the smallest alone; and those of `groupreduce`. Where scores have fewer distinct values than the blocks asked for,
 there are as many blocks as values: with equal weights this is `svd`.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -69,14 +69,11 @@ class DiscBlock(GroupReduce):
     def _expanded(self, num_embeddings: int, embedding_dim: int, plan: Plan, limit: int) -> Plan:
         """The plan with each block's rank as high as the limit allows, the largest block first."""
         ranks, sizes = list(plan["ranks"]), plan["sizes"]
-
-        def with_rank(block: int, rank: int) -> dict[str, Any]:
-            return {**plan, "ranks": (*ranks[:block], rank, *ranks[block + 1 :])}
-
         for block in sorted(range(len(sizes)), key=lambda block: -sizes[block]):
 
             def bits(rank: int, block: int = block) -> int:
-                return self.stored_bits(num_embeddings, embedding_dim, with_rank(block, rank))
+                changed = {**plan, "ranks": (*ranks[:block], rank, *ranks[block + 1 :])}
+                return self.stored_bits(num_embeddings, embedding_dim, changed)
 
             full = full_ranks(sizes, embedding_dim)[block]
             ranks[block] = largest(bits, limit, range(ranks[block], full + 1)) or ranks[block]
@@ -84,14 +81,9 @@ class DiscBlock(GroupReduce):
 
 
 def clusters(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """One-dimensional k-means by Lloyd's iterations.
+    """One-dimensional k-means of scores, (V), by Lloyd's iterations; ``count`` clusters or one for each distinct score.
 
-    Args:
-        scores: (V).
-        count: Clusters, if there are as many distinct scores.
-
-    Returns:
-        The cluster of each score, shape (V), and the centroids, rising, float64; no cluster is empty.
+    Returns the cluster of each score, (V), and the centroids, rising, float64; no cluster is empty.
     """
     values, inverse, repeats = scores.double().unique(return_inverse=True, return_counts=True)
     count = min(count, len(values))

@@ -37,7 +37,7 @@ from vocabpress.settings import AtLeast0, AtLeast1
 
 BITS, PIECE = 4, 8  # of a code; columns of a piece
 STAGES = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
-# What so many stages leave of a normal variable's variance, over the bound: measured, a fit through 0.9 to 3.6 dB.
+# Share of a normal variable's variance that so many stages leave: a fit to measurements, 0.9 to 3.6 dB above the bound.
 LOSSES = tuple(1.13 * 1.085**stages * 4.0 ** -(stages * BITS / PIECE) if stages else 1.0 for stages in STAGES)
 SAMPLE, KMEANS_ROUNDS = 20000, 8  # pieces from which books are learnt
 
@@ -48,7 +48,7 @@ class FastScan(TransformMethod):
 
     Attributes:
         blocks: Blocks of tokens by weight times energy of the row, at most; the search may take fewer.
-        min_bits: For each entry of a row, at least, however little its token weighs: what keeps rare tokens readable.
+        min_bits: Bits for each entry of a row, at least, however small the weight of its token; protects rare tokens.
         beam: Width of the search for codes.
         rounds: Rounds of codes and least squares in turn.
     """
@@ -84,9 +84,8 @@ class FastScan(TransformMethod):
         row = sum(map(_searches, coded(runs)))
 
         def packed(_: slice, some: Tensor) -> list[Tensor]:
-            pieces, found = some[:, :start].split([part.embedding_dim for part in parts], 1), []
-            for of in zip(pieces, books, strict=True):
-                found.append(self._packed(*of))
+            pieces = some[:, :start].split([part.embedding_dim for part in parts], 1)
+            found = [self._packed(*pair) for pair in zip(pieces, books, strict=True)]
             bar.update(len(some) * row)
             return found
 
@@ -98,7 +97,7 @@ class FastScan(TransformMethod):
         pieces = rows.columns(slice(0, run.columns)).pieces(run.columns // PIECE)
         sample = pieces.gather(draw(len(pieces), many, generator))
         books = sample[torch.randint(len(sample), (run.bits // BITS, 1 << BITS), generator=generator)]
-        for some in (sample[:64], sample):  # what is read at first use is no part of it
+        for some in (sample[:64], sample):  # the first call warms up and is not measured
             start = time.perf_counter()
             beam_search(some, books, self.beam)
         return (time.perf_counter() - start) / (len(sample) * len(books))
@@ -121,7 +120,7 @@ class FastScan(TransformMethod):
         some = draw(len(pieces), SAMPLE, generator)
         sample, shares = pieces.gather(some), importance.unflatten(0, (-1, PIECE)).mean(1)[some % (width // PIECE)]
         mean = shares.mean()
-        # Where no row differs from another, nothing has a weight: any will do.
+        # Where all rows are equal, no weight is above zero: any are right.
         shares = shares / mean if mean > torch.finfo(mean.dtype).tiny else torch.ones_like(shares)
         books = residual_kmeans(sample[None], shares, stages, 1 << BITS, KMEANS_ROUNDS, generator)[0]
         for _ in range(self.rounds):

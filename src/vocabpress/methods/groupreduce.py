@@ -5,10 +5,10 @@ NeurIPS 2018 (arXiv 1806.06950).
 
 1. Tokens sorted by weight q_i are cut into c blocks of equal size.
 2. A block's rank is proportional to its mean weight, k_p = k_min qbar_p / qbar_min, with the largest k_min that meets
-   the budget; a block that reaches full rank is kept whole.
+   the budget; a block that reaches full rank is stored whole.
 3. Each block gets the SVD with the least sum_i q_i ||x_i - x^_i||^2.
-4. Refinement: the token whose row another block's subspace holds better is a candidate; the best tenth of them moves
-   and the SVDs are computed anew, at most t_max times, until fewer than m_min candidates are left.
+4. Refinement: a token is a candidate if another block's subspace represents its row better; the best tenth of the
+   candidates moves and the SVDs are computed again, at most t_max times, until fewer than m_min candidates are left.
 
 With equal weights the blocks are runs of neighbouring ids, their ranks differ by one at most, and step 4 is the
 k-subspaces clustering of MESSI (Maalouf et al., ICLR 2021).
@@ -16,11 +16,11 @@ k-subspaces clustering of MESSI (Maalouf et al., ICLR 2021).
 Stored: ``Rows(Projected(left, right, mean), …)``, the factors as in `svd`, with a map from token to block unless the
 blocks are runs of ids.
 
-Our choices: k_min is a real number, so that the budget is used up to one rank of one block; a block is kept whole as
+Our choices: k_min is a real number, so that the budget is used up to one rank of one block; a block is stored whole as
 soon as that takes no more bytes; blocks are centred, as in `svd`. The paper stops where a move would exceed the budget.
-Where ranks differ that is at once, as a larger subspace holds every row better; here a row's bits have a price instead,
-the lowest at which the moves fit (`fitting/reassign.py`). Moves are sorted by what they gain, and stop as well when a
-round gains less than a ten-thousandth.
+Where ranks differ that is at once, as a larger subspace represents every row better; here a row's bits have a price
+instead, the lowest at which the moves fit (`fitting/reassign.py`). Moves are sorted by what they gain, and stop as well
+when a round gains less than a ten-thousandth.
 """
 
 from dataclasses import dataclass
@@ -31,14 +31,7 @@ from pydantic import Field
 from torch import Tensor
 
 from vocabpress.embeddings import CompressedEmbedding, Projected
-from vocabpress.fitting.blocks import (
-    ProportionalRanks,
-    contiguous,
-    empty_block,
-    empty_blocks,
-    full_ranks,
-    store_blocks,
-)
+from vocabpress.fitting.blocks import ProportionalRanks, contiguous, empty_block, empty_blocks, full_ranks, store_blocks
 from vocabpress.fitting.quantise import Factors
 from vocabpress.fitting.reassign import Options, Storage, reassign
 from vocabpress.fitting.table import Table
@@ -66,12 +59,10 @@ class GroupReduce(Method):
     moving_ratio: Annotated[float, Field(gt=0, le=1)] = 0.1
     least_candidates: AtLeast1 = 5
 
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        check_settings(self)
+    __post_init__ = check_settings
 
     def assign_blocks(self, weights: Tensor) -> tuple[Tensor, list[float]]:
-        """The block of each token, shape (V), and what each block's rank is proportional to."""
+        """The block of each token, (V), and the importance of each block, to which its rank is proportional."""
         block_of = torch.empty_like(weights, dtype=torch.int64)
         parts = weights.argsort(descending=True, stable=True).tensor_split(self.blocks)
         for block, ids in enumerate(parts):
@@ -99,7 +90,7 @@ class GroupReduce(Method):
     ) -> CompressedEmbedding:
         block_of, _ = self.assign_blocks(weights)
         if self.rounds and len(plan["sizes"]) > 1:
-            storage = self._storage(table.shape[0], table.shape[1], plan)
+            storage = self._storage(*table.shape, plan)
             options = Options(self.rounds, self.moving_ratio, self.least_candidates)
             title = f"{type(self).__name__.lower()}: moving tokens"
             block_of = reassign(table, weights, block_of, plan["ranks"], storage, options, title, progress)

@@ -11,12 +11,12 @@ in the Frobenius norm, by the SVD of the rearranged matrix, and distils (`vocabp
 Stored: ``Kronecker(A, B)``, a ``Sum`` of them for several terms, each factor `Dense` in float16 or `Scalar` with 8 or 4
 bits (a scale for each column of A and each row of B).
 
-Our choices: token weights count the rows' errors (`fitting/kronecker.py` says where the result is still the optimum); B
-carries the scale; the rounded A is given the B that suits it best; n is the one with the least error of all divisors of
-d that the budget allows, because a wider b is not a special case of a narrower one, and a smaller n could be worse.
+Our choices: token weights multiply the rows' errors (see `fitting/kronecker.py` for where the result is still the
+optimum); B carries the scale; B is refitted to the rounded A; n is the divisor of d with the least error among those
+that the budget allows, because a wider b is not a special case of a narrower one, and a smaller n could be worse.
 
 With b of norm 1 and m2 = 1 a row is its projection onto d/n axes, copies of b side by side: a low rank of d/n with
-axes that are all but given. The SVD of that rank costs d^2/n numbers more and never errs more.
+axes that are almost fixed. The SVD of that rank costs d^2/n numbers more and never errs more.
 """
 
 from dataclasses import dataclass
@@ -56,9 +56,7 @@ class NearestKronecker(Method):
     terms: AtLeast0 = 1
     factors: Factors = "float16"
 
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        check_settings(self)
+    __post_init__ = check_settings
 
     def families(self, num_embeddings: int, embedding_dim: int, weights: Tensor) -> list[Family]:
         if self.rows > num_embeddings:
@@ -79,13 +77,13 @@ class NearestKronecker(Method):
         self, table: Table, plans: list[Plan], weights: Tensor, generator: torch.Generator, progress: bool
     ) -> Plan:
         """The plan that errs least; each is fitted."""
-        bar = Bar(plans, desc="kronecker: search", disable=not progress)
-        return min(bar, key=lambda plan: self._error(table, plan, weights, generator))
 
-    def _error(self, table: Table, plan: Plan, weights: Tensor, generator: torch.Generator) -> float:
-        fitted = self.fit_plan(table, plan, weights, generator, progress=False).round_to_stored()
-        left = table.minus(Decoded(fitted))
-        return float(left.sum(lambda places, rows: ((weights[places] @ rows.square()).double().sum(),))[0])
+        def error(plan: Plan) -> float:
+            fitted = self.fit_plan(table, plan, weights, generator, progress=False).round_to_stored()
+            left = table.minus(Decoded(fitted))
+            return float(left.sum(lambda places, rows: ((weights[places] @ rows.square()).double().sum(),))[0])
+
+        return min(Bar(plans, desc="kronecker: search", disable=not progress), key=error)
 
     def fit_plan(
         self, table: Table, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool

@@ -11,7 +11,7 @@ Jiang et al., KDD 2023.
    autoencoder takes over.
 3. The loss is an upper bound of the squared error in which the cosine has more weight, and it sees the whole row.
 
-What the paper's abstract and its authors' summary say is the above. Neither code nor preprint is public, so the rest is
+These steps are in the paper's abstract and its authors' summary. Neither code nor preprint is public, so the rest is
 our choice: the exact loss ("calibrated"; with a weight of 1 it is the squared error. Other bounds that fit the
 description are no better: `benchmarks/lighttoken.py`), linear encoders and decoders, the starting point and schedule of
 `fitting/binary.py`. Also ours, and beyond the paper:
@@ -28,7 +28,7 @@ Stored: ``Sum(Projected(L, P, mean), Projected(Scalar 1 bit, W_1), …)``.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -45,7 +45,7 @@ from vocabpress.settings import AtLeast0, AtLeast1, check_settings
 
 STAGES = (1, 2, 4)
 SAMPLE_ROWS, SAMPLE_EPOCHS = 6144, 3  # of the short fits that rank the plans
-HOT, COLD = 0.2, 2  # temperature of the first polishing round; rounds at zero temperature after the last
+HOT, COLD = 0.2, 2  # temperature of the first polishing round; rounds at zero temperature at the end
 RIDGE = 1e-4
 EPSILON = 1e-8
 
@@ -74,22 +74,16 @@ class LightToken(Method):
     polish: AtLeast0 = 10
     factors: Factors = "int8"
 
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        check_settings(self)
+    __post_init__ = check_settings
 
     def families(self, num_embeddings: int, embedding_dim: int, weights: Tensor) -> list[Family]:
         full = min(num_embeddings, embedding_dim)
         powers = [0, *(2**n for n in range(full.bit_length()) if 2**n < full), full]
         ranks = powers if self.rank is None else [min(self.rank, full)]
         stages = STAGES if self.stages is None else [self.stages]
-        return [
-            Family(
-                {"rank": rank, "stages": count}, "code_bits", range(8 * count, max(4 * embedding_dim, 8 * count) + 1, 8)
-            )
-            for count in stages
-            for rank in ranks
-        ]
+        bits = {count: range(8 * count, max(4 * embedding_dim, 8 * count) + 1, 8) for count in stages}
+        plans = [{"rank": rank, "stages": count} for count in stages for rank in ranks]
+        return [Family(plan, "code_bits", bits[plan["stages"]]) for plan in plans]
 
     def empty(self, num_embeddings: int, embedding_dim: int, plan: Plan) -> CompressedEmbedding:
         parts: list[CompressedEmbedding] = []
@@ -113,7 +107,8 @@ class LightToken(Method):
         order = draw(len(table), SAMPLE_ROWS, generator)
         cut = max(1, 3 * len(order) // 4)
         rows, shares = table.gather(order), weights[order]
-        held_out = slice(cut if len(order) > 1 else 0, None)
+        first_others = cut if len(order) > 1 else 0
+        seen, held_out = (rows[:cut], shares[:cut]), (rows[first_others:], shares[first_others:])
         errors: dict[tuple[int, ...], float] = {}
         short = LightToken(loss=self.loss, cosine_weight=self.cosine_weight, epochs=SAMPLE_EPOCHS, factors=self.factors)
 
@@ -121,9 +116,7 @@ class LightToken(Method):
             for plan in some:
                 key = tuple(plan.values())
                 if key not in errors:
-                    errors[key] = short._held_out_error(
-                        plan, rows[:cut], shares[:cut], rows[held_out], shares[held_out], generator
-                    )
+                    errors[key] = short._held_out_error(plan, seen, held_out, generator)
                     bar.set_note(error=f"{errors[key]:.4f}", **plan)
                 bar.update()
             return min(some, key=lambda plan: errors[tuple(plan.values())])
@@ -137,17 +130,11 @@ class LightToken(Method):
             return best_of(second, bar)
 
     def _held_out_error(
-        self,
-        plan: Plan,
-        seen: Tensor,
-        seen_weights: Tensor,
-        held_out: Tensor,
-        weights: Tensor,
-        generator: torch.Generator,
+        self, plan: Plan, seen: tuple[Tensor, Tensor], held_out: tuple[Tensor, Tensor], generator: torch.Generator
     ) -> float:
         """Weighted squared error on held-out rows, encoded by bit flips under decoders fitted on the rows seen."""
-        fit = self._fit(Table.of(seen), plan, seen_weights, generator, rounds=1, progress=False)
-        rows = held_out - fit.offset
+        fit = self._fit(Table.of(seen[0]), plan, seen[1], generator, rounds=1, progress=False)
+        rows, weights = held_out[0] - fit.offset, held_out[1]
         left = rows @ torch.linalg.pinv(fit.low) if plan["rank"] else rows[:, :0]
         targets = rows - left @ fit.low
         codes = torch.where(targets @ fit.decoder.T > 0, 1.0, -1.0)
@@ -191,7 +178,7 @@ class LightToken(Method):
             base = _Base(base.offset + fitted[0], [*base.parts, (codes, fitted[1:])])
             stages.append(codes.packed)
         codes = Signs(torch.cat(stages, 1), sum(stage_bits(plan)))
-        fit = _Fitted.of(left, codes, table, weights)
+        fit = _Fitted(left, codes, table, weights)
         for number in Bar(range(rounds + COLD) if rounds else [], desc="lighttoken: polish", disable=not progress):
             targets = fit.targets(table, fit.low).cached()
             for _ in range(2):
@@ -200,28 +187,19 @@ class LightToken(Method):
         return fit
 
     def row_loss(self, reconstructed: Tensor, original: Tensor) -> Tensor:
-        """The loss of each row, (batch), of a reconstruction of rows, both (batch, d)."""
+        """The loss of each row, (batch), of a reconstruction of rows, both (batch, d).
+
+        The calibrated one is (n - m)^2 + 2 lambda n m (1 - c), with the norms n and m of original and reconstruction
+        and their cosine c: an upper bound of the squared error for lambda >= 1, equal to it at 1.
+        """
         if self.loss == "mse":
             return (original - reconstructed).square().sum(-1)
-        return calibrated_loss(reconstructed, original, self.cosine_weight)
-
-
-def calibrated_loss(y: Tensor, x: Tensor, cosine_weight: float) -> Tensor:
-    """(n - m)^2 + 2 lambda n m (1 - c), with the norms n and m of original and reconstruction, c their cosine.
-
-    An upper bound of the squared error for lambda >= 1, equal to it at lambda = 1.
-
-    Args:
-        y: Reconstruction, (batch, d).
-        x: Original, (batch, d).
-        cosine_weight: lambda.
-    """
-    n, m = norm(x), norm(y)
-    return (n - m).square() + 2 * cosine_weight * n * m * (1 - (x * y).sum(-1) / (n * m))
+        n, m = norm(original), norm(reconstructed)
+        return (n - m).square() + 2 * self.cosine_weight * n * m * (1 - (original * reconstructed).sum(-1) / (n * m))
 
 
 def norm(rows: Tensor) -> Tensor:
-    """The norm of each row, kept away from the square root's infinite slope at zero."""
+    """The norm of each row, bounded away from the square root's infinite slope at zero."""
     return rows.square().sum(-1).add(EPSILON**2).sqrt()
 
 
@@ -239,38 +217,27 @@ class _Base:
         return rows
 
 
-@dataclass
 class _Fitted:
-    """The numbers of a fit, not rounded yet but for ``left``: offset + left @ low + codes @ decoder."""
+    """The numbers of a fit, ``offset + left @ low + codes @ decoder``; only ``left`` is rounded yet."""
 
-    left: CompressedEmbedding | None
-    codes: Signs
-    offset: Tensor
-    low: Tensor
-    decoder: Tensor
-
-    @classmethod
-    def of(cls, left: CompressedEmbedding | None, codes: Signs, table: Table, weights: Tensor) -> Self:
-        """The best numbers for this left factor and these codes."""
-        nothing = torch.empty(0, device=table.device)
-        fit = cls(left, codes, nothing, nothing, nothing)
-        fit.refit(table, weights)
-        return fit
+    def __init__(self, left: CompressedEmbedding | None, codes: Signs, table: Table, weights: Tensor) -> None:
+        self.left, self.codes = left, codes
+        self.refit(table, weights)
 
     def refit(self, table: Table, weights: Tensor) -> None:
         """Offset, low and decoder together, by ridge least squares."""
         features = self.codes if self.left is None else Beside([Decoded(self.left), self.codes])
         fitted = ridge(features, table, weights, RIDGE, offset=True)
         rank = 0 if self.left is None else self.left.embedding_dim
-        self.offset, self.low, self.decoder = fitted.split([1, rank, self.codes.shape[1]])
-        self.offset = self.offset[0]
+        offset, self.low, self.decoder = fitted.split([1, rank, self.codes.shape[1]])
+        self.offset = offset[0]
 
     def targets(self, table: Table, low: Tensor) -> Table:
-        """What the codes have to bring, (V, d), with ``low`` for the right factor."""
+        """The residual for the codes, (V, d), with ``low`` as the right factor."""
         return table.minus(_Base(self.offset, [] if self.left is None else [(Decoded(self.left), low)]))
 
 
 def stage_bits(plan: Plan) -> list[int]:
-    """Code length of each stage: whole bytes, as even as they get, the first stages longer."""
+    """Code length of each stage: whole bytes, as equal as possible, the first stages longer."""
     size, rest = divmod(plan["code_bits"] // 8, plan["stages"])
     return [8 * (size + (number < rest)) for number in range(plan["stages"])]

@@ -8,15 +8,15 @@ Ke and Sun, "Optimized product quantization", CVPR 2013 (OPQ).
 
 1. A row is cut into S segments; each has a book of K = 2**bits words, found by k-means.
 2. OPQ-NP: rows are first turned by an orthonormal map R. It starts on the principal axes, dealt out to the segments so
-   that the products of their variances are balanced; then R is the answer to Procrustes' problem for the words as they
-   are, and the words are the means for the rows as they are turned, in alternation.
+   that the products of their variances are balanced. Then R, the solution of Procrustes' problem for the present words,
+   and the words, the means of the turned rows, are updated in alternation.
 
 Stored: ``Codebooks`` of one stage, or ``Projected(Codebooks, R in 8 bits, mean)``.
 
-Our choices: k-means is weighted by token; R may turn to fewer than d axes, which saves bytes where they are few; when
-the codes are done, R is refitted by least squares and need not be orthonormal any more; words are stored in float16, 8
-or 4 bits, with a scale a column. A book may be shared by all segments, which saves bytes where V is small. S, K, the
-axes, the sharing and the words' format are searched inside the budget by short fits.
+Our choices: k-means is weighted by token; R may turn to fewer than d axes, which saves bytes; when the codes are done,
+R is refitted by least squares and need not be orthonormal any more; words are stored in float16, 8 or 4 bits, with a
+scale a column. A book may be shared by all segments, which saves bytes where V is small. S, K, the axes, the sharing
+and the words' format are searched inside the budget by short fits.
 """
 
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ class Product(CodebookMethod):
         factors: Number format of the words: ``"float16"``, ``"int8"`` or ``"int4"``; ``"auto"`` searches.
         rotation: ``"none"``, ``"opq"``, or ``"auto"``, which takes it where it pays.
         rounds: Rounds of k-means.
-        turns: Rounds of the alternation that learns the rotation; 0 keeps the principal axes.
+        turns: Rounds of the alternation that learns the rotation; 0 leaves the principal axes.
     """
 
     paper: ClassVar[str] = "Jegou et al., PAMI 2011; Ge et al., CVPR 2013"
@@ -79,7 +79,7 @@ class Product(CodebookMethod):
         return [family for family in found if len(family.sizes)]
 
     def _rising(self, num_embeddings: int, embedding_dim: int, fixed: Plan, segments: list[int]) -> list[int]:
-        """The numbers of segments that cost no more than any larger one: a shared book of wide words may."""
+        """The numbers of segments that cost no more than any larger one; a shared book of wide words may cost more."""
         rising: list[int] = []
         least = 0
         for count in reversed(segments):

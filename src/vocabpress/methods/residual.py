@@ -8,13 +8,13 @@ Lempitsky, "Additive quantization for extreme vector compression", CVPR 2014; as
 
 1. Books are started stage by stage, by k-means on what the stages before left over.
 2. In rounds: codes by beam search, then all books of a segment together by weighted least squares.
-3. The words are rounded, and the codes searched once more against what is stored.
+3. The words are rounded, and the codes searched again with the rounded words.
 
 Stored: ``Codebooks`` of several stages, or ``Projected(Codebooks, axes in 8 bits, mean)``.
 
-Our choices: bits, stages, segments, sharing and the words' format are searched inside the budget by short fits. So is
-whether rows are first turned to their principal axes, dealt out to the segments so that the products of their variances
-are balanced (fitting/rotation.py): with several segments, what one says about another is else lost. Words have a scale
+Our choices: bits, stages, segments, sharing and the words' format are searched inside the budget by short fits. The
+search may also turn the rows to their principal axes, dealt out to the segments so that the products of their variances
+are balanced (fitting/rotation.py): with several segments, dependence between them is lost otherwise. Words have a scale
 each, because stages differ in length.
 """
 

@@ -50,9 +50,7 @@ class Stacked(Method):
     second: Method
     share: Annotated[float, Field(gt=0, lt=1)] | None = None
 
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        check_settings(self)
+    __post_init__ = check_settings
 
     def plans(
         self, num_embeddings: int, embedding_dim: int, budget: Budget, weights: Tensor | None = None

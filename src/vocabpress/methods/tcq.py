@@ -27,7 +27,7 @@ from vocabpress.methods.transformed import TransformMethod, coded
 from vocabpress.progress import Bar
 
 RUNGS = ((0, 1), (1, 4), (1, 2), *((bits, 1) for bits in range(1, 9)))
-GAP = 1.1  # a trellis' distortion over the bound, in the plan; at one bit it comes to 1.12 with a memory of 12
+GAP = 1.1  # predicted distortion of a trellis over the bound; measured at one bit with a memory of 12: 1.12
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class TCQ(TransformMethod):
     """Trellis-coded quantisation, rates by axis and by block of tokens.
 
     Attributes:
-        memory: Bits of the trellis' state: each one more doubles the time of a fit and takes something off the error.
+        memory: Bits of the trellis' state: each one more doubles the time of a fit and reduces the error.
         blocks: Blocks of tokens by weight times energy of the row, at most; the search may take fewer.
-        min_bits: For each entry of a row, at least, however little its token weighs: what keeps rare tokens readable.
+        min_bits: Bits for each entry of a row, at least, however small the weight of its token; protects rare tokens.
     """
 
     paper: ClassVar[str] = "Marcellin and Fischer, 1990; Tseng et al., NeurIPS 2024"
@@ -62,7 +62,7 @@ class TCQ(TransformMethod):
         return form
 
     def pace(self, rows: Table, runs: Sequence[Run], generator: torch.Generator) -> float:
-        for count in (2, 64 * torch.get_num_threads()):  # what is read or compiled at first use is no part of it
+        for count in (2, 64 * torch.get_num_threads()):  # the first call also compiles the loops; it is not measured
             some, start = rows.some(torch.arange(min(count, len(rows)))), time.perf_counter()
             self.code(some, runs, torch.ones(rows.shape[1]), generator, Bar(disable=True))
         return (time.perf_counter() - start) / max(1.0, self.work(len(some), runs))

@@ -3,13 +3,13 @@
 Not a method of its own. Transform coding: rows are turned to their principal axes, each axis gets the bits that its
 variance deserves, and is coded by itself or with its neighbours (Goyal, "Theoretical foundations of transform coding",
 IEEE Signal Processing Magazine 2001; reverse water-filling: Cover and Thomas, section 10.3). That blocks of tokens are
-shared into the same slope is ours.
+part of the same allocation is ours.
 
     x_i ~ mean + z_i B,   z_i the decoded code of token i, B the axes
 
-1. Rotate to the principal axes of the rows weighted by their token weights, keep r of them.
-2. Cut the vocabulary into blocks of near token weight. Each (block, axis) has a variance, so each has a distortion at
-   each rate; one slope over all of them says how many bits each gets (`fitting/rates.py`), the same for all rows of a
+1. Rotate to the first r principal axes of the rows weighted by their token weights.
+2. Cut the vocabulary into blocks of similar token weight. Each (block, axis) has a variance, so each has a distortion
+   at each rate; one slope over all of them gives the bits of each (`fitting/rates.py`), the same for all rows of a
    block, so that a row is found without an index.
 3. Code the rows of each block, their error weighted by the axes' importance.
 4. The axes and the mean are refitted to the decoded rows by weighted least squares, then rounded.
@@ -39,8 +39,8 @@ from vocabpress.settings import BlockCount, check_settings
 
 BASIS_BITS = (8, 6, 5, 4)
 RIDGE = 1e-6
-# How much worse the promise of the most blocks may be: a row far longer than the others of its block is beyond their
-# words, which variances do not tell. In a language model a few such rows, at equal error, doubled the perplexity.
+# How much worse the predicted error of the most blocks may be. A row far longer than the others of its block is out of
+# reach of their words, which variances do not show: a few such rows, at equal error, doubled a model's perplexity.
 IN_DOUBT = 0.01
 
 
@@ -53,9 +53,7 @@ class TransformMethod(Method):
 
     ladder: ClassVar[Ladder]
 
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        check_settings(self)
+    __post_init__ = check_settings
 
     @abstractmethod
     def first_bits(self) -> int:
@@ -63,7 +61,7 @@ class TransformMethod(Method):
 
     @abstractmethod
     def block(self, size: int, runs: Sequence[Run]) -> CompressedEmbedding:
-        """What the codes of a block are stored in, without numbers."""
+        """The form of the codes of a block, without numbers."""
 
     @abstractmethod
     def code(
@@ -74,20 +72,20 @@ class TransformMethod(Method):
         Args:
             rows: (n, columns of the runs), each column divided by its deviation over the whole table.
             runs: The rates.
-            importance: How much the squared error of a column counts, (columns).
-            generator: All randomness.
-            bar: Is moved by as much as `work` says.
+            importance: Weights of the columns' squared errors, (columns).
+            generator: Source of all random numbers.
+            bar: Advanced by `work` in total.
         """
 
     @abstractmethod
     def pace(self, rows: Table, runs: Sequence[Run], generator: torch.Generator) -> float:
-        """Seconds that a unit of `work` takes here, measured on some rows, as `code` takes them."""
+        """Seconds for a unit of `work` on this machine, measured on some rows, shaped as those of `code`."""
 
     def expected_seconds(self, sample: Table, num_embeddings: int, budget: Budget) -> float | None:
         (rows, width), generator = sample.shape, torch.Generator().manual_seed(0)
         weights, larger = torch.ones(rows), num_embeddings / rows
         (plan,) = self.plans(num_embeddings, width, budget)
-        basis = BASIS_BITS[-1] * width**2  # the least; a larger one would be traded for bits of the few rows
+        basis = BASIS_BITS[-1] * width**2  # the least; a larger one would be traded for bits of the sampled rows
         plan |= {"sizes": [rows], "limit": basis + int(max(plan["limit"] - basis, 0) / larger)}
         plan = self.choose(sample, [plan], weights, generator, False)
         columns = sum(run.columns for run in plan["runs"][0])
@@ -97,22 +95,22 @@ class TransformMethod(Method):
         return work * self.pace(coordinates, plan["runs"][0], generator)
 
     def work(self, size: int, runs: Sequence[Run]) -> float:
-        """What coding a block of so many rows takes, in units of the method's own."""
+        """The work of coding a block of so many rows, in units of the method's own."""
         return float(size)
 
     def axes(self, table: Table, weights: Tensor) -> Axes:
-        """On which columns are coded, (V, d) and (V)."""
+        """The axes on which the rows are coded."""
         return Axes(table, weights, self.ladder.group)
 
     def refit(self, inner: CompressedEmbedding, table: Table, weights: Tensor, bits: int) -> CompressedEmbedding:
-        """The decoded rows times the axes that bring them nearest to the table, (V, d), axes in so many bits."""
+        """The decoded rows times axes of ``bits`` bits that are refitted to the table, (V, d)."""
         fitted = ridge(Decoded(inner), table, weights, RIDGE, offset=True)
         return Projected.of(inner, quantise(fitted[1:], bits, "row"), fitted[0])
 
     def plans(
         self, num_embeddings: int, embedding_dim: int, budget: Budget, weights: Tensor | None = None
     ) -> list[Plan]:
-        """The budget, to be shared out by `choose` when the table is known.
+        """One plan with the budget, which `choose` shares out when the table is known.
 
         Raises:
             ValueError: If not even the smallest rows fit.
@@ -120,7 +118,7 @@ class TransformMethod(Method):
         smallest: Plan = {"cut": 1, "sizes": [num_embeddings], "runs": [[self._least_run(1)]]}
         smallest |= {"basis_bits": BASIS_BITS[-1], "limit": budget.max_bits(num_embeddings, embedding_dim)}
         least = self.stored_bits(num_embeddings, embedding_dim, smallest)
-        least += num_embeddings * max(0, self._floor(embedding_dim) - row_bits(smallest["runs"][0]))
+        least += num_embeddings * max(0, math.ceil(self.min_bits * embedding_dim) - row_bits(smallest["runs"][0]))
         if least > smallest["limit"]:
             raise self.too_little(num_embeddings, embedding_dim, budget, least)
         return [smallest]
@@ -129,23 +127,17 @@ class TransformMethod(Method):
         """The first groups at the lowest rate that the first one can have."""
         return Run(groups * self.ladder.group, *self.ladder.rungs[self.ladder.least(self.first_bits())])
 
-    def _floor(self, embedding_dim: int) -> int:
-        """The fewest bits of a row."""
-        return math.ceil(self.min_bits * embedding_dim)
-
     def choose(
         self, table: Table, plans: list[Plan], weights: Tensor, generator: torch.Generator, progress: bool
     ) -> Plan:
-        """How many blocks and axes, how exact a basis, and the rates of every block, by the distortion they promise."""
+        """The number of blocks and axes, the bits of the basis, and the rates of each block, by predicted error."""
         (plan,), promises, cuts = plans, {}, {}
-        axes, floor = self.axes(table, weights), self._floor(table.shape[1])
+        axes, floor = self.axes(table, weights), math.ceil(self.min_bits * table.shape[1])
         coordinates = axes.coordinates(table).cached()
         for count in sorted({1, (self.blocks + 1) // 2, self.blocks}):
             block_of = self.assign_blocks(table, weights, count)
-            cuts[count] = blocks = BlockRates(
-                axes, coordinates, weights, block_of, self.ladder, self.first_bits(), floor
-            )
-            groups = blocks.energy.shape[1]
+            blocks = BlockRates(axes, coordinates, weights, block_of, self.ladder, self.first_bits(), floor)
+            cuts[count], groups = blocks, blocks.energy.shape[1]
             for used in sorted({max(1, math.ceil(groups * part / 8)) for part in (1, 2, 3, 4, 6, 8)}):
                 for bits in BASIS_BITS:
                     _, distortion = blocks.share(used, plan["limit"] - self._beside_rows(table, blocks, used, bits))
@@ -159,27 +151,27 @@ class TransformMethod(Method):
         raise ValueError(f"no plan fits {plan['limit'] // 8:,} bytes; allow more, or a smaller min_bits")
 
     def assign_blocks(self, table: Table, weights: Tensor, blocks: int) -> Tensor:
-        """The block of each token, (V): by its weight times the energy of its row, which are worth bits alike."""
+        """The block of each token, (V), by its weight times the energy of its row, which affect its bits alike."""
         energy = table.minus(weighted_mean(table, weights)).column(lambda _, rows: rows.square().sum(1))
         worth = weights * energy.clamp(min=1e-6 * float(energy.mean()) + 1e-30)
-        least = float(worth.kthvalue(1 + len(worth) // 200).values)  # a few rows of next to nothing are no block
+        least = float(worth.kthvalue(1 + len(worth) // 200).values)  # a few rows near zero make no block of their own
         return weight_classes(worth.clamp(min=least), blocks)
 
     def _beside_rows(self, table: Table, blocks: BlockRates, used: int, bits: int) -> int:
-        """Bits of basis, mean and map, and about those of what the rows of a block have in common."""
+        """Bits of basis, mean and map, and about those of the scales and books of the blocks."""
         sizes, run = blocks.counts.tolist(), self._least_run(used)
         plan = {"sizes": sizes, "runs": [[run]] * len(sizes), "basis_bits": bits}
-        return self.stored_bits(table.shape[0], table.shape[1], plan) - len(table) * row_bits([run])
+        return self.stored_bits(*table.shape, plan) - len(table) * row_bits([run])
 
     def _exact(self, table: Table, blocks: BlockRates, used: int, bits: int, limit: int) -> Plan | None:
-        """Rates of rows of whole bytes, so that all that is stored fits; none if it can't."""
+        """Rates of rows of whole bytes, so that the whole form fits; None if that is impossible."""
         room = limit - self._beside_rows(table, blocks, used, bits)
         while True:
             runs = blocks.whole_bytes(used, room)
             if runs is None:
                 return None
             found = {"sizes": blocks.counts.tolist(), "runs": runs, "basis_bits": bits}
-            over = self.stored_bits(table.shape[0], table.shape[1], found) - limit
+            over = self.stored_bits(*table.shape, found) - limit
             if over <= 0:
                 return found
             room -= over

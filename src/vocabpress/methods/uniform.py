@@ -1,14 +1,14 @@
 """Uniform quantisation: entries rounded to n bits, with a scale for each row, group or column.
 
-What every toolchain does to a table first (round to nearest; e.g. Jacob et al., CVPR 2018, and llama.cpp's block
+Every toolchain does this to a table first (round to nearest; e.g. Jacob et al., CVPR 2018, and llama.cpp's block
 formats, which have a scale for each 32 entries).
 
     x_ij ~ scale * level(code_ij),   2**n levels spread evenly from -1 to 1
 
 Stored: ``Scalar``.
 
-The levels have no zero point: token tables lie about zero, and at few bits a second number for each group costs more
-than it brings. `search` looks for the scale with the least squared error among clipping points; without it a scale
+The levels have no zero point: token tables are centred near zero, and at low rates a second number for each group costs
+more than it gains. `search` looks for the scale with the least squared error among clipping points; without it a scale
 reaches the largest entry. Our choice: bits and grouping are searched inside the budget, the groupings measured on some
 of the rows.
 """
@@ -38,7 +38,7 @@ class Uniform(Method):
         bits: Bits of an entry, 1 to 8; None takes as many as fit.
         scales: A scale for each ``"row"``, ``"group"`` of a row or ``"column"``; ``"auto"`` takes the best of these.
         group_size: Entries of a group; None takes the best of 128, 64, 32, 16 and 8. The last may be shorter.
-        search: Whether a scale is sought that loses least; without it, it reaches the largest entry.
+        search: Whether to search for the scale of least error; without it, it reaches the largest entry.
     """
 
     paper: ClassVar[str] = "round to nearest"

@@ -1,7 +1,7 @@
 """One cell as a process: ``python -m vocabpress.sweep.cell SPEC.json``.
 
-Exit code 0 when it is done, 2 for bad input (the last line then starts with ``error:``), 1 for a crash, 130 when it was
-stopped. Results appear whole or not at all.
+Exit code 0 for success, 2 for bad input (the last line then starts with ``error:``), 1 for a crash, 130 for an
+interruption. Results appear whole or not at all.
 """
 
 import json
@@ -35,15 +35,37 @@ COMPRESSION_METRICS = (
     "weighted_relative_error",
     "weighted_mean_cosine",
 )
+Outcome = tuple[dict[str, float], float, dict[str, Any]]
+"""Metrics, seconds, details."""
 
 
-def compress_one(job: dict[str, Any], folders: Folders) -> None:
-    """Compress, and write the report as a result.
+def make(job: dict[str, Any], folders: Folders) -> None:
+    """Compress or recover a model, move it to its place, then write the result that marks the cell as done."""
+    made, target = folders.work(job["name"]) / "model", folders.model(job["name"])
+    shutil.rmtree(made, ignore_errors=True)  # a process that was killed may have left it
+    metrics, seconds, details = (compress_one if job["stage"] == "press" else recover_one)(job, made, folders)
+    # The plan's settings of the recovery: a checkpoint has none of one that did not help, and more that varies.
+    settings = {"model": Path(job["model"]).name, **provenance(made)}
+    settings |= {"recovered": job["recovered"], "seed": job["seed"]}
+    result = Result(
+        job["stage"],
+        job["variant"],
+        settings,
+        sizes(made, find_folder(job["model"])),
+        metrics,
+        seconds,
+        {**details, "text": [Path(file).name for file in job["text"]]},
+        environment(job["device"]),
+    )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(target, ignore_errors=True)
+    made.replace(target)
+    write_results(folders.result(job["name"]), [result])
+    shutil.rmtree(folders.work(job["name"]), ignore_errors=True)
 
-    Raises:
-        ValueError: As `vocabpress.hf.compress.compress` does.
-    """
-    made = _place(job, folders)
+
+def compress_one(job: dict[str, Any], made: Path, folders: Folders) -> Outcome:
+    """Compress the original."""
     report = compress(
         job["model"],
         made,
@@ -57,15 +79,11 @@ def compress_one(job: dict[str, Any], folders: Folders) -> None:
     )
     metrics = {name: getattr(report, name) for name in COMPRESSION_METRICS}
     metrics |= {f"relative_error_{part.role}": part.relative_error for part in report.linears}
-    _finish(job, made, {name: value for name, value in metrics.items() if value is not None}, report.seconds)
+    return {name: value for name, value in metrics.items() if value is not None}, report.seconds, {}
 
 
 def calibration(job: dict[str, Any]) -> Calibration:
-    """What the keys of a plan say of tokens and directions; without any, every token counts alike.
-
-    Raises:
-        ValueError: As `vocabpress.calibrate.calibrate` does.
-    """
+    """The calibration that the keys of a plan describe; without any, all tokens have equal weights."""
     weights = job["weights"]
     by_counts = isinstance(weights, int | float)
     begin = [] if job["text"] else [job["counts"] or UNIFORM]
@@ -84,13 +102,8 @@ def calibration(job: dict[str, Any]) -> Calibration:
     )
 
 
-def recover_one(job: dict[str, Any], folders: Folders) -> None:
-    """Recover a compressed model, and write the report as a result.
-
-    Raises:
-        ValueError: As `vocabpress.recover.recover` does.
-    """
-    made = _place(job, folders)
+def recover_one(job: dict[str, Any], made: Path, folders: Folders) -> Outcome:
+    """Recover a compressed model; an interrupted recovery resumes from files beside ``made``."""
     report = recover(
         folders.model(job["needs"]),
         made,
@@ -108,15 +121,11 @@ def recover_one(job: dict[str, Any], folders: Folders) -> None:
         "minutes": report.seconds / 60,
     }
     details = {key: value for key, value in asdict(report).items() if key not in {*metrics, "output", "seconds"}}
-    _finish(job, made, metrics, report.seconds, details)
+    return metrics, report.seconds, details
 
 
-def measure_one(job: dict[str, Any], folders: Folders) -> None:
-    """Run one task on one model.
-
-    Raises:
-        ValueError: As `vocabpress.evaluate.run.evaluate` does.
-    """
+def measure(job: dict[str, Any], folders: Folders) -> None:
+    """Run one task on one model."""
     task, work = job["task"], folders.work(job["name"])
     (result,) = evaluate(
         job["model"] if job["needs"] is None else folders.model(job["needs"]),
@@ -134,59 +143,12 @@ def measure_one(job: dict[str, Any], folders: Folders) -> None:
     shutil.rmtree(work, ignore_errors=True)
 
 
-RUN = {"press": compress_one, "recover": recover_one, "measure": measure_one}
-
-
-def _place(job: dict[str, Any], folders: Folders) -> Path:
-    """Where the model is made. What an interrupted recovery goes on from lies beside it."""
-    made = folders.work(job["name"]) / "model"
-    shutil.rmtree(made, ignore_errors=True)  # a process that was killed may have left it
-    return made
-
-
-def _finish(
-    job: dict[str, Any],
-    made: Path,
-    metrics: dict[str, float],
-    seconds: float,
-    details: dict[str, Any] | None = None,
-) -> None:
-    """Move the model to its place, then write the result that says so."""
-    # The plan's settings of the recovery: a checkpoint has none of one that did not help, and more that varies.
-    settings = {"model": Path(job["model"]).name, **provenance(made)}
-    settings |= {"recovered": job["recovered"], "seed": job["seed"]}
-    result = Result(
-        job["stage"],
-        job["variant"],
-        settings,
-        sizes(made, find_folder(job["model"])),
-        metrics,
-        seconds,
-        {**(details or {}), "text": [Path(file).name for file in job["text"]]},
-        environment(job["device"]),
-    )
-    folders = Folders(Path(job["output"]))
-    target = folders.model(job["name"])
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(target, ignore_errors=True)
-    made.replace(target)
-    write_results(folders.result(job["name"]), [result])
-    shutil.rmtree(folders.work(job["name"]), ignore_errors=True)
-
-
 def main(arguments: list[str] | None = None) -> int:
-    """Run the cell that a spec file describes.
-
-    Args:
-        arguments: One path; None reads ``sys.argv``.
-
-    Returns:
-        The exit code.
-    """
+    """Run the cell that a spec file describes, by default the one in ``sys.argv``; returns the exit code."""
     (spec,) = sys.argv[1:] if arguments is None else arguments
     try:
         job = json.loads(Path(spec).read_text(encoding="utf-8"))
-        RUN[job["stage"]](job, Folders(Path(job["output"])))
+        (measure if job["stage"] == "measure" else make)(job, Folders(Path(job["output"])))
     except ValueError as error:
         sys.stderr.write(f"\nerror: {' '.join(str(error).split())}\n")
         return BAD_INPUT

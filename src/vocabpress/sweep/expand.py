@@ -1,4 +1,4 @@
-"""A plan into cells: what each does, what it needs, and a name that changes with everything its result depends on."""
+"""A plan into cells: the work of each, its input, and a name that changes with everything its result depends on."""
 
 import hashlib
 import json
@@ -37,20 +37,20 @@ class Cell:
 
 @dataclass(frozen=True)
 class Folders:
-    """Where a sweep writes; each cell's files carry its name."""
+    """Where a sweep writes; each cell's files have its name."""
 
     output: Path
 
     def result(self, cell: str) -> Path:
-        """The JSON file that says that a cell is done."""
+        """The JSON file that marks a cell as done."""
         return self.output / "results" / f"{cell}.json"
 
     def model(self, cell: str) -> Path:
-        """The checkpoint that a press or a recover cell makes."""
+        """The checkpoint that a compressing or recovering cell makes."""
         return self.output / "models" / cell
 
     def log(self, cell: str) -> Path:
-        """What the cell's process printed."""
+        """The output of the cell's process."""
         return self.output / "logs" / f"{cell}.log"
 
     def spec(self, cell: str) -> Path:
@@ -58,13 +58,13 @@ class Folders:
         return self.output / "cells" / f"{cell}.json"
 
     def work(self, cell: str) -> Path:
-        """What an interrupted cell goes on from."""
+        """The files from which an interrupted cell resumes."""
         return self.output / "work" / cell
 
 
 @dataclass(frozen=True)
 class _Subject:
-    """A model that measure cells read: the cell that makes it, if one does, and what they take over from that."""
+    """A model that measure cells read: the cell that makes it, if any, and what they inherit from that cell."""
 
     cell: str | None
     slug: str
@@ -97,8 +97,8 @@ def expand(plan: SweepPlan) -> list[Cell]:
 class _Maker:
     """Makes the cells of one plan.
 
-    A name depends on an identity: what the job says, with the contents of files instead of their paths, and without
-    the keys that plans did not always have where they are at their defaults, so that names stay.
+    A name depends on an identity: the content of the job, with the contents of files instead of their paths. Keys that
+    plans did not always have are left out where they are at their defaults, so that names stay.
     """
 
     def __init__(self, plan: SweepPlan) -> None:

@@ -35,19 +35,18 @@ def _slurm(parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 class SweepPlan(PlanSection):
-    """A sweep. Paths are as the file says them; `place` says where they are.
+    """A sweep. Paths are as in the file; `place` resolves them.
 
     Attributes:
         model: Hub id, or a folder.
         output: Folder of everything that is written.
-        methods: Name -> row.
         ratios: float32 bytes of the table over stored bytes.
         seeds: For the fits.
         tasks: What is measured.
         data: Folder of the data sets.
         text: UTF-8 files, for the tasks that read text.
         fit_text: Files in which ``weighted_by_text`` counts; None takes ``text``.
-        device: Where a cell runs, e.g. ``"cuda"``.
+        device: Device of a cell, e.g. ``"cuda"``.
         workers: Local processes at a time.
         threads: Threads of a cell; None divides the cores among the workers.
         include_original: Whether the uncompressed model is measured, too.
@@ -76,7 +75,7 @@ class SweepPlan(PlanSection):
         self._folder = context
 
     def place(self, path: str) -> Path:
-        """Where a path of the plan is; relative ones start from the plan file's folder."""
+        """The path of a file of the plan; relative ones start from the plan file's folder."""
         return self._folder / Path(path).expanduser()
 
     @property
@@ -86,7 +85,7 @@ class SweepPlan(PlanSection):
         return str(place) if place.is_dir() else self.model
 
     def text_of(self, part: MethodRow | RecoverPlan) -> list[str]:
-        """The text that a row's tokens are counted in, or that a recovery trains on."""
+        """The text in which a row's tokens are counted, or on which a recovery trains."""
         if isinstance(part, RecoverPlan):
             return self.text if part.text is None else part.text
         if not part.weighted_by_text:
@@ -122,7 +121,7 @@ class SweepPlan(PlanSection):
             raise ValueError(f"the output {self.output} is a file; give a folder")
 
     def _check_inputs(self) -> None:
-        """That there is every text, and every file of counts, weights or a metric."""
+        """Check that every text file and every file of counts, weights or a metric exists."""
         readers = {f"methods.{row.name}": row for row in self.methods.values() if row.weighted_by_text}
         readers |= {} if self.recover is None else {"recover": self.recover}
         for where, part in readers.items():
@@ -139,13 +138,10 @@ class SweepPlan(PlanSection):
 
 
 def read_plan(path: str | Path) -> SweepPlan:
-    """Read and check a plan file.
-
-    Args:
-        path: A TOML file; docs/sweep.md lists its keys.
+    """Read and check a plan file, a TOML file with the keys in docs/sweep.md.
 
     Raises:
-        ValueError: If it can't be read, a key is unknown, a value does not fit, or a file that it names is not there.
+        ValueError: If it can't be read, a key is unknown, a value does not fit, or a file that it names does not exist.
     """
     file = Path(path)
     try:

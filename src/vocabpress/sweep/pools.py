@@ -1,4 +1,4 @@
-"""Where cells run: processes of this machine, or jobs of a cluster. Either way a cell is a process of its own."""
+"""Where cells run: processes of this machine, or jobs of a cluster. In both cases a cell is a process of its own."""
 
 import os
 import re
@@ -28,11 +28,11 @@ def cores() -> int:
 
 @dataclass(frozen=True)
 class Process:
-    """A cell as a process of its own, so that whatever happens to it happens to it alone.
+    """A cell as a process of its own, so that a crash affects no other.
 
     Attributes:
         cell: Its name.
-        folders: Where its input lies, and where the log of its output goes.
+        folders: Where its input is, and where the log of its output goes.
         threads: Threads of torch; None takes the cores where it runs.
     """
 
@@ -41,7 +41,7 @@ class Process:
     threads: int | None
 
     def __call__(self) -> str | None:
-        """Run it here; returns why it failed, None if it did not."""
+        """Run it here; returns why it failed, or None."""
         return self.reason(self.start().wait())
 
     def checkpoint(self) -> Any:
@@ -87,7 +87,7 @@ class Process:
 
 
 def run_local(processes: Sequence[Process], ended: Ended, *, workers: int) -> None:
-    """Run processes, so many at a time, and report each as it ends; an interruption stops those that run."""
+    """Run ``workers`` processes at a time and report each as it ends; an interruption stops those that run."""
     lock, stopped, running = Lock(), Event(), []
 
     def run_one(process: Process) -> str | None:
@@ -120,15 +120,12 @@ def _stop(running: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 def open_cluster(folder: Path, parameters: Mapping[str, Any], cluster: str) -> Any:
-    """An executor of submitit.
+    """An executor of submitit, with its logs in ``folder``, which the nodes must share.
 
-    Args:
-        folder: For its logs, on a file system that the nodes share.
-        parameters: Parameters of submitit's AutoExecutor; ``timeout_min`` is 60 unless they say otherwise.
-        cluster: ``"slurm"``, or ``"local"`` for trying it out.
+    ``cluster`` is ``"slurm"``, or ``"local"`` for a trial; ``parameters`` are those of submitit's AutoExecutor.
 
     Raises:
-        ValueError: If submitit or the cluster is not there, or does not take the parameters.
+        ValueError: If submitit or the cluster is missing, or refuses the parameters.
     """
     try:
         import submitit
@@ -145,7 +142,7 @@ def open_cluster(folder: Path, parameters: Mapping[str, Any], cluster: str) -> A
 
 
 def run_cluster(processes: Sequence[Process], ended: Ended, *, executor: Any) -> None:
-    """Submit processes as one array, and report each as it ends; an interruption cancels those that did not.
+    """Submit processes as one array and report each as it ends; an interruption cancels the rest.
 
     Raises:
         ValueError: If the cluster refuses the jobs.

@@ -60,7 +60,7 @@ class PlanSection(BaseModel):
 
     @classmethod
     def _with_rest(cls, table: Any, field: str, read: Callable[[dict[str, Any]], Any]) -> Any:
-        """The keys that are the section's own; what ``read`` makes of the others is the value of ``field``."""
+        """The section's own keys, and as ``field`` the result of ``read`` for all other keys."""
         if not isinstance(table, dict):
             return table
         own = {key: value for key, value in table.items() if key in cls.model_fields and key != field}
@@ -71,7 +71,7 @@ class MethodRow(PlanSection):
     """A row of the sweep's tables. Keys that are not listed here are fields of the method.
 
     Attributes:
-        name: As legends show it.
+        name: As in legends.
         method: With its fields. In the file it is a name, by default that of the row.
         weighted_by_text: Whether tokens are counted in the plan's text.
         counts: ``"vocabulary-order"`` or a file of saved counts, instead of text.
@@ -80,7 +80,7 @@ class MethodRow(PlanSection):
         ratios: A choice of the plan's; none means all.
         linears: Linear maps that become Kronecker products, as `LinearShapes.read` takes them.
         metric: A calibration file with a metric, if any.
-        metric_strength: Its exponent.
+        metric_strength: Exponent of the metric.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The scheduler: which cells are to run, stage by stage, and what became of them."""
+"""The scheduler: which cells are to run, stage by stage, and their outcome."""
 
 import json
 import time
@@ -15,12 +15,12 @@ from vocabpress.sweep.pools import Ended, Process, cores, open_cluster, run_clus
 
 @dataclass(frozen=True)
 class SweepReport:
-    """What became of a sweep.
+    """The outcome of a sweep.
 
     Attributes:
         done: Names of the cells that ran to their end.
-        reused: Those that an earlier run had done.
-        failed: (name, reason) of those that failed, and of those that were not run because of it.
+        reused: Names of the cells that an earlier run had done.
+        failed: (name, reason) of cells that failed, and of cells that were not run because of that.
         seconds: Wall time.
         results: Folder of the JSON files, one a cell.
     """
@@ -38,12 +38,7 @@ def folders_of(plan: SweepPlan) -> Folders:
 
 
 def cells_to_run(cells: Sequence[Cell], folders: Folders) -> list[Cell]:
-    """The cells without a result, and those whose model one of them reads and is gone.
-
-    Args:
-        cells: From `expand`.
-        folders: Where their results are, if they are.
-    """
+    """The cells without a result, and those whose model is needed by one of them and is missing."""
     missing = {cell.name for cell in cells if not folders.result(cell.name).is_file()}
     for cell in reversed(cells):  # those that need come after those that are needed
         if cell.name in missing and cell.needs is not None and not folders.model(cell.needs).is_dir():
@@ -61,9 +56,6 @@ def run_sweep(
         workers: Local processes at a time; None takes the plan's.
         cluster: None for processes of this machine; ``"slurm"`` for jobs.
         progress: Whether to draw a progress bar over the cells on stderr.
-
-    Returns:
-        What became of the cells.
 
     Raises:
         ValueError: If the model can't be found, the output can't be written, or the cluster takes no jobs.
@@ -88,10 +80,12 @@ def run_sweep(
             for stage in STAGES:
                 ready = []
                 for cell in (cell for cell in todo if cell.stage == stage):
-                    if cell.needs in failed:
-                        ended(cell.name, _not_run(cell.needs, failed[cell.needs]))
-                    else:
+                    if cell.needs not in failed:
                         ready.append(Process(cell.name, folders, threads))
+                    elif failed[cell.needs].startswith("not run: "):  # names the cell that failed first
+                        ended(cell.name, failed[cell.needs])
+                    else:
+                        ended(cell.name, f"not run: {cell.needs} failed")
                 if ready:
                     run(ready, ended)
     return SweepReport(
@@ -114,11 +108,6 @@ def _pool(
     if workers < 1:
         raise ValueError(f"workers is at least 1, got {workers}")
     return partial(run_local, workers=workers), plan.threads or max(1, cores() // workers)
-
-
-def _not_run(needs: str, reason: str) -> str:
-    """Names the cell that failed; its own reason stands beside its own name."""
-    return reason if reason.startswith("not run: ") else f"not run: {needs} failed"
 
 
 def _write_specs(cells: Sequence[Cell], folders: Folders) -> None:
