@@ -236,7 +236,7 @@ def variants(benchmark: str, ratio: float, columns: dict[str, tuple[str, int]]) 
 
 
 def combination() -> str:
-    """Tables pressed, bodies in int8, and both: bytes of the weight files, STS-B dev."""
+    """Compressed tables, bodies in int8, and both: bytes of the weight files, STS-B dev."""
     rows = read_results(RESULTS / "combination.json")
     body = [
         [
@@ -296,7 +296,7 @@ def kroneckerbert(preset: str) -> str:
         sizes = {row.bytes["model"] for (of, _), row in found.items() if of == step and "model" in row.bytes}
         measured = [figure(step, "sts", "stsb_dev"), *figures]
         if any(shown != "-" for shown in measured):
-            rows.append([step, size(min(sizes)) if sizes else "-", *measured])
+            rows.append([step.replace("pressed", "compressed"), size(min(sizes)) if sizes else "-", *measured])
     return table(["", "model", "STS-B dev", "MRPC, F1", "SST-2, accuracy"], rows)
 
 

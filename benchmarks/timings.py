@@ -31,7 +31,7 @@ def scaling() -> str:
         shape = f"{row.settings['rows']:,} x {row.settings['columns']:,}"
         method = f"{row.variant}, {row.settings['ratio']:g}x"
         body.append([method, shape, size(row.bytes["table_float32"]), f"{of['seconds']:.0f} s", each, *held])
-    return table(["", "rows", "table", "time", "time a row, us", "held beside it", "held, in tables"], body)
+    return table(["", "rows", "table", "time", "time a row, us", "memory besides it", "in all, in tables"], body)
 
 
 def trellis() -> str:
@@ -91,7 +91,7 @@ def memory() -> str:
         ]
         for row in rows
     ]
-    return table(["", "checkpoint", "its table", "after", "held", "held and mapped", "minutes"], body)
+    return table(["", "checkpoint", "its table", "after", "own memory", "own and mapped", "minutes"], body)
 
 
 def resident() -> str:
@@ -105,4 +105,4 @@ def resident() -> str:
         for row in read_results(RESULTS / "memory.json")
         if row.task == "resident"
     ]
-    return table(["", "in the file", "in memory", "kept besides", "memory over file"], body)
+    return table(["", "in the file", "in memory", "cached besides", "memory over file"], body)
