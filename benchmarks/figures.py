@@ -190,8 +190,8 @@ def kronecker() -> str:
     """Kronecker products and low ranks of the same bytes."""
     found: dict[tuple[str, str], dict[str, Result]] = {}
     for result in read_results(RESULTS / "kronecker.json"):
-        said = result.settings
-        found.setdefault((said["part"], said["setting"]), {})[said["method"]] = result
+        settings = result.settings
+        found.setdefault((settings["part"], settings["setting"]), {})[settings["method"]] = result
     rows = [
         [f"{part}, {setting}", size(forms["kronecker"].bytes["table"])]
         + [f"{forms[name].metrics['relative_error']:.3f}" for name in ("kronecker", "svd")]

@@ -1,8 +1,8 @@
 """Memory of a child process, as counted by the kernel.
 
-Anonymous memory belongs to the process alone: tensors that it made, or copied. Pages of a mapped file are resident, too,
-but belong to the file: under pressure the kernel drops them, and reads them again. So a job needs the first; `top` shows
-the sum.
+Anonymous memory belongs to the process alone: tensors that it made, or copied. Pages of a mapped file are resident,
+too, but belong to the file: under pressure the kernel drops them, and reads them again. So a job needs the first; `top`
+shows the sum.
 """
 
 import os

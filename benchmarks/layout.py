@@ -2,10 +2,10 @@
 
     python benchmarks/layout.py --shared ../shared/data/datasets --out .cache/data
 
-Files in the right layout are linked, others are assembled. For SQuAD there are the English part of XQuAD (five paragraphs
-of each of the 48 articles of SQuAD's development set) and 16 of those articles in full, with the questions of version
-2.0. All 16 titles occur in XQuAD, so there is one possible split by article: for version 1.1, train on the 16 articles
-and develop on XQuAD's other 32; for version 2.0, split the 16. No title and no paragraph is on both sides.
+Files in the right layout are linked, others are assembled. For SQuAD there are the English part of XQuAD (five
+paragraphs of each of the 48 articles of SQuAD's development set) and 16 of those articles in full, with the questions
+of version 2.0. All 16 titles occur in XQuAD, so there is one possible split by article: for version 1.1, train on the
+16 articles and develop on XQuAD's other 32; for version 2.0, split the 16. No title and no paragraph is on both sides.
 """
 
 import argparse

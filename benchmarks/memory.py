@@ -4,7 +4,8 @@ python benchmarks/memory.py [--gigabytes 10] [--folder DIR] [--methods svd tcq] 
 
 A checkpoint in bfloat16 of random numbers, in shards, a tenth of it the tied table of 2,048 columns, is compressed by
 `vocabpress compress` in a separate process, which is killed at 4 GB of anonymous memory. The folder needs twice the
-checkpoint's bytes. Then all-MiniLM-L6-v2 is compressed and loaded, and the memory of its table is compared with its file.
+checkpoint's bytes. Then all-MiniLM-L6-v2 is compressed and loaded, and the memory of its table is compared with its
+file.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
 python benchmarks/noise.py --data DIR
 
-The 1,500 pairs are resampled with replacement a thousand times (a paired bootstrap), and the Spearman of both encoders is
-computed on each sample. The spread of their difference is the sampling noise of the pairs.
+The 1,500 pairs are resampled with replacement a thousand times (a paired bootstrap), and the Spearman of both encoders
+is computed on each sample. The spread of their difference is the sampling noise of the pairs.
 """
 
 import sys

@@ -7,8 +7,8 @@ sentences of Wikipedia, so that tokens repeat as in natural text. Each way of re
 model, on the same batches; caches are warm. The memory address of a model changes its speed by some per cent for its
 lifetime, so all models are loaded several times, and the result is the pair of times with the median ratio. A second
 copy of the dense model is timed, too: its difference is the resolution of the measurement. Also measured is the time
-for which each read checks whether the copied numbers have changed. One model is all-MiniLM-L6-v2, the other has the size
-of BERT-base and random weights, which take as long as any.
+for which each read checks whether the copied numbers have changed. One model is all-MiniLM-L6-v2, the other has the
+size of BERT-base and random weights, which take as long as any.
 """
 
 import argparse

@@ -73,10 +73,10 @@ def measure(
     encoder = SentenceTransformer(str(folder), device="cpu")
     metrics |= sentence_metrics(encoder, sts_dev(data), SentenceTransformer(str(SAMPLE), device="cpu"))
     print(f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in metrics.items()), flush=True)
-    chosen = {"model": "all-MiniLM-L6-v2", "method": method_name(method), "ratio": RATIO, "seed": seed, "text": TEXT.name}
+    made = {"model": "all-MiniLM-L6-v2", "method": method_name(method), "ratio": RATIO, "seed": seed, "text": TEXT.name}
     recovered = None if settings is None else asdict(settings)
     sizes = {"model": weight_bytes(folder), **({"table": table} if table else {})}
-    return Result("recovery", name, {**chosen, "recovered": recovered}, sizes, metrics, seconds)
+    return Result("recovery", name, {**made, "recovered": recovered}, sizes, metrics, seconds)
 
 
 def main() -> int:

@@ -2,10 +2,10 @@
 
 python benchmarks/scaling.py [--most 1048576]
 
-Random tables: normal rows whose axes' deviations fall as k**-0.35 and whose lengths differ as in a real table. Some have
-640 columns, the width of a small multilingual model, and four times the rows each time; some 128 columns and up to a
-million rows, to see whether time is linear in them; and one has 262,144 x 2,048. Each fit runs in a separate process, on
-all cores, its table float32 in memory. The working set is the peak anonymous memory of the process during the fit,
+Random tables: normal rows whose axes' deviations fall as k**-0.35 and whose lengths differ as in a real table. Some
+have 640 columns, the width of a small multilingual model, and four times the rows each time; some 128 columns and up to
+a million rows, to see whether time is linear in them; and one has 262,144 x 2,048. Each fit runs in a separate process,
+on all cores, its table float32 in memory. The working set is the peak anonymous memory of the process during the fit,
 without the table: chunks, samples, data for each row, and the compressed table.
 """
 

@@ -45,9 +45,9 @@ def working(rows: list[Result]) -> Table:
 def failing(rows: list[Result]) -> Table:
     """A line for each architecture that does not work, or that could not be tested."""
     body = [
-        [f"`{row.settings['model_type']}`", row.settings["model_class"] or "-", details["outcome"], _cause(details["cause"])]
+        [f"`{row.settings['model_type']}`", row.settings["model_class"] or "-", info["outcome"], _cause(info["cause"])]
         for row in rows
-        if (details := row.details)["outcome"] in ("fails", "not built")
+        if (info := row.details)["outcome"] in ("fails", "not built")
     ]
     return ["architecture", "class", "", "cause"], body
 

@@ -21,7 +21,7 @@ class FaissIndex(Peer):
     next to nothing. A careful user would store this, though FAISS has no file format for it.
 
     Attributes:
-        factory: Factory string, for example ``"PQ96x5np"`` (product quantiser, 96 codes of 5 bits; ``np`` skips an ordering of the
+        factory: For example ``"PQ96x5np"`` (product quantiser, 96 codes of 5 bits; ``np`` skips an ordering of the
             codes that only search needs), ``"OPQ48_288,PQ48x8np"`` (optimised: learned rotation to 288 dimensions)
             or ``"RQ34x4"`` (residual quantiser).
         codebooks: ``"float32"`` or ``"float16"``.
