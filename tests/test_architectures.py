@@ -216,7 +216,7 @@ def test_code_beside_the_weights_runs_only_if_asked_for(tmp_path, monkeypatch, c
     capsys.readouterr()
     code, _, err = run(capsys, "inspect", source)
     assert (code, len(err.strip().splitlines())) == (2, 1)
-    assert "--trust-remote-code of vocabpress compress and inspect" in err
+    assert "--trust-remote-code (in vocabpress compress and inspect)" in err
     code, out, _ = run(capsys, "inspect", source, "--trust-remote-code", "--json")
     assert (code, json.loads(out.splitlines()[-1])["architecture"]) == (0, "OwnForCausalLM")
     report = compress(source, tmp_path / "out", method=SVD(), budget=Budget.ratio(6), trust_remote_code=True)

@@ -41,9 +41,9 @@ def test_columns_lie_side_by_side_and_end_in_zeros():
     form = Columns([left, right], 4)
     assert form.dense().tolist() == [[1, 3, 4, 0], [2, 5, 6, 0]]
     assert form.logits(torch.tensor([1.0, 10.0, 100.0, 1000.0])).tolist() == [431, 652]
-    with pytest.raises(ValueError, match="3 wide together"):
+    with pytest.raises(ValueError, match="the parts have 3 columns, more than embedding_dim 2"):
         Columns([left, right], 2)
-    with pytest.raises(ValueError, match="one number of rows"):
+    with pytest.raises(ValueError, match="must have equally many rows, got"):
         Columns([left, Dense(3, 1)])
 
 

@@ -191,7 +191,7 @@ def test_an_interruption_on_the_command_line(place, capsys, monkeypatch):
     monkeypatch.setattr(run_module, "run_local", interrupted)
     code, _, err = sweep(capsys, place)
     assert code == 130
-    assert "finished work stays" in err
+    assert "finished results remain" in err
 
 
 def test_slurm_that_is_not_there(place, capsys, monkeypatch):

@@ -101,8 +101,8 @@ def _size_axis(found: Frame, field: str, title: str, float32: float) -> Any:
     say = "format(datum.value, '.3~r')" if field == "bits" else "format(datum.value, '.2~s') + 'B'"
     ticks = [float32 / ratio for ratio in TICK_RATIOS if low <= float32 / ratio <= high]
     labels = say if math.isnan(float32) else f"[{say}, format({float32} / datum.value, '.3~r') + 'x']"
-    chosen: dict[str, Any] = {"values": ticks} if len(ticks) > 1 else {}
-    axis = alt.Axis(labelExpr=labels, labelOverlap=True, tickCount=6, **chosen)
+    fixed: Any = {"values": ticks} if len(ticks) > 1 else {}
+    axis = alt.Axis(labelExpr=labels, labelOverlap=True, tickCount=6, **fixed)
     return alt.X(f"{field}:Q", title=title, axis=axis).scale(type="log", domain=[low, high], nice=False)
 
 
@@ -222,7 +222,7 @@ def spectrum_chart(model: Model) -> Chart | None:
     squares = pandas.Series(values) ** 2
     half = int((squares.cumsum() < 0.5 * squares.sum()).sum()) + 1
     frame = pandas.DataFrame({"rank": range(1, len(values) + 1), "value": values})
-    look = {"color": COLOURS[0], "opacity": 0.35, "line": {"color": COLOURS[0]}}
+    look: Any = {"color": COLOURS[0], "opacity": 0.35, "line": {"color": COLOURS[0]}}
     area = (
         alt.Chart(_data(frame, ["rank", "value"]))
         .mark_area(**look)
