@@ -1,6 +1,6 @@
-"""Every architecture of the installed transformers, tiny: compressed, saved, loaded, compared.
+"""Every architecture of the installed transformers as a tiny model: compressed, saved, loaded, compared.
 
-python benchmarks/architectures.py              all that results/architectures.json has not yet: a stopped run goes on
+python benchmarks/architectures.py              all that are not in results/architectures.json: a stopped run continues
 python benchmarks/architectures.py bert t5      these, again
 """
 
@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections import Counter
+from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from vocabpress.results import Result, read_results, write_results
 os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # threads that load weights don't get on with forks
 FILE = Path(__file__).parent / "results" / "architectures.json"
 SECONDS = 90
-"""After which an architecture is given up."""
+"""Time limit of an architecture."""
 
 
 def guarded(model_type: str, turn: int, quick: bool) -> Record:
@@ -54,16 +55,16 @@ def _work(sender: Connection, model_type: str, turn: int, quick: bool) -> None:
 
 
 def result(record: Record) -> Result:
-    """A record in the format of all measurements."""
-    told: dict[str, Any] = record.told()
-    settings = {name: told.pop(name) for name in ("model_type", "model_class", "methods")}
-    return Result("architectures", record.model_type, settings, {}, {}, told.pop("seconds"), details=told)
+    """A record in the common result format."""
+    details: dict[str, Any] = asdict(record)
+    settings = {name: details.pop(name) for name in ("model_type", "model_class", "methods")}
+    return Result("architectures", record.model_type, settings, {}, {}, details.pop("seconds"), details=details)
 
 
 def main() -> int:
-    """All that have no result yet, or those that are named."""
+    """Check the named architectures, or all without a result."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("model_type", nargs="*", help="as config.json says it; none stands for all without a result")
+    parser.add_argument("model_type", nargs="*", help="as in config.json; without any, all without a result")
     parser.add_argument("--quick", action="store_true", help="one case each, and no results written")
     chosen = parser.parse_args()
     transformers_logging.set_verbosity_error()

@@ -1,12 +1,11 @@
-"""Run a benchmark from its plan to its page: sweep, gather the results, draw the report.
+"""Run a benchmark from its plan to its page: sweep, collect the results, write the report.
 
     python benchmarks/bench.py minilm          one of the plans in benchmarks/plans/
     python benchmarks/bench.py all
 
-The sweep keeps what is done in .cache/runs/, so that a stopped run goes on. Each cell's result is also kept in
-benchmarks/results/PLAN/, those of the peers (python benchmarks/peers/run.py --out .cache/runs/PLAN/peers) among them;
-what is there already is not measured again. The report is written to .cache/reports/PLAN.html, with the same as
-Markdown beside it.
+The sweep stores its state in .cache/runs/, so that a stopped run continues. Each cell's result is also copied to
+benchmarks/results/PLAN/, including those of the peers (python benchmarks/peers/run.py --out .cache/runs/PLAN/peers).
+Existing results are not measured again. The report is written to .cache/reports/PLAN.html, and as Markdown beside it.
 """
 
 import argparse
@@ -30,13 +29,13 @@ HERE = Path(__file__).resolve().parent
 CACHE = HERE.parent / ".cache"
 PLANS = sorted(plan.stem for plan in (HERE / "plans").glob("*.toml"))
 GATES = CACHE / "gates" / "all-MiniLM-L6-v2.safetensors"
-METRICS = ("causal", "masked")  # plans whose methods heed a metric
-GATE_EPOCHS = 4  # the paper's 30 are of a smaller model
+METRICS = ("causal", "masked")  # plans with methods that use a metric
+GATE_EPOCHS = 4  # the paper has 30, for a smaller model
 SENTENCES = "leipzig-enwiki-2016-10k/eng_wikipedia_2016_10K-sentences.txt"
 
 
 def prepare(shared: Path) -> None:
-    """Lay out what the plans name: the sample model, the data sets, text.
+    """Prepare the inputs of the plans: the sample model, the data sets, text.
 
     Raises:
         ValueError: If a public copy is missing.
@@ -77,30 +76,29 @@ def measure_metrics(name: str) -> None:
 
 
 def exchange(name: str) -> Path:
-    """Bring finished cells that are in the repository to the run, and those of the run to the repository.
+    """Copy finished cells from the repository to the run, and from the run to the repository.
 
-    So a clone goes on from what is committed; only checkpoints are made again, where a cell that is
-    still to run reads one.
+    So a clone continues from the committed results; only checkpoints that a remaining cell needs are made again.
     """
-    kept = HERE / "results" / name
+    committed = HERE / "results" / name
     for part in ("results", "peers"):
-        ours, theirs = CACHE / "runs" / name / part, kept / part
+        ours, theirs = CACHE / "runs" / name / part, committed / part
         for source, target in ((theirs, ours), (ours, theirs)):
             for file in source.rglob("*.json"):
                 place = target / file.relative_to(source)
                 if not place.exists():
                     place.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(file, place)
-    return kept
+    return committed
 
 
 def run(name: str) -> bool:
-    """One plan; says whether all its cells are done."""
+    """Run one plan; whether all its cells are done."""
     exchange(name)
     outcome = run_sweep(read_plan(HERE / "plans" / f"{name}.toml"), progress=True)
     for cell, reason in outcome.failed:
         print(f"{cell}: {reason}")
-    print(f"{name}: {len(outcome.done)} done, {len(outcome.reused)} there already, {len(outcome.failed)} failed")
+    print(f"{name}: {len(outcome.done)} done, {len(outcome.reused)} already there, {len(outcome.failed)} failed")
     found, page = collect([exchange(name)]), CACHE / "reports" / f"{name}.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     write_whole(page, to_page(found, f"vocabpress: {name}"))
@@ -110,7 +108,7 @@ def run(name: str) -> bool:
 
 
 def main() -> int:
-    """Run the plans that were asked for."""
+    """Run the chosen plans."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("plans", nargs="+", choices=[*PLANS, "all"])
     parser.add_argument("--data", type=Path, default=HERE.parents[1] / "shared" / "data" / "datasets")
@@ -123,7 +121,7 @@ def main() -> int:
         for name in chosen:
             if name in METRICS:
                 measure_metrics(name)
-        done = [run(name) for name in chosen]  # each of them, even after one that failed
+        done = [run(name) for name in chosen]  # all of them, even after a failure
         return 0 if all(done) else 1
     except ValueError as error:
         sys.exit(f"error: {error}")

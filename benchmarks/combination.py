@@ -1,4 +1,4 @@
-"""A pressed table and a body in int8: writes results/combination.json.
+"""A compressed table and a body in int8: writes results/combination.json.
 
 python benchmarks/combination.py --data DIR        needs torchao
 
@@ -31,7 +31,7 @@ VARIANTS = [
 
 
 def alone(name: str, folder: Path, judge: Judge, seed: int) -> Result:
-    """A model whose table is not pressed."""
+    """A model whose table is not compressed."""
     encoder = SentenceTransformer(str(folder), device="cpu")
     table = encoder[0].get_parameter("model.embeddings.word_embeddings.weight")
     sizes = {
@@ -46,7 +46,7 @@ def alone(name: str, folder: Path, judge: Judge, seed: int) -> Result:
 
 
 def main() -> int:
-    """Measure all."""
+    """Measure all variants."""
     arguments = parse(__doc__)
     judge = sts_judge(sts_dev(arguments.data))
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the sample model, the public data, one compressed variant measured."""
+"""Shared by the benchmarks: the sample model, the public data, and the measurement of one compressed variant."""
 
 import argparse
 import random
@@ -27,7 +27,7 @@ DEFAULT_DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "datase
 AGREEMENT_SENTENCES = 300
 
 Judge = Callable[[SentenceTransformer, SentenceTransformer], dict[str, float]]
-"""What a compressed encoder and the original are measured by."""
+"""Measures a compressed encoder against the original: name -> value."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Variant:
 
 
 def parse(description: str | None) -> argparse.Namespace:
-    """The options that all benchmarks have."""
+    """The common options of the benchmarks."""
     parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="folder of the public data sets")
     parser.add_argument("--seed", type=int, default=0)
@@ -53,7 +53,7 @@ def parse(description: str | None) -> argparse.Namespace:
 
 
 def milliseconds(calls: Sequence[Callable[[], object]], seconds: float, most: int = 51) -> list[float]:
-    """Median times of calls taken in turn, for about so many seconds; each runs at least three times."""
+    """Median times of calls that run in turn for about that many seconds, each at least three times."""
     start = time.perf_counter()
     for call in calls:
         call()
@@ -62,7 +62,7 @@ def milliseconds(calls: Sequence[Callable[[], object]], seconds: float, most: in
 
 
 def sts_dev(data: Path) -> list[tuple[str, str, float]]:
-    """STS-B dev: (sentence, sentence, human score from 0 to 5). Test splits are never read."""
+    """STS-B dev: (sentence, sentence, human score from 0 to 5). Test splits are not read."""
     lines = (data / "sts-benchmark" / "sts-dev.tsv").read_text(encoding="utf-8").splitlines()
     rows = [line.split("\t") for line in lines if line]
     return [(row[5], row[6], float(row[4])) for row in rows]
@@ -82,12 +82,12 @@ def sentence_metrics(
 
 
 def sts_judge(pairs: list[tuple[str, str, float]]) -> Judge:
-    """Judges by STS-B dev."""
+    """A judge that measures STS-B dev."""
     return lambda encoder, original: sentence_metrics(encoder, pairs, original)
 
 
 def measure(variant: Variant, benchmark: str, seed: int, judge: Judge | None) -> Result:
-    """Compress the sample model, reload it from disk, measure; without a judge only the table is looked at."""
+    """Compress the sample model, reload it from disk, measure; without a judge only the table is measured."""
     with tempfile.TemporaryDirectory() as folder:
         report = compress(
             SAMPLE,
@@ -128,7 +128,7 @@ def measure(variant: Variant, benchmark: str, seed: int, judge: Judge | None) ->
 
 
 def references(benchmark: str, seed: int, judge: Judge) -> list[Result]:
-    """The ceiling and the floor: the original model, and the same with the rows of its table shuffled."""
+    """Ceiling and floor: the original model, and the same model with the rows of its table shuffled."""
     original = SentenceTransformer(str(SAMPLE), device="cpu")
     shuffled = SentenceTransformer(str(SAMPLE), device="cpu")
     table = shuffled[0].get_parameter("model.embeddings.word_embeddings.weight")
@@ -154,7 +154,7 @@ def run_all(
 ) -> None:
     """Measure the variants one after another, and write results/BENCHMARK.json after each.
 
-    A variant that is there already, by name, ratio and seed, is not measured again: a stopped run goes on.
+    A variant with a result for its name, ratio and seed is not measured again, so a stopped run continues.
     """
     file = RESULTS / f"{benchmark}.json"
     results = read_results(file) if file.exists() else list(first or [])

@@ -1,10 +1,10 @@
-"""What a plan made for one kind of text does to others: writes results/domains.json.
+"""Calibration on one kind of text, measured on others: writes results/domains.json.
 
 python benchmarks/domains.py --data DIR
 
 Trellis codes whose bits follow the frequencies of one text, on sentences of others: the cosine of sentence embeddings
-with those of the original encoder. Plans for Wikipedia are made from one half of its sentences, and measured on the
-other one. `rare` are the sentences, of all kinds, in which the largest share of tokens does not occur in that half.
+with those of the original encoder. Calibration on Wikipedia uses one half of its sentences; the other half is measured.
+`rare` are the sentences, of all kinds, in which the largest share of tokens does not occur in the first half.
 """
 
 import sys
@@ -35,13 +35,13 @@ def paragraphs(file: Path) -> list[str]:
 
 
 def some(lines: list[str]) -> list[str]:
-    """Lines of a fair length, evenly spread."""
+    """Lines of medium length, evenly spread."""
     fair = [line for line in lines if WORDS[0] <= len(line.split()) <= WORDS[1]]
     return fair[:: max(1, len(fair) // COUNT)][:COUNT]
 
 
 def halves(shared: Path) -> tuple[Path, list[str]]:
-    """A file of every other sentence of Wikipedia, to make plans for, and the other ones."""
+    """A file with every other sentence of Wikipedia, for calibration, and the remaining sentences."""
     lines = (CACHE / "text" / "wikipedia-sentences.txt").read_text(encoding="utf-8").splitlines()
     file = CACHE / "text" / "wikipedia-half.txt"
     file.write_text("\n".join(lines[::2]) + "\n", encoding="utf-8")
@@ -70,7 +70,7 @@ def rare_ones(sentences: list[str], file: Path) -> list[str]:
 
 
 def judge_of(texts: dict[str, list[str]]) -> Judge:
-    """Judges by each kind."""
+    """A judge that measures each kind."""
 
     def judge(encoder: SentenceTransformer, original: SentenceTransformer) -> dict[str, float]:
         pairs = {kind: (embed(original, lines), embed(encoder, lines)) for kind, lines in texts.items()}
@@ -80,7 +80,7 @@ def judge_of(texts: dict[str, list[str]]) -> Judge:
 
 
 def variants(ratio: int, plan: Path, shared: Path) -> list[Variant]:
-    """All at one ratio."""
+    """All variants at one ratio."""
     known: dict[str, Any] = {"text": [plan]}
     plays = {"text": [shared / "public-domain-books" / "shakespeare.txt"]}
     fourth_root = calibrate(SAMPLE, text=[plan], exponent=0.25, metric=False)
@@ -98,7 +98,7 @@ def variants(ratio: int, plan: Path, shared: Path) -> list[Variant]:
 
 
 def main() -> int:
-    """Measure all variants; about a quarter of an hour on a core. What is in the file already is not measured again."""
+    """Measure all variants; about a quarter of an hour on a core. Existing results are not measured again."""
     arguments = parse(__doc__)
     if not (arguments.data / "public-domain-books").is_dir():
         sys.exit(f"no public-domain-books in {arguments.data}; give the folder that holds them with --data")

@@ -27,7 +27,7 @@ CASES = [
 
 
 def with_forecast(row: Result, case: Case, seed: int) -> Result:
-    """The result of a fit with today's forecast in it."""
+    """The result of a fit, with the current forecast."""
     table = make_table(case.rows, case.columns, seed)
     found = forecast(METHODS[case.method](), table, Budget.ratio(case.ratio))
     metrics = {name: value for name, value in row.metrics.items() if not name.endswith("_predicted")}
@@ -38,7 +38,7 @@ def with_forecast(row: Result, case: Case, seed: int) -> Result:
 
 
 def fitted(case: Case, seed: int) -> Result:
-    """A fit in a process of its own; its progress bars show through."""
+    """A fit in a separate process, whose progress bars are visible."""
     command = [sys.executable, __file__, "--seed", str(seed), "--one", *map(str, case)]
     output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
     measured = json.loads(output.splitlines()[-1])
@@ -49,10 +49,10 @@ def fitted(case: Case, seed: int) -> Result:
 
 
 def main() -> int:
-    """All cases; what is in the file already is not measured again."""
+    """Measure all cases without a result."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--most", type=int, default=2**26, help="rows times columns of the largest table")
-    parser.add_argument("--forecasts", action="store_true", help="only the forecasts anew, beside the fits there are")
+    parser.add_argument("--forecasts", action="store_true", help="only update the forecasts of existing results")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--one", nargs=4, metavar=("METHOD", "RATIO", "ROWS", "COLUMNS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""The tables of README.md and docs, each from results/*.json: what `render.py` puts between the markers."""
+"""The tables of README.md and docs, each from results/*.json, which `render.py` inserts between the markers."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -38,9 +38,9 @@ def sts_row(result: Result) -> list[str]:
 def sts(ratio: float) -> str:
     """STS-B dev at one ratio, between ceiling and floor."""
     rows = read_results(RESULTS / "sts.json")
-    kept = [row for row in rows if row.settings.get("ratio", ratio) == ratio]
+    chosen = [row for row in rows if row.settings.get("ratio", ratio) == ratio]
     headers = ["variant", "table", "ratio", "relative error", "row cosine", "sentence cosine", "STS-B dev"]
-    return table(headers, [sts_row(row) for row in kept])
+    return table(headers, [sts_row(row) for row in chosen])
 
 
 def lighttoken() -> str:
@@ -53,7 +53,7 @@ def lighttoken() -> str:
 
 
 def cells(plan: str, task: str) -> list[Result]:
-    """The results of one task of a plan, ours."""
+    """The results of one task of a plan, without peers."""
     found = [result for file in sorted((RESULTS / plan / "results").glob("*.json")) for result in read_results(file)]
     return [result for result in found if result.task == task]
 
@@ -64,7 +64,7 @@ def is_original(result: Result) -> bool:
 
 
 def mean(results: list[Result], metric: str, places: int) -> str:
-    """Over seeds, with the sample standard deviation where there are several."""
+    """The mean over seeds, with the sample standard deviation if there are several."""
     values = [result.metrics[metric] for result in results if metric in result.metrics]
     if not values:
         return "-"
@@ -76,11 +76,11 @@ def grid(plan: str, task: str, metric: str, places: int = 2, only: Sequence[str]
     """A line for each method, a column for each ratio: the metric before and after recovery, and of the original.
 
     Args:
-        plan: Of the sweep.
-        task: Of the results.
-        metric: Of the task.
+        plan: Name of the plan.
+        task: The task whose results are shown.
+        metric: A metric of the task.
         places: Decimals.
-        only: Methods to show, in this order; none shows all.
+        only: Methods to show, in this order; by default all.
     """
     found = cells(plan, task)
     originals = [result for result in found if is_original(result)]
@@ -112,7 +112,7 @@ def over_bound(plan: str) -> str:
 
 
 def recoveries(plan: str) -> str:
-    """What each recovery did on held-out text, and in how many minutes."""
+    """Held-out losses of each recovery, and its minutes."""
     rows = sorted(cells(plan, "recover"), key=lambda row: (row.variant, row.settings["ratio"]))
     headers = ["", "ratio", "held-out loss before", "after", "steps", "minutes"]
     figures = [("held_out_before", 3), ("held_out_after", 3), ("steps", 0), ("minutes", 1)]
@@ -154,13 +154,13 @@ def peers(plan: str) -> str:
 def reference_models() -> str:
     """How the reference language models were made, and their own perplexities."""
     rows = []
-    for name, task, kept in (("masked", "mlm", "perplexity_head_original"), ("causal", "clm", "perplexity")):
+    for name, task, metric in (("masked", "mlm", "perplexity_head_original"), ("causal", "clm", "perplexity")):
         (made,) = read_results(RESULTS / "reference_models" / f"{name}.json")
         originals = [result for result in cells(name, task) if is_original(result)]
         texts = " ".join(originals[0].settings["text"]) if originals else "-"
         counts = [f"{made.metrics[key]:,.0f}" for key in ("parameters", "training_documents")]
         run = [f"{made.settings['steps']:,}", f"{made.metrics['minutes']:.0f} ({made.settings['device']})"]
-        rows.append([name, *counts, *run, mean(originals, kept, 2), texts])
+        rows.append([name, *counts, *run, mean(originals, metric, 2), texts])
     headers = ["model", "parameters", "documents", "steps", "minutes", "perplexity", "on"]
     return table(headers, rows)
 
@@ -190,8 +190,8 @@ def kronecker() -> str:
     """Kronecker products and low ranks of the same bytes."""
     found: dict[tuple[str, str], dict[str, Result]] = {}
     for result in read_results(RESULTS / "kronecker.json"):
-        said = result.settings
-        found.setdefault((said["part"], said["setting"]), {})[said["method"]] = result
+        settings = result.settings
+        found.setdefault((settings["part"], settings["setting"]), {})[settings["method"]] = result
     rows = [
         [f"{part}, {setting}", size(forms["kronecker"].bytes["table"])]
         + [f"{forms[name].metrics['relative_error']:.3f}" for name in ("kronecker", "svd")]
@@ -236,7 +236,7 @@ def variants(benchmark: str, ratio: float, columns: dict[str, tuple[str, int]]) 
 
 
 def combination() -> str:
-    """Tables pressed, bodies in int8, and both: bytes of the weight files, STS-B dev."""
+    """Compressed tables, bodies in int8, and both: bytes of the weight files, STS-B dev."""
     rows = read_results(RESULTS / "combination.json")
     body = [
         [
@@ -253,7 +253,7 @@ def combination() -> str:
 
 
 def noise() -> str:
-    """Share of the original's STS-B dev, and how far another choice of the pairs moves it."""
+    """Share of the original's STS-B dev, and its sampling noise."""
     rows = [
         [
             f"{row.settings['ratio']:g}x",
@@ -274,7 +274,7 @@ TRELLIS = {
 }
 DOMAINS = {kind: (f"{kind}_cosine", 3) for kind in ("wikipedia", "naturalist", "plays", "reviews", "rare")}
 STEPS = {"original": "original", "pressed": "no text", "stage one": "both stages"}
-"""A model before its task -> the step whose "before" it is; what was compressed has the tuned teacher's head."""
+"""A model before its task -> the step with its metrics as "before"; compressed models have the tuned teacher's head."""
 
 
 def kroneckerbert(preset: str) -> str:
@@ -296,7 +296,7 @@ def kroneckerbert(preset: str) -> str:
         sizes = {row.bytes["model"] for (of, _), row in found.items() if of == step and "model" in row.bytes}
         measured = [figure(step, "sts", "stsb_dev"), *figures]
         if any(shown != "-" for shown in measured):
-            rows.append([step, size(min(sizes)) if sizes else "-", *measured])
+            rows.append([step.replace("pressed", "compressed"), size(min(sizes)) if sizes else "-", *measured])
     return table(["", "model", "STS-B dev", "MRPC, F1", "SST-2, accuracy"], rows)
 
 

@@ -1,8 +1,8 @@
-"""Memory of a child process, as the kernel counts it.
+"""Memory of a child process, as counted by the kernel.
 
-Anonymous memory is what a process alone holds: tensors that it made, or copied. Pages of a file that is mapped are
-resident, too, but belong to the file: under pressure the kernel drops them, and reads them again. So the first is what
-a job needs; both together are what `top` shows.
+Anonymous memory belongs to the process alone: tensors that it made, or copied. Pages of a mapped file are resident,
+too, but belong to the file: under pressure the kernel drops them, and reads them again. So a job needs the first; `top`
+shows the sum.
 """
 
 import os
@@ -14,27 +14,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-INTERVAL = 0.002  # seconds between two looks
+INTERVAL = 0.002  # seconds between two samples
 
 
 class Usage(NamedTuple):
-    """What a process took.
+    """Resources of a process.
 
     Attributes:
-        anonymous: The most anonymous memory that was seen, in bytes.
-        resident: The most resident memory, by the kernel's own count, in bytes.
+        anonymous: Peak of the sampled anonymous memory, in bytes.
+        resident: Peak resident memory, by the kernel's own count, in bytes.
         seconds: From its start to its end.
-        said: What it wrote to stdout.
+        output: Its stdout.
     """
 
     anonymous: int
     resident: int
     seconds: float
-    said: str
+    output: str
 
 
 def anonymous(process: int | str = "self") -> int:
-    """Bytes of anonymous memory that a process holds; 0 where it has ended."""
+    """Bytes of anonymous memory of a process; 0 if it has ended."""
     try:
         status = Path(f"/proc/{process}/status").read_text(encoding="ascii", errors="replace")
     except OSError:
@@ -43,19 +43,19 @@ def anonymous(process: int | str = "self") -> int:
 
 
 def watch(command: Sequence[str], limit: int | None = None) -> Usage:
-    """Run a program to its end, and look at its memory all the while.
+    """Run a program to its end, and sample its memory.
 
     Args:
-        command: Program and arguments; stderr shows through.
+        command: Program and arguments; its stderr is not captured.
         limit: Bytes of anonymous memory beyond which it is killed.
 
     Raises:
-        MemoryError: If it went beyond the limit.
+        MemoryError: If it exceeded the limit.
         RuntimeError: If it failed.
     """
     start, most = time.perf_counter(), 0
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
-        child = subprocess.Popen(command, stdout=output)
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as stdout:
+        child = subprocess.Popen(command, stdout=stdout)
         while True:
             ended, status, used = os.wait4(child.pid, os.WNOHANG)
             if ended:
@@ -64,11 +64,11 @@ def watch(command: Sequence[str], limit: int | None = None) -> Usage:
             if limit is not None and most > limit:
                 os.kill(child.pid, signal.SIGKILL)
                 child.wait()
-                raise MemoryError(f"{command[0]} held {most:,} bytes of anonymous memory, the limit is {limit:,}")
+                raise MemoryError(f"{command[0]} used {most:,} bytes of anonymous memory, the limit is {limit:,}")
             time.sleep(INTERVAL)
         child.returncode = os.waitstatus_to_exitcode(status)
-        output.seek(0)
-        said = output.read()
+        stdout.seek(0)
+        output = stdout.read()
     if child.returncode:
-        raise RuntimeError(f"{command[0]} ended with {child.returncode}: {said[-2000:]}")
-    return Usage(most, used.ru_maxrss * 1024, time.perf_counter() - start, said)
+        raise RuntimeError(f"{command[0]} ended with {child.returncode}: {output[-2000:]}")
+    return Usage(most, used.ru_maxrss * 1024, time.perf_counter() - start, output)

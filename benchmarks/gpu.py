@@ -1,10 +1,10 @@
-"""What reading a compressed table takes on a GPU: writes results/gpu.json. 4,096 rows, and the logits of one vector.
+"""Time of reading a compressed table on a GPU: writes results/gpu.json. 4,096 rows, and the logits of one vector.
 
 python benchmarks/gpu.py
 
-Beside a dense bfloat16 table of the same shape: its gather, its product with a vector, the calls taken in turn. Each is
-timed as it is called, and in a CUDA graph, where Python and launches cost nothing. Codes are random, in the forms and
-sizes that a method chooses for a table with a spectrum: times do not depend on what they say.
+Each call is timed in turn with the same call on a dense bfloat16 table (its gather, its product with a vector), both
+eagerly and in a CUDA graph, where Python and launches cost nothing. Codes are random, in the forms and sizes that a
+method chooses for a table with a typical spectrum: times do not depend on their values.
 """
 
 import argparse
@@ -28,7 +28,7 @@ Call = Callable[[], Tensor]
 
 
 def captured(call: Call) -> Call:
-    """The same, replayed from a CUDA graph."""
+    """The same call, replayed from a CUDA graph."""
     call()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -42,7 +42,7 @@ def captured(call: Call) -> Call:
 
 
 def milliseconds(calls: list[Call]) -> list[float]:
-    """Median time of one call of each, in turn; several are queued, as layers are."""
+    """Median time of one call of each, in turn; several are queued, like layers."""
 
     def several(call: Call) -> Callable[[], None]:
         def run() -> None:
@@ -56,7 +56,7 @@ def milliseconds(calls: list[Call]) -> list[float]:
 
 
 def measure(form: CompressedEmbedding, dense: Tensor, generator: torch.Generator) -> dict[str, float]:
-    """Times of both readings, and of the dense table's."""
+    """Milliseconds of lookup and logits, compressed and dense."""
     ids = torch.randint(len(dense), (TOKENS,), generator=generator).to(dense.device)
     hidden = torch.randn(1, dense.shape[1], generator=generator).to(dense)
     if not serves(form, ids):
@@ -74,7 +74,7 @@ def measure(form: CompressedEmbedding, dense: Tensor, generator: torch.Generator
 
 
 def main() -> int:
-    """All forms, at both shapes."""
+    """Measure all forms at both shapes."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
     seed = parser.parse_args().seed

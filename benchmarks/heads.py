@@ -1,10 +1,10 @@
-"""Inner products with all rows of a table: writes results/heads.json. Of 1, 8 and 64 vectors, and the 50 largest.
+"""Inner products of 1, 8 and 64 vectors with all rows of a table, and the 50 largest: writes results/heads.json.
 
 python benchmarks/heads.py
 
-Tables of the shapes of two heads, in bfloat16, codes and numbers random. Each is timed in turn with the dense bfloat16
-table, whose product is what a model without compression computes, and with a read of as many bytes as the form stores:
-the floor, since a head that reads all its codes can't be faster than memory is.
+Random tables with the shapes of two heads, in bfloat16. Each is timed in turn with the product with the dense bfloat16
+table, as in a model without compression, and with a read of as many bytes as the form stores. The latter is the floor,
+because a head that reads all its codes can't be faster than memory.
 """
 
 import sys
@@ -23,18 +23,18 @@ from vocabpress.results import Result, write_results
 
 VECTORS = (1, 8, 64)
 TOP = 50
-SECONDS = 1.5  # for which a group of calls is timed
+SECONDS = 1.5  # time for a group of calls
 CROSSING = (1, 4, 16, 64)  # vectors at which tables of inner products are compared with decoded tiles
 
 
 def reading_of(count: int) -> Callable[[], object]:
-    """A call that reads so many bytes once, and does next to nothing with them."""
+    """A call that reads that many bytes once, and does next to nothing with them."""
     numbers = torch.ones(max(1, count // 8), dtype=torch.int64)
     return numbers.sum
 
 
 def both_ways(form: CompressedEmbedding, generator: torch.Generator) -> dict[str, float]:
-    """Milliseconds by tables of inner products, and by rows decoded in tiles, at growing numbers of vectors."""
+    """Milliseconds by tables of inner products and by decoded tiles, for growing numbers of vectors."""
     metrics, codes, rows = dict[str, float](), scorers.by_codes(form), scorers.by_rows(form)
     for count in CROSSING:
         hidden = torch.randn(count, form.embedding_dim, generator=generator).numpy()
@@ -44,7 +44,7 @@ def both_ways(form: CompressedEmbedding, generator: torch.Generator) -> dict[str
 
 
 def measure(form: CompressedEmbedding, dense: Tensor, generator: torch.Generator) -> dict[str, float]:
-    """Times of the form, of the dense table, and of a read of the form's bytes."""
+    """Milliseconds of the form, of the dense table, and of a read of the form's bytes."""
     metrics = dict[str, float]()
     for count in VECTORS:
         hidden = torch.randn(count, dense.shape[1], generator=generator).bfloat16()
@@ -60,7 +60,7 @@ def measure(form: CompressedEmbedding, dense: Tensor, generator: torch.Generator
 
 
 def main() -> int:
-    """All forms at all shapes."""
+    """Measure all forms at all shapes."""
     arguments, results = parse(__doc__), list[Result]()
     for rows, columns in SHAPES:
         generator = torch.Generator().manual_seed(arguments.seed)

@@ -20,22 +20,22 @@ from vocabpress.hf.linears import find_linears, right_shape
 from vocabpress.hf.original import Original
 from vocabpress.results import Result, write_results
 
-WIDTHS = (2, 4, 8, 16, 24, 48)  # of b; they divide 384
+WIDTHS = (2, 4, 8, 16, 24, 48)  # widths of b; they divide 384
 
 
 def squared_error(form: CompressedEmbedding, weight: Tensor) -> float:
-    """Of the stored form, summed."""
+    """The sum of the squared errors of the stored form."""
     return float((form.round_to_stored().dense().detach().double() - weight).square().sum())
 
 
 def compare(part: str, setting: str, maps: list[tuple[Tensor, tuple[int, int]]], whole: float) -> list[Result]:
-    """Both forms of all maps of a kind.
+    """Compare both forms for all maps of a kind.
 
     Args:
-        part: What they are.
-        setting: What tells the sizes apart.
+        part: Name of the kind.
+        setting: Name of the size.
         maps: Each a weight and the shape of its right factor.
-        whole: The squares that the error is relative to.
+        whole: The sum of squares to which the error is relative.
     """
     totals = {"kronecker": [0.0, 0, 0.0], "svd": [0.0, 0, 0.0]}
     for weight, (rows, width) in tqdm(maps, desc=f"{part}, {setting}", unit="map"):
@@ -64,11 +64,11 @@ def compare(part: str, setting: str, maps: list[tuple[Tensor, tuple[int, int]]],
 
 
 def main() -> int:
-    """The table at several widths, then the linear maps of each preset."""
+    """Measure the table at several widths, then the linear maps of each preset."""
     parse(__doc__)
     model = load_model(SAMPLE).float()
     table = Original.of(model).weight.detach()
-    spread = float((table - table.mean(0)).double().square().sum())  # what a table's error is relative to everywhere
+    spread = float((table - table.mean(0)).double().square().sum())  # errors of tables are relative to this everywhere
     results = [row for width in WIDTHS for row in compare("table", f"n = {width}", [(table, (1, width))], spread)]
     for name, preset in PRESETS.items():
         for role in preset.linears.roles:

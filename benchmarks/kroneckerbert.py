@@ -9,11 +9,11 @@ compressed model and of the one distilled on text, and each task's development m
     no text        compressed, then distilled on the task alone        (--ablations)
     no teacher     distilled on text, then plainly fine-tuned          (--ablations)
 
-and into results/kroneckerbert/original/ those of the original and of the original fine-tuned, the teacher. By default
-errors are relative on text and the paper's plain ones on the task; other --objectives make a folder of their own,
+and into results/kroneckerbert/original/ those of the original and of the fine-tuned original, the teacher. By default
+errors are relative on text and the paper's plain ones on the task; other --objectives use a separate folder,
 PRESET-ONE-TWO.
 
-Models are kept in .cache/runs/kroneckerbert/PRESET; what is there is not made again, and a stopped step goes on.
+Models are stored in .cache/runs/kroneckerbert/PRESET; existing ones are not made again, and a stopped step continues.
 """
 
 import argparse
@@ -42,7 +42,7 @@ PARTS = ("mode", "trained", "steps", "stopped_early", "kept_input", "terms_befor
 
 @dataclass(frozen=True)
 class Bench:
-    """What is run, and where it is put."""
+    """A run: its options, and where models and results are stored."""
 
     model: Path
     chosen: argparse.Namespace
@@ -50,7 +50,7 @@ class Bench:
     results: Path
 
     def once(self, name: str, made: Path, make: Callable[[], Result]) -> Path:
-        """Make something, and write its result; not again where both are there. Returns what was made."""
+        """Run ``make`` and write its result, unless both exist. Returns ``made``."""
         place = self.results / f"{name}.json"
         if not (made.exists() and place.exists()):
             result = make()
@@ -59,7 +59,7 @@ class Bench:
             print(f"{name}: {found}", flush=True)
         return made
 
-    def press(self) -> Path:
+    def compress(self) -> Path:
         """Compress table and linear maps."""
         folder = self.models / "pressed"
 
@@ -74,7 +74,7 @@ class Bench:
         return self.once("pressed", folder, make)
 
     def distil(self, step: str, student: Path, task: str | None, teacher: Path, steps: int, rate: float) -> Path:
-        """One stage of distillation: on text, or on a task's rows."""
+        """One stage of distillation, on text or on a task's rows."""
         name = step.replace(" ", "-") + ("" if task is None else f"-{task}")
         folder = self.models / name
 
@@ -115,15 +115,15 @@ class Bench:
         seconds: float,
         details: Mapping[str, object],
     ) -> Result:
-        """A result of one of the models; the step is its name, so how it was made is among the details."""
+        """A result of one of the models, named by its step; the details describe how it was made."""
         made = provenance(folder)
-        said = {"model": self.model.name, **made, "recovered": None, "seed": self.chosen.seed}
+        settings = {"model": self.model.name, **made, "recovered": None, "seed": self.chosen.seed}
         variant = ORIGINAL if step == ORIGINAL else f"{self.chosen.preset}, {step}"
         details = {**details, "recovered": made["recovered"]}
-        return Result(task, variant, said, sizes(folder, self.model), metrics, seconds, details)
+        return Result(task, variant, settings, sizes(folder, self.model), metrics, seconds, details)
 
     def measure(self, step: str, folder: Path, task: str, keep: Path | None = None, **fields: object) -> None:
-        """One task on one model; a task of GLUE fine-tunes it first, and may keep the result."""
+        """Measure one task on one model; a task of GLUE fine-tunes it first, and saves the result in ``keep``."""
         chosen = make_task(task, **{key: value for key, value in fields.items() if value is not None})
         name = f"{step.replace(' ', '-')}-{task}"
 
@@ -143,16 +143,16 @@ class Bench:
         self.once(name, folder if keep is None else keep / f"{task}-seed{self.chosen.seed}", make)
 
     def tuned(self, step: str, folder: Path, task: str, keep: Path | None = None) -> None:
-        """Plain fine-tuning."""
+        """Fine-tune without a teacher."""
         more = {"epochs": self.chosen.epochs, "subset": self.chosen.subset, "learning_rate": self.chosen.tuning_rate}
         self.measure(step, folder, task, keep, max_length=LENGTH, **more)
 
 
 def objective_of(chosen: argparse.Namespace) -> tuple[str, ...]:
-    """The objective on text, and on a task.
+    """The objectives on text and on a task.
 
     Raises:
-        ValueError: If they are not two that there are.
+        ValueError: If they are not two known objectives.
     """
     found = tuple(chosen.objectives.split(","))
     if len(found) != len(BEST) or not set(found) <= set(OBJECTIVES):
@@ -171,15 +171,15 @@ def figures(report: RecoveryReport) -> dict[str, float]:
 
 
 def parts(report: RecoveryReport) -> dict[str, object]:
-    """What else a stage tells."""
+    """The other data of a stage, for the details."""
     return {key: value for key, value in asdict(report).items() if key in PARTS}
 
 
 def run(bench: Bench) -> None:
-    """All steps."""
+    """Run all steps."""
     chosen = bench.chosen
     original = replace(bench, models=bench.models.with_name(ORIGINAL), results=bench.results.with_name(ORIGINAL))
-    pressed = bench.press()
+    pressed = bench.compress()
     one = bench.distil("stage one", pressed, None, bench.model, chosen.steps_one, chosen.rate_one)
     if (bench.model / "modules.json").is_file():
         original.measure(ORIGINAL, bench.model, "sts", sets="stsb")
@@ -195,18 +195,18 @@ def run(bench: Bench) -> None:
 
 
 def main() -> int:
-    """Read the options, lay the data out, run."""
+    """Read the options, prepare the data, run."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", type=Path, default=CACHE / "models" / "all-MiniLM-L6-v2")
     parser.add_argument("--preset", choices=PRESETS, default="kronecker-8x")
-    parser.add_argument("--tasks", default="mrpc,sst2", help="of GLUE, separated by commas")
+    parser.add_argument("--tasks", default="mrpc,sst2", help="GLUE tasks, separated by commas")
     parser.add_argument("--objectives", default=",".join(BEST), help=f"of both stages: {', '.join(OBJECTIVES)}")
-    parser.add_argument("--steps-one", type=int, default=1200, help="of distillation on text")
-    parser.add_argument("--steps-two", type=int, default=400, help="of distillation on each task")
-    parser.add_argument("--rate-one", type=float, default=0.02, help="relative to each tensor, as Recovery has it")
+    parser.add_argument("--steps-one", type=int, default=1200, help="steps of distillation on text")
+    parser.add_argument("--steps-two", type=int, default=400, help="steps of distillation on each task")
+    parser.add_argument("--rate-one", type=float, default=0.02, help="relative to each tensor, as in Recovery")
     parser.add_argument("--rate-two", type=float, default=0.02)
-    parser.add_argument("--epochs", type=int, default=3, help="of plain fine-tuning")
-    parser.add_argument("--tuning-rate", type=float, default=1e-4, help="of plain fine-tuning")
+    parser.add_argument("--epochs", type=int, default=3, help="epochs of plain fine-tuning")
+    parser.add_argument("--tuning-rate", type=float, default=1e-4, help="learning rate of plain fine-tuning")
     parser.add_argument("--subset", type=int, default=6000, help="training rows of plain fine-tuning, at most")
     parser.add_argument("--ablations", action="store_true")
     parser.add_argument("--seed", type=int, default=0)

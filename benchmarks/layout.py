@@ -1,12 +1,11 @@
-"""Lay the public data sets out as the tasks of `vocabpress evaluate` read them; see docs/finetune.md.
+"""Arrange the public data sets in the layouts of the tasks of `vocabpress evaluate`; see docs/finetune.md.
 
     python benchmarks/layout.py --shared ../shared/data/datasets --out .cache/data
 
-Links where the files are in the tasks' own layout already, new files where they have to be put together. SQuAD: there
-are the English part of XQuAD (five paragraphs of each of the 48 articles of SQuAD's development set) and 16 of those
-articles whole, with the questions of version 2.0. Every title of the 16 occurs in XQuAD, so that a split by article can
-only go this way: for version 1.1, train on the 16 articles and develop on XQuAD's other 32; for version 2.0, split the
-16. No title and no paragraph is ever on both sides.
+Files in the right layout are linked, others are assembled. For SQuAD there are the English part of XQuAD (five
+paragraphs of each of the 48 articles of SQuAD's development set) and 16 of those articles in full, with the questions
+of version 2.0. All 16 titles occur in XQuAD, so there is one possible split by article: for version 1.1, train on the
+16 articles and develop on XQuAD's other 32; for version 2.0, split the 16. No title and no paragraph is on both sides.
 """
 
 import argparse
@@ -46,7 +45,7 @@ def lay_out(shared: Path, out: Path) -> Path:
 
     Args:
         shared: Folder of the public copies.
-        out: Folder to make; what lies there under the same names is replaced.
+        out: Folder to make; existing files of the same names are replaced.
 
     Returns:
         ``out``.
@@ -102,7 +101,7 @@ def squad_splits(shared: Path) -> dict[str, list[Article]]:
 
 
 def paragraphs(articles: list[Article]) -> set[str]:
-    """The texts of all paragraphs, white space levelled."""
+    """The texts of all paragraphs, with normalised white space."""
     return {" ".join(paragraph["context"].split()) for article in articles for paragraph in article["paragraphs"]}
 
 
@@ -123,15 +122,15 @@ def check_apart(train: list[Article], dev: list[Article]) -> None:
 
 def answerable(articles: list[Article]) -> list[Article]:
     """The questions that have an answer, as version 1.1 has them."""
-    kept = []
+    found = []
     for article in articles:
         with_answers = [
             {**paragraph, "qas": [{key: item[key] for key in ("id", "question", "answers")} for item in paragraph["qas"]
                                   if item["answers"]]}
             for paragraph in article["paragraphs"]
         ]  # fmt: skip
-        kept.append({**article, "paragraphs": [paragraph for paragraph in with_answers if paragraph["qas"]]})
-    return kept
+        found.append({**article, "paragraphs": [paragraph for paragraph in with_answers if paragraph["qas"]]})
+    return found
 
 
 def rows(file: Path) -> int:

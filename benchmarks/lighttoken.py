@@ -1,4 +1,4 @@
-"""Which of LightToken's unpublished details pay: writes results/lighttoken.json. The table alone is judged.
+"""Which of LightToken's unpublished details gain: writes results/lighttoken.json. Only the table is measured.
 
 python benchmarks/lighttoken.py
 """
@@ -27,7 +27,7 @@ class OtherLoss(LightToken):
     bound: str = "am_gm"
 
     def row_loss(self, reconstructed: Tensor, original: Tensor) -> Tensor:
-        """As in LightToken."""
+        """The loss of each row; overrides LightToken's."""
         n, m = norm(original), norm(reconstructed)
         apart = 1 - (original * reconstructed).sum(-1) / (n * m)
         if self.bound == "am_gm":

@@ -1,11 +1,11 @@
-"""What compressing a large checkpoint, and having a small one loaded, takes in memory: writes results/memory.json.
+"""Memory of compressing a large checkpoint, and of a small compressed one after loading: writes results/memory.json.
 
 python benchmarks/memory.py [--gigabytes 10] [--folder DIR] [--methods svd tcq] [--ratios 25 103]
 
 A checkpoint in bfloat16 of random numbers, in shards, a tenth of it the tied table of 2,048 columns, is compressed by
-`vocabpress compress` in a process of its own, which is killed if it holds more than 4 GB of anonymous memory. The
-folder takes twice the checkpoint's bytes. Then all-MiniLM-L6-v2 is compressed and loaded, for what its table takes in
-memory besides what the file has.
+`vocabpress compress` in a separate process, which is killed at 4 GB of anonymous memory. The folder needs twice the
+checkpoint's bytes. Then all-MiniLM-L6-v2 is compressed and loaded, and the memory of its table is compared with its
+file.
 """
 
 import argparse
@@ -46,7 +46,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def random(shape: torch.Size, generator: torch.Generator, is_table: bool) -> Tensor:
-    """Numbers in bfloat16, made by chunks; the axes of a table fall and its rows differ in length, as in real ones."""
+    """Random bfloat16 numbers; a table has falling variances and rows of different lengths, like a real one."""
     values = torch.empty(shape, dtype=torch.bfloat16)
     rows = values.view(-1, shape[-1])
     deviations = torch.arange(1, shape[-1] + 1) ** -0.35 if is_table else torch.full((shape[-1],), 0.02)
@@ -59,7 +59,7 @@ def random(shape: torch.Size, generator: torch.Generator, is_table: bool) -> Ten
 
 
 def shards(model: LlamaForCausalLM, seed: int) -> Iterator[dict[str, Tensor]]:
-    """The tensors of a model, some at a time."""
+    """The tensors of a model, in shards."""
     generator, shard, size = torch.Generator().manual_seed(seed), dict[str, Tensor](), 0
     for name, parameter in model.named_parameters():
         shard[name] = random(parameter.shape, generator, "embed_tokens" in name)
@@ -71,7 +71,7 @@ def shards(model: LlamaForCausalLM, seed: int) -> Iterator[dict[str, Tensor]]:
 
 
 def make(folder: Path, gigabytes: float, seed: int) -> None:
-    """Write a checkpoint of about that size."""
+    """Write a checkpoint of about the given size."""
     rows = round(ROWS * gigabytes / 10)
     layer = 4 * WIDTH**2 + 3 * WIDTH * 4 * WIDTH
     config = LlamaConfig(
@@ -97,12 +97,12 @@ def make(folder: Path, gigabytes: float, seed: int) -> None:
 
 
 def compressing(source: Path, out: Path, method: str, gigabytes: float, seed: int) -> Result:
-    """One run of the command line."""
-    ratio, told = RATIOS[method], json.loads((source / "config.json").read_text(encoding="utf-8"))
+    """Compress the checkpoint through the command line."""
+    ratio, config = RATIOS[method], json.loads((source / "config.json").read_text(encoding="utf-8"))
     command = [sys.executable, "-m", "vocabpress.cli", "compress", str(source), "-o", str(out), "--method", method]
     command += ["--ratio", f"{ratio:g}", "--seed", str(seed), "--json"]
     used = watch(command, LIMIT)
-    report = json.loads(used.said.splitlines()[-1])
+    report = json.loads(used.output.splitlines()[-1])
     sizes = {
         "model_before": report["model_bytes_before"],
         "model": report["model_bytes_after"],
@@ -111,7 +111,7 @@ def compressing(source: Path, out: Path, method: str, gigabytes: float, seed: in
         "limit": LIMIT,
     }
     settings = {"method": method, "fields": report["settings"], "ratio": ratio, "gigabytes": gigabytes, "seed": seed}
-    settings |= {"rows": told["vocab_size"], "columns": WIDTH}
+    settings |= {"rows": config["vocab_size"], "columns": WIDTH}
     metrics = {
         "anonymous": float(used.anonymous),
         "resident": float(used.resident),
@@ -124,19 +124,19 @@ def compressing(source: Path, out: Path, method: str, gigabytes: float, seed: in
 
 
 def bytes_of(tensors: list[Tensor], but: set[int]) -> int:
-    """Of what lies behind tensors, each once, less what is behind others."""
+    """Bytes of the storages of tensors, each once, without the storages at the addresses in ``but``."""
     behind = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
     return sum(size for place, size in behind.items() if place not in but)
 
 
 def living() -> list[Tensor]:
-    """All tensors with numbers that this process holds."""
+    """All tensors with data in this process."""
     gc.collect()
     return [found for found in gc.get_objects() if type(found) in (Tensor, torch.nn.Parameter) and not found.is_meta]
 
 
 def loaded(way: str, ratio: float, folder: Path, seed: int) -> Result:
-    """What a loaded encoder has in memory for its table after it has read text of all tokens."""
+    """Memory of the table of a loaded encoder after it has read every token."""
     start, known = time.perf_counter(), {tensor.untyped_storage().data_ptr() for tensor in living()}
     model: Any = AutoModel.from_pretrained(folder).eval()
     read_with(model, **WAYS[way])
@@ -159,14 +159,14 @@ def loaded(way: str, ratio: float, folder: Path, seed: int) -> Result:
 
 
 def main() -> int:
-    """The large checkpoint by each method, then the loaded one; what is in the file already is not measured again."""
+    """Measure the large checkpoint by each method, then the loaded encoder; existing results are not measured again."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--gigabytes", type=float, default=10)
     parser.add_argument(
-        "--folder", type=Path, help="where the checkpoint is made; the system's temporary folder if none"
+        "--folder", type=Path, help="where to write the checkpoint; by default the system's temporary folder"
     )
     parser.add_argument("--methods", nargs="*", default=["svd", "tcq"], choices=RATIOS)
-    parser.add_argument("--ratios", nargs="*", default=[25.0, 103.0], type=float, help="of the encoder that is loaded")
+    parser.add_argument("--ratios", nargs="*", default=[25.0, 103.0], type=float, help="ratios of the loaded encoder")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     results = read_results(FILE) if FILE.exists() else []
@@ -185,7 +185,7 @@ def main() -> int:
             if ways:
                 compress(SAMPLE, place / f"small-{ratio:g}", budget=Budget.ratio(ratio), progress=True)
             for way in ways:
-                with ProcessPoolExecutor(1, get_context("spawn")) as apart:  # where no fit has left anything
+                with ProcessPoolExecutor(1, get_context("spawn")) as apart:  # without memory left by a fit
                     job = apart.submit(loaded, way, ratio, place / f"small-{ratio:g}", arguments.seed)
                     results.append(job.result())
                 write_results(FILE, results)

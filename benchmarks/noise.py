@@ -1,9 +1,9 @@
-"""How exactly STS-B dev can tell a compressed encoder from the original: writes results/noise.json.
+"""How exactly STS-B dev separates a compressed encoder from the original: writes results/noise.json.
 
 python benchmarks/noise.py --data DIR
 
-The 1,500 pairs are drawn anew, with repeats, a thousand times (a paired bootstrap), and the Spearman of both encoders
-taken on each drawing. The spread of their difference is what the choice of the pairs makes of it.
+The 1,500 pairs are resampled with replacement a thousand times (a paired bootstrap), and the Spearman of both encoders
+is computed on each sample. The spread of their difference is the sampling noise of the pairs.
 """
 
 import sys
@@ -21,18 +21,18 @@ DRAWINGS = 1000
 
 
 def drawn(pairs: list[tuple[str, str, float]], seed: int) -> Judge:
-    """Judges by the difference of two encoders on STS-B dev, and its spread over drawings of the pairs."""
+    """A judge that measures the difference of two encoders on STS-B dev, and its spread over samples of the pairs."""
     first, second = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     human = torch.tensor([pair[2] for pair in pairs])
 
     def judge(encoder: SentenceTransformer, original: SentenceTransformer) -> dict[str, float]:
-        said = [pair_cosines(each, first, second) for each in (encoder, original)]
+        both = [pair_cosines(each, first, second) for each in (encoder, original)]
         generator = torch.Generator().manual_seed(seed)
-        whole = [100 * spearman(cosines, human) for cosines in said]
+        whole = [100 * spearman(cosines, human) for cosines in both]
         shares, differences = [], []
         for _ in range(DRAWINGS):
             ids = torch.randint(len(pairs), (len(pairs),), generator=generator)
-            small, large = (100 * spearman(cosines[ids], human[ids]) for cosines in said)
+            small, large = (100 * spearman(cosines[ids], human[ids]) for cosines in both)
             shares.append(small / large)
             differences.append(small - large)
         ordered = torch.tensor(shares).quantile(torch.tensor([0.05, 0.95])).tolist()
@@ -49,7 +49,7 @@ def drawn(pairs: list[tuple[str, str, float]], seed: int) -> Judge:
 
 
 def main() -> int:
-    """The default without text at three ratios."""
+    """Measure the default without text at three ratios."""
     arguments = parse(__doc__)
     judge, results = drawn(sts_dev(arguments.data), arguments.seed), list[Result]()
     for ratio in RATIOS:

@@ -1,9 +1,9 @@
-"""Draws the picture of README.md, docs/picture.svg, from the results: quality against size, and the bytes of a model.
+"""Draw the picture of README.md, docs/picture.svg, from the results: quality against size, and the bytes of a model.
 
 python benchmarks/picture.py            write
 python benchmarks/picture.py --check    fail if the picture shows other figures than the results
 
-The figures stand in the picture's metadata, too, so that a check needs no comparison of drawings.
+The figures are also in the picture's metadata, so a check needs no comparison of drawings.
 """
 
 import html
@@ -34,7 +34,7 @@ OUTPUT = RESULTS.parents[1] / "docs" / "picture.svg"
 
 
 def figures() -> dict[str, Any]:
-    """What the picture shows: points of each curve, the original's score, and bytes of table and model."""
+    """The figures of the picture: points of each curve, the original's score, and bytes of table and model."""
     found = cells("minilm", "sts")
     compressed = [row for row in found if not is_original(row) and not row.settings["recovered"]]
     sizes = {row.variant: row.bytes for row in read_results(RESULTS / "combination.json")}

@@ -1,4 +1,4 @@
-"""Tables as methods store them, of any size and with random numbers: times do not depend on what codes say."""
+"""Tables as methods store them, of any size and with random numbers: times do not depend on the values of codes."""
 
 import torch
 
@@ -14,7 +14,7 @@ RATIO = 25.0
 
 
 def chosen(method: TransformMethod, rows: int, columns: int, generator: torch.Generator) -> CompressedEmbedding:
-    """What the method stores for a table whose axes' deviations fall as k**-0.35, by Zipf's law; without numbers."""
+    """The form that a method chooses for a table whose axes' deviations fall as k**-0.35, by Zipf's law; not fitted."""
     table = Table.of(torch.randn(rows, columns, generator=generator) * torch.arange(1, columns + 1) ** -0.35)
     weights = 1 / torch.arange(1.0, rows + 1)
     plans = method.plans(rows, columns, Budget.ratio(RATIO), weights)
@@ -42,6 +42,6 @@ def forms(rows: int, columns: int, generator: torch.Generator) -> dict[str, Comp
         for name, tensor in form.state_dict().items():
             if tensor.is_floating_point():
                 tensor.normal_(generator=generator)
-            elif not name.endswith("block_of"):  # a map says how many rows a block has
+            elif not name.endswith("block_of"):  # the map determines the number of rows of a block
                 tensor.random_(generator=generator)
     return found

@@ -1,15 +1,14 @@
-"""What reading a compressed table takes inside an encoder: writes results/reading.json.
+"""Time of reading a compressed table inside an encoder: writes results/reading.json.
 
 python benchmarks/reading.py --data DIR
 
-Forward passes in torch of a model as it is and with its table compressed 25 times by the default method, on sentences
-of Wikipedia one after another, so that tokens repeat as they do in text. Each way of reading is timed in turn with the
-dense model, on the same batches; what a way keeps decoded, it has kept from earlier batches. Where in memory a model
-lies makes it faster or slower by some per cent for as long as it is there, so all are loaded several times, and the
-pair of times is told whose ratio is the median. The dense model loaded once more is timed like that, too: what it
-differs by, the measurement cannot tell. Beside it: what each reading spends on a look at whether the numbers that it
-copied are what they were. One model is all-MiniLM-L6-v2, the other is of the size of BERT-base with
-random weights, which take as long as any.
+Forward passes in torch of a model, dense and with its table compressed 25 times by the default method, on consecutive
+sentences of Wikipedia, so that tokens repeat as in natural text. Each way of reading is timed in turn with the dense
+model, on the same batches; caches are warm. The memory address of a model changes its speed by some per cent for its
+lifetime, so all models are loaded several times, and the result is the pair of times with the median ratio. A second
+copy of the dense model is timed, too: its difference is the resolution of the measurement. Also measured is the time
+for which each read checks whether the copied numbers have changed. One model is all-MiniLM-L6-v2, the other has the
+size of BERT-base and random weights, which take as long as any.
 """
 
 import argparse
@@ -40,11 +39,11 @@ WAYS: dict[str, dict[str, Any]] = {
     "resident": {"resident": "dense"},
 }
 AGAIN = "dense, once more"
-BATCHES, LOADS, SECONDS = 24, 5, 3  # batches of a shape, loads of all models, and how long a pair of them is timed
+BATCHES, LOADS, SECONDS = 24, 5, 3  # batches of a shape, loads of all models, seconds of timing for a pair
 
 
 def batches(data: Path, shape: tuple[int, int]) -> list[Tensor]:
-    """Ids of running text, cut into batches."""
+    """Ids of consecutive text, in batches."""
     lines = (data / SENTENCES).read_text(encoding="utf-8").splitlines()
     text = " ".join(line.split("\t", 1)[-1] for line in lines[:4000])
     ids = open_tokenizer(SAMPLE)(text, add_special_tokens=False, verbose=False)["input_ids"]
@@ -59,14 +58,14 @@ def walk(model: Any, ids: list[Tensor]) -> Callable[[], object]:
 
 
 def bert_base(folder: Path) -> Path:
-    """A checkpoint of that size, with the tokenizer of the sample model, which has as many tokens."""
+    """A random BERT-base, with the tokenizer of the sample model, which has as many tokens."""
     BertModel(BertConfig()).save_pretrained(folder)
     open_tokenizer(SAMPLE).save_pretrained(folder)
     return folder
 
 
 def timed(original: Path, small: Path, data: Path) -> dict[str, list[tuple[float, float]]]:
-    """Milliseconds of each way and of the dense model, shape by shape, of models that are loaded for it."""
+    """Milliseconds of each way and of the dense model, for each shape; loads the models."""
     first, again, model = (AutoModel.from_pretrained(folder).eval() for folder in (original, original, small))
     found = dict[str, list[tuple[float, float]]]()
     for way in (AGAIN, *WAYS):
@@ -79,7 +78,7 @@ def timed(original: Path, small: Path, data: Path) -> dict[str, list[tuple[float
 
 
 def look(small: Path) -> dict[str, float]:
-    """Microseconds that a look takes at whether the numbers that a way of reading copied are what they were."""
+    """Microseconds for checking whether the copied numbers have changed, by way of reading."""
     table: Any = AutoModel.from_pretrained(small).get_input_embeddings().table
     copies, everything = copied(table), [*copied(table), *table.parameters()]
     stored, whole = Watch(table, copies), Watch(table, everything, table.buffers())
@@ -88,7 +87,7 @@ def look(small: Path) -> dict[str, float]:
 
 
 def measure(name: str, original: Path, small: Path, arguments: argparse.Namespace) -> list[Result]:
-    """All ways of reading one model, at all shapes."""
+    """Measure all ways of reading one model, at all shapes."""
     report, start = compress(original, small, progress=True), time.perf_counter()
     loads, results = [timed(original, small, arguments.data) for _ in range(LOADS)], list[Result]()
     looks = look(small)
@@ -111,7 +110,7 @@ def measure(name: str, original: Path, small: Path, arguments: argparse.Namespac
 
 
 def main() -> int:
-    """All models."""
+    """Measure both models."""
     arguments = parse(__doc__)
     with tempfile.TemporaryDirectory() as name, torch.inference_mode():
         folder = Path(name)

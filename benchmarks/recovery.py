@@ -1,11 +1,11 @@
-"""Which of recovery's own choices pay: writes results/recovery.json. LightToken at 103x, table-only, STS-B dev.
+"""Which of recovery's choices gain: writes results/recovery.json. LightToken at 103x, only the table, STS-B dev.
 
 python benchmarks/recovery.py
 
-And trellis codes at the same ratio, with token weights and metric as in tcq.py, before and after recovery: the table
-alone, then from there the body too.
+Also trellis codes at the same ratio, with token weights and metric as in tcq.py, before and after recovery: only the
+table, then from there the body too.
 
-What is in the file already is not measured again, so a stopped run goes on; remove the file to start afresh.
+Existing results are not measured again, so a stopped run continues; remove the file to start again.
 """
 
 import shutil
@@ -41,14 +41,13 @@ VARIANTS = {
     "the body too": replace(BASE, mode="model"),
 }
 
-
-# For trellis codes: longer, and faster.
+# For trellis codes: more steps, a higher rate.
 TABLE = replace(BASE, steps=400, learning_rate=0.03)
 BODY = replace(TABLE, mode="model", learning_rate=0.003)
 
 
 def compressed(method: Method, seed: int, calibration: Calibration | None = None) -> Path:
-    """A method at the ratio, made once."""
+    """The sample model compressed by a method at the ratio, made once."""
     folder = CACHE / "recovery" / f"{method_name(method)}-seed{seed}"
     if not (folder / "config.json").exists():
         shutil.rmtree(folder, ignore_errors=True)
@@ -61,7 +60,7 @@ def compressed(method: Method, seed: int, calibration: Calibration | None = None
 def measure(
     name: str, method: Method, settings: Recovery | None, source: Path, folder: Path, seed: int, data: Path
 ) -> Result:
-    """Recover into a folder, and judge the sentences; no settings judge what was compressed."""
+    """Recover into a folder, and measure the sentences; without settings, measure the compressed model."""
     metrics, seconds, table = {}, 0.0, 0
     if settings is None:
         folder = source
@@ -74,14 +73,14 @@ def measure(
     encoder = SentenceTransformer(str(folder), device="cpu")
     metrics |= sentence_metrics(encoder, sts_dev(data), SentenceTransformer(str(SAMPLE), device="cpu"))
     print(f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in metrics.items()), flush=True)
-    said = {"model": "all-MiniLM-L6-v2", "method": method_name(method), "ratio": RATIO, "seed": seed, "text": TEXT.name}
+    made = {"model": "all-MiniLM-L6-v2", "method": method_name(method), "ratio": RATIO, "seed": seed, "text": TEXT.name}
     recovered = None if settings is None else asdict(settings)
     sizes = {"model": weight_bytes(folder), **({"table": table} if table else {})}
-    return Result("recovery", name, {**said, "recovered": recovered}, sizes, metrics, seconds)
+    return Result("recovery", name, {**made, "recovered": recovered}, sizes, metrics, seconds)
 
 
 def main() -> int:
-    """All variants that are not there yet; two to four minutes each."""
+    """Measure all variants without a result; two to four minutes each."""
     arguments = parse(__doc__)
     prepare(arguments.data)
     results = read_results(FILE) if FILE.exists() else []

@@ -1,7 +1,7 @@
-"""Put the figures of results/*.json into README.md and docs: every block between `<!-- results: NAME -->` markers.
+"""Insert the figures of results/*.json into README.md and docs: every block between `<!-- results: NAME -->` markers.
 
 python benchmarks/render.py            write
-python benchmarks/render.py --check    fail if a block is not what the results say
+python benchmarks/render.py --check    fail if a block differs from the results
 """
 
 import re

@@ -1,8 +1,8 @@
-"""Compressed models in onnxruntime: writes results/runtimes.json. Bytes, difference to torch, milliseconds.
+"""Compressed models in onnxruntime (bytes, difference to torch, milliseconds): writes results/runtimes.json.
 
 python benchmarks/runtimes.py
 
-The real all-MiniLM-L6-v2 as ONNX, as it is and with its table compressed; forward passes of both in turn, in one run.
+The real all-MiniLM-L6-v2 as ONNX, dense and with its table compressed; forward passes of both in turn, in one run.
 """
 
 import sys
@@ -30,7 +30,7 @@ SHAPES = ((1, 16), (8, 128))
 
 
 def compare(name: str, report: ExportReport, original: ExportReport, seed: int) -> Result:
-    """One model against the original, forward passes in turn."""
+    """Compare one model with the original, forward passes in turn."""
     sessions = [open_onnx(Path(each.output) / "onnx" / "model.onnx") for each in (original, report)]
     metrics = {"largest_difference": report.largest_difference, "largest_value": report.largest_value}
     generator = torch.Generator().manual_seed(seed)
@@ -47,7 +47,7 @@ def compare(name: str, report: ExportReport, original: ExportReport, seed: int) 
 
 
 def main() -> int:
-    """All cases."""
+    """Measure all cases."""
     arguments = parse(__doc__)
     start, results = time.perf_counter(), []
     with tempfile.TemporaryDirectory() as name:

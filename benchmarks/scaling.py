@@ -1,12 +1,12 @@
-"""Seconds and memory of a fit as the table grows: writes results/scaling.json.
+"""Time and memory of a fit as the table grows: writes results/scaling.json.
 
 python benchmarks/scaling.py [--most 1048576]
 
-Random tables: normal rows whose axes' deviations fall as k**-0.35 and whose lengths differ as in a real table. Of 640
-columns, the width of a small multilingual model, with four times the rows each time; of 128, up to a million rows, to
-see whether time is linear in them; and one of 262,144 x 2,048. Each fit runs in a process of its own, on all cores, its
-table float32 in memory. The working set is what the process holds at most beside the table while it fits, by the
-kernel's count of memory that no file holds: chunks, samples, what is kept for each row, and the compressed table.
+Random tables: normal rows whose axes' deviations fall as k**-0.35 and whose lengths differ as in a real table. Some
+have 640 columns, the width of a small multilingual model, and four times the rows each time; some 128 columns and up to
+a million rows, to see whether time is linear in them; and one has 262,144 x 2,048. Each fit runs in a separate process,
+on all cores, its table float32 in memory. The working set is the peak anonymous memory of the process during the fit,
+without the table: chunks, samples, data for each row, and the compressed table.
 """
 
 import argparse
@@ -53,7 +53,7 @@ LARGE = [Case(name, 103.0, 262144, 2048) for name in ("svd", "fastscan", "tcq")]
 
 
 def make_table(rows: int, columns: int, seed: int) -> Tensor:
-    """(rows, columns), made by chunks."""
+    """A random table, (rows, columns), made in chunks."""
     generator = torch.Generator().manual_seed(seed)
     deviations = torch.arange(1, columns + 1) ** -0.35
     table = torch.empty(rows, columns)
@@ -64,7 +64,7 @@ def make_table(rows: int, columns: int, seed: int) -> Tensor:
 
 
 class Watch:
-    """The most anonymous memory that this process holds in the meantime, less what it held before."""
+    """The peak of this process's anonymous memory while the context is open, less that at its start."""
 
     def __enter__(self) -> "Watch":
         self.before = self.most = anonymous()
@@ -84,7 +84,7 @@ class Watch:
 
     @property
     def bytes(self) -> int:
-        """Of the peak."""
+        """Peak less start."""
         return self.most - self.before
 
 
@@ -106,7 +106,7 @@ def measure(case: Case, seed: int) -> dict[str, Any]:
 
 
 def main() -> int:
-    """All cases, small tables first and the slowest method last; what is in the file already is not measured again."""
+    """Measure all cases without a result, small tables first and the slowest method last."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--most", type=int, default=1048576, help="rows of the largest table")
     parser.add_argument("--entries", type=int, default=2**30, help="rows times columns of the largest table")
@@ -129,10 +129,10 @@ def main() -> int:
 
 
 def apart(case: Case, seed: int) -> Result:
-    """One fit in a process of its own; its progress bars show through."""
+    """One fit in a separate process, whose progress bars are visible."""
     command = [sys.executable, __file__, "--seed", str(seed), "--one", *map(str, case)]
-    said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-    metrics: dict[str, float] = json.loads(said.splitlines()[-1])
+    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    metrics: dict[str, float] = json.loads(output.splitlines()[-1])
     seconds, stored = metrics.pop("seconds"), int(metrics.pop("bytes"))
     settings = case._asdict() | {"fields": asdict(METHODS[case.method]()), "seed": seed}
     sizes = {"table": stored, "table_float32": 4 * case.rows * case.columns}

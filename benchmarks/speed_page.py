@@ -1,4 +1,4 @@
-"""Draw what benchmarks of speed and memory measured, and all the others' results, as two pages that open offline.
+"""Write two pages that open offline: the benchmarks of speed and memory, and all other results.
 
     python benchmarks/speed_page.py
 
@@ -72,7 +72,7 @@ PEAKS = {  # of compressing: metric or size -> name
     "anonymous": "memory of its own",
     "resident": "with pages of mapped files",
     "table_before": "the table",
-    "limit": "the limit that was set",
+    "limit": "the limit",
     "model_before": "the whole checkpoint",
 }
 GROWTH = {
@@ -84,7 +84,7 @@ PLACE = ["task", "where", "name", "table"]
 
 
 def measurements(results: Sequence[Result]) -> Frame:
-    """A line for each figure of each result.
+    """A data frame with a line for each figure of each result.
 
     Returns:
         Columns ``task``, ``where`` (model or shape, and the machine if there are several), ``name``, ``table`` (bytes),
@@ -120,7 +120,7 @@ def _machine(result: Result) -> str:
 
 
 def ratios(found: Frame) -> Frame:
-    """Each time beside that of the dense table in the same run, a mean over seeds.
+    """Times beside those of the dense table in the same run, means over seeds.
 
     Returns:
         ``stored`` and ``dense`` milliseconds, and ``speed_up``, their ratio; by place, ``what`` and ``batch``.
@@ -133,7 +133,7 @@ def ratios(found: Frame) -> Frame:
 
 
 def ratio_sheets(found: Frame, over: bool) -> list[Sheet]:
-    """A table for each place of the speed-ups over the dense table, or of times over it."""
+    """A table for each place: speed-ups over the dense table, or with ``over`` times over it."""
     sheets = []
     for where, own in ratios(found).groupby("where", sort=False):
         columns: dict[str, dict[str, SheetCell]] = {}
@@ -218,7 +218,7 @@ def curves(title: str, points: Frame, x: Any, axis: str) -> Chart:
 
 
 def in_proportion(points: Frame) -> Frame:
-    """The points, and for each name what its first one would grow to if it grew as ``at``."""
+    """The points, and for each name a line from its first point in proportion to ``at``."""
     lines = []
     for name, own in points.sort_values("at").groupby("name", sort=False):
         first, last = own.iloc[0], own.iloc[-1]

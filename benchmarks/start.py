@@ -1,9 +1,9 @@
-"""How long it takes until something happens: writes results/start.json.
+"""Start-up times: writes results/start.json.
 
 python benchmarks/start.py
 
-Whole processes, one after another, several rounds of all: imports, and what the command line says at once, each over
-`import torch, transformers` of the same round. The median of the rounds.
+Whole processes, one after another, in several rounds: imports, help and errors of the command line, each relative to
+`import torch, transformers` in the same round. The result is the median of the rounds.
 """
 
 import statistics
@@ -32,16 +32,16 @@ CASES = {
 
 
 def seconds(command: list[str]) -> float:
-    """Of a whole process."""
+    """Run a process; its wall time in seconds."""
     start = time.perf_counter()
     subprocess.run(command, capture_output=True, check=False)
     return time.perf_counter() - start
 
 
 def main() -> int:
-    """All cases, in turn."""
+    """Measure all cases, in turn."""
     arguments = parse(__doc__)
-    for command in CASES.values():  # what is compiled or read from disk at first use
+    for command in CASES.values():  # warm up: files to compile, or to read from disk
         seconds(command)
     start = time.perf_counter()
     rounds = [{name: seconds(command) for name, command in CASES.items()} for _ in range(ROUNDS)]

@@ -1,10 +1,10 @@
-"""What each part of trellis-coded quantisation is worth: writes results/tcq.json. The table, and STS-B dev.
+"""The contribution of each part of trellis-coded quantisation to the table and STS-B dev: writes results/tcq.json.
 
 python benchmarks/tcq.py --data DIR
 
-The base counts tokens in the text of the reference models (about 4 million words), adds 1, takes the square root, cuts
-eight blocks, and has a memory of 10 bits (12, the default, takes four times as long); every other variant differs from
-it in what its name says. `default weights` are what the library makes of the same counts: long texts scaled down.
+The base counts tokens in the text of the reference models (about 4 million words), adds 1, takes the square root, uses
+eight blocks, and has a memory of 10 bits (12, the default, takes four times as long). Every other variant differs from
+it as its name describes. `default weights` are those of the library for the same counts: long texts scaled down.
 """
 
 import math
@@ -33,7 +33,7 @@ from vocabpress.methods.transformed import TransformMethod
 from vocabpress.progress import Bar
 
 RATIOS = (25, 103, 50, 206)
-IN_FULL = (25, 103)  # the others with a few variants
+IN_FULL = (25, 103)  # the other ratios with some variants only
 FLOORS = (0.5, 0.75)
 WHITENING = (0.25, 0.5, 1.0)
 TABLE = "embeddings.word_embeddings.weight"
@@ -44,7 +44,7 @@ SCALAR_GAP, SAMPLE_ENTRIES = 1.8, 50000  # Max's codes over the bound: 1.45 time
 
 
 def excerpt(words: int) -> Path:
-    """Lines of the corpus, evenly spread, of about so many words."""
+    """Evenly spread lines of the corpus with about that many words in total."""
     file = CACHE / "text" / f"{words}-words.txt"
     if not file.exists():
         lines = CORPUS.read_text(encoding="utf-8").splitlines()
@@ -72,7 +72,7 @@ def counted(text: Path) -> Path:
 
 
 def plain(text: Path, power: float = 0.5) -> Calibration:
-    """Counts of a text, and as weights a power of them, one more each."""
+    """Counts of a text, and a power of counts + 1 as weights."""
     counts = Calibration.load(counted(text)).counts
     assert counts is not None
     return Calibration((counts + 1) ** power, counts)
@@ -89,7 +89,7 @@ def over_length(known: Calibration, strength: float) -> Calibration:
 
     A row's squared error over its squared length is about twice what its direction loses in cosine ("Direction is what
     you need", RepL4NLP 2021, asks for the direction first), so that strength 1 minimises that; 0 leaves the weights.
-    Lengths below a fifth of the root mean square count as that: the direction of almost nothing means nothing.
+    Lengths are at least a fifth of the root mean square: a very short row has no meaningful direction.
     """
     squares = dense_table().square().sum(1)
     shorter = squares.clamp(min=0.04 * float(squares.mean())) ** -strength
@@ -116,7 +116,7 @@ class ScalarCodes(TransformMethod):
         return Columns(parts, sum(run.columns for run in runs))
 
     def pace(self, rows: Table, runs: Sequence[Run], generator: torch.Generator) -> float:
-        raise NotImplementedError  # nobody asks how long it takes
+        raise NotImplementedError  # used only by forecasts
 
     def code(
         self, rows: Table, runs: Sequence[Run], importance: Tensor, generator: torch.Generator, bar: Bar
@@ -133,7 +133,7 @@ class ScalarCodes(TransformMethod):
 
 
 class Unturned(Axes):
-    """The table on its own columns, which differ by next to nothing in variance."""
+    """The table on its own columns, whose variances hardly differ."""
 
     def __init__(self, table: Table, weights: Tensor) -> None:
         self.mean = weighted_mean(table, weights)
@@ -146,7 +146,7 @@ class Unturned(Axes):
 
 @dataclass(frozen=True)
 class WithoutRotation(TCQ):
-    """The columns as they are, in the order that they have; the basis, nearly for nothing, is the identity."""
+    """The columns unrotated and in their order; the basis is an identity of negligible size."""
 
     def axes(self, table: Table, weights: Tensor) -> Axes:
         return Unturned(table, weights)
@@ -164,13 +164,13 @@ class WithoutRotation(TCQ):
 
 
 def whitening(source: Any, strength: float) -> Calibration:
-    """A metric that needs no text: the directions in which the table varies little count for more."""
+    """A metric without text: directions of small variance count more."""
     covariance = torch.cov(dense_table().double().T)
     return Calibration(source=source, metric=power(covariance, -strength).float(), metric_strength=1.0)
 
 
 def in_metric(known: Calibration, strength: float) -> Calibration:
-    """A calibration with the sample model's metric besides."""
+    """The calibration with the sample model's metric added."""
     return replace(known, metric=Calibration.load(metric()).metric, metric_strength=strength)
 
 
@@ -181,7 +181,7 @@ def identity(rows: int, columns: int) -> tuple[Tensor, Tensor]:
 
 
 def variants(ratio: int) -> list[Variant]:
-    """All at one ratio."""
+    """All variants at one ratio."""
     base, text, default = TCQ(memory=10), plain(CORPUS), Calibration.load(counted(CORPUS))
     by_metric = in_metric(text, 0.5)
 
@@ -217,7 +217,7 @@ def variants(ratio: int) -> list[Variant]:
         *(variant(f"min_bits {part:g} of the mean", replace(base, min_bits=part * 32 / ratio)) for part in FLOORS),
         *(variant(f"no text, covariance ** -{s}", known=whitening("uniform", s)) for s in WHITENING),
         *(variant(f"vocabulary order, covariance ** -{s}", known=whitening("vocabulary-order", s)) for s in WHITENING),
-        # Other codes on the same axes, every token alike.
+        # Other codes on the same axes, uniform weights.
         variant("no text, fastscan", FastScan(), "uniform"),
         variant("no text, scalar codes", ScalarCodes(), "uniform"),
         variant("no text, columns not rotated", WithoutRotation(memory=10), "uniform"),
@@ -225,7 +225,7 @@ def variants(ratio: int) -> list[Variant]:
 
 
 def main() -> int:
-    """Measure all variants; about an hour on a core. What is in the file already is not measured again."""
+    """Measure all variants; about an hour on a core. Existing results are not measured again."""
     arguments = parse(__doc__)
     prepare(arguments.data)
     if not CORPUS.is_file():

@@ -1,4 +1,4 @@
-"""Tables of what fits and readings take, each from results/*.json, for `figures.py`."""
+"""Tables of times and memory, each from results/*.json, for `figures.py`."""
 
 from mdtable import RESULTS, table
 from vocabpress.report.names import size
@@ -6,7 +6,7 @@ from vocabpress.results import read_results
 
 
 def heads() -> str:
-    """How many times faster inner products with all rows are than those with the dense bfloat16 table."""
+    """Speed-ups of inner products with all rows over the dense bfloat16 table."""
     counts = (1, 8, 64)
     body = []
     for row in read_results(RESULTS / "heads.json"):
@@ -21,21 +21,21 @@ def heads() -> str:
 
 
 def scaling() -> str:
-    """Seconds of a fit, and what it holds beside the table, as rows grow; a row for each method, ratio and width."""
+    """Time and memory of fits as rows grow; a line for each method, ratio and width."""
     rows = read_results(RESULTS / "scaling.json")
     body = []
     for row in sorted(rows, key=lambda row: (row.settings["columns"], row.variant, row.settings["ratio"])):
         of = row.metrics
-        held = [size(int(of["working_set"])) if "working_set" in of else "-", f"{of['memory_over_table']:.2f}"]
+        memory = [size(int(of["working_set"])) if "working_set" in of else "-", f"{of['memory_over_table']:.2f}"]
         each = f"{1e6 * of['seconds'] / row.settings['rows']:.0f}"
         shape = f"{row.settings['rows']:,} x {row.settings['columns']:,}"
         method = f"{row.variant}, {row.settings['ratio']:g}x"
-        body.append([method, shape, size(row.bytes["table_float32"]), f"{of['seconds']:.0f} s", each, *held])
-    return table(["", "rows", "table", "time", "time a row, us", "held beside it", "held, in tables"], body)
+        body.append([method, shape, size(row.bytes["table_float32"]), f"{of['seconds']:.0f} s", each, *memory])
+    return table(["", "rows", "table", "time", "time a row, us", "memory besides it", "in all, in tables"], body)
 
 
 def trellis() -> str:
-    """Rows a second that the search of a trellis gets through, by compiled loops and in torch."""
+    """Rows a second of the search of a trellis, by compiled loops and in torch."""
     body = []
     for row in read_results(RESULTS / "trellis.json"):
         of, rate = row.metrics, f"{row.settings['bits']}/{row.settings['width']}".removesuffix("/1")
@@ -45,7 +45,7 @@ def trellis() -> str:
 
 
 def runtimes() -> str:
-    """ONNX files: bytes, difference to torch, milliseconds beside the uncompressed one in the same run."""
+    """ONNX files: bytes, difference to torch, times relative to the uncompressed file in the same run."""
     rows = read_results(RESULTS / "runtimes.json")
     shapes = ("1x16", "8x128")
     body = [["original", size(rows[0].bytes["onnx_original"]), "-", "-", *["1.00"] * len(shapes)]]
@@ -57,7 +57,7 @@ def runtimes() -> str:
 
 
 def reading() -> str:
-    """Forward passes by each way of reading, over those of the dense model in the same run; how far loads differ."""
+    """Times of forward passes by each way of reading, relative to the dense model; spread over loads."""
     shapes = ("1x16", "1x128", "8x128")
     body = []
     for row in read_results(RESULTS / "reading.json"):
@@ -71,7 +71,7 @@ def reading() -> str:
 
 
 def start() -> str:
-    """How long it takes until something happens, over the import of torch and transformers."""
+    """Start-up times, relative to the import of torch and transformers."""
     rows = read_results(RESULTS / "start.json")
     body = [
         [row.variant, *(f"{row.metrics[key]:.2f}" for key in ("seconds", "over_torch_transformers"))] for row in rows
@@ -80,7 +80,7 @@ def start() -> str:
 
 
 def memory() -> str:
-    """Compressing a large checkpoint: its bytes, the table's, and what the process held."""
+    """Compressing a large checkpoint: bytes of checkpoint and table, and memory of the process."""
     rows = [row for row in read_results(RESULTS / "memory.json") if row.task == "memory"]
     body = [
         [
@@ -91,11 +91,11 @@ def memory() -> str:
         ]
         for row in rows
     ]
-    return table(["", "checkpoint", "its table", "after", "held", "held and mapped", "minutes"], body)
+    return table(["", "checkpoint", "its table", "after", "own memory", "own and mapped", "minutes"], body)
 
 
 def resident() -> str:
-    """A loaded encoder's table: bytes in the file, in memory, and what is kept decoded or counted besides."""
+    """The table of a loaded encoder: bytes in the file, in memory, and of caches."""
     body = [
         [
             f"{row.settings['ratio']:g}x, {row.variant}",
@@ -105,4 +105,4 @@ def resident() -> str:
         for row in read_results(RESULTS / "memory.json")
         if row.task == "resident"
     ]
-    return table(["", "in the file", "in memory", "kept besides", "memory over file"], body)
+    return table(["", "in the file", "in memory", "cached besides", "memory over file"], body)

@@ -1,10 +1,10 @@
-"""The search of `tcq` by compiled loops beside the same in torch's operations: writes results/trellis.json.
+"""The search of `tcq`, by compiled loops and in torch: writes results/trellis.json.
 
 python benchmarks/trellis.py
 
-Normal rows of 384 columns at one rate, the path of each with its seam given, in turn in one process and one thread (a
-fit gives each thread rows of its own). Rows a second, and for how many of the rows the two find another path, which is
-as good up to rounding.
+Normal rows of 384 columns at one rate, the path of each with a given seam, in turn in one process and one thread (a fit
+gives each thread its own rows). Measures rows a second, and the share of rows for which the two find different paths,
+which are equally good up to rounding.
 """
 
 import sys
@@ -24,7 +24,7 @@ CASES = [
 
 
 def measure(memory: int, run: Run) -> Result:
-    """One memory and rate."""
+    """Measure one memory and rate."""
     draw = torch.Generator().manual_seed(0)
     rows, importance = torch.randn(ROWS, COLUMNS, generator=draw), torch.ones(COLUMNS)
     seams = torch.randint(2**memory, (ROWS,), generator=draw)
@@ -39,7 +39,7 @@ def measure(memory: int, run: Run) -> Result:
 
 
 def main() -> int:
-    """All cases."""
+    """Measure all cases."""
     torch.set_num_threads(1)
     write_results(RESULTS / "trellis.json", [measure(*case) for case in CASES])
     return 0

@@ -92,7 +92,7 @@ def growth(gauge, job, source, out):
     """Bytes of anonymous memory that a process comes to hold by a job."""
     command = [sys.executable, "-W", "ignore", "-c", BEGIN + job + END, str(source), str(out), str(GAUGE.parent)]
     used = gauge.watch(command)
-    return used.anonymous - int(used.said.splitlines()[-1])
+    return used.anonymous - int(used.output.splitlines()[-1])
 
 
 def body_of(source):

@@ -255,7 +255,7 @@ def test_run_writes_results_under_the_peers_name_and_does_not_repeat_them(peers,
     assert result.details["coding_seconds"] > 0
     assert peers.run.main(arguments) == 0
     assert len(runs) == 2  # "RTN 4 bit" and "RTN 4 bit symmetric", each once
-    assert "there already" in capsys.readouterr().out
+    assert "already measured" in capsys.readouterr().out
 
 
 def test_run_refuses_in_a_line(peers, runs, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Which architectures transformers has, and which class of each is tried."""
+"""The architectures of transformers, and the class of each that is tested."""
 
 import importlib
 import inspect
@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-# The class with the head that people load first; what has none of these is tried as its base model.
+# The usual class with a head, in this order; without any of these, the base model is tested.
 TASKS = (
     "CAUSAL_LM",
     "SEQ_TO_SEQ_CAUSAL_LM",
@@ -39,9 +39,9 @@ class Architecture:
     """One entry of transformers' auto mapping.
 
     Attributes:
-        model_type: As config.json says it.
+        model_type: As in config.json.
         config_class: Its config.
-        model_class: The class that is tried; None where a config stands for a part that no class is built from.
+        model_class: The tested class; None if the config is a part that no model class is built from.
     """
 
     model_type: str
@@ -50,12 +50,12 @@ class Architecture:
 
 
 def model_types() -> list[str]:
-    """All that the installed transformers knows, in order of the alphabet; not what vocabpress registers with it."""
+    """All model types of the installed transformers, in alphabetical order, without those of vocabpress."""
     return sorted((name for name in CONFIG_MAPPING if not name.startswith("vocabpress")), key=str.lower)
 
 
 def architecture(model_type: str) -> Architecture:
-    """What stands behind a model type.
+    """The architecture of a model type.
 
     Raises:
         ImportError: If its code needs a package that is not installed.
@@ -64,7 +64,7 @@ def architecture(model_type: str) -> Architecture:
     listed = [_mapping(f"MODEL_FOR_{task}_MAPPING_NAMES").get(model_type) for task in TASKS]
     listed.append(_mapping("MODEL_MAPPING_NAMES").get(model_type))
     classes = [_class(config_class, found) for found in listed if found is not None]
-    own = [cls for cls in classes if cls is not None and cls.config_class is config_class]  # not that of a part
+    own = [cls for cls in classes if cls is not None and cls.config_class is config_class]  # not the class of a part
     found = (own or [cls for cls in classes if cls is not None] or [_unlisted(config_class)])[0]
     return Architecture(model_type, config_class, found)
 
@@ -75,13 +75,13 @@ def _mapping(name: str) -> dict[str, Any]:
 
 
 def _class(config_class: type[PreTrainedConfig], found: str | tuple[str, ...]) -> type[PreTrainedModel] | None:
-    """A class by its name; the first of several. Some stand in the mapping and nowhere else."""
+    """A class by its name; the first of several. Some names exist only in the mapping."""
     name = found if isinstance(found, str) else found[0]
     return getattr(transformers, name, None) or getattr(_modeling(config_class), name, None)
 
 
 def _modeling(config_class: type[PreTrainedConfig]) -> Any:
-    """The module with the models of a config, beside the config's own."""
+    """The module with the models of a config."""
     return importlib.import_module(config_class.__module__.replace(".configuration_", ".modeling_"))
 
 

@@ -34,7 +34,7 @@ from vocabpress.hf.request import Request
 from vocabpress.hf.tables import has_input_table, input_table_name
 
 LIMIT = 20_000_000
-"""Parameters: 80 MB in float32."""
+"""Most parameters of a tiny model: 80 MB in float32."""
 METHODS: dict[str, Method] = {
     "svd": SVD("int8"),
     "uniform": Uniform(),
@@ -46,20 +46,20 @@ METHODS: dict[str, Method] = {
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2}
-"""Of outputs by codes against outputs by the dense table of the same codes, which add up in another order."""
+"""Largest relative difference between outputs by codes and by the decoded table, which sum in another order."""
 
 
 class DifferenceError(Exception):
-    """Something came out other than it should."""
+    """An output differs from the expected one."""
 
 
 def check(model_type: str, turn: int = 0, quick: bool = False) -> Record:
-    """Try one architecture; never raises on its account.
+    """Check one architecture; its errors go into the record.
 
     Args:
-        model_type: As config.json says it.
-        turn: Which methods are this one's.
-        quick: One case alone: as the config ties it, in float32.
+        model_type: As in config.json.
+        turn: Which methods are tested on it.
+        quick: Test a single case: default tie, float32.
     """
     record, start = Record(model_type), time.perf_counter()
     try:
@@ -76,7 +76,7 @@ def check(model_type: str, turn: int = 0, quick: bool = False) -> Record:
 
 
 def _line(error: Exception) -> str:
-    """The line that says most: the first of a missing package, the last of a config whose parts don't fit."""
+    """The most informative line: the first for a missing package, the last for an inconsistent config."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     if isinstance(error, ImportError | DifferenceError | ValueError) and not lines[-1].startswith("ValueError"):
         return lines[0][:300]
@@ -108,10 +108,10 @@ def _check(known: Architecture, record: Record, turn: int, quick: bool) -> None:
 
 
 def _skeleton(known: Architecture) -> tuple[PreTrainedConfig, PreTrainedModel]:
-    """A tiny config, and its model without numbers. The default one where there is no table, and nothing to compute.
+    """A tiny config, and its model on the meta device; the default config if the model has no token table.
 
     Raises:
-        Exception: Whatever transformers raises where the sizes don't fit each other.
+        Exception: Any error of transformers where the sizes are inconsistent.
     """
     cls: Any = known.model_class
     try:
@@ -132,13 +132,13 @@ def _without_table(known: Architecture) -> PreTrainedModel | None:
         config = known.config_class()
         with torch.device("meta"):
             skeleton = cls(config)
-    except REFUSALS:  # the error that counts is that of the tiny config
+    except REFUSALS:  # the error of the tiny config is the relevant one
         return None
     return None if has_input_table(skeleton) or token_tables(skeleton) else skeleton
 
 
 def token_tables(model: nn.Module) -> list[str]:
-    """Embeddings with as many rows as a tiny vocabulary, or a few more."""
+    """Embeddings with as many rows as the tiny vocabulary, or up to three more."""
     return [
         name
         for name, module in model.named_modules()
@@ -147,7 +147,7 @@ def token_tables(model: nn.Module) -> list[str]:
 
 
 def _describe(skeleton: PreTrainedModel, record: Record) -> None:
-    """What can be said of the table before anything is tried."""
+    """Record the properties of the table before any case runs."""
     table = skeleton.get_submodule(record.table)
     found = find_tables(skeleton)[0]
     record.shape, record.tied = list(found.shape), list(found.tied)
@@ -163,7 +163,7 @@ def _describe(skeleton: PreTrainedModel, record: Record) -> None:
 
 
 def _ties(cls: type[PreTrainedModel], config: PreTrainedConfig, table: str) -> list[bool | None]:
-    """The values of ``tie_word_embeddings`` that make a difference to the table; None alone if they make none."""
+    """The values of ``tie_word_embeddings`` if they change what is tied to the table, else only None."""
     made: dict[bool, int] = {}
     for tie in (True, False):
         with torch.device("meta"):
@@ -178,10 +178,10 @@ def _ties(cls: type[PreTrainedModel], config: PreTrainedConfig, table: str) -> l
 def _one(
     cls: type[PreTrainedModel], config: PreTrainedConfig, record: Record, tie: bool | None, dtype: str, name: str
 ) -> None:
-    """One tie, one dtype, one method.
+    """Check one tie, dtype and method.
 
     Raises:
-        DifferenceError: If anything comes out other than it should.
+        DifferenceError: If an output differs from the expected one.
     """
     case = f"{name}, {dtype}, {'' if tie is None else 'tied, ' if tie else 'untied, '}".rstrip(", ")
     with tempfile.TemporaryDirectory() as folder:
@@ -199,11 +199,11 @@ def _one(
 
 
 def _original(cls: type[PreTrainedModel], config: PreTrainedConfig, place: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """A tiny model with random weights as a user would load it."""
+    """A tiny model with random weights, loaded from disk."""
     torch.manual_seed(0)
     model = cls(config).eval()
     for key, parameter in model.named_parameters():
-        if key.endswith("bias") or not parameter.isfinite().all():  # a bias that gets lost shows, if it is not zero
+        if key.endswith("bias") or not parameter.isfinite().all():  # with non-zero biases a lost bias shows
             parameter.data.normal_(std=0.1)
     model.save_pretrained(place)
     return cls.from_pretrained(place, dtype=dtype).eval()
@@ -247,14 +247,14 @@ def _compare(
 
 
 def _load(loader: Any, place: Path, dtype: torch.dtype | None) -> PreTrainedModel:
-    """A saved model, every weight of which must be in the file, and nothing else; None takes the dtype of the file."""
-    said = {} if dtype is None else {"dtype": dtype}
+    """Load a saved model whose weights must match the file exactly; None uses the dtype of the file."""
+    options = {} if dtype is None else {"dtype": dtype}
     try:
-        loaded, info = loader.from_pretrained(place, output_loading_info=True, **said)
-    except AttributeError:  # classes with a `from_pretrained` of their own can't say how it went
-        return loader.from_pretrained(place, **said).eval()
+        loaded, info = loader.from_pretrained(place, output_loading_info=True, **options)
+    except AttributeError:  # classes with their own `from_pretrained` return no loading info
+        return loader.from_pretrained(place, **options).eval()
     if any(info.values()):
-        raise DifferenceError(f"loading says { ({key: part for key, part in info.items() if part}) }")
+        raise DifferenceError(f"loading reports { ({key: part for key, part in info.items() if part}) }")
     return loaded.eval()
 
 
@@ -263,7 +263,7 @@ def _has_base(source: Path, cls: type[PreTrainedModel]) -> bool:
     try:
         loader: Any = AutoModel
         base, info = loader.from_pretrained(source, output_loading_info=True)
-    except REFUSALS:  # a head without a base, or one that another package must give
+    except REFUSALS:  # a head without a base, or one from another package
         return False
     return type(base) is not cls and has_input_table(base) and not info["missing_keys"]
 
@@ -285,7 +285,7 @@ def _compare_loaded(model: PreTrainedModel, loaded: PreTrainedModel, run: Any, r
 def _generate(
     original: PreTrainedModel, model: PreTrainedModel, loaded: PreTrainedModel, inputs: Inputs, record: Record
 ) -> None:
-    """Four tokens, greedily; left out where the original can't from these inputs."""
+    """Generate four tokens greedily; skipped if the original can't generate from these inputs."""
     given = {key: part for key, part in inputs.items() if isinstance(part, torch.Tensor) and "decoder" not in key}
     options = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
 
@@ -296,7 +296,7 @@ def _generate(
 
     try:
         generate(original)
-    except REFUSALS:  # many need a sound or an image, or decode by ways of their own
+    except REFUSALS:  # many need a sound or an image, or decode in their own way
         return
     first, second = generate(model), generate(loaded)
     if isinstance(first, torch.Tensor) and not torch.equal(first, second):

@@ -1,4 +1,4 @@
-"""What to feed a tiny model: text alone where that is enough, with an image or a sound where it is not."""
+"""Inputs of a tiny model: text alone where that is enough, else with an image or a sound."""
 
 import inspect
 from collections.abc import Iterator
@@ -17,11 +17,11 @@ REFUSALS = (
     *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError),
     *(OSError, RuntimeError, StrictDataclassError, TypeError, ValueError),
 )
-"""How models refuse a config or an input that is not for them. Not here: too little memory, an interruption."""
+"""Errors with which models refuse a config or an input. Not included: out of memory, interruption."""
 
 
 def token_ids(rows: int, pad: int | None = None) -> Tensor:
-    """Text of two sentences, (2, 8), the second ending in a padding token where there is one."""
+    """Random ids of two sentences, (2, 8); the second ends in the padding token if there is one."""
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(3, min(FIRST_SPECIAL, rows), (BATCH, LENGTH), generator=generator)
     if pad is not None and 0 <= pad < rows:
@@ -30,7 +30,7 @@ def token_ids(rows: int, pad: int | None = None) -> Tensor:
 
 
 def outputs(model: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
-    """All float tensors that a forward pass returns, by name; caches left out."""
+    """All float tensors that a forward pass returns, by name, without caches."""
     torch.manual_seed(0)
     with torch.no_grad():
         found = model(**inputs)
@@ -51,7 +51,7 @@ def _floats(name: str, found: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
-    """Whether all is equal, bit by bit."""
+    """Whether both outputs are equal bit by bit."""
     return first.keys() == second.keys() and all(
         first[name].shape == second[name].shape and torch.equal(first[name].nan_to_num(), second[name].nan_to_num())
         for name in first
@@ -59,7 +59,7 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 
 def distance(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
-    """The largest difference of two outputs, each relative to its own norm; infinite where they are not alike."""
+    """The largest difference of two outputs relative to the second's norm; infinite if names or shapes differ."""
     if first.keys() != second.keys() or any(first[name].shape != second[name].shape for name in first):
         return float("inf")
     return max((_relative(first[name], second[name]) for name in first), default=float("inf"))
@@ -76,32 +76,32 @@ def _relative(first: Tensor, second: Tensor) -> float:
 
 
 def find_inputs(model: PreTrainedModel, table: str) -> Inputs | None:
-    """The first of the candidates that a model takes, and whose result depends on the table; None if there is none."""
+    """The first candidate that the model accepts and whose result depends on the table; None without one."""
     weight = model.get_parameter(f"{table}.weight")
     for candidate in candidates(model, len(weight)):
         try:
             if _depends(model, weight, candidate):
                 return candidate
-        except REFUSALS:  # of what it can't read: the next candidate
+        except REFUSALS:  # the model can't read it: try the next candidate
             continue
     return None
 
 
 def _depends(model: PreTrainedModel, weight: Tensor, inputs: Inputs) -> bool:
     """Whether the result of a model changes with its table."""
-    before, kept = outputs(model, inputs), weight.data.clone()
-    weight.data = torch.randn(kept.shape, generator=torch.Generator().manual_seed(2)).to(kept)
+    before, saved = outputs(model, inputs), weight.data.clone()
+    weight.data = torch.randn(saved.shape, generator=torch.Generator().manual_seed(2)).to(saved)
     try:
         after = outputs(model, inputs)
     finally:
-        weight.data.copy_(kept)
+        weight.data.copy_(saved)
     return bool(before) and after.keys() == before.keys() and distance(before, after) > 1e-6
 
 
 def candidates(model: PreTrainedModel, rows: int) -> Iterator[Inputs]:
-    """Inputs to try, the plainest first; only what the forward pass knows by name."""
+    """Inputs to try, the plainest first, restricted to the parameters of the forward pass."""
     ids = token_ids(rows, getattr(text_config(model.config), "pad_token_id", None))
-    # Without a cache: those of recurrent layers alone can't say how long they are.
+    # Without a cache: a cache of recurrent layers alone has no length.
     text = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
     decoder = {"decoder_input_ids": ids}
     other = modalities(model.config)
@@ -124,7 +124,7 @@ def candidates(model: PreTrainedModel, rows: int) -> Iterator[Inputs]:
 
 
 def modalities(config: PreTrainedConfig) -> Inputs:
-    """Noise in the place of an image and a sound, in the sizes that the parts of a config say."""
+    """Noise as an image and a sound, in the sizes of the config's parts."""
     generator = torch.Generator().manual_seed(3)
     parts = [config, *(part for part in vars(config).values() if isinstance(part, PreTrainedConfig))]
 

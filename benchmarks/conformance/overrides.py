@@ -1,7 +1,7 @@
-"""What a tiny config of some model types needs besides the sizes of `shrink.SIZES`.
+"""Fields that tiny configs of some model types need besides the sizes of `shrink.SIZES`.
 
-Keys are fields of the config of that type, wherever it stands; a dict under the name of a part holds fields of that
-part. ``default`` holds what the default config itself can't be built without.
+Keys are fields of the config of that type, also as a part of another; a dict under the name of a part has fields of
+that part. ``default`` has the fields without which the default config can't be built.
 """
 
 from typing import Any

@@ -15,9 +15,9 @@ OUTCOMES = {
 
 
 def counts(rows: list[Result]) -> Table:
-    """How many architectures came out how."""
+    """Number of architectures by outcome."""
     found = Counter(row.details["outcome"] for row in rows)
-    body = [[told, str(found[outcome])] for outcome, told in OUTCOMES.items()]
+    body = [[words, str(found[outcome])] for outcome, words in OUTCOMES.items()]
     return ["outcome", "architectures"], [*body, ["tried", str(len(rows))]]
 
 
@@ -25,17 +25,17 @@ def working(rows: list[Result]) -> Table:
     """A line for each architecture that works."""
     body = []
     for row in rows:
-        told = row.details
-        if told["outcome"] != "works":
+        details = row.details
+        if details["outcome"] != "works":
             continue
-        compared = told["compared"] + (", generation" if told["generated"] else "")
+        compared = details["compared"] + (", generation" if details["generated"] else "")
         body.append(
             [
                 f"`{row.settings['model_type']}`",
                 row.settings["model_class"],
-                _table(told),
-                _ties(told),
-                compared if told["exact"] else f"{compared}, nearly",
+                _table(details),
+                _ties(details),
+                compared if details["exact"] else f"{compared}, nearly",
                 ", ".join(row.settings["methods"]),
             ]
         )
@@ -43,31 +43,31 @@ def working(rows: list[Result]) -> Table:
 
 
 def failing(rows: list[Result]) -> Table:
-    """A line for each architecture that does not work, or that could not be tried."""
+    """A line for each architecture that does not work, or that could not be tested."""
     body = [
-        [f"`{row.settings['model_type']}`", row.settings["model_class"] or "-", told["outcome"], _cause(told["cause"])]
+        [f"`{row.settings['model_type']}`", row.settings["model_class"] or "-", info["outcome"], _cause(info["cause"])]
         for row in rows
-        if (told := row.details)["outcome"] in ("fails", "not built")
+        if (info := row.details)["outcome"] in ("fails", "not built")
     ]
     return ["architecture", "class", "", "cause"], body
 
 
 def names(rows: list[Result], outcome: str) -> str:
-    """The architectures of one outcome, in a sentence."""
+    """The architectures of one outcome, as a sentence."""
     found = [f"`{row.settings['model_type']}`" for row in rows if row.details["outcome"] == outcome]
     return f"{', '.join(found)}.\n"
 
 
-def _table(told: dict) -> str:
-    shared = f"shared by {len(told['tied'])} more" if len(told["tied"]) > 1 else ""
-    left = f"{len(told['left'])} more left dense" if told["left"] else ""
-    return ", ".join(part for part in (*told["kinds"], shared, left) if part) or "plain"
+def _table(details: dict) -> str:
+    shared = f"shared by {len(details['tied'])} more" if len(details["tied"]) > 1 else ""
+    left = f"{len(details['left'])} more left dense" if details["left"] else ""
+    return ", ".join(part for part in (*details["kinds"], shared, left) if part) or "plain"
 
 
-def _ties(told: dict) -> str:
-    if told["ties"] == [True, False]:
+def _ties(details: dict) -> str:
+    if details["ties"] == [True, False]:
         return "tied, untied"
-    return "tied" if told["tied"] else "untied"
+    return "tied" if details["tied"] else "untied"
 
 
 def _cause(cause: str) -> str:

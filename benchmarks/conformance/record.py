@@ -1,31 +1,30 @@
-"""What came of one architecture."""
+"""The result of checking one architecture."""
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 
 @dataclass
 class Record:
-    """What came of one architecture.
+    """The result of checking one architecture.
 
     Attributes:
-        model_type: As config.json says it.
-        model_class: That was built; empty where there is none.
+        model_type: As in config.json.
+        model_class: The class that was built; empty if there is none.
         outcome: ``works``, ``fails``, ``no table``, ``part`` (a config that no model is built from alone) or
             ``not built``.
         cause: Why it does not work.
-        table: The module that holds the tokens' rows.
-        shape: Of the tiny table.
+        table: The module with the tokens' rows.
+        shape: Shape of the tiny table.
         tied: Other modules that read it.
-        kinds: What the table is besides plain: scaled, factorised, padded.
-        ties: Values of ``tie_word_embeddings`` that were tried; None where the class knows none.
+        kinds: How the table differs from a plain one: scaled, factorised, padded.
+        ties: The tested values of ``tie_word_embeddings``; None where the class has none.
         compared: The output that was compared, or ``rows``; both, where the cases differ.
-        inputs: What the model was fed.
+        inputs: Names of the model's inputs.
         generated: Whether greedy generation was compared, too.
         exact: Whether all outputs after loading were equal bit by bit.
-        left: Other tables with a row a token, which stay as they are.
-        methods: That were tried.
-        seconds: Of everything.
+        left: Other tables with a row a token, which stay dense.
+        methods: The tested methods.
+        seconds: Total time.
     """
 
     model_type: str
@@ -44,7 +43,3 @@ class Record:
     left: list[str] = field(default_factory=list)
     methods: list[str] = field(default_factory=list)
     seconds: float = 0.0
-
-    def told(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)

@@ -1,4 +1,4 @@
-"""Tiny configs: the default config of a class with the sizes that all know by the same names made small."""
+"""Tiny configs: the default config of a class with its sizes reduced, by their usual names."""
 
 import copy
 import itertools
@@ -10,9 +10,9 @@ from transformers import PreTrainedConfig
 from conformance.overrides import OVERRIDES, ROPE_SECTIONS
 
 VOCAB = 211
-"""Rows of the text table: a prime, so that no other size of a model is the same."""
+"""Rows of the text table: a prime, so that no other size of a model equals it."""
 FIRST_SPECIAL, HIDDEN, HEADS, HEAD_DIM, LAYERS, INNER = 170, 32, 2, 16, 2, 48
-"""Ids from 170 on stand for images, sounds and the like; text keeps below."""
+"""Ids from 170 on are special tokens for images, sounds and so on; text has smaller ids."""
 
 SIZES: dict[str, int] = {
     **dict.fromkeys(("vocab_size", "text_vocab_size", "src_vocab_size", "tgt_vocab_size"), VOCAB),
@@ -99,10 +99,10 @@ SIZES: dict[str, int] = {
 
 
 def tiny_config(config_class: type[PreTrainedConfig]) -> PreTrainedConfig:
-    """A config of the class from which a model of some ten thousand parameters is built.
+    """A config of the class for a model of some ten thousand parameters.
 
     Raises:
-        Exception: Whatever transformers raises where the sizes don't fit each other.
+        Exception: Any error of transformers where the sizes are inconsistent.
     """
     return _tiny(config_class, {}, {}, itertools.count(FIRST_SPECIAL))
 
@@ -110,7 +110,7 @@ def tiny_config(config_class: type[PreTrainedConfig]) -> PreTrainedConfig:
 def _tiny(
     config_class: type[PreTrainedConfig], more: dict[str, Any], ids: dict[str, int], free: Iterator[int]
 ) -> PreTrainedConfig:
-    """As `tiny_config`, with more overrides; a special token has one id in all parts, as its name says."""
+    """`tiny_config` with more overrides; a special token of one name has one id in all parts."""
     given = {**OVERRIDES.get(config_class.model_type, {}), **more}
     base = config_class(**given.pop("default", {}))
     changed: dict[str, Any] = {}
@@ -127,7 +127,7 @@ def _tiny(
 
 
 def _sized(name: str, value: Any) -> dict[str, Any]:
-    """The small size, or as many as there were; nothing where the default is no number."""
+    """The small size, or the default if that is smaller; nothing where the default is no number."""
     if isinstance(value, int) and not isinstance(value, bool):
         return {name: VOCAB if name == "vocab_size" else min(SIZES[name], value)}
     if isinstance(value, list | tuple) and all(isinstance(part, int) for part in value):
@@ -136,14 +136,14 @@ def _sized(name: str, value: Any) -> dict[str, Any]:
 
 
 def _special(name: str, value: Any, ids: dict[str, int], free: Iterator[int]) -> dict[str, Any]:
-    """An id within the small vocabulary, the same wherever the name is the same."""
+    """An id within the small vocabulary, the same for the same name."""
     if isinstance(value, int) and value >= FIRST_SPECIAL:
         return {name: ids[name] if name in ids else ids.setdefault(name, next(free))}
     return {name: [1]} if isinstance(value, list | tuple) and value else {}
 
 
 def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
-    """The config of the text part; that of the decoder, or the whole, where there are several."""
+    """The config of the text part; with several, that of the decoder."""
     try:
         return config.get_text_config()
     except ValueError:
@@ -151,13 +151,13 @@ def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
 
 
 def with_tie(config: PreTrainedConfig, tie: bool | None) -> PreTrainedConfig:
-    """A copy of a config that ties the head to the table, or doesn't."""
+    """A copy of a config with ``tie_word_embeddings`` set; None leaves it."""
     changed = copy.deepcopy(config)
     if tie is None:
         return changed
     for part in (changed, text_config(changed)):
         part.tie_word_embeddings = tie
-    return type(changed).from_dict(changed.to_dict())  # some tie whatever they are told, when they are read again
+    return type(changed).from_dict(changed.to_dict())  # some always tie, when they are read again
 
 
 def _is_special(name: str) -> bool:
@@ -165,7 +165,7 @@ def _is_special(name: str) -> bool:
 
 
 def _rope(parameters: dict[str, Any]) -> dict[str, Any]:
-    """The same rotary settings for small heads: sections that share out half of a head."""
+    """The same rotary settings for small heads: sections that divide half of a head."""
     return {
         key: _rope(value) if isinstance(value, dict) else ROPE_SECTIONS.get(key, value)
         for key, value in parameters.items()

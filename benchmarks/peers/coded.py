@@ -1,4 +1,4 @@
-"""What a peer gives back: the table as it reads it, and the tensors that it would have to store."""
+"""The result of a peer: the decoded table, and the tensors that it must store."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ from vocabpress.embeddings import StorageItem
 
 @dataclass(frozen=True)
 class Coded:
-    """A table after a peer.
+    """A table encoded by a peer.
 
     Attributes:
-        table: (V, d), float32, as the peer reads it back.
-        parts: Name -> what must be stored to read it back: codes, scales, zeros, codebooks, rotation, mean.
+        table: (V, d), float32, as decoded by the peer.
+        parts: Name -> tensor that decoding needs: codes, scales, zeros, codebooks, rotation, mean.
     """
 
     table: Tensor
@@ -44,12 +44,12 @@ class Coded:
 
 
 class Peer(ABC):
-    """A way to code a table that is not ours. A subclass is a frozen dataclass; its fields are its settings.
+    """A foreign compression method. A subclass is a frozen dataclass; its fields are its settings.
 
     Attributes:
         method: Its name in results.
-        package: What pip calls the package that does the work; None where a peer needs none.
-        module: What Python calls it.
+        package: The pip name of its package; None if it needs none.
+        module: The Python name of the package.
     """
 
     method: ClassVar[str]
@@ -58,13 +58,13 @@ class Peer(ABC):
 
     @abstractmethod
     def code(self, table: Tensor) -> Coded:
-        """Code a table and read it back.
+        """Encode a table and decode it.
 
         Args:
             table: (V, d).
 
         Raises:
-            ValueError: If the peer is not installed, or can't take the table's shape.
+            ValueError: If the peer is not installed, or can't encode a table of this shape.
         """
 
     def installed_version(self) -> str | None:

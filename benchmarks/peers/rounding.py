@@ -1,4 +1,4 @@
-"""Peers that round entries one by one: plain round-to-nearest, HQQ, torchao, and PCA with int8 coefficients."""
+"""Peers that round single entries: plain round-to-nearest, HQQ, torchao, and PCA with int8 coefficients."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -58,7 +58,7 @@ class HQQ(Peer):
     """Half-quadratic quantisation (Badri and Shaji, 2023), through its `HQQLinear`; it has no embedding class.
 
     Groups lie along the rows (axis 1), so that a row can be read alone. Scales and zeros are float16, the default
-    ``compute_dtype`` they are kept and saved in. Real sizes exceed the nominal ones: 3 bits are packed ten to an int32
+    ``compute_dtype`` in which they are saved. Real sizes exceed the nominal ones: 3 bits are packed ten to an int32
     (3.2 bits), and 5 and 6 bits take a byte.
 
     Attributes:
@@ -79,7 +79,7 @@ class HQQ(Peer):
         if self.bits not in (1, 2, 3, 4, 5, 6, 8):
             raise ValueError(f"hqq takes 1, 2, 3, 4, 5, 6 or 8 bits, got {self.bits}")
         # hqq packs the first half of the groups with the second, at 1 bit the first eighth with the seven others, and
-        # fails or drops groups where that does not come out even. Zero rows fill it up; they are counted.
+        # fails or drops groups where the number does not divide. Zero rows pad it; their bytes count.
         filled = torch.cat([table.float(), table.new_zeros(-rows % 8, width, dtype=torch.float32)])
         layer = quantize.HQQLinear.from_weights(
             filled,
@@ -96,10 +96,10 @@ class HQQ(Peer):
 class TorchAO(Peer):
     """torchao's weight-only quantisation of an `nn.Embedding` by `quantize_`.
 
-    `IntxWeightOnlyConfig` rounds to 1 to 8 bits but keeps every code in an int8 and scales in the table's dtype
-    (`IntxUnpackedToInt8Tensor`); those bytes are counted, because that is what it saves. Its packed embedding
+    `IntxWeightOnlyConfig` rounds to 1 to 8 bits but stores every code in an int8 and scales in the table's dtype
+    (`IntxUnpackedToInt8Tensor`); those bytes are counted, because it saves them. Its packed embedding
     (`prototype.quantization.embedding`) needs kernels that the x86 wheel does not have, and `Int4WeightOnlyConfig` has
-    no embedding; what packing would save, the asymmetric rows of `RoundToNearest` show at the same numbers.
+    no embedding. The asymmetric rows of `RoundToNearest` show the size of the same numbers with packing.
 
     Attributes:
         config: ``"Intx"``, ``"Int8"`` or ``"Float8"``: the class ``<config>WeightOnlyConfig``.
@@ -144,9 +144,9 @@ class TorchAO(Peer):
 
 @dataclass(frozen=True)
 class PCAInt8(Peer):
-    """What model2vec does to a static table: scikit-learn's PCA, then int8 with one scale for all entries.
+    """The compression of model2vec for static tables: scikit-learn's PCA, then int8 with one scale for all entries.
 
-    model2vec keeps the k numbers of a row as the embedding. Inside a transformer the row must have d numbers, so mean
+    model2vec uses the k numbers of a row as the embedding. Inside a transformer the row must have d numbers, so mean
     and components, in float16, are stored too, and the row is projected back.
 
     Attributes:
@@ -162,9 +162,9 @@ class PCAInt8(Peer):
         if not 1 <= self.components <= min(table.shape):
             raise ValueError(f"PCA of a table {tuple(table.shape)} has 1 to {min(table.shape)} components")
         pca = load(self, ".decomposition").PCA(self.components, svd_solver="full")
-        kept = torch.from_numpy(pca.fit_transform(table.float().numpy())).float()
+        coefficients = torch.from_numpy(pca.fit_transform(table.float().numpy())).float()
         basis, mean = torch.from_numpy(pca.components_).half(), torch.from_numpy(pca.mean_).half()
-        scale = kept.abs().max() / 127
-        codes = (kept / scale).round().to(torch.int8)
+        scale = coefficients.abs().max() / 127
+        codes = (coefficients / scale).round().to(torch.int8)
         read = codes.float() * scale @ basis.float() + mean.float()
         return Coded(read, {"codes": codes, "scale": scale[None], "components": basis, "mean": mean})

@@ -1,4 +1,4 @@
-"""Measure peers with the tasks that measure our own methods: one folder of JSON files for each peer and setting.
+"""Measure peers by the same tasks as our methods: one folder of JSON files for each peer and setting.
 
 python benchmarks/peers/run.py --model FOLDER --out RESULTS_DIR --task reconstruction --task sts --data DIR
 """
@@ -31,14 +31,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", required=True, help="the original: a folder, or a hub id")
-    parser.add_argument("--out", type=Path, help="folder that gets one folder for each peer and setting")
+    parser.add_argument("--out", type=Path, help="output folder, with one folder for each peer and setting")
     parser.add_argument("--task", action="append", default=[], help=f"repeatable; one of {', '.join(TASKS)}")
     parser.add_argument("--set", action="append", default=[], help="TASK.field=value; repeatable")
     parser.add_argument("--data", type=Path, help="folder of the data sets")
     parser.add_argument("--text", type=Path, action="append", default=[], help="UTF-8 text file; repeatable")
     parser.add_argument("--seed", type=int, action="append", help="for tasks that depend on one; repeatable")
-    parser.add_argument("--device", default="cpu", help="where the tasks run; peers code on the CPU")
-    parser.add_argument("--only", action="append", default=[], help="peers whose name or family starts so; repeatable")
+    parser.add_argument("--device", default="cpu", help="where the tasks run; peers encode on the CPU")
+    parser.add_argument("--only", action="append", default=[], help="start of a peer's name or family; repeatable")
     parser.add_argument("--list", action="store_true", help="print the names and stop")
     parser.add_argument("--progress", action="store_true", help="draw progress bars")
     parsed = parser.parse_args(arguments)
@@ -64,10 +64,10 @@ def find_tasks(names: list[str], settings: list[str]) -> dict[str, Task]:
 
 
 def select(known: list[Variant], only: list[str]) -> list[Variant]:
-    """Those whose name or family starts with one of the words; all without words.
+    """The peers whose name or family starts with one of the words; without words, all.
 
     Raises:
-        ValueError: If a word fits none.
+        ValueError: If a word matches none.
     """
     for word in only:
         if not any(variant.fits(word) for variant in known):
@@ -76,18 +76,18 @@ def select(known: list[Variant], only: list[str]) -> list[Variant]:
 
 
 def is_done(folder: Path, tasks: dict[str, Task], seeds: Sequence[int]) -> bool:
-    """Whether every file that `evaluate` would write is there, so that the peer need not code the table again."""
+    """Whether every file that `evaluate` would write exists, so that the peer need not encode the table again."""
     files = [f"{name}-seed{s}.json" if task.seeded else f"{name}.json" for name, task in tasks.items() for s in seeds]
     return all((folder / file).exists() for file in files)
 
 
 def write_stand_in(original: Path, table: Tensor, folder: Path) -> None:
-    """Save the original in float32 with another input table; what is tied to it changes with it.
+    """Save the original in float32 with another input table, also in the modules tied to it.
 
     Args:
         original: Folder of the model.
         table: (V, d).
-        folder: Gets the checkpoint.
+        folder: Where to write the checkpoint.
 
     Raises:
         ValueError: If the table is of another shape.
@@ -103,7 +103,7 @@ def write_stand_in(original: Path, table: Tensor, folder: Path) -> None:
 
 
 def labels_of(variant: Variant, coded: Coded, original: Path, table_bytes: int) -> Labels:
-    """What the results say: the peer, its settings and version, and the bytes that it would store."""
+    """Labels of the results: the peer, its settings and version, and the bytes that it would store."""
     return Labels(
         variant=variant.family,
         settings={
@@ -119,7 +119,7 @@ def labels_of(variant: Variant, coded: Coded, original: Path, table_bytes: int) 
 
 
 def add_details(folder: Path, coded: Coded, seconds: float) -> None:
-    """Say in the results what the peer would store, where a task saw the dense stand-in, and how long coding took."""
+    """Add to the results the tensors that the peer would store, and the time of encoding."""
     storage = [{"name": item.name, "dtype": item.dtype, "bytes": item.bits // 8} for item in coded.storage]
     added: dict[str, Any] = {"storage": storage, "coding_seconds": seconds}
     for file in folder.glob("*.json"):
@@ -154,10 +154,10 @@ def measure(
 
 
 def run_variant(variant: Variant, original: Path, tasks: dict[str, Task], options: argparse.Namespace) -> None:
-    """Code, save a dense stand-in, measure it, and add the parts to the results."""
+    """Encode, save a dense stand-in, measure it, and add the parts to the results."""
     output = options.out / variant.folder
     if is_done(output, tasks, options.seed or [0]):
-        print(f"{variant.name}: there already", flush=True)
+        print(f"{variant.name}: already measured", flush=True)
         return
     model = load_model(original)
     info = find_tables(model)[0]
@@ -168,16 +168,16 @@ def run_variant(variant: Variant, original: Path, tasks: dict[str, Task], option
     seconds = time.perf_counter() - start
     try:
         results = measure(variant, coded, original, tasks, options, info.bytes)
-    finally:  # of the tasks that ran before one that failed, too
+    finally:  # also if a later task fails
         add_details(output, coded, seconds)
     ratio = table.numel() * 4 / coded.total
-    print(f"{variant.name}: {coded.total:,} bytes, {ratio:.2f} times smaller, coded in {seconds:.0f} s", flush=True)
+    print(f"{variant.name}: {coded.total:,} bytes, {ratio:.2f} times smaller, encoded in {seconds:.0f} s", flush=True)
     for result in results:
         print("  " + ", ".join([result.task, *(f"{k} {v:.4g}" for k, v in result.metrics.items())]), flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure all peers that are chosen; exit code 2 where something is wrong, after the others have run."""
+    """Measure the chosen peers; exit code 2 on an error, after the others have run."""
     options = parse(arguments)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -196,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             continue
         try:
             run_variant(variant, original, tasks, options)
-        except ValueError as error:  # one that is not installed, or can't take the shape, must not stop the others
+        except ValueError as error:  # a peer that is not installed, or can't encode the shape, must not stop the others
             print(f"peers: error: {variant.name}: {error}", file=sys.stderr)
             failed = 2
     return failed

@@ -1,4 +1,4 @@
-"""Which peers are measured, with which settings: FAISS and PCA at given sizes, the others at given bits."""
+"""The peers and their settings: FAISS and PCA at given sizes, the others at given bits."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -9,14 +9,14 @@ from rounding import HQQ, PCAInt8, RoundToNearest, TorchAO
 from vectors import FaissIndex
 
 RATIOS = (8, 16, 25, 50, 103)
-SLACK = 1.005  # half a per cent above the size is still that size; codes come in whole bits
+SLACK = 1.005  # tolerance of a size; codes have whole bits
 BITS = (8, 7, 6, 5, 4)
-# Size -> share of the dimensions that OPQ keeps: those of least error on the sample model. FAISS learns the rotation
-# with 8 bits a code, so the codes have 8. Above these sizes, short codes make its training take over five minutes.
+# Ratio -> share of the dimensions after the rotation of OPQ, with the least error on the sample model. FAISS learns the
+# rotation with 8 bits a code, so the codes have 8. At lower ratios training takes over five minutes.
 OPQ = {25: 0.664, 50: 0.375, 103: 0.229}
 OPQ_BITS = 8
-RQ_BITS = 4  # codebooks span the whole row, so that more codewords than 16 cost more than they bring
-USUAL_PQ, USUAL_RQ = ("96x8", "48x8"), "16x6"  # what one tries first, whatever the size that comes of it
+RQ_BITS = 4  # codebooks span the whole row, so more codewords than 16 cost more than they gain
+USUAL_PQ, USUAL_RQ = ("96x8", "48x8"), "16x6"  # usual first choices; their sizes follow from the layout
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Variant:
     """A peer with its settings.
 
     Attributes:
-        family: As a legend shows it; one curve over sizes.
-        setting: What tells it apart within the family.
-        peer: What does the work.
+        family: Name in legends; one curve over sizes.
+        setting: Name within the family.
+        peer: The peer.
     """
 
     family: str
@@ -35,17 +35,17 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Display name."""
         return f"{self.family} {self.setting}".strip()
 
     @property
     def method(self) -> str:
-        """As results name it: FAISS is several methods."""
+        """Name of the method in results; FAISS is several methods."""
         return self.family.lower().replace(" ", "-") if self.peer.method == "faiss" else self.peer.method
 
     @property
     def folder(self) -> str:
-        """A name for its results."""
+        """Name of the folder of its results."""
         return re.sub(r"[^a-z0-9_]+", "-", self.name.lower()).strip("-")
 
     def fits(self, word: str) -> bool:
@@ -55,7 +55,7 @@ class Variant:
 
 
 def variants(rows: int, width: int) -> list[Variant]:
-    """All peers for a table (rows, width); those of whose sizes the table admits none are left out."""
+    """All peers for a table (rows, width), without those that can reach no target size on it."""
     at_sizes = [*_pca(rows, width), *_pq(rows, width), *_opq(rows, width), *_rq(rows, width)]
     taken = {variant.name for variant in at_sizes}
     return [*_bitwise(width), *at_sizes, *(usual for usual in _usual(rows, width) if usual.name not in taken)]
@@ -81,13 +81,13 @@ def _largest(sizes: Callable[[int], int], most: int, budget: float) -> int:
 
 def _pca(rows: int, width: int) -> Iterable[Variant]:
     for ratio in RATIOS:
-        kept = _largest(lambda k: rows * k + (k + 1) * width * 2 + 4, min(rows, width), _budget(rows, width, ratio))
-        if kept:
-            yield Variant("PCA + int8", f"{kept} components", PCAInt8(kept))
+        count = _largest(lambda k: rows * k + (k + 1) * width * 2 + 4, min(rows, width), _budget(rows, width, ratio))
+        if count:
+            yield Variant("PCA + int8", f"{count} components", PCAInt8(count))
 
 
 def _pq(rows: int, width: int) -> Iterable[Variant]:
-    """At each size the most bits a row, and of equals the fewest codes: on the sample model the least error."""
+    """At each size the most bits a row, then the least number of codes: the least error on the sample model."""
     divisors = [codes for codes in range(1, width + 1) if width % codes == 0]
     for ratio in RATIOS:
         budget = _budget(rows, width, ratio)
@@ -107,15 +107,15 @@ def _pq(rows: int, width: int) -> Iterable[Variant]:
 
 def _opq(rows: int, width: int) -> Iterable[Variant]:
     """The rotation may drop dimensions, and must at small sizes, where a square one takes most of the bytes."""
-    for ratio, kept in OPQ.items():
+    for ratio, share in OPQ.items():
 
-        def dimensions(codes: int, kept: float = kept) -> int:
-            return codes * max(1, round(kept * width / codes))
+        def dimensions(codes: int, share: float = share) -> int:
+            return codes * max(1, round(share * width / codes))
 
         def size(codes: int) -> int:
-            kept = dimensions(codes)
-            stored = _codes(rows, codes, OPQ_BITS) + (2**OPQ_BITS + width) * kept * 2
-            return stored if kept <= width else rows * width * 4
+            rotated = dimensions(codes)
+            stored = _codes(rows, codes, OPQ_BITS) + (2**OPQ_BITS + width) * rotated * 2
+            return stored if rotated <= width else rows * width * 4
 
         codes = _largest(size, width, _budget(rows, width, ratio))
         if codes:
@@ -124,7 +124,7 @@ def _opq(rows: int, width: int) -> Iterable[Variant]:
 
 
 def _rq(rows: int, width: int) -> Iterable[Variant]:
-    """Not above these sizes: over a hundred stages take minutes to train."""
+    """Only from 25x on: over a hundred stages take minutes to train."""
     for ratio in RATIOS[2:]:
 
         def size(stages: int) -> int:
@@ -136,7 +136,7 @@ def _rq(rows: int, width: int) -> Iterable[Variant]:
 
 
 def _usual(rows: int, width: int) -> Iterable[Variant]:
-    """Layouts that do not aim at a size; those left out whose codebooks have more words than there are rows."""
+    """Layouts without a target size, except those whose codebooks have more words than the table has rows."""
     for layout in USUAL_PQ:
         if width % int(layout.split("x")[0]) == 0 and rows >= 2**8:
             yield Variant("FAISS PQ", layout, FaissIndex(f"PQ{layout}np"))

@@ -1,4 +1,4 @@
-"""Peers that code vectors: the quantisers of FAISS, named as its index factory names them."""
+"""Peers that encode vectors: the quantisers of FAISS, with the names of its index factory."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -13,21 +13,21 @@ CODEBOOKS = {"float32": np.float32, "float16": np.float16}
 
 @dataclass(frozen=True)
 class FaissIndex(Peer):
-    """A flat code index of FAISS (Douze et al., 2024), the index itself and whatever transforms stand before it.
+    """A flat code index of FAISS (Douze et al., 2024), with the transforms before it.
 
-    FAISS stores codebooks and rotations as float32 and reads them so; the bytes are then those of
-    `faiss.serialize_index` but for its header of under a kilobyte and, of PCAR, what reading back does not need. With
-    ``codebooks="float16"`` they are rounded after training and before the table is coded, which halves them and costs
-    next to nothing: what a careful user would store, though not a file that FAISS writes.
+    FAISS stores codebooks and rotations as float32. The bytes are then those of `faiss.serialize_index` without its
+    header of less than a kilobyte and without the parts of PCAR that decoding does not need. With
+    ``codebooks="float16"`` they are rounded after training and before the table is encoded, which halves them and costs
+    next to nothing. A careful user would store this, though FAISS has no file format for it.
 
     Attributes:
-        factory: Such as ``"PQ96x5np"`` (product quantiser, 96 codes of 5 bits; ``np`` skips an ordering of the
+        factory: For example ``"PQ96x5np"`` (product quantiser, 96 codes of 5 bits; ``np`` skips an ordering of the
             codes that only search needs), ``"OPQ48_288,PQ48x8np"`` (optimised: learned rotation to 288 dimensions)
             or ``"RQ34x4"`` (residual quantiser).
         codebooks: ``"float32"`` or ``"float16"``.
-        rotations: Rounds of learning the rotation of OPQ; FAISS's default, 50, takes minutes, and gains little.
-        train_beam: Of a residual quantiser: FAISS trains with a beam of 5 as it codes; 1 takes a quarter of the time,
-            and gave the lesser error on the sample model. The table is coded with FAISS's own.
+        rotations: Rounds that learn the rotation of OPQ; FAISS's default, 50, takes minutes and gains little.
+        train_beam: Beam in the training of a residual quantiser. FAISS's default is 5; 1 takes a quarter of the time,
+            and gave less error on the sample model. The table is encoded with FAISS's default.
     """
 
     factory: str = "PQ48x8np"
@@ -65,7 +65,7 @@ class FaissIndex(Peer):
             if isinstance(transform, faiss.OPQMatrix):
                 transform.niter = self.rotations
         quantiser = quantiser_of(faiss, inner)
-        # By default FAISS draws 256 rows for each codeword; the table is no sample, it is all there is to code.
+        # By default FAISS samples 256 rows for each codeword; here all rows of the table are used.
         quantiser.cp.max_points_per_centroid = len(values)
         beam = getattr(quantiser, "max_beam_size", None)
         if beam is not None:
@@ -76,7 +76,7 @@ class FaissIndex(Peer):
 
 
 def core(faiss: Any, index: Any) -> Any:
-    """The index that holds the codes, without the transforms before it."""
+    """The index with the codes, without the transforms before it."""
     index = faiss.downcast_index(index)
     return faiss.downcast_index(index.index) if isinstance(index, faiss.IndexPreTransform) else index
 

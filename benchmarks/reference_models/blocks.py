@@ -1,4 +1,4 @@
-"""Text into training blocks, and the one training run that both reference models share."""
+"""Training blocks of text, and the training run shared by both reference models."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and how fast.
+    """Length and learning rate of a training run.
 
     Attributes:
-        steps: Of the optimiser.
+        steps: Optimiser steps.
         batch_size: Blocks a step.
         block: Tokens of a block.
-        learning_rate: Of AdamW at its peak, after a linear warm-up over 5 % of the steps; then a cosine to zero.
+        learning_rate: Peak rate of AdamW, after a linear warm-up over 5 % of the steps; then a cosine to zero.
     """
 
     steps: int
@@ -28,13 +28,13 @@ class Recipe:
 
 
 class Blocks(Dataset):
-    """Equal blocks of token ids.
+    """Blocks of token ids of equal length.
 
     Args:
-        ids: One stream of tokens; what does not fill a block at the end is left out.
+        ids: One stream of tokens; an incomplete last block is left out.
         block: Tokens of a block.
-        start: Tokens put before each block's own, such as ``[CLS]``; they count in its length.
-        end: Tokens put after, such as ``[SEP]``.
+        start: Tokens at the start of each block, such as ``[CLS]``; they count in its length.
+        end: Tokens at its end, such as ``[SEP]``.
     """
 
     def __init__(self, ids: list[int], block: int, start: tuple[int, ...] = (), end: tuple[int, ...] = ()) -> None:
@@ -66,7 +66,7 @@ def train(
     collate: Any,
     trainer: type[Trainer] = Trainer,
 ) -> None:
-    """Train in bfloat16 autocast, with checkpoints that a second call goes on from."""
+    """Train in bfloat16 autocast; a second call continues from the last checkpoint."""
     arguments = TrainingArguments(
         output_dir=str(output / "checkpoints"),
         max_steps=recipe.steps,

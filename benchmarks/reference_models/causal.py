@@ -1,4 +1,4 @@
-"""(b) A small causal model of the Llama architecture with a tied head, and a 16k byte-level BPE of its own."""
+"""(b) A small causal model of the Llama architecture with a tied head and its own 16k byte-level BPE."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ GPU = Recipe(steps=20000, batch_size=64, block=256, learning_rate=1.5e-3)
 
 
 def make_tokenizer(corpus: Corpus) -> PreTrainedTokenizerFast:
-    """Byte-level BPE trained on the training documents; nothing is unknown to it."""
+    """Byte-level BPE trained on the training documents; it has no unknown tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore[reportAttributeAccessIssue]
     tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
@@ -31,7 +31,7 @@ def make_tokenizer(corpus: Corpus) -> PreTrainedTokenizerFast:
 
 
 def make(corpus: Corpus, sample: Path, output: Path, recipe: Recipe) -> None:
-    """Train from random numbers, and save with the tokenizer."""
+    """Train from scratch, and save with the tokenizer."""
     tokenizer = make_tokenizer(corpus)
     torch.manual_seed(0)
     config = LlamaConfig(

@@ -1,6 +1,6 @@
-"""The text of the reference models: public data into documents, documents into training and held-out text.
+"""The text of the reference models: public documents, split into training and held-out text.
 
-Whole documents are held out, one in twenty-five by a hash of their name; books are for training alone. A held-out
+One document in twenty-five is held out, by a hash of its name; books are only for training. A held-out
 document that shares a run of 13 words with the training text is dropped (reviews quote each other).
 """
 
@@ -27,9 +27,9 @@ class Corpus:
     """Documents, each a list of paragraphs.
 
     Attributes:
-        training: Of all sources.
-        held_out: Of all sources but the books; shares no run of 13 words with the training text.
-        dropped: Held-out documents that did.
+        training: From all sources.
+        held_out: From all sources except books; shares no run of 13 words with the training text.
+        dropped: Number of held-out documents that did.
     """
 
     training: list[list[str]]
@@ -81,13 +81,13 @@ def _documents(data: Path) -> Iterator[tuple[str, str]]:
 
 
 def _paragraphs(text: str) -> list[str]:
-    """Paragraphs, lines joined; where a text has a sentence a line and no blank lines, it is one paragraph."""
+    """Paragraphs with their lines joined; a text without blank lines is one paragraph."""
     parts = (" ".join(part.split()) for part in re.split(r"\n\s*\n", text))
     return [part for part in parts if part]
 
 
 def _runs(document: list[str]) -> Iterator[int]:
-    """Hashes of all runs of 13 words, letters and digits alone, lower case."""
+    """Hashes of all runs of 13 words, only letters and digits, in lower case."""
     words = re.findall(r"[a-z0-9]+", " ".join(document).lower())
     return (hash(tuple(words[start : start + OVERLAP_WORDS])) for start in range(len(words) - OVERLAP_WORDS + 1))
 

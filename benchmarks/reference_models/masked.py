@@ -1,7 +1,7 @@
 """(a) The real all-MiniLM-L6-v2 with a masked-LM head trained on top, its word table frozen byte for byte and tied.
 
-The head (a 384 x 384 map, a layer norm, a bias for each token) starts from random numbers; the body goes on training
-from the sentence encoder's numbers, at the head's rate. 15 % of the tokens are masked, as in BERT.
+The head (a 384 x 384 map, a layer norm, a bias for each token) starts from random numbers, the body from the sentence
+encoder; both have the same learning rate. 15 % of the tokens are masked, as in BERT.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ GPU = Recipe(steps=20000, batch_size=128, block=128, learning_rate=5e-4)
 
 
 class MaskedTrainer(Trainer):
-    """Computes logits where the loss looks, at the masked tokens: a seventh of the head's work."""
+    """Computes logits at the masked tokens only: a seventh of the head's work."""
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """Mean cross-entropy over the masked tokens."""
@@ -29,10 +29,10 @@ class MaskedTrainer(Trainer):
 
 
 def make(corpus: Corpus, sample: Path, output: Path, recipe: Recipe) -> None:
-    """Train, check that the table is what it was, and save with the tokenizer."""
+    """Train, check that the table is unchanged, and save with the tokenizer."""
     tokenizer: Any = AutoTokenizer.from_pretrained(sample)
     torch.manual_seed(0)
-    # One pass over the text overfits nothing, and without dropout attention runs in its fast form.
+    # One pass over the text does not overfit, and without dropout attention uses its fast kernel.
     model = BertForMaskedLM.from_pretrained(sample, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     table = model.bert.embeddings.word_embeddings.weight
     before = table.detach().clone()

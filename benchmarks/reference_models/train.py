@@ -3,9 +3,8 @@
     python benchmarks/reference_models/train.py masked
     python benchmarks/reference_models/train.py causal
 
-Each ends within half an hour on two cores with bfloat16, and goes on where it was stopped. With a GPU the larger recipe
-runs. The models are written to .cache/reference_models/, which git ignores; README.md beside this file says what they
-are.
+Each takes half an hour on two cores with bfloat16, and continues where it was stopped. On a GPU the larger recipe runs.
+The models are written to .cache/reference_models/, which git ignores; README.md beside this file describes them.
 """
 
 import argparse
@@ -32,12 +31,12 @@ MODELS = {"masked": masked, "causal": causal}
 
 
 def main() -> int:
-    """Read the text, train one model, note how it was made beside it."""
+    """Read the text, train one model, and write made_by.json beside it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", choices=MODELS)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "datasets")
     parser.add_argument("--out", type=Path, default=ROOT / ".cache" / "reference_models")
-    parser.add_argument("--steps", type=int, help="instead of the recipe's")
+    parser.add_argument("--steps", type=int, help="optimiser steps; by default those of the recipe")
     arguments = parser.parse_args()
     if not arguments.data.is_dir():
         sys.exit(f"no data in {arguments.data}; give the folder of the public data sets with --data")
@@ -45,14 +44,14 @@ def main() -> int:
     if not (output / "made_by.json").exists():
         make(module, arguments, output)
     result = note(output)
-    if arguments.steps is None:  # a trial is no result
+    if arguments.steps is None:  # a trial run is not a result
         write_results(RESULTS / f"{arguments.model}.json", [result])
     print(f"{output}: {json.dumps(result.metrics)}")
     return 0
 
 
 def make(module: ModuleType, arguments: argparse.Namespace, output: Path) -> None:
-    """Train, and leave made_by.json as the last thing."""
+    """Train, and finally write made_by.json."""
     recipe = module.GPU if torch.cuda.is_available() else module.CPU
     recipe = type(recipe)(**{**asdict(recipe), "steps": arguments.steps or recipe.steps})
     corpus = read_corpus(arguments.data)
@@ -74,7 +73,7 @@ def make(module: ModuleType, arguments: argparse.Namespace, output: Path) -> Non
 
 
 def note(output: Path) -> Result:
-    """How a model was made, as the docs show it."""
+    """The training of a model as a result, for the docs."""
     made = json.loads((output / "made_by.json").read_text(encoding="utf-8"))
     model = AutoModelForMaskedLM if output.name == "masked" else AutoModelForCausalLM
     parameters = model.from_pretrained(output).num_parameters()
