@@ -1,4 +1,4 @@
-"""What a student is trained on: unlabelled text, or the rows of a task; and what it is judged by besides its loss."""
+"""What a student learns from: unlabelled text, or the rows of a task with the task's own metrics."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -12,8 +12,8 @@ from vocabpress.evaluate.finetuned.glue import Glue
 from vocabpress.evaluate.finetuned.glue_data import LAYOUTS, TEXTS, read_glue
 from vocabpress.evaluate.finetuned.training import check_length, need
 from vocabpress.evaluate.task import Subject
-from vocabpress.recover.settings import Recovery
-from vocabpress.recover.text import Example, Sequences, set_aside, tokenise, with_own_labels
+from vocabpress.recover.settings import LessonSettings
+from vocabpress.recover.text import Sequences, set_aside, tokenise, with_own_labels
 from vocabpress.texts import read_lines
 
 
@@ -22,12 +22,12 @@ class Source:
     """Where a lesson comes from.
 
     Attributes:
-        text: UTF-8 text files, a sequence a line; empty where there is a task.
+        text: UTF-8 text files, a sequence a line; empty if there is a task.
         task: A task of GLUE, or None.
         data: Folder of the data sets; None takes the hub's.
 
     Raises:
-        ValueError: If there is both text and a task, or neither, or the task is unknown.
+        ValueError: If there are both text and a task, or neither, or the task is unknown.
     """
 
     text: Sequence[str | Path] = ()
@@ -58,12 +58,12 @@ class Lesson:
     """Sequences, and the development rows of their task.
 
     Attributes:
-        sequences: To train on, and held out.
+        sequences: For training and for evaluation.
         labelled: Whether they have labels.
-        task: How a model is judged on the development rows; None where there are none.
+        task: Scores a model on the development rows; None if there are none.
         dev: Split -> its rows.
-        subject: Says where to run.
-        tokenizer: The models' own, with a token to pad with.
+        subject: The device to run on.
+        tokenizer: The models' own, with a padding token.
     """
 
     sequences: Sequences
@@ -73,33 +73,33 @@ class Lesson:
     subject: Subject | None = None
     tokenizer: PreTrainedTokenizerBase | None = None
 
-    def judge(self, model: PreTrainedModel) -> dict[str, float]:
-        """The task's metrics on its development rows, which nothing is chosen by; nothing for text."""
+    def judge(self, model: PreTrainedModel, precision: str) -> dict[str, float]:
+        """The task's metrics on its development rows, which choose nothing; empty for text."""
         if self.task is None or self.dev is None or self.subject is None or self.tokenizer is None:
             return {}
-        return self.task.judge(model, self.tokenizer, self.dev, self.subject)
+        return replace(self.task, precision=precision).judge(model, self.tokenizer, self.dev, self.subject)
 
 
 def read_lesson(
     source: Source,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    settings: Recovery,
+    settings: LessonSettings,
     seed: int,
     progress: bool,
 ) -> Lesson:
     """Read text or a task's rows, tokenise them, and set some sequences aside.
 
     Args:
-        source: Says which.
-        model: The student, or the teacher.
-        tokenizer: The same for both; with a token to pad with where there is a task.
-        settings: Say how long sequences are, and how many are held out.
-        seed: Decides the choice, and what is masked.
+        source: The text, or the task.
+        model: The student or the teacher, for its input length and kind.
+        tokenizer: The same for both; with a padding token if there is a task.
+        settings: Lengths, numbers and labels of the sequences.
+        seed: Decides which sequences are held out, and the masked tokens.
         progress: Whether to draw progress bars on stderr.
 
     Raises:
-        ValueError: If the text or the rows are unusable, or too few.
+        ValueError: If the text or the rows are unusable, or too short.
     """
     if source.task is not None:
         return _task_lesson(source, source.task, model, tokenizer, settings, seed, progress)
@@ -117,19 +117,17 @@ def _task_lesson(
     name: str,
     model: PreTrainedModel,
     tokenizer: Any,
-    settings: Recovery,
+    settings: LessonSettings,
     seed: int,
     progress: bool,
 ) -> Lesson:
     need("torchmetrics")
     check_length(model, tokenizer, settings.max_length)
     chosen: Any = TASKS[name]
-    task: Glue = replace(
-        chosen, max_length=settings.max_length, batch_size=settings.batch_size, precision=settings.precision
-    )
+    task: Glue = replace(chosen, max_length=settings.max_length, batch_size=settings.batch_size)
     subject = Subject(Path(), data=source.data, seed=seed, progress=progress)
     rows, dev = read_glue(name, subject)
-    examples: list[Example] = task.encode(tokenizer, rows, progress).to_list()
+    examples = task.encode(tokenizer, rows, progress).to_list()
     if len(examples) < 20:
         raise ValueError(f"{name} has {len(examples)} training rows, recovery needs 20 or more; give GLUE's own files")
     filler = model.config.pad_token_id if model.config.pad_token_id is not None else tokenizer.pad_token_id
