@@ -52,7 +52,7 @@ BAD = {
     "field of a task": ("scale", "size", "tasks.spread: task spread has no field 'size'; it has scale, fail_on"),
     "type in a task": ("scale = 2", 'scale = "2"', "tasks.spread: scale should be a valid number, got '2'"),
     "seeds of a task": ("scale = 2", "seeds = 2", "the result of spread depends on no seed; leave seeds out"),
-    "recovery": ("steps = 2", "steps = 0", "recover: steps must be at least 1, got 0"),
+    "recovery": ("steps = 2", "steps = 0", "recover: steps should be greater than or equal to 1, got 0"),
     "field of a recovery": ("steps = 2", "stops = 2", "recover: recover has no field 'stops'; it has mode"),
     "filter": ("ratios = [6]", "ratios = [7]", "recover.only.ratios names 7.0, the plan has [4.0, 6.0]"),
     "key of the filter": ("ratios = [6]", "ratio = 6", "recover.only: unknown key 'ratio'; known are methods"),

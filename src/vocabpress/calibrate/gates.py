@@ -88,7 +88,7 @@ def learn_gates(
     device: str | None,
     progress: bool,
 ) -> Calibration:
-    """Learn gates for a model's tokens, see `vocabpress.calibrate.calibrate`; ``budget`` is that of evaluated tables."""
+    """Learn gates for a model's tokens, see `vocabpress.calibrate.calibrate`; ``budget`` is of evaluated tables."""
     opened, tokenizer = _open(folder, source, settings)
     rows = Original.of(opened).shape[0]
     lesson = read_lesson(source, opened, tokenizer, settings, seed, progress)

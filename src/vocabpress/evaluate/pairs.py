@@ -1,4 +1,4 @@
-"""Scored pairs: two sentences or two words, how alike people found them, and whether cosines rank them so."""
+"""Pairs of sentences or words with human similarity scores, and the rank correlation of cosines with them."""
 
 import math
 from collections.abc import Sequence
@@ -21,15 +21,15 @@ class ScoredPair(NamedTuple):
 
 
 class PairColumns(NamedTuple):
-    """Where a file keeps what; columns are counted from 0.
+    """Columns of a file, counted from 0.
 
     Attributes:
         first: Column of the first text.
         second: Column of the second text.
         score: Column of the score.
         separator: Between columns; None is any white space.
-        highest: The highest score there is; the lowest is 0.
-        unscored: Whether rows may lack a score, and are left out.
+        highest: The highest possible score; the lowest is 0.
+        unscored: Whether rows may lack a score; these are left out.
     """
 
     first: int
@@ -46,11 +46,10 @@ WORD_PAIRS = PairColumns(0, 1, 2, separator=None)
 
 
 def read_pairs(file: Path, columns: PairColumns) -> list[ScoredPair]:
-    """Read a file of pairs; blank lines are passed over, quotes are text.
+    """Read a file of pairs; blank lines are ignored, quotes are text.
 
     Raises:
-        ValueError: With file and line number, if it is not UTF-8, a line has too few columns or an empty text, or a
-            score is none; also if the file holds fewer than two pairs.
+        ValueError: With file and line number, if a line is invalid; also if the file holds fewer than two pairs.
     """
     read = (_to_pair(cells, columns, where) for where, cells in read_cells(file, columns.separator))
     pairs = [pair for pair in read if pair is not None]

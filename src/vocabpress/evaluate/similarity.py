@@ -1,7 +1,7 @@
-"""Word similarity, read off the table itself: does the cosine of two words' rows rank pairs as people do?
+"""Word similarity by the table alone: does the cosine of two words' rows rank pairs as people do?
 
-A word of several tokens is the mean of their rows. No model is run; input tables were not trained to say this, so the
-original's own values are what to compare with.
+A word of several tokens is the mean of their rows. No model is run. Input tables are not trained for this, so compare
+with the original's values.
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,7 +50,7 @@ class WordSimilarity(Task):
 
 
 def word_correlations(sets: Mapping[str, Sequence[ScoredPair]], tokenizer: Any, table: Tensor) -> dict[str, float]:
-    """Spearman x 100 of each set, whose words the tokenizer knows, and their mean; the table is (V, d)."""
+    """Spearman correlation, times 100, of each set, and their mean; the tokenizer must know all words."""
 
     def row(word: str) -> Tensor:
         return table[ids_of(tokenizer, word)].mean(0)

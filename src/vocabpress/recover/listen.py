@@ -59,9 +59,7 @@ def record_attention(model: PreTrainedModel) -> None:
     with suppress(ValueError, KeyError):
         model.set_attn_implementation(NAME)
     if model.config._attn_implementation != NAME:
-        raise ValueError(
-            f"{type(model).__name__} does not expose its attention scores; try --set attention=0"
-        )
+        raise ValueError(f"{type(model).__name__} does not expose its attention scores; try --set attention=0")
 
 
 def record_ffn(model: PreTrainedModel) -> None:
