@@ -14,12 +14,7 @@ MULTIPLICATIONS = 4e11  # for one table; about ten seconds on one core
 
 
 class Queries(NamedTuple):
-    """A sample of the rows of a table.
-
-    Attributes:
-        ids: Shape (n).
-        stands_for: Number of rows that each represents, shape (n), float64.
-    """
+    """Row numbers, (n), and the number of rows that each of them represents, (n), float64."""
 
     ids: Tensor
     stands_for: Tensor

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,20 +13,8 @@ from vocabpress.calibrate.calibration import ROOT, UNIFORM, VOCABULARY_ORDER, Ca
 from vocabpress.texts import read_lines
 
 LINES_PER_BATCH = 512
-
-
-class Tokenizer(Protocol):
-    """The part of a transformers tokenizer that counting needs."""
-
-    all_special_ids: list[int]
-
-    def __call__(self, text: list[str], *, add_special_tokens: bool) -> dict[str, list[list[int]]]:
-        """Token ids of each text, under ``input_ids``."""
-        ...
-
-    def convert_ids_to_tokens(self, ids: list[int]) -> list[str | None]:
-        """The tokens of these ids."""
-        ...
+Tokenizer = Any
+"""A transformers tokenizer; this module does not import that library."""
 
 
 def weigh_tokens(

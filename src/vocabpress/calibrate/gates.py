@@ -113,16 +113,9 @@ def _open(folder: Path, source: Source, settings: GateSettings) -> tuple[PreTrai
 
 @dataclass
 class Learning:
-    """One training run; the model's embedding is replaced by a `Gated` one, and everything else of it is frozen.
+    """One training run, from the gates ``start``, (V); ``budget`` is the size of the evaluated tables.
 
-    Attributes:
-        model: On the accelerator's device.
-        start: Gates to start from, (V).
-        lesson: Training and held-out data.
-        settings: Hyper-parameters.
-        budget: Size of the evaluated tables.
-        seed: Decides the order of the sequences, and the noise.
-        accelerator: See `make_accelerator`.
+    The embedding of the model, on the accelerator's device, is replaced by a `Gated` one; all else is frozen.
     """
 
     model: PreTrainedModel
@@ -143,7 +136,7 @@ class Learning:
     def learn(self, progress: bool) -> tuple[list[float], Tensor]:
         """Held-out losses at the start and after each epoch, and the best gates, (V) on the CPU."""
         settings, sequences, gates = self.settings, self.lesson.sequences, self.gated.gates
-        steps = max(1, len(sequences.training) // settings.batch_size)
+        steps = max(1, len(sequences.training) // settings.batch_size)  # of an epoch
         training = Training(
             self.model,
             torch.optim.SGD(self.gated.trained(), lr=settings.learning_rate),

@@ -31,14 +31,7 @@ Output = Callable[[], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Outputs:
-    """Outputs of a frozen model for text.
-
-    Attributes:
-        model: The model.
-        of: The kind of output.
-        sequences: Number of sequences.
-        batches: A forward pass for each batch.
-    """
+    """Outputs of a frozen model for text: ``of`` is their kind, and ``sequences`` the number of sequences."""
 
     model: PreTrainedModel
     of: Literal["sentence", "predictions", "hidden"]

@@ -49,8 +49,8 @@ def compress(
     linears: Annotated[
         list[str] | None,
         typer.Option(
-            help="Also store linear maps as Kronecker products: attention=N1xM1 or ffn=N1xM1, columns and rows of the left "
-            "factor, such as 48x384 or 1/16x1/2 of the map's sides; terms=N, factors=int8. May be repeated."
+            help="Also store linear maps as Kronecker products: attention=N1xM1 or ffn=N1xM1, columns and rows of "
+            "the left factor, such as 48x384 or 1/16x1/2 of the map's sides; terms=N, factors=int8. May be repeated."
         ),
     ] = None,
     preset_name: Annotated[
@@ -68,7 +68,7 @@ def compress(
     settings: SettingsOption = None,
     body: Annotated[
         str | None,
-        typer.Option(help=f"Also quantise the rest of the model: {', '.join(BODIES)}, by torchao. [unchanged]"),
+        typer.Option(help=f"Also quantise all other weights: {', '.join(BODIES)}, by torchao. [unchanged]"),
     ] = None,
     tie: Annotated[
         bool, typer.Option("--tie", help="Tie an output head that is stored separately and equals the table.")
@@ -97,7 +97,7 @@ def compress(
             "linears": requests.LinearShapes.read(parse_settings(linears, "--linears")) if linears else None,
         }
     elif method is not None or budget is not None or reference is not None or linears:
-        raise ValueError(f"--preset {preset_name} says method, size and linear maps; give it, or give them")
+        raise ValueError(f"--preset {preset_name} sets method, size and linear maps; give it, or give them")
     else:
         chosen = requests.preset(preset_name, **fields)
     if dry_run:

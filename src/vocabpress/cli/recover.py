@@ -32,9 +32,7 @@ def recover(
     data: LessonData = None,
     objective: Annotated[
         str,
-        typer.Option(
-            help="relative: errors relative to the teacher's values. kroneckerbert: squared errors, as published."
-        ),
+        typer.Option(help="relative: errors relative to the teacher's values. kroneckerbert: plain, as published."),
     ] = "relative",
     mode: Annotated[str, typer.Option(help="table: train only the table. model: train the body, too.")] = "table",
     steps: Annotated[int, typer.Option(help="Steps of the optimiser, at most.")] = 400,

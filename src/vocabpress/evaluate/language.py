@@ -88,7 +88,7 @@ def logits_at(model: PreTrainedModel, inputs: dict[str, Tensor], at: Tensor, **o
         model: With a language-modelling head.
         inputs: Output of `pad`, on the model's device.
         at: The positions, (batch, longest), boolean.
-        options: Passed to the model.
+        options: Further arguments of the model.
     """
 
     def select(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:

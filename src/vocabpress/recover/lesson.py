@@ -55,16 +55,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Lesson:
-    """Sequences, and the development rows of their task.
-
-    Attributes:
-        sequences: For training and for evaluation.
-        labelled: Whether they have labels.
-        task: Scores a model on the development rows; None if there are none.
-        dev: Split -> its rows.
-        subject: The device to run on.
-        tokenizer: The models' own, with a padding token.
-    """
+    """Sequences, with labels or without, and if they come from a task, what `judge` needs."""
 
     sequences: Sequences
     labelled: bool
@@ -90,46 +81,28 @@ def read_lesson(
 ) -> Lesson:
     """Read text or a task's rows, tokenise them, and set some sequences aside.
 
-    Args:
-        source: The text, or the task.
-        model: The student or the teacher, for its input length and kind.
-        tokenizer: The same for both; with a padding token if there is a task.
-        settings: Lengths, numbers and labels of the sequences.
-        seed: Decides which sequences are held out, and the masked tokens.
-        progress: Whether to draw progress bars on stderr.
+    The model is the student or the teacher. The tokenizer needs a padding token if there is a task.
 
     Raises:
         ValueError: If the text or the rows are unusable, or too short.
     """
-    if source.task is not None:
-        return _task_lesson(source, source.task, model, tokenizer, settings, seed, progress)
-    examples = tokenise(source.text, tokenizer, settings.max_length, progress)
-    if len(examples) < 20:
-        raise ValueError(f"the text gives {len(examples)} sequences, recovery needs 20 or more; give more text")
-    sequences = set_aside(examples, settings.held_out, tokenizer.pad_token_id, seed)
-    if settings.language_model:
-        sequences = with_own_labels(sequences, model, tokenizer, seed)
-    return Lesson(sequences, settings.language_model)
-
-
-def _task_lesson(
-    source: Source,
-    name: str,
-    model: PreTrainedModel,
-    tokenizer: Any,
-    settings: LessonSettings,
-    seed: int,
-    progress: bool,
-) -> Lesson:
+    if source.task is None:
+        examples = tokenise(source.text, tokenizer, settings.max_length, progress)
+        if len(examples) < 20:
+            raise ValueError(f"the text gives {len(examples)} sequences, recovery needs 20 or more; give more text")
+        sequences = set_aside(examples, settings.held_out, tokenizer.pad_token_id, seed)
+        if settings.language_model:
+            sequences = with_own_labels(sequences, model, tokenizer, seed)
+        return Lesson(sequences, settings.language_model)
     need("torchmetrics")
     check_length(model, tokenizer, settings.max_length)
-    chosen: Any = TASKS[name]
+    chosen: Any = TASKS[source.task]
     task: Glue = replace(chosen, max_length=settings.max_length, batch_size=settings.batch_size)
     subject = Subject(Path(), data=source.data, seed=seed, progress=progress)
-    rows, dev = read_glue(name, subject)
+    rows, dev = read_glue(source.task, subject)
+    if len(rows) < 20:
+        raise ValueError(f"{task.task} has {len(rows)} training rows, recovery needs 20 or more; give GLUE's own files")
     examples = task.encode(tokenizer, rows, progress).to_list()
-    if len(examples) < 20:
-        raise ValueError(f"{name} has {len(examples)} training rows, recovery needs 20 or more; give GLUE's own files")
     filler = model.config.pad_token_id if model.config.pad_token_id is not None else tokenizer.pad_token_id
     sequences = set_aside(examples, settings.held_out, filler, seed)
     return Lesson(sequences, True, task, dev, subject, tokenizer)

@@ -74,16 +74,11 @@ class Training:
 
     Attributes:
         model: Tensors that require gradients are trained.
-        optimiser: Updates them.
-        rate: Step -> factor of its learning rates.
+        rate: Step -> factor of the optimiser's learning rates.
         loss: Model and batch -> loss. The model may be wrapped for several devices.
         judge: The held-out loss of the current model.
-        sequences: Training data.
         batch_size: Sequences a step and process.
-        steps: At most.
         look_every: Steps between evaluations; each writes a checkpoint.
-        accelerator: See `make_accelerator`.
-        seed: Decides the order of the sequences.
         work: Folder of the checkpoints; None writes none.
         title: Title of the progress bar; empty draws none.
         patience: Evaluations without improvement after which training stops; None never stops early.

@@ -55,7 +55,7 @@ def terms(student: Traces, teacher: Traces, mask: Tensor, normalised: bool = Tru
     Args:
         student: Outputs of the compressed model.
         teacher: Outputs of the original on the same batch.
-        mask: (batch, tokens), 1 for tokens and 0 for padding.
+        mask: (batch, tokens), 0 for padding.
         normalised: Whether squared errors are relative to the teacher's squares and layers are averaged; if not, they
             are means, and layers are added up.
     """

@@ -29,17 +29,11 @@ CLASSIFIERS = set(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.values())
 
 @dataclass
 class Pair:
-    """A compressed model and its original, in float32.
+    """A compressed model, ``student``, and its original, ``teacher``, both in float32 on one device.
 
     Attributes:
-        folder: The compressed checkpoint.
-        original: Folder of the original.
         loader: The student's class, or the teacher's if that has a task's head.
-        student: The compressed model.
-        teacher: The original, without gradients.
-        tokenizer: The same for both.
-        settings: The weights of what is compared.
-        device: The device of both.
+        teacher: Without gradients.
     """
 
     folder: Path
@@ -52,7 +46,7 @@ class Pair:
     device: torch.device
 
     def to(self, device: torch.device) -> None:
-        """Move both."""
+        """Move both models."""
         for model in (self.student, self.teacher):
             model.to(device)  # pyright: ignore[reportArgumentType]
         self.device = device
@@ -96,9 +90,7 @@ class Pair:
     def write(self, target: Path, provenance: dict[str, Any] | None) -> PreTrainedModel:
         """Write the student in the dtypes of its checkpoint, and return it as read back from the disk.
 
-        Args:
-            target: Folder.
-            provenance: How it was trained, for the config; an earlier one is stored inside it. None adds nothing.
+        ``provenance``, how it was trained, goes to the config, with an earlier one inside.
         """
         options: dict[str, Any] = {"dtype": "auto", "local_files_only": True, "output_loading_info": True}
         with quiet():
@@ -108,8 +100,8 @@ class Pair:
             table.round_to_stored()
         if provenance is not None:
             fitted_by = fresh.hf_quantizer.quantization_config.fitted_by
-            earlier = {"before": fitted_by["recovered"]} if fitted_by.get("recovered") else {}
-            fitted_by["recovered"] = provenance | earlier
+            earlier = fitted_by.get("recovered")
+            fitted_by["recovered"] = provenance | ({"before": earlier} if earlier else {})
         save(fresh, target)
         copy_companions(self.folder, target)
         again = open_model(target, named_class(target)).to(self.device)  # pyright: ignore[reportArgumentType]

@@ -30,13 +30,7 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Sequences:
-    """Tokenised sequences, special tokens included.
-
-    Attributes:
-        training: Training data.
-        held_out: Evaluation data, never trained on.
-        pad: The id that pads batches.
-    """
+    """Tokenised sequences, special tokens included; ``pad`` is the id that pads batches."""
 
     training: list[Example]
     held_out: list[Example]
@@ -102,7 +96,7 @@ def with_own_labels(
 ) -> Sequences:
     """Add the labels of a language model: masked tokens or next tokens, by the class of the model.
 
-    A sequence is masked once, the same in every epoch, as in BERT's training.
+    A sequence is masked once, the same in every epoch, as in BERT's first training.
 
     Raises:
         ValueError: If the model is no language model, or a masked one's tokenizer has no mask token.
@@ -111,38 +105,25 @@ def with_own_labels(
     kind = next((kind for kind in (MASKED, CAUSAL) if name in CLASSES[kind]), None)
     if kind is None or model.config.is_encoder_decoder:
         raise ValueError(f"{name} is no masked or causal language model; leave language_model out")
-    if kind == CAUSAL:
-        label = _next_tokens
-    elif tokenizer.mask_token_id is None:
+    mask: Any = tokenizer.mask_token_id
+    if kind == MASKED and mask is None:
         raise ValueError(f"the tokenizer of {name} has no mask token; leave language_model out")
-    else:
-        label = _Masking(tokenizer, min(len(tokenizer), table_rows(model)), seed)
+    vocabulary, special = min(len(tokenizer), table_rows(model)), set(tokenizer.all_special_ids)
+    draw = random.Random(seed)
+
+    def label(ids: list[int]) -> Example:
+        if kind == CAUSAL:
+            return {"input_ids": ids, "labels": ids}  # the model shifts them itself
+        tokens = [None if token in special else place for place, token in enumerate(ids)]  # single, not whole words
+        places = set(choose_places(tokens, MASK_PROBABILITY, draw))
+        inputs = [replacement(t, mask, vocabulary, draw) if i in places else t for i, t in enumerate(ids)]
+        return {"input_ids": inputs, "labels": [t if i in places else UNSCORED for i, t in enumerate(ids)]}
+
     parts = [[label(row["input_ids"]) for row in part] for part in (sequences.training, sequences.held_out)]
     training, held_out = ([row for row in part if set(row["labels"]) != {UNSCORED}] for part in parts)
     if not training or bool(held_out) != bool(sequences.held_out):
-        raise ValueError("too few sequences hold a token that can be masked; does the tokenizer know the text?")
+        raise ValueError("too few sequences have a token that can be masked; does the tokenizer know the text?")
     return Sequences(training, held_out, sequences.pad)
-
-
-def _next_tokens(ids: list[int]) -> Example:
-    return {"input_ids": ids, "labels": ids}  # the model shifts them itself
-
-
-class _Masking:
-    """Masks single tokens, not whole words, as in BERT's first training."""
-
-    def __init__(self, tokenizer: Any, vocabulary: int, seed: int) -> None:
-        self.mask, self.vocabulary, self.draw = tokenizer.mask_token_id, vocabulary, random.Random(seed)
-        self.special = set(tokenizer.all_special_ids)
-
-    def __call__(self, ids: list[int]) -> Example:
-        words = [None if token in self.special else place for place, token in enumerate(ids)]
-        places = set(choose_places(words, MASK_PROBABILITY, self.draw))
-        inputs = [
-            replacement(token, self.mask, self.vocabulary, self.draw) if place in places else token
-            for place, token in enumerate(ids)
-        ]
-        return {"input_ids": inputs, "labels": [t if i in places else UNSCORED for i, t in enumerate(ids)]}
 
 
 def ready(batch: Batch, model: nn.Module, device: torch.device) -> Batch:
@@ -155,7 +136,7 @@ def ready(batch: Batch, model: nn.Module, device: torch.device) -> Batch:
 
 
 def batch_plan(lengths: Sequence[int], batch_size: int, batches: int, seed: int) -> list[list[int]]:
-    """The sequences of each batch of a whole run.
+    """Numbers of the sequences of each batch of a whole run.
 
     Each epoch has a new order; pools of batches are sorted by length and their batches shuffled. An incomplete batch
     is left out, unless there is no other.

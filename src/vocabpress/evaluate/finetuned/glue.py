@@ -34,10 +34,7 @@ TASK_METRICS = {
 def score_predictions(metric: str, logits: Tensor, labels: Tensor) -> float:
     """A metric of TASK_METRICS, times 100; a correlation with constant predictions is 0, ``f1`` is that of class 1.
 
-    Args:
-        metric: Its name.
-        logits: (rows, classes), or (rows, 1) for scores.
-        labels: (rows), classes or scores.
+    Logits are (rows, classes), or (rows, 1) for scores; labels (rows).
     """
     if metric in ("pearson", "spearman"):
         correlation = pearson if metric == "pearson" else spearman

@@ -92,11 +92,7 @@ def prepare(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model with a head that the subject's seed initialises, and its tokenizer with a padding token.
 
-    Args:
-        subject: The model's folder and the seed.
-        loader: An auto class of transformers.
-        max_length: Tokens of the longest input.
-        head: Config of the head, such as ``num_labels``.
+    ``head`` is the config of the head, such as ``num_labels``.
 
     Raises:
         ValueError: If a package of the extra ``train`` is missing, the folder can't be loaded, the model reads fewer
@@ -133,11 +129,7 @@ def check_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max
 def map_rows(rows: "Dataset", function: Any, replaced: Sequence[str], progress: bool) -> "Dataset":
     """`Dataset.map` in memory, with our progress bar.
 
-    Args:
-        rows: The data.
-        function: Columns of a batch and its row numbers -> new columns.
-        replaced: Columns to remove.
-        progress: Whether to draw the bar.
+    ``function`` makes new columns from the columns of a batch and its row numbers; columns in ``replaced`` are removed.
     """
     with quiet(), Bar(total=len(rows), desc="tokenising", disable=not progress) as bar:
 

@@ -30,7 +30,7 @@ def split_paragraphs(
 
     Args:
         questions: As in `read_questions`; the first answer of each is the target.
-        tokenizer: A fast one, which knows the characters of its tokens.
+        tokenizer: A fast one.
         max_length: Tokens of a window, question and special tokens included.
         stride: Tokens of the paragraph that two neighbouring windows share.
         progress: Whether to draw a progress bar.
