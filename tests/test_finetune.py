@@ -200,7 +200,7 @@ def test_settings_are_read_and_checked():
         ("rte", "subset", "0", "subset should be greater than or equal to 1"),
         ("rte", "learning_rate", "0", "learning_rate should be greater than 0"),
         ("rte", "task", "xyz", "unknown GLUE task 'xyz'"),
-        ("squad", "version", "3", "unknown version '3' of SQuAD"),
+        ("squad", "version", "3", "version should be '1.1' or '2.0', got '3'"),
         ("squad", "stride", "380", "max_length is at least stride"),
     ):
         with pytest.raises(ValueError, match=words):

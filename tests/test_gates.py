@@ -265,7 +265,7 @@ def test_bad_input_is_refused_before_anything_is_written(folder, tmp_path, capsy
         ((folder / "bert", *text, *output, "--set", "language_model=true"), "is no masked or causal language model"),
         ((folder / "bert", *text, *output, "--ratio", "500"), "the least that DiscBlock can store"),
         ((folder / "bert", *text, *output, "--ratio", "0.5"), "a ratio is at least 1"),
-        ((folder / "bert", *text, *output, "--set", "rounds=3"), "gates has no field 'rounds'; it has epochs"),
+        ((folder / "bert", *text, *output, "--set", "rounds=3"), "gates has no field 'rounds'; it has batch_size"),
         ((folder / "bert", *text, *output, "--device", "cuda:77"), "can't use the device"),
     ):
         code, out, err = run(capsys, "calibrate", "--weights-from", "gates", *arguments)

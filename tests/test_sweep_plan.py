@@ -53,7 +53,7 @@ BAD = {
     "type in a task": ("scale = 2", 'scale = "2"', "tasks.spread: scale should be a valid number, got '2'"),
     "seeds of a task": ("scale = 2", "seeds = 2", "the result of spread depends on no seed; leave seeds out"),
     "recovery": ("steps = 2", "steps = 0", "recover: steps should be greater than or equal to 1, got 0"),
-    "field of a recovery": ("steps = 2", "stops = 2", "recover: recover has no field 'stops'; it has mode"),
+    "field of a recovery": ("steps = 2", "stops = 2", "recover: recover has no field 'stops'; it has batch_size"),
     "filter": ("ratios = [6]", "ratios = [7]", "recover.only.ratios names 7.0, the plan has [4.0, 6.0]"),
     "key of the filter": ("ratios = [6]", "ratio = 6", "recover.only: unknown key 'ratio'; known are methods"),
     "text of a recovery": ('text = ["text.txt"]', "fit_text = ['text.txt']", "recover needs text; name files in text"),

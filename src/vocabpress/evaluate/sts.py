@@ -7,13 +7,13 @@ setting of SimCSE (Gao et al., EMNLP 2021); the details have each file.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from vocabpress.evaluate.pairs import SEMEVAL, STSB, ScoredPair, rank_agreement, read_pairs
 from vocabpress.evaluate.sentences import open_encoder, pair_cosines
 from vocabpress.evaluate.task import Measurement, Subject, Task
 
 YEARS = ("2012", "2013", "2014", "2015", "2016")
-SPLITS = ("dev", "test", "train")
 ALL_YEARS = "years"
 SETS = ("stsb", *(f"sts{year[2:]}" for year in YEARS))
 
@@ -27,12 +27,11 @@ class SentenceSimilarity(Task):
         sets: Separated by commas: ``stsb``, ``sts12`` to ``sts16``, or ``years`` for all years in the folder.
     """
 
-    split: str = "dev"
+    split: Literal["dev", "test", "train"] = "dev"
     sets: str = f"stsb,{ALL_YEARS}"
 
     def __post_init__(self) -> None:
-        if self.split not in SPLITS:
-            raise ValueError(f"unknown split {self.split!r} of STS-B; choose from {', '.join(SPLITS)}")
+        super().__post_init__()
         unknown = [name for name in self.names() if name not in (*SETS, ALL_YEARS)]
         if unknown or not self.names():
             choices = ", ".join((*SETS, ALL_YEARS))

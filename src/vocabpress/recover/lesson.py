@@ -1,6 +1,6 @@
 """What a student learns from: unlabelled text, or the rows of a task with the task's own metrics."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -55,20 +55,15 @@ class Source:
 
 @dataclass(frozen=True)
 class Lesson:
-    """Sequences, with labels or without, and if they come from a task, what `judge` needs."""
+    """Sequences, with labels or without.
+
+    ``judge`` gives the metrics of a model, at a precision, on the task's development rows, which choose nothing; none
+    for text.
+    """
 
     sequences: Sequences
     labelled: bool
-    task: Glue | None = None
-    dev: dict[str, Any] | None = None
-    subject: Subject | None = None
-    tokenizer: PreTrainedTokenizerBase | None = None
-
-    def judge(self, model: PreTrainedModel, precision: str) -> dict[str, float]:
-        """The task's metrics on its development rows, which choose nothing; empty for text."""
-        if self.task is None or self.dev is None or self.subject is None or self.tokenizer is None:
-            return {}
-        return replace(self.task, precision=precision).judge(model, self.tokenizer, self.dev, self.subject)
+    judge: Callable[[PreTrainedModel, Any], dict[str, float]] = lambda model, precision: {}
 
 
 def read_lesson(
@@ -105,4 +100,4 @@ def read_lesson(
     examples = task.encode(tokenizer, rows, progress).to_list()
     filler = model.config.pad_token_id if model.config.pad_token_id is not None else tokenizer.pad_token_id
     sequences = set_aside(examples, settings.held_out, filler, seed)
-    return Lesson(sequences, True, task, dev, subject, tokenizer)
+    return Lesson(sequences, True, lambda m, p: replace(task, precision=p).judge(m, tokenizer, dev, subject))

@@ -25,9 +25,8 @@ class Heard:
     """Recorded tensors, in the order of computation.
 
     Attributes:
-        scores: Per attention: scores (batch, heads, queries, keys), and which of them count, broadcastable; None means
-            all.
-        ffn: Per feed-forward block its output, (batch, tokens, width).
+        scores: (batch, heads, queries, keys) per attention, and which scores count, broadcastable; None means all.
+        ffn: (batch, tokens, width) per feed-forward block.
     """
 
     scores: list[tuple[Tensor, Tensor | None]] = field(default_factory=list)

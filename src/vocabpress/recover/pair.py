@@ -68,9 +68,9 @@ class Pair:
         """Load the student again, as it was before training."""
         self.student = _open_student(self.folder, self.loader, self.teacher).to(self.device)  # pyright: ignore[reportArgumentType]
 
-    def judge(self, sequences: Sequences) -> dict[str, float]:
-        """The terms of the loss on the held-out sequences, of the current student."""
-        return held_out_terms(self.student, self.teacher, sequences, self.settings, self.device)
+    def judge(self, sequences: Sequences, student: PreTrainedModel | None = None) -> dict[str, float]:
+        """The terms of the loss on the held-out sequences, of the current or of another student."""
+        return held_out_terms(student or self.student, self.teacher, sequences, self.settings, self.device)
 
     def set_best(self, best: dict[str, Tensor]) -> bool:
         """Set the student to its best state, with decoders in their stored form.

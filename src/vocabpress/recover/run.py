@@ -21,10 +21,11 @@ from vocabpress.hf.writing import check_output, work_folder, written_at_once
 from vocabpress.reconstruction import reconstruction
 from vocabpress.recover.lesson import Lesson, Source, read_lesson
 from vocabpress.recover.loop import Progress, Training, make_accelerator
-from vocabpress.recover.objective import batch_terms, held_out_terms, weighted
+from vocabpress.recover.objective import batch_terms, weighted
 from vocabpress.recover.pair import Pair, open_pair, rows_of, table_of
 from vocabpress.recover.settings import Recovery, RecoveryReport
 from vocabpress.recover.text import Batch, Sequences
+from vocabpress.results import write_whole
 from vocabpress.texts import sources
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def recover(
     pair = open_pair(folder, original, settings, source)
     lesson = read_lesson(source, pair.teacher, pair.tokenizer, settings, seed, progress)
     accelerator = make_accelerator(device)
-    work = _work_folder(target, _identity(settings, seed, pair, source, lesson, accelerator.num_processes))
+    work = _work_folder(target, _identity(seed, pair, source, lesson, accelerator.num_processes))
     pair.to(accelerator.device)
     before, judged = pair.judge(lesson.sequences), lesson.judge(pair.student, settings.precision)
     pair.make_trainable()
@@ -159,7 +160,7 @@ def _write(
         provenance = {**settings.to_dict(), "seed": seed, "steps_taken": done.step, "held_out_before": first}
         provenance |= {} if source.task is None else {"task": source.task, "teacher": pair.original.name}
         fresh = pair.write(temporary, provenance) if pair.set_best(done.best) else None
-        after = before if fresh is None else held_out_terms(fresh, pair.teacher, sequences, settings, pair.device)
+        after = before if fresh is None else pair.judge(sequences, fresh)
         better = weighted(after, settings) < first
         if fresh is None or not better:
             shutil.rmtree(temporary)
@@ -226,11 +227,11 @@ def _describe(pair: Pair, fresh: Any, folder: Path, report: RecoveryReport) -> N
     write_card(now, folder, page, original_text(page, own=True))
 
 
-def _identity(settings: Recovery, seed: int, pair: Pair, source: Source, lesson: Lesson, processes: int) -> dict:
-    """What a run depends on; a checkpoint is resumed only if all of it is equal."""
+def _identity(seed: int, pair: Pair, source: Source, lesson: Lesson, processes: int) -> dict[str, Any]:
+    """Everything that a run depends on; a checkpoint is resumed only if all is equal."""
     files = [*weight_files(pair.folder), *weight_files(pair.original), *(Path(file) for file in source.text)]
     digests = [_digest(file) for file in files]
-    identity = {"settings": settings.to_dict(), "seed": seed, "processes": processes, "files": digests}
+    identity = {"settings": pair.settings.to_dict(), "seed": seed, "processes": processes, "files": digests}
     rows = {} if source.task is None else {"task": source.task, "rows": lesson.sequences.digest()}
     return identity | rows
 
@@ -241,22 +242,12 @@ def _digest(file: Path) -> str:
 
 
 def _work_folder(target: Path, identity: dict) -> Path:
-    """The folder of this run's checkpoints.
-
-    Raises:
-        ValueError: If it holds those of another run, or can't be made.
-    """
+    """The folder of this run's checkpoints; a ValueError if it has those of another run, or can't be created."""
     work = work_folder(target, "recover")
     note = work / "run.json"
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        if note.exists() and json.loads(note.read_text(encoding="utf-8")) != identity:
-            raise ValueError(
-                f"{work} holds an interrupted run of other settings, text or models; remove it to start afresh"
-            )
-        fresh = note.with_suffix(".new")
-        fresh.write_text(json.dumps(identity), encoding="utf-8")
-        fresh.replace(note)  # atomic
-    except OSError as error:
-        raise ValueError(f"can't write {work}: {error.strerror or error}; give another output") from None
+    if note.exists() and json.loads(note.read_text(encoding="utf-8")) != identity:
+        raise ValueError(
+            f"{work} holds an interrupted run of other settings, text or models; remove it to start afresh"
+        )
+    write_whole(note, json.dumps(identity))
     return work

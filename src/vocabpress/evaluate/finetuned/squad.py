@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from transformers import AutoModelForQuestionAnswering
 
@@ -131,7 +131,7 @@ class Squad(FineTuningTask):
         stride: Overlap of neighbouring windows, in tokens.
     """
 
-    version: str = "1.1"
+    version: Literal["1.1", "2.0"] = "1.1"
     _: KW_ONLY
     epochs: AtLeast1 = 2
     learning_rate: Positive = 3e-5
@@ -140,8 +140,6 @@ class Squad(FineTuningTask):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.version not in HUB:
-            raise ValueError(f"unknown version {self.version!r} of SQuAD; choose from {', '.join(HUB)}")
         if self.max_length < self.stride + 2 * MARGIN:
             raise ValueError(
                 f"max_length is at least stride + {2 * MARGIN}, got {self.max_length} with stride {self.stride}"
