@@ -99,7 +99,9 @@ def _of_tokens(folder: Path, reading: Reading) -> Outputs:
             found: Any = model(**batch)
             if labels is None:
                 return _projected(nn.functional.normalize(found[0][counts], dim=-1), draw), counts
-            logs = found.logits[_predicts(labels, kind)].float().log_softmax(-1)
+            scored = labels != UNSCORED
+            at = scored if kind == MASKED else nn.functional.pad(scored[:, 1:], (0, 1))  # a causal model predicts ahead
+            logs = found.logits[at].float().log_softmax(-1)
             words = logs.detach().exp().cpu().multinomial(1, generator=draw).to(reading.device)
             return logs.gather(1, words).sum(), counts
 
@@ -121,9 +123,3 @@ def _drawn(items: list[Any], reading: Reading, draw: torch.Generator) -> list[An
 
 def _projected(vectors: Tensor, draw: torch.Generator) -> Tensor:
     return (vectors * torch.randn(vectors.shape, generator=draw).to(vectors.device)).sum()
-
-
-def _predicts(labels: Tensor, kind: str | None) -> Tensor:
-    """Positions whose logits predict a label: in a causal model those before it."""
-    scored = labels != UNSCORED
-    return scored if kind == MASKED else nn.functional.pad(scored[:, 1:], (0, 1))

@@ -51,26 +51,23 @@ def read_pairs(file: Path, columns: PairColumns) -> list[ScoredPair]:
     Raises:
         ValueError: With file and line number, if a line is invalid; also if the file holds fewer than two pairs.
     """
-    read = (_to_pair(cells, columns, where) for where, cells in read_cells(file, columns.separator))
-    pairs = [pair for pair in read if pair is not None]
+    places = (columns.first, columns.second, columns.score)
+    needed, between = max(places) + 1, "tabs" if columns.separator == "\t" else "white space"
+    pairs: list[ScoredPair] = []
+    for where, cells in read_cells(file, columns.separator):
+        if len(cells) < needed:
+            found = f"{len(cells)} columns separated by {between}"
+            raise ValueError(f"{where}: {found}, {needed} are needed; is it cut off?")
+        first, second, text = (cells[place].strip() for place in places)
+        if columns.unscored and not text:
+            continue
+        score = read_score(text, columns.highest, where)
+        if not first or not second:
+            raise ValueError(f"{where}: one of the two texts is empty")
+        pairs.append(ScoredPair(first, second, score))
     if len(pairs) < 2:
         raise ValueError(f"{file} holds {len(pairs)} scored pairs; it is empty or cut off, download it again")
     return pairs
-
-
-def _to_pair(cells: Sequence[str], columns: PairColumns, where: str) -> ScoredPair | None:
-    needed = max(columns.first, columns.second, columns.score) + 1
-    if len(cells) < needed:
-        between = "tabs" if columns.separator == "\t" else "white space"
-        raise ValueError(f"{where}: {len(cells)} columns separated by {between}, {needed} are needed; is it cut off?")
-    text = cells[columns.score].strip()
-    if columns.unscored and not text:
-        return None
-    score = read_score(text, columns.highest, where)
-    first, second = cells[columns.first].strip(), cells[columns.second].strip()
-    if not first or not second:
-        raise ValueError(f"{where}: one of the two texts is empty")
-    return ScoredPair(first, second, score)
 
 
 def rank_agreement(cosines: Tensor, pairs: Sequence[ScoredPair]) -> float:

@@ -4,15 +4,12 @@ A word of several tokens is the mean of their rows. No model is run. Input table
 with the original's values.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from vocabpress.evaluate.pairs import WORD_PAIRS, ScoredPair, rank_agreement, read_pairs
+from vocabpress.evaluate.pairs import WORD_PAIRS, rank_agreement, read_pairs
 from vocabpress.evaluate.table import open_table
 from vocabpress.evaluate.task import Measurement, Subject, Task
 from vocabpress.evaluate.words import ids_of
@@ -42,21 +39,12 @@ class WordSimilarity(Task):
         metrics = {}
         for model, ending in ((subject.model, ""), (subject.against, "_original")):
             if model is not None:
-                table = open_table(model, subject.device).dense().detach().float().cpu()
-                found = word_correlations(known, tokenizer, table)
+                table, found = open_table(model, subject.device).dense().detach().float().cpu(), {}
+                for name, pairs in known.items():
+                    words = ([getattr(pair, place) for pair in pairs] for place in ("first", "second"))
+                    rows = (torch.stack([table[ids_of(tokenizer, word)].mean(0) for word in part]) for part in words)
+                    found[name] = rank_agreement(cosine_similarity(*rows, dim=-1), pairs)
+                found["mean"] = sum(found.values()) / len(found)
                 metrics |= {f"{name}{ending}": value for name, value in found.items()}
         used = {name: {"pairs": len(pairs), "known": len(known.get(name, ()))} for name, pairs in sets.items()}
         return Measurement(metrics, {"sets": used})
-
-
-def word_correlations(sets: Mapping[str, Sequence[ScoredPair]], tokenizer: Any, table: Tensor) -> dict[str, float]:
-    """Spearman correlation, times 100, of each set, and their mean; the tokenizer must know all words."""
-
-    def row(word: str) -> Tensor:
-        return table[ids_of(tokenizer, word)].mean(0)
-
-    found = {}
-    for name, pairs in sets.items():
-        first, second = (torch.stack(list(map(row, words))) for words in list(zip(*pairs, strict=True))[:2])
-        found[name] = rank_agreement(cosine_similarity(first, second, dim=-1), pairs)
-    return found | {"mean": sum(found.values()) / len(found)}

@@ -82,8 +82,12 @@ class TableErrors(Task):
             weights = counts.double()
             by_frequency = _metrics(errors, deviations(original, weights), weights, queries, shared)
             metrics |= {f"weighted_{name}": value for name, value in by_frequency.items()}
+        values = singular_values(original)
+        rates = [LEAST_RATE * (MOST_RATE / LEAST_RATE) ** (step / (RATES - 1)) for step in range(RATES)]
+        bound = zip(rates, gaussian_bound(values, shape[1], rates), strict=True)
         details = {
-            **_bound(original),
+            "spectrum": values.tolist(),
+            "bound": [{"bits_per_weight": rate, "relative_error": error} for rate, error in bound],
             "weighted_by": weighted_by,
             "deciles": [] if counts is None else _deciles(errors, plain, counts),
             "storage": [{"name": i.name, "dtype": i.dtype, "bytes": i.bits // 8} for i in form.storage()],
@@ -141,14 +145,6 @@ def _deciles(errors: RowErrors, spread: Tensor, counts: Tensor) -> list[dict[str
         share = float(counts[ids].double().sum()) / float(counts.double().sum())
         tenths.append({"tokens": len(ids), "share": share, **asdict(over)})
     return tenths
-
-
-def _bound(original: Tensor) -> dict[str, Any]:
-    values = singular_values(original)
-    rates = [LEAST_RATE * (MOST_RATE / LEAST_RATE) ** (step / (RATES - 1)) for step in range(RATES)]
-    errors = gaussian_bound(values, original.shape[1], rates)
-    points = [{"bits_per_weight": r, "relative_error": e} for r, e in zip(rates, errors, strict=True)]
-    return {"spectrum": values.tolist(), "bound": points}
 
 
 def _spelt(tokenizer: Any, ids: list[int]) -> list[str]:

@@ -246,8 +246,6 @@ def _work_folder(target: Path, identity: dict) -> Path:
     work = work_folder(target, "recover")
     note = work / "run.json"
     if note.exists() and json.loads(note.read_text(encoding="utf-8")) != identity:
-        raise ValueError(
-            f"{work} holds an interrupted run of other settings, text or models; remove it to start afresh"
-        )
+        raise ValueError(f"{work} holds an interrupted run of other settings, text or models; remove it to start again")
     write_whole(note, json.dumps(identity))
     return work

@@ -142,16 +142,11 @@ def batch_plan(lengths: Sequence[int], batch_size: int, batches: int, seed: int)
     is left out, unless there is no other.
     """
     plan: list[list[int]] = []
-    generator = torch.Generator().manual_seed(seed + 1)
+    generator, full = torch.Generator().manual_seed(seed + 1), len(lengths) // batch_size * batch_size or len(lengths)
     while len(plan) < batches:
-        plan += _one_pass(lengths, batch_size, generator)
+        order = torch.randperm(len(lengths), generator=generator)[:full].tolist()
+        for start in range(0, full, POOL * batch_size):
+            pool = order[start : start + POOL * batch_size]
+            made = list(by_length([lengths[row] for row in pool], batch_size, longest_first=False))
+            plan += [[pool[i] for i in made[j]] for j in torch.randperm(len(made), generator=generator).tolist()]
     return plan[:batches]
-
-
-def _one_pass(lengths: Sequence[int], batch_size: int, generator: torch.Generator) -> Iterator[list[int]]:
-    order = torch.randperm(len(lengths), generator=generator).tolist()
-    full = len(order) // batch_size * batch_size or len(order)
-    for start in range(0, full, POOL * batch_size):
-        pool = order[start : min(start + POOL * batch_size, full)]
-        made = list(by_length([lengths[row] for row in pool], batch_size, longest_first=False))
-        yield from ([pool[i] for i in made[j]] for j in torch.randperm(len(made), generator=generator).tolist())

@@ -125,20 +125,16 @@ def read_rows(file: Path, layout: GlueFiles) -> "Dataset":
         else:
             row = dict(zip(columns, cells, strict=True))
             texts = {name: row[column] for name, column in zip(TEXTS, layout.sentences, strict=False)}
-            read.append({**texts, "labels": _class_or_score(row[layout.label], layout.classes, where)})
+            label = row[layout.label]
+            if layout.classes and label not in layout.classes:
+                raise ValueError(f"{where}: unknown label {label!r}; it is one of {', '.join(layout.classes)}")
+            number = layout.classes.index(label) if layout.classes else read_score(label, 5, where)
+            read.append({**texts, "labels": number})
     if cut_short and not (layout.corrupt and len(cut_short) * CORRUPT <= len(read)):
         raise ValueError(cut_short[0])
     if not read:
         raise ValueError(f"{file} holds no rows; give GLUE's own file")
     return need("datasets").Dataset.from_list(read)
-
-
-def _class_or_score(text: str, classes: tuple[str, ...], where: str) -> float:
-    if not classes:
-        return read_score(text, 5, where)
-    if text not in classes:
-        raise ValueError(f"{where}: unknown label {text!r}; it is one of {', '.join(classes)}")
-    return classes.index(text)
 
 
 def read_other_data(task: str, data: Path | None) -> "dict[str, Dataset]":

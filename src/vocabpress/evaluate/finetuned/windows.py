@@ -46,8 +46,11 @@ def split_paragraphs(
     limit = min(QUESTION_TOKENS, max_length - stride - MARGIN)
 
     def split(columns: dict[str, list[Any]], numbers: list[int]) -> dict[str, list[Any]]:
+        asked = [text.lstrip() for text in columns["question"]]
+        options: dict[str, Any] = {"truncation": True, "max_length": limit, "return_offsets_mapping": True}
+        cut = tokenizer(asked, add_special_tokens=False, **options)["offset_mapping"]
         encoded = tokenizer(
-            _shortened([text.lstrip() for text in columns["question"]], tokenizer, limit),
+            [text[: part[-1][1] if part else 0] for text, part in zip(asked, cut, strict=True)],
             columns["context"],
             truncation="only_second",
             max_length=max_length,
@@ -63,13 +66,6 @@ def split_paragraphs(
         return found | {name: [window[name] for window in new] for name in new[0]}
 
     return map_rows(questions, split, questions.column_names, progress)
-
-
-def _shortened(texts: list[str], tokenizer: PreTrainedTokenizerBase, limit: int) -> list[str]:
-    """The texts, cut after ``limit`` tokens."""
-    encoded = tokenizer(texts, add_special_tokens=False, truncation=True, max_length=limit, return_offsets_mapping=True)
-    ends = [offsets[-1][1] if offsets else 0 for offsets in encoded["offset_mapping"]]
-    return [text[:end] for text, end in zip(texts, ends, strict=True)]
 
 
 def _columns_of(encoded: Any, index: int, question: int, answers: dict[str, list], cls: Any) -> dict[str, Any]:
