@@ -41,8 +41,8 @@ class WordSimilarity(Task):
             if model is not None:
                 table, found = open_table(model, subject.device).dense().detach().float().cpu(), {}
                 for name, pairs in known.items():
-                    words = ([getattr(pair, place) for pair in pairs] for place in ("first", "second"))
-                    rows = (torch.stack([table[ids_of(tokenizer, word)].mean(0) for word in part]) for part in words)
+                    words = zip(*((pair.first, pair.second) for pair in pairs), strict=True)
+                    rows = [torch.stack([table[ids_of(tokenizer, word)].mean(0) for word in part]) for part in words]
                     found[name] = rank_agreement(cosine_similarity(*rows, dim=-1), pairs)
                 found["mean"] = sum(found.values()) / len(found)
                 metrics |= {f"{name}{ending}": value for name, value in found.items()}
