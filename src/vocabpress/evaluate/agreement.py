@@ -21,7 +21,7 @@ from vocabpress.settings import AtLeast1
 class ModelAgreement(Task):
     """Task ``agreement``: last hidden states, and with a language-modelling head the predictions.
 
-    All tokens of a line count equally, special ones included. Of an encoder-decoder the encoder is compared.
+    All tokens of a line count equally, special ones included. In an encoder-decoder the encoder is compared.
 
     Attributes:
         max_length: Tokens of a line; longer ones are cut.

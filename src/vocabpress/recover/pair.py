@@ -70,7 +70,8 @@ class Pair:
 
     def judge(self, sequences: Sequences, student: PreTrainedModel | None = None) -> dict[str, float]:
         """The terms of the loss on the held-out sequences, of the current or of another student."""
-        return held_out_terms(student or self.student, self.teacher, sequences, self.settings, self.device)
+        model = self.student if student is None else student
+        return held_out_terms(model, self.teacher, sequences, self.settings, self.device)
 
     def set_best(self, best: dict[str, Tensor]) -> bool:
         """Set the student to its best state, with decoders in their stored form.
