@@ -101,7 +101,7 @@ class Bench:
                 seed=self.chosen.seed,
                 progress=True,
             )
-            details = parts(report) | {"settings": settings.told()}
+            details = parts(report) | {"settings": settings.to_dict()}
             return self.result(task or "recover", step, folder, figures(report), report.seconds, details)
 
         return self.once(name, folder, make)

@@ -228,20 +228,20 @@ def test_batches_are_padded_each_as_it_needs():
     assert scores["labels"].dtype == torch.float32
 
 
-def test_settings_that_came_later_are_told_where_they_are_chosen():
-    assert Recovery().told() == {
+def test_newer_settings_are_written_if_they_are_chosen():
+    assert Recovery().to_dict() == {
         "mode": "table", "steps": 400, "batch_size": 16, "max_length": 128, "learning_rate": 0.01, "embedding": 1.0,
         "hidden": 1.0, "attention": 1.0, "logits": 1.0, "held_out": 256, "evaluate_every": 50, "patience": 4,
         "precision": "float32",
     }  # fmt: skip
-    assert Recovery(ffn=2.0, normalised=False).told() == {**Recovery().told(), "ffn": 2.0, "normalised": False}
+    assert Recovery(ffn=2.0, normalised=False).to_dict() == {**Recovery().to_dict(), "ffn": 2.0, "normalised": False}
 
 
 def test_a_loss_of_nothing_is_refused(folder, tmp_path):
     nothing = {"embedding": 0, "hidden": 0, "attention": 0, "logits": 0}
-    with pytest.raises(ValueError, match="nor all zero"):
+    with pytest.raises(ValueError, match="are all zero"):
         run(folder, tmp_path / "out", **nothing)
-    with pytest.raises(ValueError, match="must not be negative"):
+    with pytest.raises(ValueError, match="ffn should be greater than or equal to 0"):
         Recovery(ffn=-1.0)
     report = run(folder, tmp_path / "out", mode="model", learning_rate=0.003, language_model=True, **nothing)
     assert set(report.terms_after) == {"student"}

@@ -98,7 +98,7 @@ def bad_commands(source, tmp):
         "field of another": ((*table, "--set", "mlm.block=9"), "--set mlm.block: mlm is not a chosen task"),
         "unknown field of one": ((*table, "--set", "reconstruction.x=9"), "has no field 'x'; it has k, queries, words"),
         "bad value": ((*table, "--set", "k=many"), "k should be a valid integer"),
-        "out of range": ((*table, "--set", "k=0"), "k is at least 1"),
+        "out of range": ((*table, "--set", "k=0"), "k should be greater than or equal to 1, got '0'"),
         "output is a file": ((*table, "-o", tmp / "file"), "exists and is a file"),
         "unknown device": ((*table, "--device", "abacus"), "can't use the device 'abacus'"),
         "wrong kind": (

@@ -195,12 +195,12 @@ def test_settings_are_read_and_checked():
     assert task == Glue("rte", epochs=1, subset=40, train_table=False, precision="bfloat16", learning_rate=1e-4)
     assert make_task("squad2", subset="7") == Squad("2.0", subset=7)
     for name, field, value, words in (
-        ("rte", "precision", "int8", "unknown precision 'int8'; choose from float32, bfloat16"),
-        ("rte", "epochs", "0", "epochs is at least 1, got 0"),
-        ("rte", "subset", "0", "subset is at least 1, got 0"),
-        ("rte", "learning_rate", "0", "learning_rate is above 0"),
+        ("rte", "precision", "int8", "precision should be 'float32' or 'bfloat16', got 'int8'"),
+        ("rte", "epochs", "0", "epochs should be greater than or equal to 1"),
+        ("rte", "subset", "0", "subset should be greater than or equal to 1"),
+        ("rte", "learning_rate", "0", "learning_rate should be greater than 0"),
         ("rte", "task", "xyz", "unknown GLUE task 'xyz'"),
-        ("squad", "version", "3", "unknown version '3' of SQuAD"),
+        ("squad", "version", "3", "version should be '1.1' or '2.0', got '3'"),
         ("squad", "stride", "380", "max_length is at least stride"),
     ):
         with pytest.raises(ValueError, match=words):

@@ -236,9 +236,9 @@ def test_a_language_models_own_loss(folder, tmp_path):
 
 
 BAD = {
-    "epochs": ({"epochs": 0}, "epochs must be at least 1, got 0"),
-    "rate": ({"learning_rate": 0.0}, "learning_rate must be positive, got 0.0"),
-    "sparsity": ({"sparsity": 1.5}, "sparsity is 0 to 1"),
+    "epochs": ({"epochs": 0}, "epochs should be greater than or equal to 1, got 0"),
+    "rate": ({"learning_rate": 0.0}, "learning_rate should be greater than 0, got 0.0"),
+    "sparsity": ({"sparsity": 1.5}, "sparsity should be less than or equal to 1, got 1.5"),
     "factors": ({"factors": "int3"}, "factors should be 'float16', 'int8' or 'int4', got 'int3'"),
     "blocks": ({"blocks": 0}, "blocks should be greater than or equal to 1, got 0"),
 }
@@ -265,7 +265,7 @@ def test_bad_input_is_refused_before_anything_is_written(folder, tmp_path, capsy
         ((folder / "bert", *text, *output, "--set", "language_model=true"), "is no masked or causal language model"),
         ((folder / "bert", *text, *output, "--ratio", "500"), "the least that DiscBlock can store"),
         ((folder / "bert", *text, *output, "--ratio", "0.5"), "a ratio is at least 1"),
-        ((folder / "bert", *text, *output, "--set", "rounds=3"), "gates has no field 'rounds'; it has epochs"),
+        ((folder / "bert", *text, *output, "--set", "rounds=3"), "gates has no field 'rounds'; it has batch_size"),
         ((folder / "bert", *text, *output, "--device", "cuda:77"), "can't use the device"),
     ):
         code, out, err = run(capsys, "calibrate", "--weights-from", "gates", *arguments)

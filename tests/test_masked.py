@@ -128,5 +128,5 @@ def test_masked_text_and_tokenizers_that_do_not_fit(masked, long_text, tmp_path)
     causal = tiny.save("gpt2", tmp_path / "gpt2")
     with pytest.raises(ValueError, match="is a GPT2LMHeadModel, a causal language model; measure it with --task clm"):
         measured("mlm", causal, settings={"min_tokens": 5}, text=[long_text])
-    with pytest.raises(ValueError, match="mask_probability is between 0 and 1"):
+    with pytest.raises(ValueError, match="mask_probability should be less than 1"):
         make_task("mlm", mask_probability="1.5")

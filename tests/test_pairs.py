@@ -98,7 +98,7 @@ def test_bad_sets_and_folders(masked, data):
         measured("sts", masked[0], data=data)
     with pytest.raises(ValueError, match="unknown set 'sts11' of STS; choose from stsb, sts12"):
         make_task("sts", sets="stsb,sts11")
-    with pytest.raises(ValueError, match="unknown split 'dve'"):
+    with pytest.raises(ValueError, match="split should be 'dev', 'test' or 'train', got 'dve'"):
         make_task("sts", split="dve")
     with pytest.raises(ValueError, match=r"has no semeval-sts/2016"):
         measured("sts", masked[0], settings={"sets": "sts16"}, data=data)

@@ -260,7 +260,7 @@ def bad_inputs(folder, tmp):
         "unknown field": ((small, *teacher, *ok, *out, "--set", "speed=9"), "recover has no field 'speed'"),
         "no weight": (
             (small, *teacher, *ok, *out, *(f"--set={n}=0" for n in ("embedding", "hidden", "attention", "logits"))),
-            "must not be negative, nor all zero",
+            "the weights of the loss are all zero",
         ),
         "output not empty": ((small, *teacher, *ok, "-o", folder), "exists and is not empty"),
     }

@@ -33,7 +33,7 @@ def checkpoints(source, tmp_path_factory):
 
 def stopped_at_the_second_look(monkeypatch, run):
     """Run a recovery, and interrupt it when it looks at what is held out for the second time."""
-    looks, look = [], loop_module.Training._look
+    looks, look = [], loop_module.Training._save
 
     def stop(self, *arguments):
         looks.append(1)
@@ -42,7 +42,7 @@ def stopped_at_the_second_look(monkeypatch, run):
         look(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop_module.Training, "_look", stop)
+        patch.setattr(loop_module.Training, "_save", stop)
         with pytest.raises(KeyboardInterrupt):
             run()
 

@@ -1,19 +1,16 @@
-"""Single files that commands write: seen to be writable before the work that they are to hold."""
+"""Checks that a file can be written, before long work."""
 
 import tempfile
 from pathlib import Path
 
 
 def check_place(path: str | Path, what: str = "", made: bool = False) -> None:
-    """Refuse a file that can't be made, before the work that it is to hold.
+    """Raise a ValueError if a file can't be written.
 
     Args:
         path: The file.
-        what: It is, for the message, such as ``"the picture "``.
-        made: Whether its folder will be made.
-
-    Raises:
-        ValueError: If it is a folder, or in none, or can't be written.
+        what: Its content, for the message, such as ``"the picture "``.
+        made: Whether its folder will be created.
     """
     file = Path(path).absolute()
     if made:

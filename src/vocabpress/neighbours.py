@@ -1,4 +1,4 @@
-"""Which rows of a table are near each other by cosine, and how many stay so when it is compressed."""
+"""Nearest rows of a table by cosine, and how many are the same after compression."""
 
 from typing import NamedTuple
 
@@ -9,33 +9,22 @@ from torch.nn.functional import normalize
 from vocabpress.chunks import chunks
 from vocabpress.progress import Bar
 
-QUERIES_AT_ONCE = 1024  # rows whose cosines with a chunk of the others are computed at once
-MULTIPLICATIONS = 4e11  # multiplications for one table; some ten seconds of one core
+QUERIES_AT_ONCE = 1024  # queries in one product with a chunk of the rows
+MULTIPLICATIONS = 4e11  # for one table; about ten seconds on one core
 
 
 class Queries(NamedTuple):
-    """Rows that stand for all rows of a table.
-
-    Attributes:
-        ids: Shape (n).
-        stands_for: How many rows each stands for, shape (n), float64.
-    """
+    """Row numbers, (n), and the number of rows that each of them represents, (n), float64."""
 
     ids: Tensor
     stands_for: Tensor
 
 
 def choose_queries(num_embeddings: int, limit: int, counts: Tensor | None, seed: int) -> Queries:
-    """All rows, or where they are more than ``limit`` a sample of them.
+    """All rows, or a sample of ``limit`` of them, at least 2.
 
-    With counts half of the sample are the most frequent tokens, which decide every mean by frequency; the other half is
-    drawn from the rest.
-
-    Args:
-        num_embeddings: V.
-        limit: The most rows to take, at least 2.
-        counts: (V) or None.
-        seed: Decides the sample.
+    With ``counts``, (V), half of the sample are the most frequent tokens, which dominate every mean by frequency; the
+    other half is drawn from the rest.
     """
     if num_embeddings <= limit:
         return Queries(torch.arange(num_embeddings), torch.ones(num_embeddings, dtype=torch.float64))
@@ -51,16 +40,13 @@ def choose_queries(num_embeddings: int, limit: int, counts: Tensor | None, seed:
 
 @torch.no_grad()
 def nearest_rows(table: Tensor, ids: Tensor, k: int, excluded: Tensor | None = None) -> Tensor:
-    """The ``k`` rows with the highest cosine to each of some rows, the row itself excluded.
+    """Numbers of the ``k`` rows with the highest cosine to each of the rows ``ids``, (n, k), the nearest first.
 
     Args:
         table: (V, d), any float dtype; read by chunks of rows.
         ids: (n).
-        k: Less than the rows that are left to choose from.
-        excluded: Rows that are nobody's neighbours.
-
-    Returns:
-        Row numbers, shape (n, k), the nearest first.
+        k: Less than the number of rows that are not excluded.
+        excluded: Rows that are never neighbours, as is the row itself.
     """
     asked = normalize(table[ids].float(), dim=1)
     closest: Tensor = asked.new_empty(len(ids), 0)
@@ -84,14 +70,7 @@ def _within(rows: Tensor, part: slice) -> Tensor:
 
 @torch.no_grad()
 def shared_neighbours(table: Tensor, other: Tensor, ids: Tensor, k: int = 10, progress: bool = False) -> Tensor:
-    """Share of the ``k`` nearest neighbours of a row in one table that are among those in another.
-
-    Args:
-        table: (V, d), any float dtype.
-        other: (V, d), on the same device.
-        ids: (n), rows to ask for.
-        k: Fewer are taken where the table is small.
-        progress: Whether to draw a progress bar on stderr.
+    """Share of the ``k`` nearest neighbours of each of the rows ``ids`` that two tables, (V, d), have in common.
 
     Returns:
         From 0 to 1, shape (n), float64 on the CPU.

@@ -1,4 +1,4 @@
-"""How near the rows of a compressed table are to the original's."""
+"""Errors of the rows of a compressed table."""
 
 from dataclasses import dataclass
 
@@ -14,11 +14,11 @@ DECILES = 10
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Errors of a table's rows, each row counted by its token weight.
+    """Weighted errors of a table's rows.
 
     Attributes:
         relative_error: Sum of squared errors over the sum of squared deviations from the mean row; 0 is exact, 1 is
-            what the mean row alone would score.
+            the error of the mean row alone.
         mean_cosine: Mean cosine between a row and its reconstruction.
     """
 
@@ -32,8 +32,8 @@ class RowErrors:
 
     Attributes:
         squared_error: Squared distance of the row and its reconstruction.
-        cosine: Between the two; 1 where they are equal, else 0 where one of them is zero.
-        norm_ratio: Length of the reconstruction over the row's own; NaN where the row is zero.
+        cosine: Their cosine; 1 if they are equal, else 0 if one of them is zero.
+        norm_ratio: Length of the reconstruction over that of the row; NaN if the row is zero.
     """
 
     squared_error: Tensor
@@ -41,24 +41,14 @@ class RowErrors:
     norm_ratio: Tensor
 
     def over(self, deviations: Tensor, weights: Tensor) -> Reconstruction:
-        """Sums over the rows.
-
-        Args:
-            deviations: As `deviations` gives them, shape (V).
-            weights: (V), not all zero.
-        """
+        """Sums over the rows, by ``weights``, (V), not all zero, and the result of `deviations`, (V)."""
         error, deviation = float(weights @ self.squared_error), float(weights @ deviations)
-        # A table of equal rows deviates nowhere: then any error at all is infinitely large.
+        # In a table of equal rows any error is infinitely large.
         relative = error / deviation if deviation else float("inf") if error else 0.0
         return Reconstruction(relative, float(weights @ self.cosine) / float(weights.sum()))
 
     def against(self, table: Tensor, counts: Tensor | None = None) -> Reconstruction:
-        """The same of all rows of the original.
-
-        Args:
-            table: The original, (V, d).
-            counts: (V), how often each token occurs; None counts all rows alike.
-        """
+        """Sums over the rows, given the original, (V, d), and counts of tokens, (V); None weights rows equally."""
         weights = torch.ones(len(table), dtype=torch.float64) if counts is None else counts.double().cpu()
         return self.over(deviations(table, weights), weights)
 
@@ -92,20 +82,10 @@ def deviations(table: Tensor, weights: Tensor) -> Tensor:
 
 
 def reconstruction(table: Tensor, embedding: CompressedEmbedding, counts: Tensor | None = None) -> Reconstruction:
-    """Compare a compressed table with the original.
-
-    Args:
-        table: (V, d).
-        embedding: The compressed table, (V, d).
-        counts: (V), how often each token occurs; None counts all rows alike.
-    """
+    """Compare a compressed table with the original, both (V, d), weighted by ``counts`` of tokens, (V), if any."""
     return row_errors(table, embedding).against(table, counts)
 
 
 def frequency_deciles(counts: Tensor) -> list[Tensor]:
-    """Ten groups of rows of about equal size, the most frequent tokens first; equal counts in the rows' order.
-
-    Args:
-        counts: (V), with V at least 10.
-    """
+    """Row numbers in ten groups of about equal size, the most frequent first; ``counts`` is (V), V at least 10."""
     return list(counts.argsort(descending=True, stable=True).tensor_split(DECILES))

@@ -1,4 +1,4 @@
-"""One format for every measurement: a JSON file holds a list of `Result`, ours and peers' alike."""
+"""One format for every measurement, ours and peers': a JSON file with a list of `Result`."""
 
 import json
 import math
@@ -20,10 +20,10 @@ PACKAGES = ("vocabpress", "torch", "transformers", "sentence-transformers", "num
 
 
 def environment(device: str = "cpu", packages: Iterable[str] = PACKAGES) -> dict[str, Any]:
-    """What a result depends on besides its settings: versions, commit, machine."""
+    """Versions, commit and machine, on which a result also depends."""
     here = Path(__file__).parent
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=here)
-    # Without a lock, which a kill would leave behind, on the index of a repository that this is only to read.
+    # Without a lock on the index, which would stay if this process were killed.
     status = ["git", "--no-optional-locks", "status", "--porcelain", "."]
     changed = subprocess.run(status, capture_output=True, text=True, check=False, cwd=here)
     return {
@@ -50,16 +50,16 @@ class Result:
 
     Attributes:
         task: What was measured, e.g. ``"sts"``.
-        variant: A name for this row, as a legend shows it.
-        settings: Everything that was chosen. Where they apply: ``model`` (name of the original), ``method``, ``fields``
-            of the method, ``budget`` (fields of a `Budget`), ``ratio`` that was asked for, ``recovered`` (settings of
-            the recovery, or None), ``peer`` (true for what is not ours), ``seed``, ``task`` (fields of the task).
+        variant: Name of this row, for legends.
+        settings: All settings, as far as they apply: ``model`` (name of the original), ``method``, ``fields`` of the
+            method, ``budget`` (fields of a `Budget`), requested ``ratio``, ``recovered`` (settings of the recovery, or
+            None), ``peer`` (true for other libraries), ``seed``, ``task`` (fields of the task).
         bytes: Name -> bytes of saved tensors: ``table``, ``table_float32``, ``model``, ``model_before``.
         metrics: Name -> value.
-        seconds: Of the measurement; of the fit where the fit is what was measured.
-        details: What is not one number: deciles, spectra, neighbours. JSON.
+        seconds: Time of the measurement, or of the fit if that was measured.
+        details: Other data as JSON: deciles, spectra, neighbours.
         environment: See `environment`.
-        schema_version: Of this format.
+        schema_version: Version of this format.
     """
 
     task: str
@@ -74,7 +74,7 @@ class Result:
 
 
 def write_results(path: str | Path, results: list[Result]) -> None:
-    """Write results as JSON, readable in a diff; the file appears whole or not at all.
+    """Write results atomically as JSON that is readable in a diff.
 
     Raises:
         ValueError: If the file can't be written, or a metric is not finite.
@@ -90,11 +90,7 @@ def write_results(path: str | Path, results: list[Result]) -> None:
 
 
 def write_whole(path: str | Path, text: str) -> None:
-    """Write a file whole or not at all, making its folder.
-
-    Raises:
-        ValueError: If it can't be written.
-    """
+    """Write a file atomically, and create its folder; a ValueError if that fails."""
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
@@ -107,11 +103,10 @@ def write_whole(path: str | Path, text: str) -> None:
 
 
 def read_results(path: str | Path) -> list[Result]:
-    """Read what `write_results` wrote, now or by version 1 of the format.
+    """Read a file of `write_results`, of version 1 or 2 of the format.
 
     Raises:
-        ValueError: If the file is missing, is no results file, is of another schema version, or has fields that are
-            not of their types.
+        ValueError: If the file is missing, is no results file, has another version, or fields of wrong types.
     """
     try:
         rows = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -139,7 +134,7 @@ def _read(row: dict[str, Any], path: str | Path) -> Result:
 
 
 def _check(result: Result, path: str | Path) -> None:
-    """Refuse a result whose fields are not of their types, which JSON does not promise."""
+    """Raise a ValueError if fields have wrong types; convert budgets of earlier versions, which were text."""
     for name in ("settings", "bytes", "metrics", "details", "environment"):
         if not isinstance(getattr(result, name), dict):
             raise ValueError(f"{path} holds a result whose {name} is no object; measure it again")
@@ -148,7 +143,7 @@ def _check(result: Result, path: str | Path) -> None:
     for name, value in {**result.bytes, **result.metrics}.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"{path} holds a result whose {name} is no number ({value!r}); measure it again")
-    if isinstance(budget := result.settings.get("budget"), str):  # as earlier versions wrote it
+    if isinstance(budget := result.settings.get("budget"), str):
         try:
             result.settings["budget"] = asdict(Budget.read(budget))
         except ValueError as error:

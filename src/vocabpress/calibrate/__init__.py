@@ -1,6 +1,6 @@
 """Which errors of a compressed model matter: token weights, the metric of a row, learned gates.
 
-What runs a model is imported at its first use: `compress` stands below it and needs the counts alone.
+Modules that run a model are imported at first use: `compress` is in a lower layer and needs only the counts.
 """
 
 import importlib

@@ -1,7 +1,7 @@
-"""Which errors matter, and how much: what a fit takes of it, where it comes from, and the file that holds both.
+"""Which errors matter, and how much: the input of a fit, its provenance, and the file that holds both.
 
-A squared error of a row counts by the weight of its token, and an error e by e M e^T, M the metric of the model. What
-else a compression needs to know of a model joins here as a field of `Calibration`, measured in a file of its own.
+A squared error of a row is weighted by its token, and an error e counts e M e^T, M the metric of the model. Other
+statistics that a compression needs of a model become fields of `Calibration`, each measured in a module of its own.
 """
 
 import json
@@ -20,9 +20,9 @@ UNIFORM, VOCABULARY_ORDER, TFIDF = "uniform", "vocabulary-order", "tfidf"
 Source = Literal["uniform", "vocabulary-order", "text", "counts", "tfidf", "gates", "given"]
 WORDS: dict[Source, str] = {"vocabulary-order": "vocabulary order", "tfidf": "TF-IDF of text", "given": "given weights"}
 ROOT, STRENGTH = 0.5, 0.5
-# Of a text. In `benchmarks/tcq.py` 175,000 do better than 12,000 and than millions; this lies between.
+# Longer texts are scaled to this length. In `benchmarks/tcq.py` 175,000 is better than 12,000 and than millions.
 TOKENS = 350_000
-# Names in the file. Files of one tensor, as earlier versions wrote them, have the same.
+# Names in the file. Files of one tensor, as earlier versions wrote them, have the same names.
 TENSORS = {"weights": "token_weights", "counts": "token_counts", "metric": "metric"}
 
 
@@ -31,21 +31,21 @@ class Calibration:
     """How much each token and each direction of a row matters, and where that comes from.
 
     Attributes:
-        weights: How much the squared error of each token's row counts, (V); None counts all alike.
-        counts: How often each token occurs, (V), by which errors are reported; None where that is not known.
-        source: Where the weights come from: ``"uniform"``, every token alike; ``"vocabulary-order"``, Zipf's law;
+        weights: Weight of the squared error of each token's row, (V); None weights all tokens equally.
+        counts: Occurrences of each token, (V), for reported errors; None if unknown.
+        source: Where the weights come from: ``"uniform"``, all tokens equal; ``"vocabulary-order"``, Zipf's law;
             ``"text"`` or ``"counts"``, a power of the counts; ``"tfidf"``; ``"gates"``; or ``"given"``. A calibration
-            without weights that is not ``"uniform"`` leaves them to whoever reads it.
-        exponent: The power of the counts that the weights are; None where they are no power.
+            without weights that is not ``"uniform"`` leaves them to its reader.
+        exponent: The power of the counts that the weights are; None if they are not a power.
         texts: Names of the files that were read.
-        tokens: Counted in them.
-        losses: Where gates were learned: the loss on held-out sequences with the table that the gates make, at the
-            start (TF-IDF) and after each epoch. The weights are those of the least.
-        metric: In which directions an error matters, (d, d); None counts all alike.
-        metric_strength: Its exponent in a fit: 0 counts all directions alike, 1 takes the metric as it is.
-        metric_of: What was looked at: ``"sentence"``, ``"predictions"`` or ``"hidden"``.
-        metric_sequences: Read for it.
-        metric_tokens: In them, over which it is a mean.
+        tokens: Number of tokens in them.
+        losses: If gates were learned: the held-out loss with a table that is compressed by the gates, at the start
+            (TF-IDF) and after each epoch. The weights are those of the lowest.
+        metric: In which directions an error matters, (d, d); None weights all directions equally.
+        metric_strength: Its exponent in a fit: 0 weights all directions equally, 1 uses the metric unchanged.
+        metric_of: The output that was differentiated: ``"sentence"``, ``"predictions"`` or ``"hidden"``.
+        metric_sequences: Number of sequences that it was measured on.
+        metric_tokens: Number of tokens in them, over which it is a mean.
 
     Raises:
         ValueError: If the strength is not 0 to 2.
@@ -81,7 +81,7 @@ class Calibration:
 
     @classmethod
     def read(cls, given: "Calibration | str | Path | None") -> "Calibration":
-        """What `compress` takes: a calibration, a file of one, ``"uniform"`` or ``"vocabulary-order"``.
+        """From any argument of `compress`: a calibration, a file of one, ``"uniform"`` or ``"vocabulary-order"``.
 
         Raises:
             ValueError: If the file is unusable.
@@ -94,7 +94,7 @@ class Calibration:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read what `save` wrote, or a file of counts, weights or a metric of an earlier version.
+        """Read a file of `save`, or one of counts, weights or a metric of an earlier version.
 
         Raises:
             ValueError: If the file is missing or is none of these.
@@ -116,7 +116,7 @@ class Calibration:
             raise ValueError(f"{path} is no calibration file that vocabpress wrote ({error})") from None
 
     def save(self, path: str | Path) -> None:
-        """Write everything to one safetensors file: tensors in float32, the other fields as JSON in its metadata.
+        """Write one safetensors file: tensors in float32, the other fields as JSON in its metadata.
 
         Raises:
             ValueError: If the file can't be written.
@@ -129,30 +129,30 @@ class Calibration:
             raise ValueError(f"can't write the calibration to {path}: {error}") from None
 
     def provenance(self) -> dict[str, Any]:
-        """Every field that is no tensor and is set, as JSON has it."""
+        """All fields that are set, except tensors, as JSON."""
         named = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in TENSORS}
         named |= {"texts": list(self.texts) or None, "losses": list(self.losses) or None}
         named["metric_strength"] = None if self.metric is None else self.metric_strength
         return {name: value for name, value in named.items() if value is not None}
 
     def describe(self) -> str:
-        """Where the token weights come from, in words."""
+        """Where the token weights come from, for people."""
         word = WORDS.get(self.source, self.source)
         return word if self.exponent in (None, ROOT) else f"{word}, to the power {self.exponent:g}"
 
     @property
     def effective_rank(self) -> float | None:
-        """How many directions matter, ``(trace M)^2 / trace M^2``: d where all matter alike; None without a metric."""
+        """How many directions matter, ``(trace M)^2 / trace M^2``: d if all matter equally; None without a metric."""
         metric = self.metric
         return None if metric is None else float(metric.trace() ** 2 / metric.square().sum())
 
     @property
     def leaves_weights_open(self) -> bool:
-        """Whether there is nothing about tokens here: the metric alone, or nothing at all."""
+        """Whether there is nothing about tokens."""
         return self.weights is None and self.counts is None and self.source == "given"
 
     def joined(self, other: "Calibration") -> "Calibration":
-        """This, with what ``other`` has of tokens, of directions or of both in its place."""
+        """A copy, with the token fields, the metric fields or both replaced by those that ``other`` has."""
         of_metric = [field.name for field in fields(self) if field.name.startswith("metric")]
         taken = [] if other.metric is None else of_metric
         if not other.leaves_weights_open:
@@ -162,10 +162,10 @@ class Calibration:
         return replace(self, **{name: getattr(other, name) for name in taken})
 
     def check(self, rows: int, width: int) -> None:
-        """See that this is of a table (V, d).
+        """Check that this belongs to a table (V, d).
 
         Raises:
-            ValueError: If this calibration is another model's, or the metric is none.
+            ValueError: If it belongs to another model, or the metric is invalid.
         """
         for name in ("weights", "counts"):
             values = getattr(self, name)
@@ -178,7 +178,7 @@ class Calibration:
             check_metric(self.metric, width)
 
     def for_fit(self) -> dict[str, Tensor | None]:
-        """What `Method.fit` takes: ``token_weights``, and ``metric`` at its strength."""
+        """Arguments of `Method.fit`: ``token_weights``, and ``metric`` at its strength."""
         metric = None if self.metric is None else power(self.metric, self.metric_strength).float()
         return {"token_weights": self.weights, "metric": metric}
 
@@ -186,10 +186,10 @@ class Calibration:
 def token_weights(counts: Tensor, exponent: float = ROOT) -> Tensor:
     """Weights from counts: ``(counts + 1) ** exponent``, mean 1, shape (V).
 
-    The 1 keeps tokens that the text did not happen to hold; relative frequencies are first scaled so that the smallest
-    positive one is 1, as in text where the rarest token occurs once. Exponent 1 counts an error as often as the text
-    would show it, 0 not at all; the square root between them is our choice, because the text at hand is never the
-    user's. Nor should more text make weights more uneven: what is longer than `TOKENS` is counted as if it had so many.
+    The 1 gives weight to tokens that the text lacks; relative frequencies are first scaled so that the smallest
+    positive one is 1, as in text where the rarest token occurs once. Exponent 1 weights an error by its frequency in
+    the text, 0 weights all equally. The square root between them is our choice, because the text is never the user's.
+    More text should not make weights more uneven, so counts of a text longer than `TOKENS` are scaled to that length.
 
     Raises:
         ValueError: If all counts are zero, or the exponent is not 0 to 2.
@@ -205,11 +205,7 @@ def token_weights(counts: Tensor, exponent: float = ROOT) -> Tensor:
 
 
 def join(parts: Sequence["Calibration | str | Path"]) -> Calibration:
-    """Calibrations or files of them as one; what a later one has stands in the place of what an earlier one has.
-
-    Raises:
-        ValueError: If a file is unusable.
-    """
+    """Calibrations or files of them as one; what a later one has replaces what an earlier one has."""
     found = Calibration()
     for part in parts:
         found = found.joined(Calibration.read(part))

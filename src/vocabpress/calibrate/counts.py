@@ -1,10 +1,10 @@
-"""How much each token matters: counted in text, rated by TF-IDF, or guessed from the vocabulary's order."""
+"""How much each token matters: by counts in text, by TF-IDF, or by the vocabulary's order."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,20 +13,8 @@ from vocabpress.calibrate.calibration import ROOT, UNIFORM, VOCABULARY_ORDER, Ca
 from vocabpress.texts import read_lines
 
 LINES_PER_BATCH = 512
-
-
-class Tokenizer(Protocol):
-    """What is needed of a transformers tokenizer."""
-
-    all_special_ids: list[int]
-
-    def __call__(self, text: list[str], *, add_special_tokens: bool) -> dict[str, list[list[int]]]:
-        """Token ids of each text, under ``input_ids``."""
-        ...
-
-    def convert_ids_to_tokens(self, ids: list[int]) -> list[str | None]:
-        """The tokens of these ids."""
-        ...
+Tokenizer = Any
+"""A transformers tokenizer; this module does not import that library."""
 
 
 def weigh_tokens(
@@ -40,19 +28,19 @@ def weigh_tokens(
     by_tfidf: bool = False,
     progress: bool = False,
 ) -> Calibration:
-    """Add what is not known yet of the tokens.
+    """Add token weights and counts that are not known yet.
 
-    Without text, counts or weights it is the vocabulary's order, a guess that serves text far better than none; a model
-    without a tokenizer has no such order, so there its tokens count alike.
+    Without text, counts or weights they come from the vocabulary's order, which is far better than equal weights. A
+    model without a tokenizer has no such order, so its tokens get equal weights.
 
     Args:
-        known: Weights and counts that are there already.
-        open_tokenizer: Opens the model's own, where it is needed; raises ValueError where there is none.
+        known: Existing weights and counts.
+        open_tokenizer: Opens the model's own if it is needed; raises ValueError if there is none.
         num_embeddings: Rows of the table, V.
         text: UTF-8 text files.
-        noted: What the user called them: folders and pipes stand for others.
-        exponent: The power of the counts. None leaves weights that are there alone, and takes the root of others.
-        by_tfidf: Whether to rate the tokens by `tfidf` instead, each line of the text a document.
+        noted: Their names as the user gave them, such as those of folders and pipes.
+        exponent: The power of the counts; None keeps existing weights, and takes the square root otherwise.
+        by_tfidf: Whether to use `tfidf` instead, each line of the text a document.
         progress: Whether to draw a progress bar over the text on stderr.
 
     Raises:
@@ -87,11 +75,7 @@ def weigh_tokens(
 
 
 def _tokenised(texts: Iterable[str], tokenizer: Tokenizer, num_embeddings: int) -> Iterator[list[list[int]]]:
-    """Token ids of each text, some hundred texts at a time; special tokens that a tokenizer adds are left out.
-
-    Raises:
-        ValueError: If an id is outside of the table, or there is not one token.
-    """
+    """Token ids of each text, some hundred texts at a time, without special tokens."""
     texts, found = iter(texts), False
     while batch := list(islice(texts, LINES_PER_BATCH)):
         rows = tokenizer(batch, add_special_tokens=False)["input_ids"]
@@ -105,18 +89,13 @@ def _tokenised(texts: Iterable[str], tokenizer: Tokenizer, num_embeddings: int) 
 
 
 def count_tokens(texts: Iterable[str], tokenizer: Tokenizer, num_embeddings: int) -> Tensor:
-    """How often each token occurs, streaming; special tokens that a tokenizer adds are not counted.
-
-    Args:
-        texts: Strings of any length, read once.
-        tokenizer: The model's own.
-        num_embeddings: Rows of the table, V.
+    """Occurrences of each token in texts that are read once; special tokens that a tokenizer adds are not counted.
 
     Returns:
-        Counts, shape (V), float32, exact up to 2**24 occurrences of one token (float64 inside).
+        Shape (V), float32, exact up to 2**24 occurrences of one token (float64 inside).
 
     Raises:
-        ValueError: If there is not one token, or an id is outside of the table.
+        ValueError: If there is no token at all, or an id is outside of the table.
     """
     counts = torch.zeros(num_embeddings, dtype=torch.float64)
     for rows in _tokenised(texts, tokenizer, num_embeddings):
@@ -128,24 +107,21 @@ def count_tokens(texts: Iterable[str], tokenizer: Tokenizer, num_embeddings: int
 def tfidf(
     texts: Iterable[str], tokenizer: Tokenizer, num_embeddings: int, alpha: float = 0.0, beta: float = 0.1
 ) -> Tensor:
-    """The scores of DiscBlock-T (Lee et al., Findings of EMNLP 2021, and its code): words of every text count less.
+    """The weights of DiscBlock-T (Lee et al., Findings of EMNLP 2021, and its code): common words count less.
 
     With D texts, each a document, tf is the mean over the documents of ``alpha + beta * count / highest count of a
     token there``, idf is ``1 + max(0, ln(D / (1 + df)))`` with df one more than the documents that hold the token, and
-    the score is ``tf * idf + 1 / D``. The last term is what a token gets that no document holds.
+    the score is ``tf * idf + 1 / D``. The last term is the score of tokens that occur in no document.
 
     Args:
-        texts: The documents, read once; one without a token does not count.
+        texts: The documents, read once; one without a token is ignored.
         tokenizer: The model's own.
         num_embeddings: Rows of the table, V.
-        alpha: The part of tf that all tokens have.
+        alpha: The constant part of tf.
         beta: The part of tf that depends on counts.
 
     Returns:
-        Weights, shape (V), float32, positive.
-
-    Raises:
-        ValueError: As `count_tokens`.
+        Shape (V), float32, positive.
     """
     shares, holders = torch.zeros(num_embeddings, dtype=torch.float64), torch.zeros(num_embeddings, dtype=torch.float64)
     documents = 0
@@ -161,18 +137,11 @@ def tfidf(
 
 
 def vocabulary_order(tokenizer: Tokenizer, num_embeddings: int) -> Tensor:
-    """Zipf's law over the order of the vocabulary, for vocabularies that are sorted by frequency.
+    """Relative frequencies by Zipf's law over the vocabulary's order, (V), the largest 1.
 
-    The token of rank r (from 1) gets 1/r; most BPE, unigram and WordPiece vocabularies come in about that order. Ranks
-    pass over special tokens, ``[unused7]`` and its like, and rows beyond the tokenizer's last token: those get the
-    least weight of all, because text seldom or never holds them.
-
-    Args:
-        tokenizer: The model's own.
-        num_embeddings: Rows of the table, V.
-
-    Returns:
-        Shape (V), relative frequencies, the largest 1.
+    The token of rank r (from 1) gets 1/r; most BPE, unigram and WordPiece vocabularies are sorted about so. Special
+    tokens, unused ones such as ``[unused7]`` and rows beyond the tokenizer's last token have no rank: they get the
+    lowest weight, because they are rare in text or do not occur.
     """
     tokens = tokenizer.convert_ids_to_tokens(list(range(num_embeddings)))
     special = set(tokenizer.all_special_ids)

@@ -1,4 +1,4 @@
-"""A token embedding with a gate for each token: what DiscBlock-D trains."""
+"""A token embedding with a gate for each token, trained by DiscBlock-D."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,17 +13,17 @@ LEAST_GATE, MOST_GATE = 0.001, 1.0
 
 
 class Gated(nn.Module):
-    """Stands for a token embedding while its gates are learned.
+    """Replaces a token embedding while its gates are learned.
 
-    The row of token t keeps its coordinates j < g_t d and loses the others. The gradient passes the mask as if each
-    coordinate of it were the gate itself, times d. Then one of several square layers makes up for what is gone. A
-    linear selector picks it by the mask, by a hard Gumbel softmax whose gradient is that of the soft one.
+    In the row of token t, coordinates j >= g_t d are masked. The gradient treats each coordinate of the mask as the
+    gate times d. Then one of several square layers compensates for the masked coordinates. A linear selector chooses it
+    by the mask, through a hard Gumbel softmax with the gradient of the soft one.
 
     Args:
         original: The embedding; it is not trained.
         gates: (V).
-        layers: How many square layers; each starts as the identity.
-        temperature: The Gumbel softmax divides by it.
+        layers: Number of square layers; each starts as the identity.
+        temperature: Temperature of the Gumbel softmax.
         generator: Draws its noise; on the embedding's device.
     """
 
@@ -46,20 +46,20 @@ class Gated(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The original table, for models that look at it."""
+        """The original table, for models that read it."""
         return self.original.weight  # pyright: ignore[reportReturnType]
 
     def trained(self) -> list[nn.Parameter]:
-        """What is learned: gates, layers and selector."""
+        """Trained parameters: gates, layers and selector."""
         return [self.gates, self.layers, self.offsets, self.share, self.scores, self.bias]
 
     def forward(self, ids: Tensor) -> Tensor:
-        """The original rows, or inside `reading` others; shape (*ids.shape, d)."""
+        """The original rows, or inside `reading` other rows; shape (*ids.shape, d)."""
         return self._rows(ids)
 
     @contextmanager
     def reading(self, rows: Rows) -> Iterator[None]:
-        """Read other rows inside, such as `gated`."""
+        """Read other rows, such as `gated`, inside the context."""
         before, self._rows = self._rows, rows
         try:
             yield
@@ -67,7 +67,7 @@ class Gated(nn.Module):
             self._rows = before
 
     def mask(self, ids: Tensor) -> Tensor:
-        """0 or 1 for each coordinate, (*ids.shape, d), with the gradient of the gate."""
+        """0 or 1 for each coordinate, (*ids.shape, d), with the gradient of the gate times d."""
         reach = self.gates[ids][..., None] * self.width
         mask = (torch.arange(self.width, device=reach.device) < reach).to(reach.dtype)
         return mask + (reach - reach.detach())

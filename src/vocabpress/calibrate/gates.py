@@ -1,27 +1,28 @@
 """Token weights by learning: the gates of DiscBlock-D.
 
 "Block-wise Word Embedding Compression Revisited: Better Weighting and Structuring", Lee, Lee, Moon, Findings of EMNLP
-2021, and its public code. A gate for each token, at first its TF-IDF over the largest one, says how many coordinates of
-its row stay; gates, and five square layers that make up for what is masked, are trained by plain SGD while the
-model is frozen:
+2021, and its public code. Each token has a gate, which starts at its TF-IDF over the largest one, and decides how many
+coordinates of its row stay. Gates, and five square layers that compensate for masked coordinates, are trained by plain
+SGD while the model is frozen:
 
     loss = loss of the task + 25 ||0.95 - (1 - g)||_2      over the whole vocabulary, g clamped to [0.001, 1]
 
-The epoch wins whose gates make the best table by block SVD, judged on held-out text.
+The best epoch is the one whose gates make the best table by block SVD, evaluated on held-out text.
 
 The loss of the task is that of a fine-tuned model on the rows of a task of GLUE, or that of a language model on text.
 
-Our choices: where there is neither, the distance of the model's hidden states from those without gates, relative and
-averaged over its layers as in `recover`, so that text without labels will do; the start counts as an epoch, so that the
-gates are never worse than TF-IDF on what is held out; the learning rate falls after the first third of the epochs, as
+Our choices: without either, it is the distance of the model's hidden states from those without gates, relative and
+averaged over its layers as in `recover`, so that text without labels suffices. The start counts as an epoch, so that
+the gates are never worse than TF-IDF on held-out text. The learning rate falls after the first third of the epochs, as
 in the published 30.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
@@ -39,8 +40,9 @@ from vocabpress.recover.lesson import Lesson, Source, read_lesson
 from vocabpress.recover.loop import Training, make_accelerator
 from vocabpress.recover.objective import terms, trace
 from vocabpress.recover.pair import check_classifier
-from vocabpress.recover.settings import Recovery
+from vocabpress.recover.settings import LessonSettings
 from vocabpress.recover.text import UNSCORED, Batch, ready
+from vocabpress.settings import AtLeast1, BlockCount, NotNegative, Positive
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -48,53 +50,32 @@ if TYPE_CHECKING:
 RATE_DECAY = 1.15
 
 
-@dataclass(frozen=True)
-class GateSettings:
-    """How gates are learned; the numbers are the paper's where nothing else is written.
+@dataclass(frozen=True, kw_only=True)
+class GateSettings(LessonSettings):
+    """How gates are learned; the numbers are the paper's unless noted.
 
     Attributes:
         epochs: Passes over the text; the paper has 30.
-        batch_size: Sequences a step.
-        max_length: Tokens of a sequence.
-        held_out: Sequences that are never trained on, at most a tenth of all.
-        learning_rate: Of SGD; after the first third of the epochs each divides it by 1.15.
-        clip: The most that the gradient's norm may be.
-        sparsity: What 1 - g is drawn to.
-        sparsity_weight: How strongly.
-        temperature: The Gumbel softmax that selects a layer divides by it.
-        blocks: How many layers, and how many blocks of the tables that are judged.
+        learning_rate: Learning rate of SGD; each epoch after the first third divides it by 1.15.
+        clip: Upper limit of the gradient's norm.
+        sparsity: Target of 1 - g.
+        sparsity_weight: Weight of the distance from it.
+        temperature: Temperature of the Gumbel softmax that selects a layer.
+        blocks: Number of layers, and of blocks in the evaluated tables.
         factors: Number format of those tables.
-        language_model: Whether the loss on text is the model's own, as a masked or causal language model.
 
     Raises:
         ValueError: If a value is out of range.
     """
 
-    epochs: int = 10
-    batch_size: int = 16
-    max_length: int = 128
-    held_out: int = 256
-    learning_rate: float = 0.5
-    clip: float = 0.25
-    sparsity: float = 0.95
-    sparsity_weight: float = 25.0
-    temperature: float = 1.0
-    blocks: int = 5
+    epochs: AtLeast1 = 10
+    learning_rate: Positive = 0.5
+    clip: Positive = 0.25
+    sparsity: Annotated[float, Field(ge=0, le=1)] = 0.95
+    sparsity_weight: NotNegative = 25.0
+    temperature: Positive = 1.0
+    blocks: BlockCount = 5
     factors: Factors = "float16"
-    language_model: bool = False
-
-    def __post_init__(self) -> None:
-        DiscBlock(self.blocks, self.factors)  # refuses both in its own words
-        for name, least in (("epochs", 1), ("batch_size", 1), ("held_out", 1), ("max_length", 4)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        for name in ("learning_rate", "clip", "temperature"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if not 0 <= self.sparsity <= 1 or self.sparsity_weight < 0:
-            raise ValueError(
-                f"sparsity is 0 to 1 and its weight not negative, got {self.sparsity} and {self.sparsity_weight}"
-            )
 
 
 def learn_gates(
@@ -107,20 +88,10 @@ def learn_gates(
     device: str | None,
     progress: bool,
 ) -> Calibration:
-    """Learn gates for the tokens of a model; see `vocabpress.calibrate.calibrate`.
-
-    Raises:
-        ValueError: If the model or the source is unusable, or the budget too small.
-    """
+    """Learn gates for a model's tokens, see `vocabpress.calibrate.calibrate`; ``budget`` is of evaluated tables."""
     opened, tokenizer = _open(folder, source, settings)
     rows = Original.of(opened).shape[0]
-    recovery = Recovery(
-        batch_size=settings.batch_size,
-        max_length=settings.max_length,
-        held_out=settings.held_out,
-        language_model=settings.language_model,
-    )
-    lesson = read_lesson(source, opened, tokenizer, recovery, seed, progress)
+    lesson = read_lesson(source, opened, tokenizer, settings, seed, progress)
     counts = count_tokens(source.documents(progress), tokenizer, rows)
     scores = tfidf(source.documents(progress), tokenizer, rows)
     accelerator = make_accelerator(device or "cpu")
@@ -131,11 +102,7 @@ def learn_gates(
 
 
 def _open(folder: Path, source: Source, settings: GateSettings) -> tuple[PreTrainedModel, Any]:
-    """The model, with its head where the loss needs it, and its tokenizer.
-
-    Raises:
-        ValueError: If it can't be opened, or is no classifier of the task.
-    """
+    """The model, with its head if the loss needs it, and its tokenizer."""
     if source.task is None:
         loader = named_class(folder) if settings.language_model else AutoModel
         return open_model(folder, loader), open_tokenizer(folder)
@@ -146,16 +113,9 @@ def _open(folder: Path, source: Source, settings: GateSettings) -> tuple[PreTrai
 
 @dataclass
 class Learning:
-    """One training run; the model's embedding is replaced by a `Gated` one, and everything else of it frozen.
+    """One training run, from the gates ``start``, (V); ``budget`` is the size of the evaluated tables.
 
-    Attributes:
-        model: On the accelerator's device.
-        start: Gates to start from, (V).
-        lesson: What they are trained on.
-        settings: How.
-        budget: The size of the tables that are judged.
-        seed: Decides the order of the sequences, and the noise.
-        accelerator: See `make_accelerator`.
+    The embedding of the model, on the accelerator's device, is replaced by a `Gated` one; all else is frozen.
     """
 
     model: PreTrainedModel
@@ -174,9 +134,9 @@ class Learning:
         self.model.set_input_embeddings(self.gated)
 
     def learn(self, progress: bool) -> tuple[list[float], Tensor]:
-        """The held-out losses at the start and after each epoch, and the best gates, shape (V) on the CPU."""
+        """Held-out losses at the start and after each epoch, and the best gates, (V) on the CPU."""
         settings, sequences, gates = self.settings, self.lesson.sequences, self.gated.gates
-        steps = max(1, len(sequences.training) // settings.batch_size)
+        steps = max(1, len(sequences.training) // settings.batch_size)  # of an epoch
         training = Training(
             self.model,
             torch.optim.SGD(self.gated.trained(), lr=settings.learning_rate),
@@ -204,7 +164,7 @@ class Learning:
         return error + self.settings.sparsity_weight * sparse
 
     def _error(self, model: nn.Module, batch: Batch, rows: Rows) -> tuple[Tensor, int]:
-        """The loss that is not sparsity's, with other rows in the embedding, and how much the batch counts."""
+        """The loss without sparsity, with other rows in the embedding, and the weight of the batch."""
         if self.lesson.labelled:
             with self.gated.reading(rows):
                 loss: Any = model(**batch).loss
@@ -218,7 +178,7 @@ class Learning:
 
     @torch.no_grad()
     def judge(self) -> float:
-        """The loss on what is held out, with the table that the gates as they are make."""
+        """The held-out loss, with a table that is compressed by the current gates."""
         settings = self.settings
         method = DiscBlock(settings.blocks, settings.factors)
         table = method.fit(self.gated.weight, budget=self.budget, token_weights=self.gated.gates.detach())

@@ -1,8 +1,8 @@
-"""The metric of a model: in which directions an error of an embedded token changes what the model says.
+"""The metric of a model: in which directions an error of an embedded token changes the model's output.
 
-M = E[g^T g], g the gradient of what `outputs` looks at with respect to an embedded token, over the tokens of unlabelled
-text: to second order, what an error of the rows does to the output. For a prediction it is the Fisher information of
-the embedding layer (Amari, 1998). What a fit does with it: `vocabpress.fitting.fold`.
+M = E[g^T g], g the gradient of an output (see `outputs`) with respect to an embedded token, over the tokens of
+unlabelled text: the effect of an error of the rows on the output, to second order. For a prediction it is the Fisher
+information of the embedding layer (Amari, 1998). Its use in a fit: `vocabpress.fitting.fold`.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from vocabpress.calibrate.calibration import Calibration
 from vocabpress.calibrate.outputs import Output, Outputs
@@ -19,12 +18,16 @@ from vocabpress.progress import Bar
 
 
 def measure_metric(outputs: Outputs, progress: bool) -> Calibration:
-    """The metric of a model on what it reads; ``progress`` draws a bar on stderr.
+    """Measure the metric of a model.
 
     Raises:
         ValueError: If the model is compressed.
     """
-    embeddings, summed, counted = _embeddings(outputs.model), torch.zeros(()), 0
+    model, summed, counted = outputs.model, torch.zeros(()), 0
+    table: Any = model.get_input_embeddings()
+    if isinstance(table, TokenEmbedding):
+        raise ValueError("the model is compressed already; measure the original")
+    embeddings = [each for each in model.modules() if isinstance(each, nn.Embedding) and each.weight is table.weight]
     for run in Bar(outputs.batches, desc="metric", disable=not progress):
         gradients = gradients_of(embeddings, run).double()
         summed, counted = summed + (gradients.T @ gradients).cpu(), counted + len(gradients)
@@ -33,11 +36,9 @@ def measure_metric(outputs: Outputs, progress: bool) -> Calibration:
 
 
 def gradients_of(embeddings: Sequence[nn.Module], run: Output) -> Tensor:
-    """The gradient at each embedded token that counts, (tokens, d), of what ``run`` returns.
+    """The gradient of the output of ``run`` at each embedded token that counts, (tokens, d).
 
-    Args:
-        embeddings: What turns ids into rows: those of an encoder and of its decoder may be two.
-        run: Runs the model.
+    ``embeddings`` are all modules that read the table: an encoder and its decoder may each have one.
     """
     leaves: list[Tensor] = []
 
@@ -54,15 +55,3 @@ def gradients_of(embeddings: Sequence[nn.Module], run: Output) -> Tensor:
         for hook in hooks:
             hook.remove()
     return torch.cat([gradient[counts] for gradient in gradients])
-
-
-def _embeddings(model: PreTrainedModel) -> list[nn.Module]:
-    """All modules that embed tokens by the input table.
-
-    Raises:
-        ValueError: If the model is compressed.
-    """
-    first: Any = model.get_input_embeddings()
-    if isinstance(first, TokenEmbedding):
-        raise ValueError("the model is compressed already; measure the original")
-    return [module for module in model.modules() if isinstance(module, nn.Embedding) and module.weight is first.weight]

@@ -1,12 +1,12 @@
-"""Text through a model: batches, and of each what the model says, from which a calibration takes gradients.
+"""Outputs of a model for batches of text, to be differentiated for a calibration.
 
-What is looked at is
+The output is
 
 * the sentence embedding, of length 1, of a model that sentence-transformers knows;
 * the prediction of a language model: the log-probability of a word drawn from it;
 * else the last hidden states, each of length 1.
 
-Embeddings and states are seen through random projections, so that one number stands for all of theirs.
+Embeddings and states are multiplied by random vectors and summed, because a gradient needs a scalar.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,26 +18,20 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
+from vocabpress.evaluate.batches import by_length
 from vocabpress.evaluate.language import CAUSAL, MASKED, head_kind
 from vocabpress.evaluate.sentences import open_encoder
 from vocabpress.hf.checkpoint import named_class, open_model, open_tokenizer
-from vocabpress.recover.text import UNSCORED, Batch, Sequences, ready, tokenise, with_own_labels
+from vocabpress.recover.text import UNSCORED, Batch, Sequences, lengths_of, ready, tokenise, with_own_labels
 from vocabpress.texts import read_lines
 
 Output = Callable[[], tuple[Tensor, Tensor]]
-"""Runs the model: a number to be derived, and which of the embedded tokens count, (batch, tokens)."""
+"""Runs the model; returns a scalar to be differentiated, and which embedded tokens count, (batch, tokens)."""
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a model says of text.
-
-    Attributes:
-        model: It, frozen.
-        of: What is looked at.
-        sequences: How many are read.
-        batches: A forward pass for each.
-    """
+    """Outputs of a frozen model for text: ``of`` is their kind, and ``sequences`` the number of sequences."""
 
     model: PreTrainedModel
     of: Literal["sentence", "predictions", "hidden"]
@@ -47,11 +41,7 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Reading:
-    """How text is read for a calibration; `vocabpress.calibrate.calibrate` says what each field is.
-
-    Raises:
-        ValueError: If there is no text, or a number is out of range.
-    """
+    """How text is read for a calibration; the fields are arguments of `vocabpress.calibrate.calibrate`."""
 
     text: Sequence[str | Path]
     sequences: int
@@ -72,11 +62,7 @@ class Reading:
 
 
 def read_outputs(folder: Path, reading: Reading) -> Outputs:
-    """Open the model in a folder, and let it read.
-
-    Raises:
-        ValueError: If the model or the text is unusable.
-    """
+    """Open the model in a folder, and prepare its outputs."""
     return (_of_sentences if (folder / "modules.json").is_file() else _of_tokens)(folder, reading)
 
 
@@ -95,8 +81,10 @@ def _of_sentences(folder: Path, reading: Reading) -> Outputs:
 
         return run
 
-    lines = sorted(_drawn(list(dict.fromkeys(read_lines(reading.text, reading.progress))), reading, draw), key=len)
-    return Outputs(encoder[0].auto_model, "sentence", len(lines), map(output, _cut(lines, reading.batch_size)))
+    lines = _drawn(list(dict.fromkeys(read_lines(reading.text, reading.progress))), reading, draw)
+    batches = by_length(list(map(len, lines)), reading.batch_size, longest_first=False)
+    batches = (output([lines[row] for row in rows]) for rows in batches)
+    return Outputs(encoder[0].auto_model, "sentence", len(lines), batches)
 
 
 def _of_tokens(folder: Path, reading: Reading) -> Outputs:
@@ -111,7 +99,9 @@ def _of_tokens(folder: Path, reading: Reading) -> Outputs:
             found: Any = model(**batch)
             if labels is None:
                 return _projected(nn.functional.normalize(found[0][counts], dim=-1), draw), counts
-            logs = found.logits[_predicts(labels, kind)].float().log_softmax(-1)
+            scored = labels != UNSCORED
+            at = scored if kind == MASKED else nn.functional.pad(scored[:, 1:], (0, 1))  # a causal model predicts ahead
+            logs = found.logits[at].float().log_softmax(-1)
             words = logs.detach().exp().cpu().multinomial(1, generator=draw).to(reading.device)
             return logs.gather(1, words).sum(), counts
 
@@ -121,24 +111,15 @@ def _of_tokens(folder: Path, reading: Reading) -> Outputs:
     sequences = Sequences(examples, [], tokenizer.pad_token_id or 0)  # pyright: ignore[reportArgumentType]
     if kind in (MASKED, CAUSAL):
         sequences = with_own_labels(sequences, model, tokenizer, reading.seed)
-    examples = sorted(sequences.training, key=lambda example: len(example["input_ids"]))
-    batches = (ready(sequences.collate(some), model, reading.device) for some in _cut(examples, reading.batch_size))
-    return Outputs(model, "predictions" if kind else "hidden", len(examples), map(output, batches))
+    examples = sequences.training
+    batches = by_length(lengths_of(examples), reading.batch_size, longest_first=False)
+    batches = (output(ready(sequences.collate([examples[i] for i in b]), model, reading.device)) for b in batches)
+    return Outputs(model, "predictions" if kind else "hidden", len(examples), batches)
 
 
 def _drawn(items: list[Any], reading: Reading, draw: torch.Generator) -> list[Any]:
     return [items[i] for i in torch.randperm(len(items), generator=draw)[: reading.sequences].tolist()]
 
 
-def _cut(items: list[Any], size: int) -> Iterator[list[Any]]:
-    return (items[start : start + size] for start in range(0, len(items), size))
-
-
 def _projected(vectors: Tensor, draw: torch.Generator) -> Tensor:
     return (vectors * torch.randn(vectors.shape, generator=draw).to(vectors.device)).sum()
-
-
-def _predicts(labels: Tensor, kind: str | None) -> Tensor:
-    """Which positions predict a label: a causal model's the one before it."""
-    scored = labels != UNSCORED
-    return scored if kind == MASKED else nn.functional.pad(scored[:, 1:], (0, 1))

@@ -1,4 +1,4 @@
-"""Calibrate a model: count its tokens in text, and measure in which directions an error of their rows matters."""
+"""Calibrate a model: weight its tokens, and measure in which directions an error of their rows matters."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -41,27 +41,27 @@ def calibrate(
     device: str | None = None,
     progress: bool = False,
 ) -> Calibration:
-    """Say which errors of a model's table matter, from text without labels, for ``compress(calibration=…)``.
+    """Find which errors of a model's table matter, from text without labels, for ``compress(calibration=…)``.
 
     Counting reads the text once. The metric takes a forward and a backward pass of the model over ``sequences``.
 
     Args:
         model: A hub id, or a folder; not compressed.
-        text: UTF-8 text files, a sequence a line. Without any the tokens count by the vocabulary's order. Tokens are
-            counted in it where ``start`` says nothing of their counts.
-        start: Calibrations, or files of them, to begin with; what they hold is not made again.
-        exponent: The power of the counts, 0 to 2; the root if None, but weights in ``start`` are left as they are then.
-        weights_from: ``"tfidf"`` rates the tokens of the text by TF-IDF instead, each line a document; ``"gates"``
+        text: UTF-8 text files, a sequence a line. Without text, token weights follow the vocabulary's order. Tokens are
+            counted in it unless ``start`` has counts.
+        start: Calibrations, or files of them, to start from; what they hold is not computed again.
+        exponent: The power of the counts, 0 to 2; None takes the square root, but keeps weights of ``start``.
+        weights_from: ``"tfidf"`` weights the tokens of the text by TF-IDF instead, each line a document; ``"gates"``
             learns their weights as DiscBlock-D does, in epochs of training.
-        gates: How gates are learned; None takes the defaults.
+        gates: Settings of that training; None takes the defaults.
         task: Instead of text, for gates: a task of GLUE that the model is fine-tuned for, whose training rows and
             labels are learned from.
         data: Folder of the task's data; None takes the hub's.
-        budget: The size of the tables that gates are judged by; ratio 25 to float32 if None.
-        metric: Whether to measure the metric; None does so where there is text, ``start`` has none, and no gates are
-            learned.
+        budget: Size of the tables by which gates are evaluated; ratio 25 to float32 if None.
+        metric: Whether to measure the metric; None measures it if there is text, ``start`` has no metric, and no gates
+            are learned.
         metric_strength: Its exponent in a fit, 0 to 2; that of ``start``, or 0.5, if None.
-        sequences: Read for the metric at most, drawn from the text.
+        sequences: Sequences for the metric at most, drawn from the text.
         batch_size: Sequences a step.
         max_length: Tokens of a sequence.
         seed: Decides the draw and the projections.
@@ -69,7 +69,7 @@ def calibrate(
         progress: Whether to draw progress bars on stderr.
 
     Raises:
-        ValueError: With one line that says what was wrong and what to try.
+        ValueError: In one line what is wrong and what to try.
 
     Example:
         >>> calibration = calibrate("sentence-transformers/all-MiniLM-L6-v2", text=["wiki.txt"])
@@ -90,7 +90,7 @@ def calibrate(
         found = learn_gates(folder, source, seed=seed, device=device, **how)
         names = tuple(Path(file).name for file in text) or (str(task),)
         known = known.joined(replace(found, texts=names))
-    elif weights_from == "tfidf":  # whatever there is of tokens gives way
+    elif weights_from == "tfidf":  # drop known weights and counts
         known = Calibration().joined(replace(known, weights=None, counts=None, source="given"))
     counted = known.counts is not None or known.source in (UNIFORM, VOCABULARY_ORDER)
     known = weigh_tokens(

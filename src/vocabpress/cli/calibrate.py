@@ -30,19 +30,19 @@ def calibrate(
         list[str] | None,
         typer.Option(
             "--from",
-            help="A calibration to begin with, uniform or vocabulary-order, or a file of counts, weights or a metric "
-            "of an earlier version; what it holds is not made again. May be repeated.",
+            help="A calibration to start from, uniform or vocabulary-order, or a file of counts, weights or a metric "
+            "of an earlier version; what it holds is not computed again. May be repeated.",
         ),
     ] = None,
     weights_from: Annotated[
         str,
         typer.Option(
-            help="counts: a power of the tokens' counts in the text. tfidf: their TF-IDF. gates: learned, as "
-            "DiscBlock-D does, in epochs of training."
+            help="counts: a power of the tokens' counts in the text. tfidf: their TF-IDF. gates: learned in epochs "
+            "of training, as in DiscBlock-D."
         ),
     ] = "counts",
     exponent: Annotated[
-        float | None, typer.Option(help="Power of the counts, 0 to 2; 0 counts every token alike. [0.5]")
+        float | None, typer.Option(help="Power of the counts, 0 to 2; 0 weights tokens equally. [0.5]")
     ] = None,
     metric: Annotated[
         bool | None,
@@ -54,25 +54,25 @@ def calibrate(
     metric_strength: Annotated[
         float | None, typer.Option(help="Exponent of the metric in a fit, 0 to 2; 0 leaves it out. [0.5]")
     ] = None,
-    sequences: Annotated[int, typer.Option(help="Read for the metric at most, drawn from the text.")] = 3000,
+    sequences: Annotated[int, typer.Option(help="Sequences for the metric at most, drawn from the text.")] = 3000,
     max_length: Annotated[int, typer.Option(help="Tokens of a sequence.")] = 128,
     task: LessonTask = None,
     data: LessonData = None,
-    ratio: Annotated[float, typer.Option(help="Ratio to float32 of the tables by which gates are judged.")] = 25,
+    ratio: Annotated[float, typer.Option(help="Ratio to float32 of the tables that evaluate gates.")] = 25,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="field=value of the training of gates; may be repeated.")
+        list[str] | None, typer.Option("--set", help="field=value for learning gates; may be repeated.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Decides all randomness.")] = 0,
-    device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1.")] = "cpu",
+    seed: Annotated[int, typer.Option(help="Seed of the random generator.")] = 0,
+    device: Annotated[str, typer.Option(help="Device: cpu, cuda, cuda:1.")] = "cpu",
     revision: RevisionOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find out which errors of a model's table matter, from text without labels, and write it to one file.
+    """Find which errors of a model's table matter, from text without labels, and write them to one file.
 
-    Tokens are weighted by how often the text holds them, without text by the vocabulary's order. Directions are
-    weighted by how an error changes a sentence encoder's embeddings, a language model's predictions, or the last hidden
-    states of other models. With --weights-from gates, token weights are learned, from text or, with --task, from the
-    rows of a task, of a model that `vocabpress evaluate --task … --keep DIR` made.
+    Tokens are weighted by their frequency in the text, without text by the vocabulary's order. Directions are weighted
+    by the effect of an error on a sentence encoder's embeddings, a language model's predictions, or the last hidden
+    states of other models. With --weights-from gates, token weights are learned from text or, with --task, from the
+    rows of a task, with a model that `vocabpress evaluate --task … --keep DIR` fine-tuned.
     """
     model, learned = located(model, revision), weights_from == "gates"
     if settings and not learned:

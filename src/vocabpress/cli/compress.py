@@ -1,6 +1,5 @@
 """`vocabpress compress`."""
 
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,13 +25,9 @@ from vocabpress.cli.options import (
 )
 
 budgets, methods, forecasts = Later("vocabpress.budget"), Later("vocabpress.methods"), Later("vocabpress.forecast")
-library, slices, requests = (
-    Later("vocabpress.hf.compress"),
-    Later("vocabpress.hf.slices"),
-    Later("vocabpress.hf.request"),
-)
+library, slices = Later("vocabpress.hf.compress"), Later("vocabpress.hf.slices")
+requests, progress = Later("vocabpress.hf.request"), Later("vocabpress.progress")
 printing, processes = Later("vocabpress.cli.printing"), Later("vocabpress.cli.together")
-progress = Later("vocabpress.progress")
 
 
 def compress(
@@ -43,7 +38,7 @@ def compress(
     method: Annotated[
         str | None,
         typer.Option(
-            help=f"One of: {', '.join(METHODS)}; A+B, where B compresses what A leaves over; or blockwise:A, A for "
+            help=f"One of: {', '.join(METHODS)}; A+B, where B compresses the residual of A; or blockwise:A, A for "
             "each block of tokens by weight. [fastscan where an output head is tied to the table, tcq elsewhere]"
         ),
     ] = None,
@@ -54,8 +49,8 @@ def compress(
     linears: Annotated[
         list[str] | None,
         typer.Option(
-            help="Linear maps as Kronecker products, too: attention=N1xM1 or ffn=N1xM1, columns and rows of the left "
-            "factor, such as 48x384 or 1/16x1/2 of the map's sides; terms=N, factors=int8. May be repeated."
+            help="Also store linear maps as Kronecker products: attention=N1xM1 or ffn=N1xM1, columns and rows of "
+            "the left factor, such as 48x384 or 1/16x1/2 of the map's sides; terms=N, factors=int8. May be repeated."
         ),
     ] = None,
     preset_name: Annotated[
@@ -66,29 +61,30 @@ def compress(
     calibration: Annotated[
         str | None,
         typer.Option(
-            help="What vocabpress calibrate wrote; or uniform, every token alike; or vocabulary-order, which is what "
-            "counts without --text."
+            help="A file of vocabpress calibrate; or uniform, equal weights; or vocabulary-order, the default without "
+            "--text."
         ),
     ] = None,
     settings: SettingsOption = None,
     body: Annotated[
-        str | None, typer.Option(help=f"Quantise all else, too: {', '.join(BODIES)}, by torchao. [as it is]")
+        str | None,
+        typer.Option(help=f"Also quantise all other weights: {', '.join(BODIES)}, by torchao. [unchanged]"),
     ] = None,
     tie: Annotated[
-        bool, typer.Option("--tie", help="Tie an output head that is stored apart and equals the table.")
+        bool, typer.Option("--tie", help="Tie an output head that is stored separately and equals the table.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
-    device: Annotated[str, typer.Option(help="Where to fit: cpu, cuda, cuda:1.")] = "cpu",
+    seed: Annotated[int, typer.Option(help="Seed of the random generator.")] = 0,
+    device: Annotated[str, typer.Option(help="Device: cpu, cuda, cuda:1.")] = "cpu",
     revision: RevisionOption = None,
     trust_remote_code: TrustOption = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what bytes and time it would take, and write nothing.")
+        bool, typer.Option("--dry-run", help="Print the bytes and the time that it would take, and write nothing.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compress the token table of a model, and write a checkpoint that from_pretrained loads.
 
-    Under torchrun all processes fit one table together, each some of its rows.
+    Under torchrun all processes fit one table together, each a part of its rows.
     """
     budget, fields = parse_budget(ratio, bits_per_weight, size, reference), parse_settings(settings or [])
     if output is None and not dry_run:
@@ -101,7 +97,7 @@ def compress(
             "linears": requests.LinearShapes.read(parse_settings(linears, "--linears")) if linears else None,
         }
     elif method is not None or budget is not None or reference is not None or linears:
-        raise ValueError(f"--preset {preset_name} says method, size and linear maps; give it, or give them")
+        raise ValueError(f"--preset {preset_name} sets method, size and linear maps; give it, or give them")
     else:
         chosen = requests.preset(preset_name, **fields)
     if dry_run:
@@ -134,11 +130,7 @@ def compress(
 
 
 def chosen_method(model: str, name: str | None, fields: dict[str, str]) -> Any:
-    """The method by name and fields; of fields alone, the one that the model gets by default; None of neither.
-
-    Raises:
-        ValueError: If a name, a field or a value is unknown.
-    """
+    """The method by name and fields; fields without a name are those of the model's default method."""
     if name is None and not fields:
         return None
     return methods.make_method(name or slices.default_method_name(model), **fields)
@@ -162,22 +154,19 @@ def show_forecast(model: str, method: Any, budget: Any, as_json: bool) -> None:
 
 
 def parse_budget(ratio: float | None, bits_per_weight: float | None, size: str | None, reference: str | None) -> Any:
-    """The budget that the options say, if they say one.
+    """The budget of the options, if there is one.
 
     Raises:
-        ValueError: If they say more than one, or a reference beside one that is no ratio.
+        ValueError: If there are several, or a reference without a ratio.
     """
-    makers: dict[str, tuple[Any, Callable[[Any], Any]]] = {
-        "--ratio": (ratio, lambda value: budgets.Budget.ratio(value, reference or "float32")),
-        "--bits-per-weight": (bits_per_weight, lambda value: budgets.Budget.bits_per_weight(value)),
-        "--size": (size, lambda value: budgets.Budget.bytes(value)),
-    }
-    given = [name for name, (value, _) in makers.items() if value is not None]
+    options = {"--ratio": ratio, "--bits-per-weight": bits_per_weight, "--size": size}
+    given = [name for name, value in options.items() if value is not None]
     if len(given) > 1:
         raise ValueError(f"{' and '.join(given)} both say how small; give one")
-    if not given:
-        return None
-    if reference is not None and given != ["--ratio"]:
+    if reference is not None and given and ratio is None:
         raise ValueError(f"--reference is what a ratio is against; leave it out beside {given[0]}")
-    value, make = makers[given[0]]
-    return make(value)
+    if ratio is not None:
+        return budgets.Budget.ratio(ratio, reference or "float32")
+    if bits_per_weight is not None:
+        return budgets.Budget.bits_per_weight(bits_per_weight)
+    return None if size is None else budgets.Budget.bytes(size)

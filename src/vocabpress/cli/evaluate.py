@@ -29,9 +29,9 @@ def evaluate(
         list[str] | None, typer.Option("--text", help=f"{TEXT}, for tasks that read text. May be repeated.")
     ] = None,
     subset: Annotated[
-        int | None, typer.Option(help="Use only this many lines or training rows, in tasks that allow it.")
+        int | None, typer.Option(help="Use only this many lines or training rows, in tasks that can.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs of the tasks that train.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of tasks that train.")] = None,
     seeds: Annotated[int, typer.Option(help="Runs of each task that depends on a seed, with seeds 0, 1, ...")] = 1,
     settings: Annotated[
         list[str] | None,
@@ -39,7 +39,7 @@ def evaluate(
             "--set", help="task.field=value, or field=value for all chosen tasks with this field. May be repeated."
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Device: cpu, cuda, cuda:1.")] = "cpu",
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder for the results, one JSON file per task and seed.")
     ] = None,
@@ -95,10 +95,7 @@ def choose_tasks(names: Sequence[str], settings: Mapping[str, str], shared: Mapp
     Args:
         names: Names of tasks and groups.
         settings: ``task.field`` or ``field`` -> value.
-        shared: Option that sets the field of its name -> value, or None.
-
-    Raises:
-        ValueError: If a name, field or value is unknown, or no chosen task has a field.
+        shared: Options that set the field of the same name -> value, or None.
     """
     tasks = dict.fromkeys(each for name in names for each in TASK_GROUPS.get(name, (name,)))
     per_task: dict[str, dict[str, Any]] = {name: {} for name in tasks}

@@ -31,21 +31,22 @@ def recover(
     task: LessonTask = None,
     data: LessonData = None,
     objective: Annotated[
-        str, typer.Option(help="relative: errors over the teacher's numbers. kroneckerbert: the paper's plain ones.")
+        str,
+        typer.Option(help="relative: errors relative to the teacher's values. kroneckerbert: plain, as published."),
     ] = "relative",
-    mode: Annotated[str, typer.Option(help="table: the table alone, the body frozen. model: the body too.")] = "table",
-    steps: Annotated[int, typer.Option(help="How many the optimiser takes, at most.")] = 400,
+    mode: Annotated[str, typer.Option(help="table: train only the table. model: train the body, too.")] = "table",
+    steps: Annotated[int, typer.Option(help="Steps of the optimiser, at most.")] = 400,
     settings: SettingsOption = None,
-    seed: Annotated[int, typer.Option(help="Decides what is held out, and the order of the text.")] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu keeps accelerate from a GPU.")] = None,
+    seed: Annotated[int, typer.Option(help="Decides which sequences are held out, and the order of the others.")] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu uses no GPU.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a compressed model against its original, on text or on a task's rows; its bytes and codes stay.
+    """Train a compressed model against its original, on text or on a task's rows; bytes and codes do not change.
 
-    With --task the teacher is what `vocabpress evaluate --task … --keep DIR` fine-tuned; the student gets its
+    With --task the teacher is a model that `vocabpress evaluate --task … --keep DIR` fine-tuned; the student gets its
     prediction layer, and is written as a classifier.
 
-    A run that was stopped goes on from its last checkpoint when the same command is given again. On several devices:
+    The same command resumes an interrupted run from its last checkpoint. On several devices:
     accelerate launch -m vocabpress.cli recover …
     """
     if objective not in OBJECTIVES:

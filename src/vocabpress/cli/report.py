@@ -18,10 +18,10 @@ def report(
     results: Annotated[list[Path], typer.Argument(help="Result files, or folders that are searched for *.json.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="HTML file to write.")] = Path("report.html"),
     markdown: Annotated[Path | None, typer.Option(help="Also write the tables as Markdown to this file.")] = None,
-    title: Annotated[str, typer.Option(help="Of the page.")] = "Compressed vocabulary tables",
+    title: Annotated[str, typer.Option(help="Title of the page.")] = "Compressed vocabulary tables",
     as_json: JsonOption = False,
 ) -> None:
-    """Show results as one HTML page that opens anywhere: charts, tables, how to repeat them."""
+    """Show results as one HTML page that needs no network: charts, tables, commands to repeat them."""
     for path in filter(None, (output, markdown)):
         if path.is_dir():
             raise ValueError(f"{path} is a folder; give a file to write, such as {path / 'report.html'}")

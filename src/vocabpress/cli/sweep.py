@@ -9,11 +9,8 @@ import typer
 from vocabpress.cli.later import Later
 from vocabpress.cli.options import JsonOption, print_json
 
-cells_of, plans, running = (
-    Later("vocabpress.sweep.expand"),
-    Later("vocabpress.sweep.plan"),
-    Later("vocabpress.sweep.run"),
-)
+cells_of, plans = Later("vocabpress.sweep.expand"), Later("vocabpress.sweep.plan")
+running = Later("vocabpress.sweep.run")
 printing, collecting = Later("vocabpress.cli.printing"), Later("vocabpress.report.collect")
 frames, tables = Later("vocabpress.report.frame"), Later("vocabpress.report.tables")
 
@@ -25,12 +22,12 @@ def sweep(
     slurm: Annotated[bool, typer.Option("--slurm", help="Run the cells as SLURM jobs, through submitit.")] = False,
     workers: Annotated[int | None, typer.Option(help="Local processes at a time; instead of the plan's.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cells, and run none.")] = False,
-    cluster: Annotated[str | None, typer.Option(hidden=True, help="Of submitit; local for trying it out.")] = None,
+    cluster: Annotated[str | None, typer.Option(hidden=True, help="Cluster of submitit; local for tests.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run a plan of methods, ratios, tasks and seeds; what is done already is not done again.
+    """Run a plan of methods, ratios, tasks and seeds; finished cells are not run again.
 
-    Exit code 1 says that some cells failed; the others are done.
+    Exit code 1 means that some cells failed; the others are done.
     """
     if workers is not None and (slurm or cluster):
         raise ValueError("--workers is for local processes; with --slurm set slurm_array_parallelism in the plan")
@@ -59,26 +56,19 @@ def show_cells(plan: Any, as_json: bool) -> None:
 
 
 def show_report(report: Any) -> None:
-    """Each cell and what became of it, then what was measured: one line for each table, one figure for each task."""
+    """Print the state of each cell, then the results: a line for each table, a column for each task."""
     rows = [(name, "there already") for name in report.reused] + [(name, "done") for name in report.done]
     title = f"{len(report.done)} cells done, {len(report.reused)} there already, {len(report.failed)} failed"
     printing.print_table(["cell", "state"], rows + [(name, "failed") for name, _ in report.failed], title)
     for name, reason in report.failed:
         print(f"{name}: {reason}")
-    if rows:
-        show_overview(Path(report.results))
-    print(f"{report.seconds:.0f} s; results in {report.results}")
-
-
-def show_overview(results: Path) -> None:
-    """One line for each table, one figure for each task; where pandas is not installed, how to get it."""
-    found = collecting.collect([results])
     try:
-        models = frames.group(found.results)
-    except ValueError as missing:  # what was measured is there all the same
+        models = frames.group(collecting.collect([Path(report.results)]).results) if rows else ()
+    except ValueError as missing:  # pandas is not installed; the results are complete
+        models = ()
         print(missing)
-        return
     for model in models:
         sheet = tables.overview(model)
         body = [[" ".join(filter(None, (entry.text, entry.remark))) for entry in line] for line in sheet.rows]
         printing.print_table(sheet.heads, body, model.title)
+    print(f"{report.seconds:.0f} s; results in {report.results}")

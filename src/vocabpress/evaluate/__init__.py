@@ -1,4 +1,4 @@
-"""What a compressed model costs, measured: one file per task."""
+"""Tasks that measure a model; each is a module."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -31,24 +31,16 @@ TASKS: dict[str, Task] = {
 
 
 def make_task(name: str, **settings: Any) -> Task:
-    """A task by name, for command lines and plan files.
-
-    Args:
-        name: A key of TASKS.
-        settings: Values of its fields; text is converted to the field's type.
+    """A task by its name in TASKS; values of its fields that are text are converted to the field's type.
 
     Raises:
-        ValueError: If the name, a field or a value is none of the task's.
+        ValueError: If the name or a field is unknown, or a value is invalid.
     """
     return task_from(name, settings)
 
 
 def task_from(name: str, settings: Mapping[str, Any], *, strict: bool = False) -> Task:
-    """As `make_task`; ``strict`` refuses text where a field is a number.
-
-    Raises:
-        ValueError: If the name, a field or a value is none of the task's.
-    """
+    """As `make_task`; ``strict`` refuses text for a field that is a number."""
     if name not in TASKS:
         raise ValueError(f"unknown task {name!r}; choose from {', '.join(TASKS)}")
     task = TASKS[name]

@@ -1,32 +1,27 @@
-"""How far a compressed model does the same as its original, on any text and without labels."""
+"""Agreement of a compressed model with its original, on any text without labels."""
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, log_softmax
 from transformers import AutoModel, PreTrainedModel
 
 from vocabpress.evaluate.batches import by_length, encode_lines, pad
-from vocabpress.evaluate.language import (
-    LOADERS,
-    POSITIONS_PER_CHUNK,
-    head_kind,
-    logits_at,
-    longest_input,
-)
+from vocabpress.evaluate.language import LOADERS, POSITIONS_PER_CHUNK, head_kind, logits_at, longest_input
 from vocabpress.evaluate.task import Measurement, Subject, Task
 from vocabpress.progress import Bar
+from vocabpress.settings import AtLeast1
 
 
 @dataclass(frozen=True)
 class ModelAgreement(Task):
-    """Task ``agreement``: last hidden states, and where there is a language-modelling head the predictions.
+    """Task ``agreement``: last hidden states, and with a language-modelling head the predictions.
 
-    All tokens of a line count alike, special ones included. The encoder of an encoder-decoder is compared.
+    All tokens of a line count equally, special ones included. In an encoder-decoder the encoder is compared.
 
     Attributes:
         max_length: Tokens of a line; longer ones are cut.
@@ -36,11 +31,10 @@ class ModelAgreement(Task):
 
     reads_text: ClassVar[bool] = True
     compares: ClassVar[bool] = True
-    minimum: ClassVar[Mapping[str, int]] = {"max_length": 2, "batch_size": 1, "subset": 1}
 
-    max_length: int = 128
-    batch_size: int = 8
-    subset: int | None = None
+    max_length: Annotated[int, Field(ge=2)] = 128
+    batch_size: AtLeast1 = 8
+    subset: AtLeast1 | None = None
 
     def measure(self, subject: Subject) -> Measurement:
         original_folder = subject.original("agreement")
@@ -74,7 +68,7 @@ def compare(
         ``hidden_cosine``; with a head also ``kl``, KL(original || model) in nats, and ``top1_agreement``.
 
     Raises:
-        ValueError: If the hidden states are of other widths, or the vocabularies of other sizes.
+        ValueError: If widths or vocabularies differ.
     """
     inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
     (wanted, right), (found, logits) = (_states(each, inputs, has_head) for each in (original, model))
@@ -92,7 +86,7 @@ def compare(
 
 
 def _states(model: PreTrainedModel, inputs: dict[str, Tensor], has_head: bool) -> tuple[Tensor, Tensor]:
-    """Last hidden states, (positions, d), and logits, (positions, V); V is 0 where there is no head."""
+    """Last hidden states, (positions, d), and logits, (positions, V); V is 0 without a head."""
     at = inputs["attention_mask"].bool()
     if has_head:
         out, logits = logits_at(model, inputs, at, output_hidden_states=True)

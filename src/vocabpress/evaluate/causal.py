@@ -1,18 +1,20 @@
 """Perplexity of a causal language model over a whole text, in windows that overlap by half.
 
-The text is one stream, its lines joined by line feeds. Each window moves on by half its length and scores the tokens
-that no window before it scored, so that all but the first few have at least half a window of context (the strided
-perplexity of transformers' documentation). Where the tokenizer begins texts with a token of its own, each window begins
-with it; else the very first token of the text is context alone.
+The text is one stream, its lines joined by line feeds. Windows advance by half their length and score the tokens that
+no earlier window scored, so that all but the first tokens have at least half a window of context (the strided
+perplexity of transformers' documentation). If the tokenizer starts texts with a special token, each window starts with
+it; else the first token of the text is not scored.
 
-A tied head reads the compressed table, as the input does: a checkpoint that holds nothing else can't do otherwise. With
-the original at hand its table is also tried at the head.
+A tied head reads the compressed table, as the input does, because the checkpoint has no other. If the original is
+given, the head is also tried with the original's table.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
 
 from vocabpress.evaluate.language import (
     CAUSAL,
@@ -24,6 +26,7 @@ from vocabpress.evaluate.language import (
     table_rows,
 )
 from vocabpress.evaluate.task import Measurement, Subject, Task
+from vocabpress.settings import AtLeast1
 
 
 @dataclass(frozen=True)
@@ -31,17 +34,16 @@ class CausalPerplexity(Task):
     """Task ``clm``.
 
     Attributes:
-        window: Tokens that the model sees at once; less where it reads fewer.
+        window: Tokens of a window, at most what the model reads.
         batch_size: Windows at a time; the result does not depend on it.
         subset: Lines to take from the start of the text; None takes all.
     """
 
     reads_text: ClassVar[bool] = True
-    minimum: ClassVar[Mapping[str, int]] = {"window": 4, "batch_size": 1, "subset": 1}
 
-    window: int = 512
-    batch_size: int = 4
-    subset: int | None = None
+    window: Annotated[int, Field(ge=4)] = 512
+    batch_size: AtLeast1 = 4
+    subset: AtLeast1 | None = None
 
     def measure(self, subject: Subject) -> Measurement:
         text = "\n".join(subject.lines("perplexity")[: self.subset])
@@ -66,19 +68,16 @@ class CausalPerplexity(Task):
 
 
 def first_token(tokenizer: Any) -> int | None:
-    """The token that the tokenizer puts before a text by itself; None where it puts none."""
+    """The token that the tokenizer adds before a text, or None."""
     plain, special = (tokenizer("a", add_special_tokens=add)["input_ids"] for add in (False, True))
     begins = tokenizer.bos_token_id is not None and special[:1] == [tokenizer.bos_token_id] != plain
     return special[0] if begins else None
 
 
 def overlapping_windows(ids: Sequence[int], begin: int | None, length: int) -> list[ScoredSequence]:
-    """Windows over a stream; every token is scored once, the first of all only where a token comes before it.
+    """Windows of ``length`` tokens, at least 4, over a stream; each token is scored once.
 
-    Args:
-        ids: The stream.
-        begin: What stands before each window, or None.
-        length: Tokens of a window, ``begin`` included, at least 4.
+    Each window starts with the token ``begin``; if that is None, the first token of the stream is not scored.
     """
     before = [] if begin is None else [begin]
     room = length - len(before)
@@ -87,7 +86,7 @@ def overlapping_windows(ids: Sequence[int], begin: int | None, length: int) -> l
         end = min(start + room, len(ids))
         if end > done:
             inputs, known = [*before, *ids[start:end]], len(before) + done - start
-            # The logits at a position say what the next token is.
+            # The logits at a position predict the next token.
             windows.append(ScoredSequence(inputs, range(known - 1, len(inputs) - 1), inputs[known:]))
             done = end
     return windows

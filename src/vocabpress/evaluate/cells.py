@@ -1,4 +1,4 @@
-"""Text files with a row on each line, such as GLUE's and those of scored pairs."""
+"""Text files with a row on each line, such as those of GLUE and of scored pairs."""
 
 import math
 from collections.abc import Iterator
@@ -6,16 +6,12 @@ from pathlib import Path
 
 
 def read_cells(file: Path, separator: str | None = "\t") -> Iterator[tuple[str, list[str]]]:
-    """Each line that is not blank, as the place to name in messages and its cells; quotes are text.
-
-    Args:
-        file: UTF-8 with or without a byte-order mark.
-        separator: Between cells; None is any white space.
+    """The place, for messages, and the cells of each line that is not blank; quotes are text.
 
     Raises:
-        ValueError: With file and line number, if the file is not UTF-8.
+        ValueError: With file and line number, if the file is not UTF-8, with or without a byte-order mark.
     """
-    with file.open("rb") as stream:  # split at line feeds alone: sentences hold other characters that Python splits at
+    with file.open("rb") as stream:  # split only at line feeds: sentences contain other line separators of Python
         for number, raw in enumerate(stream, start=1):
             where = f"{file}, line {number}"
             try:
@@ -27,11 +23,7 @@ def read_cells(file: Path, separator: str | None = "\t") -> Iterator[tuple[str, 
 
 
 def read_score(text: str, highest: float, where: str) -> float:
-    """A score from 0 to ``highest``, which may be infinity.
-
-    Raises:
-        ValueError: If the text is none; ``where`` says where it stands.
-    """
+    """A score from 0 to ``highest``, which may be infinity; errors name the place ``where``."""
     try:
         score = float(text)
     except ValueError:

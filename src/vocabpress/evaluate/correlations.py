@@ -1,4 +1,4 @@
-"""Correlations of two vectors; 0 where all values of one are equal."""
+"""Correlations of two vectors; 0 if all values of one are equal."""
 
 import torch
 from torch import Tensor

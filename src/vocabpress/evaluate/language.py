@@ -1,4 +1,4 @@
-"""What masked and causal language models share when they are scored: heads, batches, likelihoods."""
+"""Scoring of masked and causal language models: heads, batches, likelihoods."""
 
 import math
 from collections.abc import Sequence
@@ -31,18 +31,12 @@ CLASSES = {
     CAUSAL: set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()),
 }
 TASK_OF = {MASKED: "mlm", CAUSAL: "clm"}
-POSITIONS_PER_CHUNK = 1024  # whose logits are turned into float32 probabilities at a time
+POSITIONS_PER_CHUNK = 1024  # positions whose logits are converted to float32 at a time
 
 
 @dataclass(frozen=True)
 class ScoredSequence:
-    """Tokens that a model reads, and what it is scored by.
-
-    Attributes:
-        inputs: The tokens.
-        places: Positions whose logits are scored, rising.
-        targets: The right token of each place.
-    """
+    """Input tokens, with ``targets``, the right tokens for the logits at the ascending positions ``places``."""
 
     inputs: list[int]
     places: Sequence[int]
@@ -50,11 +44,7 @@ class ScoredSequence:
 
 
 def head_kind(folder: Path) -> str | None:
-    """``"masked"``, ``"causal"``, or None where the checkpoint names another class.
-
-    Raises:
-        ValueError: If transformers can't read the config.
-    """
+    """``"masked"``, ``"causal"``, or None if the checkpoint names another class."""
     name = named_class(folder).__name__
     return next((kind for kind, classes in CLASSES.items() if name in classes), None)
 
@@ -63,7 +53,7 @@ def load_language_model(subject: Subject, kind: str) -> tuple[PreTrainedModel, A
     """The subject's model with a head of this kind, and its tokenizer.
 
     Raises:
-        ValueError: If the checkpoint says that it is a language model of the other kind, or can't be read.
+        ValueError: If the checkpoint is a language model of the other kind, or can't be read.
     """
     name, other = named_class(subject.model).__name__, CAUSAL if kind == MASKED else MASKED
     if name in CLASSES[other] and name not in CLASSES[kind]:
@@ -77,7 +67,7 @@ def longest_input(model: PreTrainedModel, tokenizer: Any, wanted: int) -> int:
     """Tokens of the longest sequence that the model reads, at most ``wanted``."""
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or wanted
     for name, module in model.named_modules():
-        # RoBERTa and its kin count positions from the padding token's row on.
+        # RoBERTa-like models count positions from the padding token's row on.
         if isinstance(module, nn.Embedding) and "position" in name and module.padding_idx is not None:
             positions = min(positions, module.num_embeddings - module.padding_idx - 1)
     return min(wanted, positions, tokenizer.model_max_length)
@@ -92,13 +82,13 @@ def table_rows(model: PreTrainedModel) -> int:
 def logits_at(model: PreTrainedModel, inputs: dict[str, Tensor], at: Tensor, **options: Any) -> tuple[Any, Tensor]:
     """The model's output, and its logits at some positions, (positions, V).
 
-    The head is run at those positions alone where it is a module that transformers knows of.
+    If transformers knows the head's module, the head runs only at those positions.
 
     Args:
         model: With a language-modelling head.
-        inputs: As `pad` gives them, on the model's device.
-        at: Which positions, (batch, longest), boolean.
-        options: Passed to the model.
+        inputs: Output of `pad`, on the model's device.
+        at: The positions, (batch, longest), boolean.
+        options: Further arguments of the model.
     """
 
     def select(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -124,41 +114,39 @@ def score(
     batch_size: int,
     filler: int,
 ) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """The losses of a model, and where there is an original to compare with, of the original too.
+    """The losses of a model, and of the original if there is one.
 
     Args:
-        subject: What is measured.
-        model: The subject's; its compressed tables are decoded, and its head is another afterwards.
-        kind: That of the model.
-        sequences: What to score.
-        text: All tokens of the text, to count them.
+        subject: The model's folder and its original.
+        model: The subject's model; its tables are decoded here, and its head is replaced.
+        kind: Kind of the model.
+        sequences: Sequences to score.
+        text: All tokens of the text, for counts.
         batch_size: Sequences at a time.
-        filler: The token to pad with.
+        filler: The padding token.
 
     Returns:
         ``nll``; with an original also ``nll_original`` and ``nll_head_original``, the model's with the original's table
-        at its tied head. Each of shape (scored tokens), in nats. And their means for each tenth of the vocabulary,
-        the most frequent tokens first, beside the number of ``tokens`` scored; None where there is none. Rare tokens
-        hide damage that the overall mean does not show.
+        at its tied head. Each has shape (scored tokens), in nats. And their means for each tenth of the vocabulary,
+        the most frequent tokens first, with the number of scored ``tokens``; a mean of no tokens is None. The overall
+        mean does not show damage to rare tokens.
 
     Raises:
         ValueError: If the original has another vocabulary, or a loss is not finite.
     """
-    batches = [
-        [sequences[row] for row in chosen]
-        for chosen in by_length([len(sequence.inputs) for sequence in sequences], batch_size)
-    ]
+    lengths = [len(sequence.inputs) for sequence in sequences]
+    batches = [[sequences[row] for row in rows] for rows in by_length(lengths, batch_size)]
 
-    def losses(of: PreTrainedModel) -> Tensor:
-        found = [_losses(of, batch, filler) for batch in Bar(batches, desc="likelihoods", disable=not subject.progress)]
-        nats = torch.cat(found)
+    def losses(scored: PreTrainedModel) -> Tensor:
+        bar = Bar(batches, desc="likelihoods", disable=not subject.progress)
+        nats = torch.cat([_losses(scored, batch, filler) for batch in bar])
         if not bool(nats.isfinite().all()):
             raise ValueError(
                 "the model gives NaN or infinite logits, which have no perplexity; is the checkpoint whole?"
             )
         return nats
 
-    uninstall(model, model.dtype)  # predicts the same, and no batch waits for its head to be decoded
+    uninstall(model, model.dtype)  # same predictions, and the head is decoded only once
     nats = {"nll": losses(model)}
     if subject.compared_with_itself():
         nats |= {"nll_original": nats["nll"], "nll_head_original": nats["nll"]}
@@ -191,11 +179,10 @@ def _losses(model: PreTrainedModel, batch: Sequence[ScoredSequence], filler: int
 
 
 def _give_head(model: PreTrainedModel, original: PreTrainedModel) -> bool:
-    """Let a tied output head read the original's table, while the input goes on to read the model's own.
+    """Let a tied output head read the original's table, while the input still reads the model's own.
 
-    The papers that swap the input embedding of a tied model measure this: their new parameter silently unties the head.
-    The head's bias stays the model's own. Says whether there is a head that transformers knows of; only then the
-    measurement means anything.
+    Papers that replace the input embedding of a tied model measure this: their new parameter silently unties the head.
+    The head keeps its bias. Returns whether transformers knows a head; else the measurement means nothing.
     """
     head: Any = model.get_output_embeddings()
     embedding: Any = model.get_submodule(input_table_name(model))
@@ -211,11 +198,7 @@ def _give_head(model: PreTrainedModel, original: PreTrainedModel) -> bool:
 
 
 def perplexity(nats: Tensor) -> float:
-    """``exp`` of the mean.
-
-    Raises:
-        ValueError: If that is more than float64 holds.
-    """
+    """``exp`` of the mean; a ValueError if float64 overflows."""
     mean = float(nats.mean())
     try:
         return math.exp(mean)

@@ -1,19 +1,20 @@
 """Zero-shot perplexity of masked tokens, by the protocol of "Direction is what you need".
 
-The protocol (Balazy et al., RepL4NLP 2021, read off their code): line by line, at most 512 tokens; the "=" of headings
+The protocol (Balazy et al., RepL4NLP 2021, from their code): line by line, at most 512 tokens; the "=" of headings
 removed, then lines of fewer than 20 words dropped; whole-word masking of 15 %; a fixed seed; ``exp`` of the mean loss.
-Ours: one masking, drawn line after line, so that it depends on the text and the seed and not on the batches, and the
+Our changes: one masking, drawn line after line, which depends on the text and the seed but not on the batches; and the
 mean is over all masked tokens, not over batches.
 
-In their code the output head still read the original's table: swapping in a new input parameter untied it. A
-checkpoint that stores the compressed table alone has no other table to read at its tied head. Both are measured, under
-names that say which is which.
+In their code the output head still read the original's table, because the new input parameter untied it. The tied head
+of a checkpoint that stores only the compressed table has no other table. Both are measured, under separate names.
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
 
 from vocabpress.evaluate.batches import encode_lines
 from vocabpress.evaluate.language import (
@@ -26,8 +27,9 @@ from vocabpress.evaluate.language import (
     table_rows,
 )
 from vocabpress.evaluate.task import Measurement, Subject, Task
+from vocabpress.settings import AtLeast1
 
-BECOMES_MASK, BECOMES_RANDOM = 0.8, 0.1  # the rest stays as it is, as in BERT
+BECOMES_MASK, BECOMES_RANDOM = 0.8, 0.1  # others do not change, as in BERT
 
 
 @dataclass(frozen=True)
@@ -35,27 +37,21 @@ class MaskedPerplexity(Task):
     """Task ``mlm``.
 
     Attributes:
-        block: Tokens of a line at most; less where the model reads fewer.
+        block: Tokens of a line, at most what the model reads.
         mask_probability: Share of a line's tokens that are masked.
-        min_tokens: Words, separated by spaces, of the shortest line that is read.
+        min_tokens: Shorter lines are left out; counted in words that are separated by spaces.
         batch_size: Lines at a time; the result does not depend on it.
-        subset: Lines to take from the start of those long enough; None takes all.
+        subset: Lines to take from the start of those that are long enough; None takes all.
     """
 
     seeded: ClassVar[bool] = True
     reads_text: ClassVar[bool] = True
-    minimum: ClassVar[Mapping[str, int]] = {"block": 8, "batch_size": 1, "subset": 1}
 
-    block: int = 512
-    mask_probability: float = 0.15
+    block: Annotated[int, Field(ge=8)] = 512
+    mask_probability: Annotated[float, Field(gt=0, lt=1)] = 0.15
     min_tokens: int = 20
-    batch_size: int = 8
-    subset: int | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.mask_probability < 1:
-            raise ValueError(f"mask_probability is between 0 and 1, got {self.mask_probability}")
+    batch_size: AtLeast1 = 8
+    subset: AtLeast1 | None = None
 
     def measure(self, subject: Subject) -> Measurement:
         lines = long_lines(subject.lines("masked perplexity"), self.min_tokens)[: self.subset]
@@ -78,7 +74,7 @@ class MaskedPerplexity(Task):
 
 
 def long_lines(lines: Sequence[str], min_tokens: int) -> list[str]:
-    """The lines without "=" tokens, those with fewer than so many words left out."""
+    """The lines without "=" tokens that have at least ``min_tokens`` words."""
     cleaned = ([word for word in line.split() if word != "="] for line in lines)
     return [" ".join(words) for words in cleaned if len(words) >= max(min_tokens, 1)]
 
@@ -92,19 +88,16 @@ def mask_lines(
     seed: int,
     progress: bool = False,
 ) -> list[ScoredSequence]:
-    """Tokenise lines and mask whole words of each, as the tokenizer splits them; lines that have none are left out.
+    """Tokenise lines and mask whole words of each, as the tokenizer splits them; lines without words are left out.
 
     Args:
         lines: Text.
         tokenizer: A fast one, with a mask token.
-        vocabulary: Tokens that a random replacement is drawn from.
+        vocabulary: Number of tokens that a random replacement is drawn from.
         length: Tokens of a line at most, special ones included.
         probability: Share of the tokens to mask.
         seed: Decides words and replacements.
         progress: Whether to draw a progress bar.
-
-    Raises:
-        ValueError: If nothing is masked.
     """
     draw, found = random.Random(seed), []
     for encoded in encode_lines(lines, tokenizer, length, progress):
@@ -121,16 +114,16 @@ def mask_lines(
 
 
 def unmasked(line: ScoredSequence) -> list[int]:
-    """The tokens of a line before some were masked."""
+    """The tokens of a line before masking."""
     right = dict(zip(line.places, line.targets, strict=True))
     return [right.get(place, token) for place, token in enumerate(line.inputs)]
 
 
 def choose_places(words: Sequence[int | None], probability: float, draw: random.Random) -> list[int]:
-    """Which tokens of a line to mask: whole words in random order, as long as they fit into the share.
+    """Positions to mask in a line: whole words in random order, as long as they fit into the share.
 
-    BERT's rule: the share is at least one token; a word that would exceed it is passed over, and the next is tried.
-    ``words`` has for each token the number of its word, None for special tokens, which the share does not count.
+    BERT's rule: the share is at least one token; a word that would exceed it is skipped.
+    ``words`` has for each token the number of its word, None for special tokens, which do not count for the share.
     """
     groups: dict[int, list[int]] = {}
     for place, word in enumerate(words):
@@ -147,7 +140,7 @@ def choose_places(words: Sequence[int | None], probability: float, draw: random.
 
 
 def replacement(token: int, mask: int, vocabulary: int, draw: random.Random) -> int:
-    """What stands for a masked token: the mask, or a random token, or itself, as in BERT."""
+    """The input for a masked token: the mask, a random token, or itself, as in BERT."""
     chance = draw.random()
     if chance < BECOMES_MASK:
         return mask

@@ -1,4 +1,4 @@
-"""Scored pairs: two sentences or two words, how alike people found them, and whether cosines rank them so."""
+"""Pairs of sentences or words with human similarity scores, and the rank correlation of cosines with them."""
 
 import math
 from collections.abc import Sequence
@@ -21,15 +21,15 @@ class ScoredPair(NamedTuple):
 
 
 class PairColumns(NamedTuple):
-    """Where a file keeps what; columns are counted from 0.
+    """Columns of a file, counted from 0.
 
     Attributes:
         first: Column of the first text.
         second: Column of the second text.
         score: Column of the score.
         separator: Between columns; None is any white space.
-        highest: The highest score there is; the lowest is 0.
-        unscored: Whether rows may lack a score, and are left out.
+        highest: The highest possible score; the lowest is 0.
+        unscored: Whether rows may lack a score; these are left out.
     """
 
     first: int
@@ -46,32 +46,28 @@ WORD_PAIRS = PairColumns(0, 1, 2, separator=None)
 
 
 def read_pairs(file: Path, columns: PairColumns) -> list[ScoredPair]:
-    """Read a file of pairs; blank lines are passed over, quotes are text.
+    """Read a file of pairs; blank lines are ignored, quotes are text.
 
     Raises:
-        ValueError: With file and line number, if it is not UTF-8, a line has too few columns or an empty text, or a
-            score is none; also if the file holds fewer than two pairs.
+        ValueError: With file and line number, if a line is invalid; also if the file holds fewer than two pairs.
     """
-    read = (_to_pair(cells, columns, where) for where, cells in read_cells(file, columns.separator))
-    pairs = [pair for pair in read if pair is not None]
+    places = (columns.first, columns.second, columns.score)
+    needed, between = max(places) + 1, "tabs" if columns.separator == "\t" else "white space"
+    pairs: list[ScoredPair] = []
+    for where, cells in read_cells(file, columns.separator):
+        if len(cells) < needed:
+            found = f"{len(cells)} columns separated by {between}"
+            raise ValueError(f"{where}: {found}, {needed} are needed; is it cut off?")
+        first, second, text = (cells[place].strip() for place in places)
+        if columns.unscored and not text:
+            continue
+        score = read_score(text, columns.highest, where)
+        if not first or not second:
+            raise ValueError(f"{where}: one of the two texts is empty")
+        pairs.append(ScoredPair(first, second, score))
     if len(pairs) < 2:
         raise ValueError(f"{file} holds {len(pairs)} scored pairs; it is empty or cut off, download it again")
     return pairs
-
-
-def _to_pair(cells: Sequence[str], columns: PairColumns, where: str) -> ScoredPair | None:
-    needed = max(columns.first, columns.second, columns.score) + 1
-    if len(cells) < needed:
-        between = "tabs" if columns.separator == "\t" else "white space"
-        raise ValueError(f"{where}: {len(cells)} columns separated by {between}, {needed} are needed; is it cut off?")
-    text = cells[columns.score].strip()
-    if columns.unscored and not text:
-        return None
-    score = read_score(text, columns.highest, where)
-    first, second = cells[columns.first].strip(), cells[columns.second].strip()
-    if not first or not second:
-        raise ValueError(f"{where}: one of the two texts is empty")
-    return ScoredPair(first, second, score)
 
 
 def rank_agreement(cosines: Tensor, pairs: Sequence[ScoredPair]) -> float:

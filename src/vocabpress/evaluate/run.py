@@ -1,9 +1,10 @@
-"""All tasks of one model: from names to results, and to files that an interrupted run goes on from."""
+"""Runs all tasks of one model, and writes result files, which are reused when a run is repeated."""
 
 import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,12 @@ from vocabpress.results import Result, environment, read_results, write_results
 
 @dataclass(frozen=True)
 class Labels:
-    """What a result says of the model besides what its config.json says.
+    """Overrides of what results state about the model.
 
     Attributes:
-        variant: The name of the row; None takes the method's.
+        variant: Name of the row; None takes the method's.
         settings: Override the keys of `provenance`.
-        bytes: Override the counted sizes; for models whose table is a dense stand-in for what a peer would store.
+        bytes: Override the counted sizes, if the model's dense table stands for what a peer would store.
     """
 
     variant: str | None = None
@@ -37,14 +38,14 @@ class Labels:
 
 
 def provenance(folder: Path) -> dict[str, Any]:
-    """Where a checkpoint's numbers come from: the well-known keys of `Result.settings`."""
+    """How a checkpoint was made: the well-known keys of `Result.settings`."""
     quantization = getattr(AutoConfig.from_pretrained(folder), "quantization_config", None) or {}
     stored = quantization if isinstance(quantization, dict) else quantization.to_dict()
     fitted = stored.get("fitted_by") or {}
     if not fitted:
         return {"method": "original", "recovered": None}
     budget = Budget.read(fitted["budget"]) if fitted.get("budget") else None
-    # Said only where there are any, so that results of checkpoints without them stay what they were.
+    # Only if they exist, so that results of checkpoints without them do not change.
     more = {key: fitted[key] for key in ("linears", "metric", "direction", "calibration") if key in fitted}
     if "inner" in stored:
         more["body"] = method_of(stored["inner"])
@@ -94,23 +95,22 @@ def evaluate(
 
     Args:
         model: A hub id, or a folder.
-        tasks: Name -> task, in the order in which they are to run.
-        against: The original, hub id or folder, for the tasks that compare.
+        tasks: Name -> task, in the order in which they run.
+        against: The original, hub id or folder, for tasks that compare.
         data: Folder of the data sets, each in its own layout.
-        text: UTF-8 text files, for the tasks that read text.
-        seeds: For the tasks that depend on one; the others run once, with the first.
-        device: Where to run.
-        output: Folder that gets one JSON file for each task and seed. Those that are there already are not run again.
-        keep: Folder that gets the model that each task fine-tuned, as TASK-seedN; a task that has its result in the
-            output and no model here runs again.
-        labels: What the results are to say of the model besides what its config says.
+        text: UTF-8 text files, for tasks that read text.
+        seeds: For tasks that depend on a seed; other tasks run once, with the first.
+        device: Device to run on.
+        output: Folder for one JSON file for each task and seed; a task that already has its file does not run again.
+        keep: Folder for the fine-tuned model of each task, as TASK-seedN; a task without its model here runs again.
+        labels: Overrides of what results state about the model.
         progress: Whether to draw progress bars on stderr.
 
     Returns:
         One result for each task and seed.
 
     Raises:
-        ValueError: With one line that says what was wrong; results that were there stay as they are.
+        ValueError: In one line what is wrong; existing results do not change.
     """
     folder = find_folder(model)
     original = None if against is None else find_folder(against)
@@ -138,21 +138,13 @@ def evaluate(
 
 
 def _found(place: Path | None, wanted: Result) -> Result | None:
-    """The result of an earlier run, if it is of the same settings and bytes.
-
-    Raises:
-        ValueError: If the file holds something else.
-    """
+    """The result of an earlier run of the same settings; a ValueError if the file holds another."""
     if place is None or not place.exists():
         return None
-    found = read_results(place)
-    if [_what_is_measured(result) for result in found] != [_what_is_measured(wanted)]:
+    found, identity = read_results(place), attrgetter("task", "variant", "settings", "bytes")
+    if list(map(identity, found)) != [identity(wanted)]:
         raise ValueError(f"{place} holds a result of other settings; remove it, or give another output folder")
     return found[0]
-
-
-def _what_is_measured(result: Result) -> tuple[Any, ...]:
-    return result.task, result.variant, result.settings, result.bytes
 
 
 def _measured(task: Task, subject: Subject, empty: Result, place: Path | None) -> Result:

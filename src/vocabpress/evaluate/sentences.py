@@ -1,4 +1,4 @@
-"""What a sentence encoder does with a compressed table: agreement with the original, and STS."""
+"""Sentence encoders with a compressed table: agreement with the original, and STS."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two encoders agree on the same sentences.
+    """Agreement of two encoders on the same sentences.
 
     Attributes:
         mean_cosine: Mean cosine between the two embeddings of a sentence.
-        spearman: Rank correlation, over all pairs of sentences, of the cosines that the two encoders give.
+        spearman: Rank correlation, over all pairs of sentences, of the two encoders' cosines.
     """
 
     mean_cosine: float
     spearman: float
 
 
-SENTENCES_PER_CALL = 2048  # that are handed to an encoder at a time; it sorts them by length
+SENTENCES_PER_CALL = 2048  # an encoder sorts those of one call by length
 
 
 def open_encoder(folder: Path, device: str = "cpu") -> "SentenceTransformer":
-    """A sentence encoder in float32; a folder without modules.json gets mean pooling.
+    """A sentence encoder in float32, with mean pooling if the folder has no modules.json.
 
     Raises:
         ValueError: If sentence-transformers is not installed, or can't read the folder.
@@ -43,13 +43,13 @@ def open_encoder(folder: Path, device: str = "cpu") -> "SentenceTransformer":
         raise ValueError("sentence encoders need sentence-transformers; pip install 'vocabpress[st]'") from None
     try:
         return SentenceTransformer(str(folder), device=device, local_files_only=True).float()
-    except Exception as error:  # a broken checkpoint makes the libraries below raise almost anything
+    except Exception as error:  # a broken checkpoint can raise almost any error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"sentence-transformers can't load {folder}: {reason}") from None
 
 
 def embed(encoder: "SentenceTransformer", sentences: Sequence[str], progress: bool = False) -> Tensor:
-    """Unit-length embeddings, shape (sentences, d), on the CPU; ``progress`` draws a bar on stderr."""
+    """Unit-length embeddings, (sentences, d), on the CPU."""
     parts, given = list[Tensor](), list(sentences)
     for start in Bar(range(0, max(1, len(given)), SENTENCES_PER_CALL), desc="sentences", disable=not progress):
         some = given[start : start + SENTENCES_PER_CALL]
@@ -69,7 +69,7 @@ def agreement(original: Tensor, compressed: Tensor) -> Agreement:
 def pair_cosines(
     encoder: "SentenceTransformer", first: Sequence[str], second: Sequence[str], progress: bool = False
 ) -> Tensor:
-    """Cosine between the embeddings of each pair, shape (pairs); each sentence is embedded once."""
+    """Cosine between the embeddings of each pair, (pairs); each sentence is embedded once."""
     place = {sentence: row for row, sentence in enumerate(dict.fromkeys([*first, *second]))}
     embeddings = embed(encoder, list(place), progress)
     left, right = (embeddings[[place[sentence] for sentence in side]] for side in (first, second))
@@ -77,11 +77,6 @@ def pair_cosines(
 
 
 def sts_spearman(encoder: "SentenceTransformer", pairs: Sequence[tuple[str, str, float]]) -> float:
-    """Spearman correlation of cosines with human scores, times 100, as the STS tasks report it.
-
-    Args:
-        encoder: Any sentence encoder.
-        pairs: (sentence, sentence, score).
-    """
+    """Spearman correlation of cosines with human scores, times 100; ``pairs`` are (sentence, sentence, score)."""
     first, second, scores = zip(*pairs, strict=True)
     return 100 * spearman(pair_cosines(encoder, first, second), torch.tensor(scores))

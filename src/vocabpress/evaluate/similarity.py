@@ -1,18 +1,15 @@
-"""Word similarity, read off the table itself: does the cosine of two words' rows rank pairs as people do?
+"""Word similarity by the table alone: does the cosine of two words' rows rank pairs as people do?
 
-A word of several tokens is the mean of their rows. No model is run; input tables were not trained to say this, so the
-original's own values are what to compare with.
+A word of several tokens is the mean of their rows. No model is run. Input tables are not trained for this, so compare
+with the original's values.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from vocabpress.evaluate.pairs import WORD_PAIRS, ScoredPair, rank_agreement, read_pairs
+from vocabpress.evaluate.pairs import WORD_PAIRS, rank_agreement, read_pairs
 from vocabpress.evaluate.table import open_table
 from vocabpress.evaluate.task import Measurement, Subject, Task
 from vocabpress.evaluate.words import ids_of
@@ -42,21 +39,12 @@ class WordSimilarity(Task):
         metrics = {}
         for model, ending in ((subject.model, ""), (subject.against, "_original")):
             if model is not None:
-                table = open_table(model, subject.device).dense().detach().float().cpu()
-                found = word_correlations(known, tokenizer, table)
+                table, found = open_table(model, subject.device).dense().detach().float().cpu(), {}
+                for name, pairs in known.items():
+                    words = zip(*((pair.first, pair.second) for pair in pairs), strict=True)
+                    rows = [torch.stack([table[ids_of(tokenizer, word)].mean(0) for word in part]) for part in words]
+                    found[name] = rank_agreement(cosine_similarity(*rows, dim=-1), pairs)
+                found["mean"] = sum(found.values()) / len(found)
                 metrics |= {f"{name}{ending}": value for name, value in found.items()}
         used = {name: {"pairs": len(pairs), "known": len(known.get(name, ()))} for name, pairs in sets.items()}
         return Measurement(metrics, {"sets": used})
-
-
-def word_correlations(sets: Mapping[str, Sequence[ScoredPair]], tokenizer: Any, table: Tensor) -> dict[str, float]:
-    """Spearman x 100 of each set, whose words the tokenizer knows, and their mean; the table is (V, d)."""
-
-    def row(word: str) -> Tensor:
-        return table[ids_of(tokenizer, word)].mean(0)
-
-    found = {}
-    for name, pairs in sets.items():
-        first, second = (torch.stack(list(map(row, words))) for words in list(zip(*pairs, strict=True))[:2])
-        found[name] = rank_agreement(cosine_similarity(first, second, dim=-1), pairs)
-    return found | {"mean": sum(found.values()) / len(found)}

@@ -1,4 +1,4 @@
-"""How long a call takes, for two callables side by side."""
+"""Timing of several calls that are to be compared."""
 
 import statistics
 import time
@@ -6,12 +6,7 @@ from collections.abc import Callable, Sequence
 
 
 def interleaved_milliseconds(calls: Sequence[Callable[[], object]], repeats: int = 15) -> list[float]:
-    """Median wall time of each call in milliseconds, the calls taken in turn so that drift hits all alike.
-
-    Args:
-        calls: Each is run once before the clock starts.
-        repeats: Timed runs of each.
-    """
+    """Median wall time of each call in milliseconds, after one warm-up run; calls alternate, so that drift is equal."""
     for call in calls:
         call()
     times: list[list[float]] = [[] for _ in calls]

@@ -1,19 +1,19 @@
 """Semantic textual similarity: does the cosine of two sentences rank pairs as people do?
 
 Spearman correlation times 100, the convention of SentEval and MTEB. STS-B (Cer et al., SemEval 2017) is one file a
-split. A year of SemEval 2012 to 2016 (Agirre et al.) has several files; they are put together and ranked as one, the
-"all" setting of SimCSE (Gao et al., EMNLP 2021), and each file by itself is in the details.
+split. A year of SemEval 2012 to 2016 (Agirre et al.) has several files. Their pairs are ranked together, the "all"
+setting of SimCSE (Gao et al., EMNLP 2021); the details have each file.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from vocabpress.evaluate.pairs import SEMEVAL, STSB, ScoredPair, rank_agreement, read_pairs
 from vocabpress.evaluate.sentences import open_encoder, pair_cosines
 from vocabpress.evaluate.task import Measurement, Subject, Task
 
 YEARS = ("2012", "2013", "2014", "2015", "2016")
-SPLITS = ("dev", "test", "train")
 ALL_YEARS = "years"
 SETS = ("stsb", *(f"sts{year[2:]}" for year in YEARS))
 
@@ -23,23 +23,22 @@ class SentenceSimilarity(Task):
     """Task ``sts``.
 
     Attributes:
-        split: Part of STS-B; ``dev`` unless you mean to report a test score.
-        sets: Separated by commas: ``stsb``, ``sts12`` to ``sts16``, or ``years`` for all years that are there.
+        split: Split of STS-B; take ``test`` only for a final score.
+        sets: Separated by commas: ``stsb``, ``sts12`` to ``sts16``, or ``years`` for all years in the folder.
     """
 
-    split: str = "dev"
+    split: Literal["dev", "test", "train"] = "dev"
     sets: str = f"stsb,{ALL_YEARS}"
 
     def __post_init__(self) -> None:
-        if self.split not in SPLITS:
-            raise ValueError(f"unknown split {self.split!r} of STS-B; choose from {', '.join(SPLITS)}")
+        super().__post_init__()
         unknown = [name for name in self.names() if name not in (*SETS, ALL_YEARS)]
         if unknown or not self.names():
             choices = ", ".join((*SETS, ALL_YEARS))
             raise ValueError(f"unknown set {(unknown or [''])[0]!r} of STS; choose from {choices}")
 
     def names(self) -> list[str]:
-        """The sets that were asked for."""
+        """Names in `sets`."""
         return [name.strip() for name in self.sets.split(",") if name.strip()]
 
     def measure(self, subject: Subject) -> Measurement:
@@ -61,11 +60,7 @@ class SentenceSimilarity(Task):
         return Measurement(metrics, {"files": by_file})
 
     def read(self, subject: Subject) -> dict[str, dict[str, list[ScoredPair]]]:
-        """Metric -> file -> its pairs.
-
-        Raises:
-            ValueError: If a set that was asked for is not there, or a file is not whole.
-        """
+        """Metric -> file -> its pairs; a ValueError if a set is missing or a file is not whole."""
         found: dict[str, dict[str, list[ScoredPair]]] = {}
         data = subject.data or Path()
         years = [year for year in YEARS if any((data / "semeval-sts" / year).glob("*.test.tsv"))]

@@ -1,11 +1,10 @@
-"""What became of the rows of the table: errors, neighbours, and the bound that the spectrum sets.
+"""Compares the rows of two tables: errors, neighbours, and the bound that the spectrum sets.
 
-Measured on the tables alone; no text is run through the model. The errors and the neighbours are given over all rows
-alike, and by how often text holds the token: counted in the text that was given, else guessed from the vocabulary's
-order (`vocabpress.calibrate.counts.vocabulary_order`).
+Only the tables are measured; no text runs through the model. Errors and neighbours are averaged over all rows equally,
+and weighted by token frequency: counted in text, or else estimated from the vocabulary's order
+(`vocabpress.calibrate.counts.vocabulary_order`).
 """
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,19 +22,16 @@ from vocabpress.hf.modules import TokenEmbedding
 from vocabpress.hf.tables import input_table_name
 from vocabpress.neighbours import MULTIPLICATIONS, Queries, choose_queries, nearest_rows, shared_neighbours
 from vocabpress.reconstruction import RowErrors, deviations, frequency_deciles, row_errors
+from vocabpress.settings import AtLeast0, AtLeast1
 from vocabpress.spectrum import gaussian_bound, singular_values
 
-LEAST_RATE, MOST_RATE, RATES = 0.02, 8.0, 40  # of the bound's curve, in bits per weight
+LEAST_RATE, MOST_RATE, RATES = 0.02, 8.0, 40  # range (bits per weight) and points of the bound's curve
 SHOWN = 5  # neighbours of a word
 SHOWN_WORDS = "king,Paris,seven,running,bank,quickly,music,doctor"
 
 
 def open_table(folder: Path, device: str) -> CompressedEmbedding:
-    """The token table of a checkpoint; a dense one as the form that stores its rows.
-
-    Raises:
-        ValueError: If the checkpoint can't be read or has no token table.
-    """
+    """The token table of a checkpoint; a dense one as `Dense` in its stored dtype."""
     model = open_model(folder, AutoModel)
     module: Any = model.get_submodule(input_table_name(model))
     if isinstance(module, TokenEmbedding):
@@ -49,18 +45,17 @@ class TableErrors(Task):
     """Task ``reconstruction``: the table against the original's.
 
     Attributes:
-        k: Neighbours of a row.
-        queries: Rows whose neighbours are looked for; 0 takes all, or in large tables as many as some ten seconds
-            allow, see `vocabpress.neighbours.choose_queries`.
-        words: Separated by commas; the neighbours of those that are one token are shown in the details.
+        k: Number of neighbours of a row.
+        queries: Number of rows whose neighbours are compared; 0 takes all, or in large tables as many as about ten
+            seconds allow, see `vocabpress.neighbours.choose_queries`.
+        words: Separated by commas; the details list the neighbours of words that are one token.
     """
 
     reads_text: ClassVar[bool] = True
     compares: ClassVar[bool] = True
-    minimum: ClassVar[Mapping[str, int]] = {"k": 1, "queries": 0}
 
-    k: int = 10
-    queries: int = 0
+    k: AtLeast1 = 10
+    queries: AtLeast0 = 0
     words: str = SHOWN_WORDS
 
     def __post_init__(self) -> None:
@@ -87,8 +82,12 @@ class TableErrors(Task):
             weights = counts.double()
             by_frequency = _metrics(errors, deviations(original, weights), weights, queries, shared)
             metrics |= {f"weighted_{name}": value for name, value in by_frequency.items()}
+        values = singular_values(original)
+        rates = [LEAST_RATE * (MOST_RATE / LEAST_RATE) ** (step / (RATES - 1)) for step in range(RATES)]
+        bound = zip(rates, gaussian_bound(values, shape[1], rates), strict=True)
         details = {
-            **_bound(original),
+            "spectrum": values.tolist(),
+            "bound": [{"bits_per_weight": rate, "relative_error": error} for rate, error in bound],
             "weighted_by": weighted_by,
             "deciles": [] if counts is None else _deciles(errors, plain, counts),
             "storage": [{"name": i.name, "dtype": i.dtype, "bytes": i.bits // 8} for i in form.storage()],
@@ -98,7 +97,7 @@ class TableErrors(Task):
         return Measurement(metrics, details)
 
     def _shown(self, original: Tensor, compressed: Tensor, tokenizer: Any) -> list[dict[str, Any]]:
-        """The neighbours of some words in each table, for people to read."""
+        """The neighbours of some words in each table."""
         wanted = {word: row_of(tokenizer, word) for word in map(str.strip, self.words.split(",")) if word}
         rows = {word: row for word, row in wanted.items() if row is not None and row < len(original)}
         special = {*tokenizer.all_special_ids, *range(len(tokenizer), len(original))}
@@ -115,10 +114,10 @@ class TableErrors(Task):
 
 
 def token_counts(subject: Subject, num_embeddings: int) -> tuple[Any, Tensor | None, str | None]:
-    """The tokenizer, how often its tokens occur, and where that is known from; None of each without a tokenizer.
+    """The tokenizer, the counts of its tokens, (V), and their source; three times None without tokenizer and text.
 
     Raises:
-        ValueError: If there is text and no tokenizer to count its tokens with.
+        ValueError: If there is text but no tokenizer.
     """
     try:
         tokenizer = subject.tokenizer()
@@ -132,13 +131,13 @@ def token_counts(subject: Subject, num_embeddings: int) -> tuple[Any, Tensor | N
 
 
 def _metrics(errors: RowErrors, spread: Tensor, weights: Tensor, queries: Queries, shared: Tensor) -> dict[str, float]:
-    """The metrics that are means over rows, under one weighting."""
+    """Metrics that are weighted means over rows."""
     shares = queries.stands_for * weights[queries.ids]
     return asdict(errors.over(spread, weights)) | {"neighbours_kept": float(shares @ shared) / float(shares.sum())}
 
 
 def _deciles(errors: RowErrors, spread: Tensor, counts: Tensor) -> list[dict[str, Any]]:
-    """Errors by frequency; within a tenth all rows count alike, deviations are from the mean row of the whole table."""
+    """Errors by frequency, unweighted within a tenth; deviations are from the mean row of the whole table."""
     tenths = []
     for ids in filter(len, frequency_deciles(counts)):
         part = RowErrors(errors.squared_error[ids], errors.cosine[ids], errors.norm_ratio[ids])
@@ -148,16 +147,8 @@ def _deciles(errors: RowErrors, spread: Tensor, counts: Tensor) -> list[dict[str
     return tenths
 
 
-def _bound(original: Tensor) -> dict[str, Any]:
-    values = singular_values(original)
-    rates = [LEAST_RATE * (MOST_RATE / LEAST_RATE) ** (step / (RATES - 1)) for step in range(RATES)]
-    errors = gaussian_bound(values, original.shape[1], rates)
-    points = [{"bits_per_weight": r, "relative_error": e} for r, e in zip(rates, errors, strict=True)]
-    return {"spectrum": values.tolist(), "bound": points}
-
-
 def _spelt(tokenizer: Any, ids: list[int]) -> list[str]:
-    """Tokens as people read them; the vocabulary's own spelling where a token is part of a character."""
+    """Tokens as text, or in the vocabulary's spelling if a token is part of a character."""
     texts = [tokenizer.decode([i]).strip() for i in ids]
     return [
         text if text and "�" not in text else token

@@ -1,4 +1,4 @@
-"""Distillation of a compressed model against its original, on text or a task's rows: what training wins back."""
+"""Distillation of a compressed model against its original, on text or on a task's rows."""
 
 from vocabpress.recover.run import recover
 from vocabpress.recover.settings import OBJECTIVES, Recovery, RecoveryReport

@@ -1,7 +1,7 @@
-"""What a forward pass computes on its way: attention scores before the softmax, outputs of feed-forward blocks.
+"""Records what a forward pass computes inside: attention scores before the softmax, outputs of feed-forward blocks.
 
-Scores are read from any model that uses transformers' attention interface, the blocks' outputs (before they are added
-to what went in) by hooks on the last map of each.
+Scores come from transformers' attention interface. The outputs of feed-forward blocks, before they are added to the
+residual stream, come from hooks on the last linear map of each block.
 """
 
 from collections.abc import Iterator
@@ -17,17 +17,16 @@ from transformers.masking_utils import eager_mask
 from vocabpress.hf.linears import find_linears
 
 NAME = "vocabpress_recorded"
-MASKED = -1e4  # what a float mask adds to a score that does not count lies far below this
+MASKED = -1e4  # a float mask adds far less than this to a score that does not count
 
 
 @dataclass
 class Heard:
-    """What was computed, in order.
+    """Recorded tensors, in the order of computation.
 
     Attributes:
-        scores: Per attention: scores (batch, heads, queries, keys), and which of them count, broadcastable; None means
-            all.
-        ffn: Per feed-forward block its output, (batch, tokens, width).
+        scores: (batch, heads, queries, keys) per attention, and which scores count, broadcastable; None means all.
+        ffn: (batch, tokens, width) per feed-forward block.
     """
 
     scores: list[tuple[Tensor, Tensor | None]] = field(default_factory=list)
@@ -49,7 +48,7 @@ def _recorded(
 
 
 def record_attention(model: PreTrainedModel) -> None:
-    """Let a model's attention hand its scores to whoever listens; its results stay what they were.
+    """Record a model's attention scores inside `listening`; its outputs do not change.
 
     Raises:
         ValueError: If the model does not use transformers' attention interface.
@@ -59,30 +58,30 @@ def record_attention(model: PreTrainedModel) -> None:
     with suppress(ValueError, KeyError):
         model.set_attn_implementation(NAME)
     if model.config._attn_implementation != NAME:
-        raise ValueError(f"{type(model).__name__} keeps its attention scores to itself; try --set attention=0")
-
-
-def _given(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
-    if _listeners:
-        _listeners[-1].ffn.append(output)
+        raise ValueError(f"{type(model).__name__} does not expose its attention scores; try --set attention=0")
 
 
 def record_ffn(model: PreTrainedModel) -> None:
-    """Let a model's feed-forward blocks hand their outputs to whoever listens.
+    """Record the outputs of a model's feed-forward blocks inside `listening`.
 
     Raises:
-        ValueError: If no feed-forward block is known by its name.
+        ValueError: If no feed-forward block has a known name.
     """
+
+    def record(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
+        if _listeners:
+            _listeners[-1].ffn.append(output)
+
     places = [info.name for info in find_linears(model) if info.last]
     if not places:
         raise ValueError(f"{type(model).__name__} has no feed-forward block with a known name; try --set ffn=0")
     for place in places:
-        model.get_submodule(place).register_forward_hook(_given)
+        model.get_submodule(place).register_forward_hook(record)
 
 
 @contextmanager
 def listening() -> Iterator[Heard]:
-    """What all forward passes inside compute, in order."""
+    """What all forward passes inside the context compute."""
     heard = Heard()
     _listeners.append(heard)
     try:

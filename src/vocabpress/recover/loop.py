@@ -1,4 +1,4 @@
-"""One loop for whatever trains against a model, through accelerate: on one device or several, resumable anywhere."""
+"""One loop for all training against a model, through accelerate: on one device or several, resumable at any time."""
 
 import shutil
 import time
@@ -14,17 +14,14 @@ from torch.utils.data import DataLoader
 
 from vocabpress.hf.inner import is_quantised
 from vocabpress.progress import Bar
-from vocabpress.recover.text import Batch, Sequences, batch_plan, ready
+from vocabpress.recover.text import Batch, Sequences, batch_plan, lengths_of, ready
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
 def make_accelerator(device: str | None) -> "Accelerator":
-    """Accelerate's view of the machine.
-
-    Args:
-        device: ``"cpu"`` keeps it from a GPU, ``"cuda:1"`` gives it one; None leaves it the choice.
+    """The accelerator; on ``"cpu"`` no GPU is used, and None lets accelerate choose.
 
     Raises:
         ValueError: If accelerate is not installed.
@@ -43,13 +40,13 @@ def make_accelerator(device: str | None) -> "Accelerator":
 
 @dataclass
 class Progress:
-    """How far a run has come; accelerate saves it with the rest.
+    """The state of a run, which accelerate saves with the rest.
 
     Attributes:
-        step: Taken.
-        losses: On what is held out: before the first step, then at each look.
-        best: The trained tensors at the least of them, on the CPU; none where that is the first.
-        seconds: Spent on training.
+        step: Steps taken.
+        losses: Held-out loss before the first step, then at each evaluation.
+        best: The trained tensors at the lowest loss, on the CPU; empty if that is the first.
+        seconds: Time of training.
     """
 
     step: int = 0
@@ -59,7 +56,7 @@ class Progress:
 
     @property
     def best_look(self) -> int:
-        """The look that the tensors are from; 0 is the start."""
+        """The evaluation that `best` is from; 0 is the start."""
         return min(range(len(self.losses)), key=self.losses.__getitem__)
 
     def state_dict(self) -> dict[str, Any]:
@@ -76,22 +73,17 @@ class Training:
     """One training run.
 
     Attributes:
-        model: Its trainable tensors require gradients, all others do not.
-        optimiser: Moves them.
-        rate: Step -> factor of its learning rates.
-        loss: Model and batch -> what is minimised. The model may be wrapped for several devices.
-        judge: The loss on what is held out, of the model as it is.
-        sequences: What it is trained on.
+        model: Tensors that require gradients are trained.
+        rate: Step -> factor of the optimiser's learning rates.
+        loss: Model and batch -> loss. The model may be wrapped for several devices.
+        judge: The held-out loss of the current model.
         batch_size: Sequences a step and process.
-        steps: At most.
-        look_every: Steps between looks at what is held out; a checkpoint is written then.
-        accelerator: See `make_accelerator`.
-        seed: Decides the order of the sequences.
+        look_every: Steps between evaluations; each writes a checkpoint.
         work: Folder of the checkpoints; None writes none.
-        title: The progress bar's; empty draws none.
-        patience: Looks without gain after which it stops; None never does.
-        clip: The most that the gradient's norm may be; None leaves it.
-        after_step: What is done after each step.
+        title: Title of the progress bar; empty draws none.
+        patience: Evaluations without improvement after which training stops; None never stops early.
+        clip: Upper limit of the gradient's norm; None sets no limit.
+        after_step: Called after each step.
     """
 
     model: nn.Module
@@ -112,10 +104,10 @@ class Training:
     after_step: Callable[[], object] = lambda: None
 
     def train(self, first_loss: float) -> Progress:
-        """Train until the steps are done or what is held out no longer gains.
+        """Train until the steps are done or the held-out loss stops improving.
 
         Args:
-            first_loss: On what is held out, before the first step; a run that never gets below it has no tensors.
+            first_loss: Held-out loss before the first step; a run that never gets below it has no `Progress.best`.
         """
         accelerator = self.accelerator
         trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
@@ -139,7 +131,9 @@ class Training:
                 progress.step += 1
                 bar.update()
                 if progress.step % self.look_every == 0 or progress.step == self.steps:
-                    self._look(trained, progress)
+                    progress.losses.append(self.judge())  # every process computes the same
+                    if progress.best_look == len(progress.losses) - 1:
+                        progress.best = {name: p.detach().cpu().clone() for name, p in trained.items()}
                     bar.set_note(held_out=f"{min(progress.losses):.4g}")
                     progress.seconds = time.perf_counter() - begun
                     self._save(progress.step)
@@ -150,36 +144,25 @@ class Training:
     def _batches(self, done: int) -> Iterator[Batch]:
         """This process's batches from step ``done`` on; processes take them in turn."""
         processes, dataset = self.accelerator.num_processes, self.sequences.training
-        lengths = [len(example["input_ids"]) for example in dataset]
-        plan = batch_plan(lengths, self.batch_size, self.steps * processes, self.seed)
+        plan = batch_plan(lengths_of(dataset), self.batch_size, self.steps * processes, self.seed)
         mine = plan[done * processes + self.accelerator.process_index :: processes]
         loader: Any = DataLoader(dataset, batch_sampler=mine, collate_fn=self.sequences.collate)  # pyright: ignore[reportArgumentType]
         return (ready(batch, self.model, self.accelerator.device) for batch in loader)
 
-    def _look(self, trained: dict[str, nn.Parameter], progress: Progress) -> None:
-        """Judge the model on what is held out; every process computes the same."""
-        progress.losses.append(self.judge())
-        if progress.best_look == len(progress.losses) - 1:
-            progress.best = {name: p.detach().cpu().clone() for name, p in trained.items()}
-
     def _saved(self) -> list[Path]:
-        """The checkpoints there are, oldest first; at most one but for a moment."""
+        """Existing checkpoints, oldest first; a second one exists only during `_save`."""
         found = [] if self.work is None else self.work.glob("step-*[0-9]")
         return sorted(found, key=lambda folder: int(folder.name.removeprefix("step-")))
 
     def _save(self, step: int) -> None:
-        """Write a checkpoint whole, give it its name, then drop the older ones.
-
-        Raises:
-            ValueError: If the disk is full, for example.
-        """
+        """Write a checkpoint under a temporary name, rename it, then delete the older ones."""
         if self.work is None:
             return
         place = self.work / f"step-{step}"
         fresh = place.with_suffix(".new")
         codes = any(is_quantised(parameter) for parameter in self.model.parameters())
         try:
-            self.accelerator.save_state(str(fresh), safe_serialization=not codes)  # others are pickled
+            self.accelerator.save_state(str(fresh), safe_serialization=not codes)  # torch pickles other tensors
         except (OSError, RuntimeError, SafetensorError) as error:  # each library's own, for a full disk
             shutil.rmtree(fresh, ignore_errors=True)
             reason = str(error).splitlines()[0]

@@ -1,4 +1,4 @@
-"""The student and its teacher: opened, checked to fit each other, made trainable, written."""
+"""The student and its teacher: loaded, checked against each other, trained, written."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,17 +29,11 @@ CLASSIFIERS = set(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.values())
 
 @dataclass
 class Pair:
-    """A compressed model and its original, in float32.
+    """A compressed model, ``student``, and its original, ``teacher``, both in float32 on one device.
 
     Attributes:
-        folder: The compressed checkpoint.
-        original: Folder of the original.
-        loader: The class that the student is opened as: its own, or the teacher's where that has a task's head.
-        student: The compressed model.
-        teacher: The original, without gradients.
-        tokenizer: The same for both.
-        settings: Say what is compared.
-        device: Where they are.
+        loader: The student's class, or the teacher's if that has a task's head.
+        teacher: Without gradients.
     """
 
     folder: Path
@@ -52,13 +46,13 @@ class Pair:
     device: torch.device
 
     def to(self, device: torch.device) -> None:
-        """Move both."""
+        """Move both models."""
         for model in (self.student, self.teacher):
             model.to(device)  # pyright: ignore[reportArgumentType]
         self.device = device
 
     def make_trainable(self) -> None:
-        """Let what the mode trains require gradients: the table's parameters, or all of the model's."""
+        """Require gradients of the table's parameters, or in mode "model" of all."""
         whole = self.settings.mode == "model"
         for parameter in self.student.parameters():
             parameter.requires_grad_(whole)
@@ -71,18 +65,19 @@ class Pair:
             parameter.requires_grad_(True)
 
     def start_again(self) -> None:
-        """Open the student anew, as it was before it was trained."""
+        """Load the student again, as it was before training."""
         self.student = _open_student(self.folder, self.loader, self.teacher).to(self.device)  # pyright: ignore[reportArgumentType]
 
-    def judge(self, sequences: Sequences) -> dict[str, float]:
-        """The terms of the loss on what is held out, of the student as it is."""
-        return held_out_terms(self.student, self.teacher, sequences, self.settings, self.device)
+    def judge(self, sequences: Sequences, student: PreTrainedModel | None = None) -> dict[str, float]:
+        """The terms of the loss on the held-out sequences, of the current or of another student."""
+        model = self.student if student is None else student
+        return held_out_terms(model, self.teacher, sequences, self.settings, self.device)
 
     def set_best(self, best: dict[str, Tensor]) -> bool:
-        """Give the student its best numbers, and its decoders their form of storage.
+        """Set the student to its best state, with decoders in their stored form.
 
         Returns:
-            Whether there are any, within what the stored dtypes hold; nobody could load the rest.
+            Whether there is one, with values that the stored dtypes can represent; others could not be loaded.
         """
         parameters, tables = dict(self.student.named_parameters()), owned_tables(self.student).values()
         for name, tensor in best.items():
@@ -94,26 +89,24 @@ class Pair:
         return bool(best) and all(bool(tensor.isfinite().all()) for tensor in stored if tensor.is_floating_point())
 
     def write(self, target: Path, provenance: dict[str, Any] | None) -> PreTrainedModel:
-        """Write the student as the compressed checkpoint was written, in its dtypes; returns it as read back.
+        """Write the student in the dtypes of its checkpoint, and return it as read back from the disk.
 
-        Args:
-            target: Folder.
-            provenance: How it was trained, to be noted; an earlier one stays inside it. None notes nothing.
+        ``provenance``, how it was trained, goes to the config, with an earlier one inside.
         """
         options: dict[str, Any] = {"dtype": "auto", "local_files_only": True, "output_loading_info": True}
         with quiet():
             fresh, _ = self.loader.from_pretrained(self.folder, **options)
-        fresh.load_state_dict(self.student.state_dict())  # strict: the same tensors of the same shapes
+        fresh.load_state_dict(self.student.state_dict())  # strict: same names and shapes
         for table in owned_tables(fresh).values():
             table.round_to_stored()
         if provenance is not None:
             fitted_by = fresh.hf_quantizer.quantization_config.fitted_by
-            earlier = {"before": fitted_by["recovered"]} if fitted_by.get("recovered") else {}
-            fitted_by["recovered"] = provenance | earlier
+            earlier = fitted_by.get("recovered")
+            fitted_by["recovered"] = provenance | ({"before": earlier} if earlier else {})
         save(fresh, target)
         copy_companions(self.folder, target)
         again = open_model(target, named_class(target)).to(self.device)  # pyright: ignore[reportArgumentType]
-        return _listen(again, self.settings)
+        return _record(again, self.settings)
 
 
 def table_of(model: PreTrainedModel) -> CompressedEmbedding:
@@ -128,7 +121,7 @@ def rows_of(model: PreTrainedModel) -> Tensor:
     return module.weight.detach()
 
 
-def _listen(model: PreTrainedModel, settings: Recovery) -> PreTrainedModel:
+def _record(model: PreTrainedModel, settings: Recovery) -> PreTrainedModel:
     if settings.attention > 0:
         record_attention(model)
     if settings.ffn > 0:
@@ -137,9 +130,9 @@ def _listen(model: PreTrainedModel, settings: Recovery) -> PreTrainedModel:
 
 
 def open_pair(folder: Path, original: Path, settings: Recovery, source: Source) -> Pair:
-    """Open both models and see that one can teach the other.
+    """Load both models, and check that one can be trained against the other.
 
-    With a task, the student gets the teacher's prediction layer: all that stands above the base model, and its pooler.
+    With a task, the student gets the teacher's prediction layer: everything above the base model, and its pooler.
 
     Raises:
         ValueError: If the first is not compressed or the second is, they differ in vocabulary or shape, or the teacher
@@ -153,7 +146,9 @@ def open_pair(folder: Path, original: Path, settings: Recovery, source: Source) 
         check_classifier(teacher, f"the teacher {original}", source)
         if AutoConfig.from_pretrained(folder).model_type != teacher.config.model_type:
             raise _misfit(original, folder, "shape")
-        loader = Headed(type(teacher), _head_of(teacher, source))
+        head = {name: getattr(teacher.config, name) for name in ("id2label", "label2id", "pad_token_id")}
+        kind = "regression" if source.classes == 1 else "single_label_classification"
+        loader = Headed(type(teacher), head | {"problem_type": kind})
     student = _open_student(folder, loader, teacher)
     if not isinstance(student.get_submodule(input_table_name(student)), TokenEmbedding):
         raise ValueError(f"{folder} is not compressed; run vocabpress compress first")
@@ -169,7 +164,7 @@ def open_pair(folder: Path, original: Path, settings: Recovery, source: Source) 
         raise _misfit(original, folder, "shape")
     teacher.requires_grad_(False)
     for model in (student, teacher):
-        _listen(model, settings)
+        _record(model, settings)
     if source.task is not None:
         tokenizer = padded(tokenizer, folder)
     return Pair(folder, original, loader, student, teacher, tokenizer, settings, torch.device("cpu"))
@@ -180,11 +175,7 @@ def _misfit(original: Path, folder: Path, what: str) -> ValueError:
 
 
 def check_classifier(model: PreTrainedModel, what: str, source: Source) -> None:
-    """See that a model was fine-tuned for a task.
-
-    Raises:
-        ValueError: If it was not; ``what`` says which model it is.
-    """
+    """Raise a ValueError if a model was not fine-tuned for the task; ``what`` names the model."""
     labels = model.config.num_labels
     if type(model).__name__ not in CLASSIFIERS or labels != source.classes:
         raise ValueError(
@@ -193,26 +184,14 @@ def check_classifier(model: PreTrainedModel, what: str, source: Source) -> None:
         )
 
 
-def _head_of(teacher: PreTrainedModel, source: Source) -> dict[str, Any]:
-    """Settings of the config that make the student's head the teacher's."""
-    kind = "regression" if source.classes == 1 else "single_label_classification"
-    names = ("id2label", "label2id", "pad_token_id")
-    return {name: getattr(teacher.config, name) for name in names} | {"problem_type": kind}
-
-
 def _open_student(folder: Path, loader: Any, teacher: PreTrainedModel) -> PreTrainedModel:
     if not isinstance(loader, Headed):
         return open_model(folder, loader)
-    with quiet():  # of a head that is not in the checkpoint
+    with quiet():  # the checkpoint has no head
         student = open_model(folder, loader, whole=False)
-    _give_prediction_layer(student, teacher)
-    return student
-
-
-@torch.no_grad()
-def _give_prediction_layer(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
     theirs = dict(teacher.named_parameters())
     for name, parameter in student.named_parameters():
         above = not name.startswith(f"{student.base_model_prefix}.") or ".pooler." in name
         if above and name in theirs and theirs[name].shape == parameter.shape:
-            parameter.copy_(theirs[name])
+            parameter.data.copy_(theirs[name].data)
+    return student

@@ -1,4 +1,4 @@
-"""Recover a compressed model: two folders and some text, or a task's rows, in; a third folder out."""
+"""Recovery of a compressed model: train it against its original, and write a new checkpoint."""
 
 import hashlib
 import json
@@ -21,16 +21,17 @@ from vocabpress.hf.writing import check_output, work_folder, written_at_once
 from vocabpress.reconstruction import reconstruction
 from vocabpress.recover.lesson import Lesson, Source, read_lesson
 from vocabpress.recover.loop import Progress, Training, make_accelerator
-from vocabpress.recover.objective import batch_terms, held_out_terms, weighted
+from vocabpress.recover.objective import batch_terms, weighted
 from vocabpress.recover.pair import Pair, open_pair, rows_of, table_of
 from vocabpress.recover.settings import Recovery, RecoveryReport
 from vocabpress.recover.text import Batch, Sequences
+from vocabpress.results import write_whole
 from vocabpress.texts import sources
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-SMALLEST_RMS = 1e-3  # of a tensor, as far as its learning rate goes: biases start at zero
+SMALLEST_RMS = 1e-3  # lower limit for the learning rate of a tensor: biases start at zero
 WARM_UP = 0.05
 
 
@@ -52,8 +53,8 @@ def recover(
     With a task, the teacher is a checkpoint that was fine-tuned for it (``vocabpress evaluate --keep``), and the
     student gets its prediction layer: the second stage of KroneckerBERT, whose first is text.
 
-    A run that was stopped goes on from its last checkpoint, in the folder ``OUTPUT.recover`` beside the output, and
-    ends where an uninterrupted one would. Started by ``accelerate launch`` it runs on several devices.
+    An interrupted run resumes from its last checkpoint, in the folder ``OUTPUT.recover`` beside the output, with the
+    same result as an uninterrupted one. Started by ``accelerate launch`` it runs on several devices.
 
     Args:
         model: Folder of the compressed model.
@@ -62,16 +63,16 @@ def recover(
         text: UTF-8 text files, a sequence a line.
         task: Instead of text: a task of GLUE, on whose training rows and labels the student is trained.
         data: Folder of the data sets; None takes the hub's.
-        settings: How long and how fast; None takes the defaults.
-        seed: Decides what is held out, and the order of the text.
-        device: ``"cpu"`` keeps accelerate from a GPU; None takes what accelerate finds.
+        settings: Length and hyper-parameters of the training; None takes the defaults.
+        seed: Decides which sequences are held out, and the order of the others.
+        device: ``"cpu"`` uses no GPU; None lets accelerate choose.
         progress: Whether to draw progress bars on stderr.
 
     Returns:
-        What was done. The held-out loss after is never above the one before: were it so, the input is kept.
+        The report. The held-out loss never rises: if training does not lower it, the input is written.
 
     Raises:
-        ValueError: With one line that says what was wrong and what to try; the output was not written then.
+        ValueError: In one line what is wrong and what to try; nothing was written then.
     """
     settings = settings or Recovery()
     settings.check_terms(task is not None or settings.language_model)
@@ -82,9 +83,9 @@ def recover(
     pair = open_pair(folder, original, settings, source)
     lesson = read_lesson(source, pair.teacher, pair.tokenizer, settings, seed, progress)
     accelerator = make_accelerator(device)
-    work = _work_folder(target, _identity(settings, seed, pair, source, lesson, accelerator.num_processes))
+    work = _work_folder(target, _identity(seed, pair, source, lesson, accelerator.num_processes))
     pair.to(accelerator.device)
-    before, judged = pair.judge(lesson.sequences), lesson.judge(pair.student)
+    before, judged = pair.judge(lesson.sequences), lesson.judge(pair.student, settings.precision)
     pair.make_trainable()
     title = "recovering" if progress and accelerator.is_main_process else ""
     training = _training(pair, lesson.sequences, accelerator, work, seed, title)
@@ -103,14 +104,14 @@ def recover(
 def _training(
     pair: Pair, sequences: Sequences, accelerator: "Accelerator", work: Path, seed: int, title: str
 ) -> Training:
-    """How the student is trained: Adam at a rate for each tensor, warmed up, then linear to zero."""
+    """Adam with a learning rate for each tensor, warmed up, then linear to zero."""
     settings, steps = pair.settings, pair.settings.steps
     warm = max(1, round(WARM_UP * steps))
 
     def autocast() -> AbstractContextManager[Any]:
         if settings.precision == "bfloat16":
             return torch.autocast(accelerator.device.type, torch.bfloat16)
-        return accelerator.autocast()  # as `accelerate launch` has it
+        return accelerator.autocast()  # the choice of `accelerate launch`
 
     def loss(student: nn.Module, batch: Batch) -> Tensor:
         with autocast():
@@ -151,15 +152,15 @@ def _write(
     before: dict[str, float],
     judged: dict[str, float],
 ) -> RecoveryReport:
-    """Write the best student, judge it as it is read back, and keep the input where that was no worse."""
+    """Write the best student and evaluate it as read back; write the input if the student is no better."""
     settings, sequences = pair.settings, lesson.sequences
     trained = sum(p.numel() for p in pair.student.parameters() if p.requires_grad)
     first = weighted(before, settings)
     with written_at_once(target) as temporary:
-        provenance = {**settings.told(), "seed": seed, "steps_taken": done.step, "held_out_before": first}
+        provenance = {**settings.to_dict(), "seed": seed, "steps_taken": done.step, "held_out_before": first}
         provenance |= {} if source.task is None else {"task": source.task, "teacher": pair.original.name}
         fresh = pair.write(temporary, provenance) if pair.set_best(done.best) else None
-        after = before if fresh is None else held_out_terms(fresh, pair.teacher, sequences, settings, pair.device)
+        after = before if fresh is None else pair.judge(sequences, fresh)
         better = weighted(after, settings) < first
         if fresh is None or not better:
             shutil.rmtree(temporary)
@@ -181,7 +182,7 @@ def _write(
             held_out_sequences=len(sequences.held_out),
             table_bytes=table_of(pair.student).total_bits() // 8,
             metrics_before=judged,
-            metrics_after=lesson.judge(fresh) if fresh is not None and better else judged,
+            metrics_after=lesson.judge(fresh, settings.precision) if fresh is not None and better else judged,
             seconds=done.seconds,
         )
         if better:
@@ -190,7 +191,7 @@ def _write(
 
 
 def _write_input(pair: Pair, target: Path, source: Source) -> None:
-    """Write what came in: the folder itself; with a task, the student with the teacher's prediction layer."""
+    """Write the input: its folder, or with a task the untrained student with the teacher's prediction layer."""
     if source.task is None:
         shutil.copytree(pair.folder, target)
     else:
@@ -201,14 +202,14 @@ def _write_input(pair: Pair, target: Path, source: Source) -> None:
 
 
 def _describe(pair: Pair, fresh: Any, folder: Path, report: RecoveryReport) -> None:
-    """Say on the model card what was trained, and how near the rows are now."""
+    """Add the training and the new errors of the rows to the model card."""
     figures = {"weighted": (report.held_out_before, report.held_out_after)}
     figures |= {name: (report.terms_before[name], value) for name, value in report.terms_after.items()}
     figures |= {f"{report.task} dev, {n}": (report.metrics_before[n], v) for n, v in report.metrics_after.items()}
     counts = report.training_sequences, report.held_out_sequences
     done = Recovered(report.task, report.mode, report.steps, *counts, figures)
     compressed, page = load_report(pair.folder), read_page(pair.folder)
-    if compressed is None:  # of an earlier version
+    if compressed is None:  # written by an earlier version
         (folder / "README.md").write_text(add_recovered(pair.folder, done), encoding="utf-8")
         return
     errors = reconstruction(rows_of(pair.teacher), table_of(fresh))
@@ -218,7 +219,7 @@ def _describe(pair: Pair, fresh: Any, folder: Path, report: RecoveryReport) -> N
         architecture=type(fresh).__name__,
         relative_error=errors.relative_error,
         mean_cosine=errors.mean_cosine,
-        weighted_relative_error=None,  # by counts that are not at hand
+        weighted_relative_error=None,  # the counts are not known here
         weighted_mean_cosine=None,
         model_bytes_after=weight_bytes(folder),
         recovered=[*compressed.recovered, done],
@@ -226,10 +227,11 @@ def _describe(pair: Pair, fresh: Any, folder: Path, report: RecoveryReport) -> N
     write_card(now, folder, page, original_text(page, own=True))
 
 
-def _identity(settings: Recovery, seed: int, pair: Pair, source: Source, lesson: Lesson, processes: int) -> dict:
-    """What a checkpoint belongs to."""
+def _identity(seed: int, pair: Pair, source: Source, lesson: Lesson, processes: int) -> dict[str, Any]:
+    """Everything that a run depends on; a checkpoint is resumed only if all is equal."""
     files = [*weight_files(pair.folder), *weight_files(pair.original), *(Path(file) for file in source.text)]
-    identity = {"settings": settings.told(), "seed": seed, "processes": processes, "files": [_digest(f) for f in files]}
+    digests = [_digest(file) for file in files]
+    identity = {"settings": pair.settings.to_dict(), "seed": seed, "processes": processes, "files": digests}
     rows = {} if source.task is None else {"task": source.task, "rows": lesson.sequences.digest()}
     return identity | rows
 
@@ -240,22 +242,10 @@ def _digest(file: Path) -> str:
 
 
 def _work_folder(target: Path, identity: dict) -> Path:
-    """The folder of the checkpoints of this very run.
-
-    Raises:
-        ValueError: If it holds those of another, or can't be made.
-    """
+    """The folder of this run's checkpoints; a ValueError if it has those of another run, or can't be created."""
     work = work_folder(target, "recover")
     note = work / "run.json"
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        if note.exists() and json.loads(note.read_text(encoding="utf-8")) != identity:
-            raise ValueError(
-                f"{work} holds an interrupted run of other settings, text or models; remove it to start afresh"
-            )
-        fresh = note.with_suffix(".new")
-        fresh.write_text(json.dumps(identity), encoding="utf-8")
-        fresh.replace(note)  # whole or not at all
-    except OSError as error:
-        raise ValueError(f"can't write {work}: {error.strerror or error}; give another output") from None
+    if note.exists() and json.loads(note.read_text(encoding="utf-8")) != identity:
+        raise ValueError(f"{work} holds an interrupted run of other settings, text or models; remove it to start again")
+    write_whole(note, json.dumps(identity))
     return work

@@ -1,4 +1,4 @@
-"""Text into batches: which sequences are held out, which batch comes when; it all follows from the seed."""
+"""From text to batches: which sequences are held out, and the order of the batches; both follow from the seed."""
 
 import hashlib
 import json
@@ -12,40 +12,32 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from vocabpress.evaluate.batches import pad
+from vocabpress.evaluate.batches import by_length, encode_lines, pad
 from vocabpress.evaluate.language import CAUSAL, CLASSES, MASKED, table_rows
 from vocabpress.evaluate.masked import choose_places, replacement
-from vocabpress.progress import Bar
 from vocabpress.texts import read_lines
 
-LINES_PER_CALL = 512
-POOL = 16  # batches whose sequences are sorted by length together, so that little is padding
+POOL = 16  # batches whose sequences are sorted by length together, which saves padding
 MASK_PROBABILITY = 0.15  # as BERT was trained
-UNSCORED = -100  # the label that transformers' losses pass over
+UNSCORED = -100  # the label that transformers' losses ignore
 
 Example = dict[str, Any]
-"""Arguments of a model for one sequence: ``input_ids``, and what else there is; labels are one, or one a token."""
+"""Arguments of a model for one sequence: ``input_ids`` and others; ``labels`` is one label, or one a token."""
 
 Batch = dict[str, Tensor]
-"""Arguments of a model for several sequences side by side, (batch, longest) each."""
+"""Arguments of a model for several sequences, (batch, longest) each."""
 
 
 @dataclass(frozen=True)
 class Sequences:
-    """Tokenised sequences, special tokens included.
-
-    Attributes:
-        training: To train on.
-        held_out: Never trained on.
-        pad: What fills a batch of ids up.
-    """
+    """Tokenised sequences, special tokens included; ``pad`` is the id that pads batches."""
 
     training: list[Example]
     held_out: list[Example]
     pad: int
 
     def collate(self, examples: Sequence[Example]) -> Batch:
-        """Sequences side by side, (batch, longest), with their attention mask; labels of whole sequences (batch)."""
+        """A padded batch, (batch, longest), with its attention mask; labels of whole sequences are (batch)."""
         batch = pad([example["input_ids"] for example in examples], self.pad)
         for name, filler in {"token_type_ids": 0, "labels": UNSCORED}.items():
             if name in examples[0]:
@@ -55,9 +47,9 @@ class Sequences:
         return batch
 
     def held_out_batches(self, batch_size: int) -> Iterator[Batch]:
-        """What is held out, sequences of about one length together."""
-        order = sorted(self.held_out, key=lambda example: len(example["input_ids"]))
-        return (self.collate(order[start : start + batch_size]) for start in range(0, len(order), batch_size))
+        """Batches of the held-out sequences, sorted by length."""
+        batches = by_length(lengths_of(self.held_out), batch_size, longest_first=False)
+        return (self.collate([self.held_out[row] for row in rows]) for rows in batches)
 
     def digest(self) -> str:
         """A digest of all sequences, in order."""
@@ -67,104 +59,75 @@ class Sequences:
         return hashed.hexdigest()
 
 
-def set_aside(sequences: Sequence[Example], held_out: int, filler: Any, seed: int) -> Sequences:
-    """Some sequences drawn to be held out, at most a tenth of all.
+def lengths_of(examples: Sequence[Example]) -> list[int]:
+    """Tokens of each sequence."""
+    return [len(example["input_ids"]) for example in examples]
 
-    Args:
-        sequences: All.
-        held_out: How many to hold out at most.
-        filler: The id that batches are padded with; None where there is none.
-        seed: Decides the choice.
-    """
+
+def set_aside(sequences: Sequence[Example], held_out: int, filler: Any, seed: int) -> Sequences:
+    """Draw sequences to be held out, at most ``held_out`` and a tenth of all; ``filler``, if not None, pads batches."""
     order = torch.randperm(len(sequences), generator=torch.Generator().manual_seed(seed)).tolist()
     aside = max(1, min(held_out, len(sequences) // 10))
     return Sequences(
         training=[sequences[i] for i in order[aside:]],
         held_out=[sequences[i] for i in order[:aside]],
-        pad=0 if filler is None else filler,  # masked out, so any id will do
+        pad=0 if filler is None else filler,  # masked out, so any id works
     )
 
 
 def tokenise(
     files: Sequence[str | Path], tokenizer: PreTrainedTokenizerBase, max_length: int, progress: bool
 ) -> list[Example]:
-    """The sequences of text files: a line each, longer lines cut into several, repeated lines once.
+    """The sequences of UTF-8 text files, special tokens included: a line each.
 
-    Args:
-        files: UTF-8 text.
-        tokenizer: The model's own.
-        max_length: Tokens of a sequence, special ones included.
-        progress: Whether to draw a progress bar on stderr.
+    A longer line becomes several sequences; of equal lines only the first is used.
 
     Raises:
         ValueError: If a file is unusable.
     """
     lines = list(dict.fromkeys(read_lines(files, progress)))  # a repeated line must not be trained on and held out
-    sequences: list[Example] = []
-    call: Any = tokenizer
-    for start in Bar(range(0, len(lines), LINES_PER_CALL), desc="tokenising", disable=not progress):
-        chunk = lines[start : start + LINES_PER_CALL]
-        cut = {"truncation": True, "max_length": max_length, "return_overflowing_tokens": True}
-        sequences += [{"input_ids": ids} for ids in call(chunk, return_attention_mask=False, **cut)["input_ids"]]
-    return sequences
+    options = {"return_attention_mask": False, "return_overflowing_tokens": True}
+    encoded = encode_lines(lines, tokenizer, max_length, progress, **options)
+    return [{"input_ids": ids} for part in encoded for ids in part["input_ids"]]
 
 
 def with_own_labels(
     sequences: Sequences, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int
 ) -> Sequences:
-    """The sequences with the labels of a language model: tokens that are masked here, or the next tokens.
+    """Add the labels of a language model: masked tokens or next tokens, by the class of the model.
 
-    A sequence is masked once, the same in every pass, as BERT's own were.
-
-    Args:
-        sequences: Without labels.
-        model: A masked or causal language model; says which labels.
-        tokenizer: The model's own; with a mask token where it masks.
-        seed: Decides what is masked.
+    A sequence is masked once, the same in every epoch, as in BERT's first training.
 
     Raises:
-        ValueError: If the model is no language model, or its tokenizer has no mask token.
+        ValueError: If the model is no language model, or a masked one's tokenizer has no mask token.
     """
     name = type(model).__name__
     kind = next((kind for kind in (MASKED, CAUSAL) if name in CLASSES[kind]), None)
     if kind is None or model.config.is_encoder_decoder:
         raise ValueError(f"{name} is no masked or causal language model; leave language_model out")
-    if kind == CAUSAL:
-        label = _next_tokens
-    elif tokenizer.mask_token_id is None:
+    mask: Any = tokenizer.mask_token_id
+    if kind == MASKED and mask is None:
         raise ValueError(f"the tokenizer of {name} has no mask token; leave language_model out")
-    else:
-        label = _Masking(tokenizer, min(len(tokenizer), table_rows(model)), seed)
+    vocabulary, special = min(len(tokenizer), table_rows(model)), set(tokenizer.all_special_ids)
+    draw = random.Random(seed)
+
+    def label(ids: list[int]) -> Example:
+        if kind == CAUSAL:
+            return {"input_ids": ids, "labels": ids}  # the model shifts them itself
+        tokens = [None if token in special else place for place, token in enumerate(ids)]  # single, not whole words
+        places = set(choose_places(tokens, MASK_PROBABILITY, draw))
+        inputs = [replacement(t, mask, vocabulary, draw) if i in places else t for i, t in enumerate(ids)]
+        return {"input_ids": inputs, "labels": [t if i in places else UNSCORED for i, t in enumerate(ids)]}
+
     parts = [[label(row["input_ids"]) for row in part] for part in (sequences.training, sequences.held_out)]
     training, held_out = ([row for row in part if set(row["labels"]) != {UNSCORED}] for part in parts)
     if not training or bool(held_out) != bool(sequences.held_out):
-        raise ValueError("too few sequences hold a token that can be masked; does the tokenizer know the text?")
+        raise ValueError("too few sequences have a token that can be masked; does the tokenizer know the text?")
     return Sequences(training, held_out, sequences.pad)
 
 
-def _next_tokens(ids: list[int]) -> Example:
-    return {"input_ids": ids, "labels": ids}  # the model compares each with the one before
-
-
-class _Masking:
-    """Masks tokens, each on its own, as BERT's first training did."""
-
-    def __init__(self, tokenizer: Any, vocabulary: int, seed: int) -> None:
-        self.mask, self.vocabulary, self.draw = tokenizer.mask_token_id, vocabulary, random.Random(seed)
-        self.special = set(tokenizer.all_special_ids)
-
-    def __call__(self, ids: list[int]) -> Example:
-        words = [None if token in self.special else place for place, token in enumerate(ids)]
-        places = set(choose_places(words, MASK_PROBABILITY, self.draw))
-        inputs = [
-            replacement(token, self.mask, self.vocabulary, self.draw) if place in places else token
-            for place, token in enumerate(ids)
-        ]
-        return {"input_ids": inputs, "labels": [t if i in places else UNSCORED for i, t in enumerate(ids)]}
-
-
 def ready(batch: Batch, model: nn.Module, device: torch.device) -> Batch:
-    """A batch on the device, with what a decoder reads where the model has an encoder and a decoder."""
+    """A batch on the device, with the decoder's input if the model has an encoder and a decoder."""
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
     config: Any = model.config
     if config.is_encoder_decoder:
@@ -173,22 +136,17 @@ def ready(batch: Batch, model: nn.Module, device: torch.device) -> Batch:
 
 
 def batch_plan(lengths: Sequence[int], batch_size: int, batches: int, seed: int) -> list[list[int]]:
-    """Which sequences make which batch, for a whole run.
+    """Numbers of the sequences of each batch of a whole run.
 
-    Each pass takes the sequences in a new order; pools of batches are sorted by length and their batches shuffled. A
-    batch that a pass can't fill is left out, unless there is no other.
+    Each epoch has a new order; pools of batches are sorted by length and their batches shuffled. An incomplete batch
+    is left out, unless there is no other.
     """
     plan: list[list[int]] = []
-    generator = torch.Generator().manual_seed(seed + 1)
+    generator, full = torch.Generator().manual_seed(seed + 1), len(lengths) // batch_size * batch_size or len(lengths)
     while len(plan) < batches:
-        plan += _one_pass(lengths, batch_size, generator)
+        order = torch.randperm(len(lengths), generator=generator)[:full].tolist()
+        for start in range(0, full, POOL * batch_size):
+            pool = order[start : start + POOL * batch_size]
+            made = list(by_length([lengths[row] for row in pool], batch_size, longest_first=False))
+            plan += [[pool[i] for i in made[j]] for j in torch.randperm(len(made), generator=generator).tolist()]
     return plan[:batches]
-
-
-def _one_pass(lengths: Sequence[int], batch_size: int, generator: torch.Generator) -> Iterator[list[int]]:
-    order = torch.randperm(len(lengths), generator=generator).tolist()
-    full = len(order) // batch_size * batch_size or len(order)
-    for start in range(0, full, POOL * batch_size):
-        pool = sorted(order[start : min(start + POOL * batch_size, full)], key=lambda index: lengths[index])
-        made = [pool[first : first + batch_size] for first in range(0, len(pool), batch_size)]
-        yield from (made[i] for i in torch.randperm(len(made), generator=generator).tolist())

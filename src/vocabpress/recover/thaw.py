@@ -1,4 +1,4 @@
-"""Integer decoders made trainable, and frozen into the same bytes again."""
+"""Makes integer decoders trainable, and stores them in the same bytes again."""
 
 from typing import Any, Self
 
@@ -9,17 +9,17 @@ from vocabpress.embeddings import CompressedEmbedding, Scalar
 from vocabpress.embeddings.base import Build
 from vocabpress.fitting.quantise import quantise
 
-DECODERS = ("basis", "right", "words")  # of `Projected`, `Kronecker`, `Codebooks`: what all rows share
+DECODERS = ("basis", "right", "words")  # shared by all rows, in `Projected`, `Kronecker`, `Codebooks`
 
 
 class Thawed(CompressedEmbedding):
-    """An n-bit decoder while it is trained: float values whose forward pass is what will be stored.
+    """An n-bit decoder during training: float values that every forward pass quantizes.
 
-    Every read rounds the values to the form they came from, scales sought anew; the gradient passes the rounding as if
-    it were not there (straight-through). So the loss that is minimised is that of the stored numbers.
+    Each read quantizes the values as the original form does, with new scales; the gradient ignores the rounding
+    (straight-through estimator). So the loss is that of the stored numbers.
 
     Args:
-        form: The decoder's, at more than one bit.
+        form: The decoder, of more than one bit.
     """
 
     def __init__(self, form: Scalar) -> None:
@@ -30,7 +30,7 @@ class Thawed(CompressedEmbedding):
 
     @torch.no_grad()
     def frozen(self) -> Scalar:
-        """What would be stored of the values as they are."""
+        """The stored form of the current values."""
         config = self._config
         values = self.values.detach().float()
         return quantise(values, config["bits"], config["scale_axis"], config["group_size"], self.stored_dtype)
@@ -50,16 +50,16 @@ class Thawed(CompressedEmbedding):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], build: Build) -> Self:
-        """One of a form with these settings, its numbers zero."""
+        """A decoder with the config of a form, all values zero."""
         return cls(Scalar.from_config(config, build))
 
 
 def thaw(table: CompressedEmbedding, every: bool = False) -> None:
-    """Make the integer decoders of a table trainable, in place.
+    """Make the integer decoders of a table trainable.
 
     Args:
-        table: Changed.
-        every: Whether all its integers are a decoder's, as those of a linear map are; the codes of tokens stay codes.
+        table: Changed in place.
+        every: Whether to take all `Scalar` parts, as in a linear map, not only decoders; token codes are never trained.
     """
     for module in list(table.modules()):
         for name, part in list(module.named_children()):
@@ -68,7 +68,7 @@ def thaw(table: CompressedEmbedding, every: bool = False) -> None:
 
 
 def freeze(table: CompressedEmbedding) -> None:
-    """Undo `thaw`, in place: each decoder back in its form, with the values it was trained to."""
+    """Undo `thaw` in place: each decoder gets its stored form, with the trained values."""
     for module in list(table.modules()):
         for name, part in list(module.named_children()):
             if isinstance(part, Thawed):

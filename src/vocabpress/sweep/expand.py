@@ -123,7 +123,7 @@ class _Maker:
         return self.add("press", model, "-press", self.plan.text_of(row), identity, job)
 
     def recover(self, part: RecoverPlan, model: _Subject, seed: int) -> _Subject:
-        settings = part.settings.told()
+        settings = part.settings.to_dict()
         common = {"settings": settings, "seed": seed}
         after = replace(model, slug=f"{model.slug}-recovered", recovered={**settings, "seed": seed})
         return self.add("recover", after, "", self.plan.text_of(part), {"of": model.identity, **common}, common)

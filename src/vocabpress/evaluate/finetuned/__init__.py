@@ -1,1 +1,1 @@
-"""Tasks that fine-tune: GLUE, and its kin of another kind, and SQuAD."""
+"""Tasks that fine-tune: GLUE with out-of-distribution data, and SQuAD."""

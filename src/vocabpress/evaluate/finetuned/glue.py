@@ -1,8 +1,8 @@
-"""GLUE, fine-tuned: nine tasks on the development sets, and three data sets of another kind.
+"""GLUE, fine-tuned: nine tasks on the development sets, and three out-of-distribution data sets.
 
 The protocol is that of transformers' ``run_glue``: the recipe of `training.py` beside this file on the training split,
-the metrics of the benchmark (Wang et al., ICLR 2019) times 100 on the development split after the last epoch. No epoch
-and no setting is chosen by the development split.
+the metrics of the benchmark (Wang et al., ICLR 2019) times 100 on the development split after the last epoch. The
+development split chooses no epoch and no setting.
 """
 
 import random
@@ -32,12 +32,9 @@ TASK_METRICS = {
 
 
 def score_predictions(metric: str, logits: Tensor, labels: Tensor) -> float:
-    """A metric times 100; a correlation with the same prediction for all rows is 0.
+    """A metric of TASK_METRICS, times 100; a correlation with constant predictions is 0, ``f1`` is that of class 1.
 
-    Args:
-        metric: One of the values of TASK_METRICS; ``f1`` is that of class 1.
-        logits: Shape (rows, classes), or (rows, 1) for scores.
-        labels: Shape (rows): classes, or scores.
+    Logits are (rows, classes), or (rows, 1) for scores; labels (rows).
     """
     if metric in ("pearson", "spearman"):
         correlation = pearson if metric == "pearson" else spearman
@@ -50,7 +47,7 @@ def score_predictions(metric: str, logits: Tensor, labels: Tensor) -> float:
 
 
 def choose(rows: "Dataset", subset: int | None) -> "Dataset":
-    """The first rows of an order that no seed changes, so that all seeds and models train on the same ones."""
+    """Rows chosen by a fixed seed, so that all seeds and models train on the same ones."""
     if subset is None:
         return rows
     order = list(range(len(rows)))
@@ -60,11 +57,7 @@ def choose(rows: "Dataset", subset: int | None) -> "Dataset":
 
 @dataclass(frozen=True)
 class Glue(FineTuningTask):
-    """A task of GLUE.
-
-    Attributes:
-        task: A key of `LAYOUTS`.
-    """
+    """A task of GLUE; ``task`` is a key of `LAYOUTS`."""
 
     task: str = "rte"
 
@@ -88,7 +81,7 @@ class Glue(FineTuningTask):
         return Measurement(metrics, {"rows": sizes, "trained_parameters": trained})
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, rows: "Dataset", progress: bool = False) -> "Dataset":
-        """Rows of the task, tokenised and cut to the longest input, not padded, with their labels."""
+        """Rows of the task, tokenised, truncated, not padded, with their labels."""
 
         def tokenise(columns: Any, numbers: list[int]) -> dict[str, list[list[int]]]:
             texts = (columns["text"], columns.get("text_pair"))
@@ -100,11 +93,7 @@ class Glue(FineTuningTask):
     def judge(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dev: "dict[str, Dataset]", subject: Subject
     ) -> dict[str, float]:
-        """The task's metrics, times 100, on development rows; accuracy on splits that have its name.
-
-        Raises:
-            ValueError: If the model gives a number that is not finite.
-        """
+        """The task's metrics, times 100, on development rows; accuracy on out-of-distribution rows."""
         metrics = {}
         for split, part in dev.items():
             encoded = self.encode(tokenizer, part, subject.progress)

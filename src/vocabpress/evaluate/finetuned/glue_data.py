@@ -1,11 +1,11 @@
-"""GLUE's files, and those of three data sets of another kind: where the sentences and the labels are.
+"""The files of GLUE and of three out-of-distribution data sets: where the sentences and the labels are.
 
 The folders are those that GLUE distributes (Wang et al., ICLR 2019; https://gluebenchmark.com/tasks), tab-separated
-with quoting off; without a folder the same data come from the hub (``nyu-mll/glue``). Test splits have no labels there
-and are never read.
+without quoting; without a folder the same data come from the hub (``nyu-mll/glue``). Test splits have no labels and are
+never read.
 
-The other data sets are those of KroneckerBERT (Tahaei et al., NAACL 2022): for MRPC PAWS (Zhang et al., 2019), for
-SST-2 IMDb (Maas et al., 2011), for RTE HANS (McCoy et al., 2019). Nothing is trained on them.
+The out-of-distribution data sets are those of KroneckerBERT (Tahaei et al., NAACL 2022): PAWS for MRPC (Zhang et al.,
+2019), IMDb for SST-2 (Maas et al., 2011), HANS for RTE (McCoy et al., 2019). They are never trained on.
 """
 
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ from vocabpress.evaluate.task import Subject
 if TYPE_CHECKING:
     from datasets import Dataset
 
-TEXTS = ("text", "text_pair")  # columns of what is read, as tokenizers name them
+TEXTS = ("text", "text_pair")  # our columns, named as arguments of tokenizers
 BINARY = ("0", "1")
 INFERENCE = ("entailment", "not_entailment")
-CORRUPT = 1000  # QQP is distributed with some truncated rows; one in so many is left out, as the hub's copy does
+CORRUPT = 1000  # QQP is distributed with truncated rows; up to one in so many is left out, as in the hub's copy
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ class GlueFiles:
     """The files of a task.
 
     Attributes:
-        folder: As GLUE calls it; the lower-case name is found, too.
+        folder: GLUE's name; the lower-case name is also found.
         sentences: Columns of the one or two sentences.
         label: Column of the label.
         classes: The labels in the order of their numbers; empty for scores from 0 to 5.
-        hub_sentences: The hub's names of the columns of the sentences; empty where they are the same.
+        hub_sentences: The same columns on the hub; empty if the names are equal.
         header: Columns of a file that has no header.
         dev: Names of the development files, without ``.tsv``.
-        corrupt: Whether the distributed file is known to hold truncated rows.
+        corrupt: Whether the distributed file has truncated rows.
     """
 
     folder: str
@@ -69,7 +69,7 @@ LAYOUTS: dict[str, GlueFiles] = {
     "rte": GlueFiles("RTE", TWO_SENTENCES, "label", INFERENCE),
     "wnli": GlueFiles("WNLI", TWO_SENTENCES, "label", BINARY),
 }
-OTHER_DATA = {  # task -> metric, and the file's place and layout; None for IMDb's folder
+OTHER_DATA = {  # task -> metric, path, and layout; None for IMDb's folder
     "mrpc": ("paws_accuracy", "PAWS/test.tsv", GlueFiles("PAWS", TWO_SENTENCES, "label", BINARY)),
     "sst2": ("imdb_accuracy", "aclImdb/test", None),
     "rte": (
@@ -81,12 +81,12 @@ OTHER_DATA = {  # task -> metric, and the file's place and layout; None for IMDb
 
 
 def read_glue(name: str, subject: Subject) -> "tuple[Dataset, dict[str, Dataset]]":
-    """Training rows, and development rows under the names of their files, as `read_rows` gives them.
+    """Training rows, and development rows by the names of their files, with columns as in `read_rows`.
 
     Without a folder of data sets they are the hub's.
 
     Raises:
-        ValueError: If a file is missing or not as GLUE has it, with its name and line; or if the hub can't be reached.
+        ValueError: If a file is missing or invalid, with its name and line; or if the hub can't be reached.
     """
     layout, read = LAYOUTS[name], {}
     hub = load_hub("nyu-mll/glue", name) if subject.data is None else {}
@@ -102,10 +102,10 @@ def read_glue(name: str, subject: Subject) -> "tuple[Dataset, dict[str, Dataset]
 
 
 def read_rows(file: Path, layout: GlueFiles) -> "Dataset":
-    """The rows of one file: ``text``, ``text_pair`` where there are two sentences, and ``labels``.
+    """The rows of one file: ``text``, ``text_pair`` if there are two sentences, and ``labels``.
 
     Raises:
-        ValueError: If the file is not as the layout says, with its name and line.
+        ValueError: If the file does not have the layout, with its name and line.
     """
     columns, cut_short, read = list(layout.header), list[str](), list[dict[str, Any]]()
     for where, cells in read_cells(file):
@@ -125,7 +125,11 @@ def read_rows(file: Path, layout: GlueFiles) -> "Dataset":
         else:
             row = dict(zip(columns, cells, strict=True))
             texts = {name: row[column] for name, column in zip(TEXTS, layout.sentences, strict=False)}
-            read.append({**texts, "labels": _class_or_score(row[layout.label], layout.classes, where)})
+            label = row[layout.label]
+            if layout.classes and label not in layout.classes:
+                raise ValueError(f"{where}: unknown label {label!r}; it is one of {', '.join(layout.classes)}")
+            number = layout.classes.index(label) if layout.classes else read_score(label, 5, where)
+            read.append({**texts, "labels": number})
     if cut_short and not (layout.corrupt and len(cut_short) * CORRUPT <= len(read)):
         raise ValueError(cut_short[0])
     if not read:
@@ -133,19 +137,11 @@ def read_rows(file: Path, layout: GlueFiles) -> "Dataset":
     return need("datasets").Dataset.from_list(read)
 
 
-def _class_or_score(text: str, classes: tuple[str, ...], where: str) -> float:
-    if not classes:
-        return read_score(text, 5, where)
-    if text not in classes:
-        raise ValueError(f"{where}: unknown label {text!r}; it is one of {', '.join(classes)}")
-    return classes.index(text)
-
-
 def read_other_data(task: str, data: Path | None) -> "dict[str, Dataset]":
-    """Rows of the other data set of a GLUE task under the name of its metric; empty where its folder is not there.
+    """Rows of a GLUE task's out-of-distribution data set by the name of its metric; empty if there is no folder.
 
     Raises:
-        ValueError: If the folder is there and not whole.
+        ValueError: If the folder is not whole.
     """
     metric, name, layout = OTHER_DATA.get(task, ("", "", None))
     if data is None or not name or not (data / name.split("/")[0]).is_dir():
@@ -173,11 +169,7 @@ def _read_imdb(folder: Path) -> "Dataset":
 
 
 def load_hub(repository: str, configuration: str | None = None) -> Any:
-    """A data set of the hub: name of the split -> its rows.
-
-    Raises:
-        ValueError: If ``datasets`` is not installed, or the download fails.
-    """
+    """A data set of the hub: split -> its rows; a ValueError if the download fails."""
     library = need("datasets")
     try:
         return library.load_dataset(repository, configuration)

@@ -1,8 +1,8 @@
 """SQuAD, fine-tuned: exact match and F1 on the development questions.
 
 The protocol is that of BERT (Devlin et al., NAACL 2019) and transformers' ``run_qa``: windows of the paragraph, logits
-of the start and of the end of the answer, the best span of all windows. The threshold of version 2.0, which papers
-often tune on the development set, stays at 0: our choice, because nothing here is tuned on what is reported.
+of the start and of the end of the answer, the best span of all windows. Papers often tune the threshold of version 2.0
+on the development set. Here it is always 0, because nothing is tuned on reported data.
 
 The data are the official JSON files (Rajpurkar et al., EMNLP 2016 and ACL 2018), or the same from the hub. The hidden
 test set is not public.
@@ -12,16 +12,17 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from transformers import AutoModelForQuestionAnswering
 
 from vocabpress.evaluate.finetuned.glue import choose
 from vocabpress.evaluate.finetuned.glue_data import load_hub
 from vocabpress.evaluate.finetuned.trainer import fine_tune, predict
-from vocabpress.evaluate.finetuned.training import FineTuningTask, need, prepare
+from vocabpress.evaluate.finetuned.training import FineTuningTask, Length, need, prepare
 from vocabpress.evaluate.finetuned.windows import MARGIN, answers, split_paragraphs
 from vocabpress.evaluate.task import Measurement, Subject
+from vocabpress.settings import AtLeast0, AtLeast1, Positive
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -30,10 +31,10 @@ HUB = {"1.1": "rajpurkar/squad", "2.0": "rajpurkar/squad_v2"}
 
 
 def read_squad(version: str, subject: Subject) -> "tuple[Dataset, Dataset]":
-    """Training and development questions of a version, as `read_questions` gives them; the hub's without a folder.
+    """Training and development questions, as in `read_questions`; the hub's without a folder.
 
     Raises:
-        ValueError: If a file is missing or not as SQuAD has it, or the hub can't be reached.
+        ValueError: If a file is missing or invalid, or the hub can't be reached.
     """
     if subject.data is None:
         splits = load_hub(HUB[version])
@@ -49,11 +50,11 @@ def read_questions(file: Path, version: str) -> "Dataset":
 
     Returns:
         ``id``, ``question``, ``context``, and ``answers``: several people's ``text`` and ``answer_start``, its first
-        character in the context; empty where there is none.
+        character in the context; empty without an answer.
 
     Raises:
-        ValueError: If the file is not whole JSON in SQuAD's layout, holds no paragraph or an id twice, if an answer is
-            not where it is said to be, or if version 1.1 has a question without answers.
+        ValueError: If the file is no JSON in SQuAD's layout, has no paragraph or an id twice, if an answer is not at
+            its place in the context, or if version 1.1 has a question without answers.
     """
     try:
         questions = list(_questions(json.loads(file.read_text(encoding="utf-8"))))
@@ -95,15 +96,11 @@ def _questions(stored: Any) -> Iterator[dict[str, Any]]:
 
 
 def squad_metrics(questions: Iterable[Any], found: Sequence[str]) -> dict[str, float]:
-    """Exact match and F1, times 100, as the official scripts count them.
-
-    Args:
-        questions: As `read_questions` gives them; one without answers has the right answer ``""``.
-        found: The answer to each.
+    """Exact match and F1 of an answer to each question, times 100, as in the official scripts.
 
     Returns:
-        ``exact_match`` and ``f1``; where some questions have no answer, also ``exact_match_answerable``,
-        ``f1_answerable`` and ``accuracy_unanswerable``, each over the questions that it names.
+        ``exact_match`` and ``f1``; if some questions have no answer, for which ``""`` is right, also
+        ``exact_match_answerable``, ``f1_answerable`` and ``accuracy_unanswerable``, each over those questions.
     """
     answered = list(zip(questions, found, strict=True))
     metrics = _scores(answered)
@@ -131,21 +128,19 @@ class Squad(FineTuningTask):
 
     Attributes:
         version: ``"1.1"``, or ``"2.0"`` with questions that have no answer.
-        stride: Tokens that neighbouring windows share.
+        stride: Overlap of neighbouring windows, in tokens.
     """
 
-    version: str = "1.1"
+    version: Literal["1.1", "2.0"] = "1.1"
     _: KW_ONLY
-    epochs: int = 2
-    learning_rate: float = 3e-5
-    max_length: int = 384
-    stride: int = 128
+    epochs: AtLeast1 = 2
+    learning_rate: Positive = 3e-5
+    max_length: Length = 384
+    stride: AtLeast0 = 128
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.version not in HUB:
-            raise ValueError(f"unknown version {self.version!r} of SQuAD; choose from {', '.join(HUB)}")
-        if self.stride < 0 or self.max_length < self.stride + 2 * MARGIN:
+        if self.max_length < self.stride + 2 * MARGIN:
             raise ValueError(
                 f"max_length is at least stride + {2 * MARGIN}, got {self.max_length} with stride {self.stride}"
             )

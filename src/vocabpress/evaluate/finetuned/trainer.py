@@ -1,4 +1,4 @@
-"""The Trainer at work: an interrupted run goes on to the same numbers as one that was not interrupted."""
+"""Fine-tuning by transformers' Trainer; an interrupted run resumes with the same result."""
 
 import hashlib
 import json
@@ -29,12 +29,12 @@ from vocabpress.progress import Bar
 if TYPE_CHECKING:
     from datasets import Dataset
 
-WARMUP = 0.1  # of all steps, as BERT was fine-tuned
-EVALUATION_BATCHES = 2  # an evaluation batch is so many training batches: it stores no activations
+WARMUP = 0.1  # share of all steps, as in BERT's fine-tuning
+EVALUATION_BATCHES = 2  # training batches in an evaluation batch, which stores no activations
 
 
 class TrainingBar(TrainerCallback):
-    """A progress bar on stderr; the Trainer's own also writes to stdout."""
+    """A progress bar on stderr; the Trainer's own bar also writes to stdout."""
 
     def __init__(self, shown: bool) -> None:
         self.shown, self.bar = shown, Bar(disable=True)
@@ -52,16 +52,16 @@ class TrainingBar(TrainerCallback):
 def fine_tune(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: "Dataset", task: FineTuningTask, subject: Subject
 ) -> int:
-    """Fine-tune in place, by the rule at the top of `training.py`; write the result where the subject says so.
+    """Fine-tune in place, by the rule at the top of `training.py`; write the result to `Subject.keep`.
 
-    With `Subject.work` the state is saved after each epoch, and a run of the same model, rows, settings and seed goes
-    on from there.
+    With `Subject.work` the state is saved after each epoch, and a run of the same model, rows, settings and seed
+    resumes from it.
 
     Returns:
-        How many numbers were trained.
+        The number of trained values.
 
     Raises:
-        ValueError: If the device is none that the Trainer takes, or `Subject.keep` is there and not empty.
+        ValueError: If the Trainer can't use the device, or `Subject.keep` exists and is not empty.
     """
     for parameter in model.parameters():
         parameter.requires_grad_(True)
@@ -81,13 +81,13 @@ def fine_tune(
 
 def _train(model: PreTrainedModel, tokenizer: Any, rows: "Dataset", arguments: TrainingArguments, shown: bool) -> None:
     from safetensors.torch import save_model
-    from transformers import PrinterCallback, Trainer  # here, because it loads half of the extra `train`
+    from transformers import PrinterCallback, Trainer  # slow imports, from the extra `train`
 
     def save_trained(output_dir: str, _internal_call: bool = False) -> None:
-        """Save the numbers that are trained.
+        """Save in training precision.
 
-        `save_pretrained` would round the table to its stored dtype and give its tensors other names, so that a resumed
-        run would go on with the table it started from.
+        `save_pretrained` would round the table to its stored dtype and rename its tensors, so that a resumed run would
+        start with the untrained table.
         """
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         save_model(model, str(Path(output_dir) / "model.safetensors"))
@@ -123,12 +123,12 @@ def _arguments(place: Path, task: FineTuningTask, subject: Subject) -> TrainingA
     )
     if arguments.device.type != device.type or device.index not in (None, 0):
         raise ValueError(f"can't fine-tune on {device}; take cpu, or cuda with CUDA_VISIBLE_DEVICES set to one GPU")
-    arguments._n_gpu = 1  # as the Trainer does itself: more GPUs would silently multiply the batch
+    arguments._n_gpu = 1  # more GPUs would silently multiply the batch
     return arguments
 
 
 def _fingerprint(model: PreTrainedModel, rows: "Dataset", task: FineTuningTask, subject: Subject) -> str:
-    """A name for all that a run depends on, so that it can't go on from what another left."""
+    """A digest of everything that a run depends on, so that it does not resume from another run."""
     settings = {**asdict(task), "seed": subject.seed}
     digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8)
     for name, tensor in model.state_dict().items():
@@ -140,12 +140,12 @@ def _fingerprint(model: PreTrainedModel, rows: "Dataset", task: FineTuningTask, 
 
 
 def last_checkpoint(place: Path) -> str | None:
-    """The newest checkpoint that was written to its end: its state file comes last."""
+    """The newest complete checkpoint; its state file is written last."""
     found: list[tuple[int, Path]] = []
     for file in place.glob("checkpoint-*/trainer_state.json"):
         try:
             found.append((TrainerState.load_from_json(str(file)).global_step, file.parent))
-        except (ValueError, TypeError):  # cut off while it was written
+        except (ValueError, TypeError):  # incomplete
             continue
     return str(max(found)[1]) if found else None
 
@@ -159,7 +159,7 @@ def predict(
     task: FineTuningTask,
     progress: bool = False,
 ) -> list[tuple[Tensor, ...]]:
-    """The named outputs of a model for each row, in the rows' order; float32 on the CPU, padded as their batch was.
+    """The named outputs of a model for each row, float32 on the CPU, padded as in their batch.
 
     Raises:
         ValueError: If a number is not finite.

@@ -1,35 +1,36 @@
 """Fine-tuning by one rule for every checkpoint, compressed or not.
 
-Everything that is continuous trains: every `nn.Parameter` of the model, of the table as of the rest. The table's codes
-are integers and stay. The rule is the same for every method and for the original, because an unequal one decides
-comparisons: in the code of "Direction is what you need" (Balazy et al., RepL4NLP 2021) the autoencoder's decoder was
-trained in fine-tuning and the second factor of the SVD that it was compared with was not. `train_table` freezes the
-whole table, again for all alike.
+Every `nn.Parameter` of the model is trained, those of the table included. The table's codes are integers and do not
+change. All methods and the original follow this rule, because different rules would decide comparisons: in the code of
+"Direction is what you need" (Balazy et al., RepL4NLP 2021) the autoencoder's decoder was trained in fine-tuning, the
+second factor of the SVD that it was compared with was not. ``train_table=False`` freezes the table of every method.
 
-After training each compressed table, and linear map, is rounded to what a checkpoint stores of it (float16 by default),
-so that the numbers belong to the size that is reported beside them.
+After training, compressed tables and linear maps are rounded to their stored dtype (float16 by default), so that the
+results belong to the reported size.
 """
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+from pydantic import Field
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.utils import logging as transformers_logging
 
 from vocabpress.evaluate.language import longest_input
 from vocabpress.evaluate.task import Subject, Task
 from vocabpress.progress import Bar
+from vocabpress.settings import AtLeast1, Positive
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-PRECISIONS = ("float32", "bfloat16")
-INPUTS = ("input_ids", "token_type_ids")  # the attention mask is made where rows are padded
+INPUTS = ("input_ids", "token_type_ids")  # padding makes the attention mask
+Length = Annotated[int, Field(ge=8)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,39 +40,27 @@ class FineTuningTask(Task):
     Attributes:
         epochs: Passes over the training rows.
         batch_size: Rows in a step.
-        learning_rate: At the end of the warmup.
+        learning_rate: Learning rate at the end of the warmup.
         max_length: Tokens of an input.
-        subset: Training rows, those of `choose`; None takes all.
-        train_table: Whether the continuous part of the token table trains.
-        precision: ``"float32"``, or ``"bfloat16"`` for autocast; parameters are float32 either way.
+        subset: Number of training rows, chosen by a fixed seed; None takes all.
+        train_table: Whether the parameters of the token table are trained.
+        precision: ``"float32"``, or ``"bfloat16"`` for autocast; parameters are always float32.
     """
 
     seeded: ClassVar[bool] = True
     fine_tunes: ClassVar[bool] = True
-    minimum: ClassVar[Mapping[str, int]] = {"epochs": 1, "batch_size": 1, "max_length": 8, "subset": 1}
 
-    epochs: int = 3
-    batch_size: int = 32
-    learning_rate: float = 2e-5
-    max_length: int = 128
-    subset: int | None = None
+    epochs: AtLeast1 = 3
+    batch_size: AtLeast1 = 32
+    learning_rate: Positive = 2e-5
+    max_length: Length = 128
+    subset: AtLeast1 | None = None
     train_table: bool = True
-    precision: str = "float32"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate is above 0, got {self.learning_rate}")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"unknown precision {self.precision!r}; choose from {', '.join(PRECISIONS)}")
+    precision: Literal["float32", "bfloat16"] = "float32"
 
 
 def need(module: str) -> Any:
-    """Import a package of the extra ``train``.
-
-    Raises:
-        ValueError: If it is not installed.
-    """
+    """Import a package of the extra ``train``; a ValueError if it is not installed."""
     try:
         return import_module(module)
     except ImportError:
@@ -80,20 +69,16 @@ def need(module: str) -> Any:
 
 @dataclass(frozen=True)
 class Headed:
-    """An auto class of transformers with the head to build; stands where `Subject.load` takes a loader.
+    """A loader for `Subject.load`: an auto class of transformers with the config of the head.
 
-    A head that the checkpoint has not, or has in another shape, starts fresh; anything else must be there.
+    A head that the checkpoint lacks, or has in another shape, is initialised; all other weights must exist.
     """
 
     loader: Any
     settings: dict[str, Any] = field(default_factory=dict)
 
     def from_pretrained(self, folder: Path, **options: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
-        """As the auto class does.
-
-        Raises:
-            ValueError: If a weight of the model below the head is missing or of another shape.
-        """
+        """As the auto class; a ValueError if a weight below the head is missing or of another shape."""
         model, info = self.loader.from_pretrained(folder, ignore_mismatched_sizes=True, **self.settings, **options)
         lost = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
         below = sorted(key for key in lost if key.startswith(f"{model.base_model_prefix}.") and "pooler" not in key)
@@ -105,17 +90,13 @@ class Headed:
 def prepare(
     subject: Subject, loader: Any, max_length: int, **head: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model with a head that the subject's seed initialises, and its tokenizer with a token to pad with.
+    """The model with a head that the subject's seed initialises, and its tokenizer with a padding token.
 
-    Args:
-        subject: What is measured.
-        loader: An auto class of transformers.
-        max_length: Tokens of the longest input.
-        head: Settings of the config that say what head, such as ``num_labels``.
+    ``head`` is the config of the head, such as ``num_labels``.
 
     Raises:
         ValueError: If a package of the extra ``train`` is missing, the folder can't be loaded, the model reads fewer
-            tokens, or nothing can stand for padding.
+            tokens, or there is no padding token.
     """
     for module in ("accelerate", "torchmetrics"):
         need(module)
@@ -130,11 +111,7 @@ def prepare(
 
 
 def padded(tokenizer: Any, folder: Path) -> Any:
-    """The tokenizer with a token to pad with.
-
-    Raises:
-        ValueError: If nothing can stand for one.
-    """
+    """The tokenizer with a padding token; a ValueError if no token can be one."""
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if tokenizer.pad_token is None:
@@ -143,24 +120,16 @@ def padded(tokenizer: Any, folder: Path) -> Any:
 
 
 def check_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
-    """Refuse sequences that are longer than what the model reads.
-
-    Raises:
-        ValueError: With the longest that it reads.
-    """
+    """Raise a ValueError if sequences are longer than what the model reads."""
     limit = longest_input(model, tokenizer, max_length)
     if max_length > limit:
         raise ValueError(f"max_length is {max_length}, the model reads {limit} tokens; lower it")
 
 
 def map_rows(rows: "Dataset", function: Any, replaced: Sequence[str], progress: bool) -> "Dataset":
-    """`Dataset.map` in memory, with a progress bar of ours.
+    """`Dataset.map` in memory, with our progress bar.
 
-    Args:
-        rows: Any.
-        function: Makes new columns of the columns of some rows and the numbers of those rows.
-        replaced: Columns that are gone afterwards.
-        progress: Whether to draw the bar.
+    ``function`` makes new columns from the columns of a batch and its row numbers; columns in ``replaced`` are removed.
     """
     with quiet(), Bar(total=len(rows), desc="tokenising", disable=not progress) as bar:
 
@@ -174,7 +143,7 @@ def map_rows(rows: "Dataset", function: Any, replaced: Sequence[str], progress: 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the warnings of transformers, a fresh head is what is wanted here, and without bars other than ours."""
+    """Without warnings of transformers, such as of an initialised head, and without progress bars of libraries."""
     with ExitStack() as restored:
         restored.callback(transformers_logging.set_verbosity, transformers_logging.get_verbosity())
         transformers_logging.set_verbosity_error()

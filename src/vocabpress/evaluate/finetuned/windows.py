@@ -1,4 +1,4 @@
-"""Long paragraphs for short models: overlapping windows, and the answer that their logits say together."""
+"""Overlapping windows of paragraphs that are longer than a model's input, and the best answer of all windows."""
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 QUESTION_TOKENS = 64  # longer questions are cut, as in BERT's code
 ANSWER_TOKENS = 30
-BEST = 20  # starts, and ends, that are looked at
-MARGIN = 8  # tokens of a window for special ones, and for the window to move on
+BEST = 20  # best starts and ends whose pairs are tried
+MARGIN = 8  # tokens of a window for special ones, and for progress
 
 
 def split_paragraphs(
@@ -29,28 +29,28 @@ def split_paragraphs(
     """Windows of all questions, in their order, each the question and a part of its paragraph.
 
     Args:
-        questions: As `read_questions` gives them; the first answer of each is the one to learn.
-        tokenizer: A fast one, which knows the characters of its tokens.
+        questions: As in `read_questions`; the first answer of each is the target.
+        tokenizer: A fast one.
         max_length: Tokens of a window, question and special tokens included.
         stride: Tokens of the paragraph that two neighbouring windows share.
         progress: Whether to draw a progress bar.
 
     Returns:
-        Beside the model's inputs ``question``, the number of the question; ``offsets``, (tokens, 2), the characters of
-        the paragraph that each token stands for, -1 for other tokens; ``absent``, the token whose logits say that the
-        window holds no answer; ``start_positions`` and ``end_positions``, the first and the last token of the answer,
-        both at ``absent`` where it is not in the window.
-
-    Raises:
-        ValueError: If the tokenizer is not fast.
+        The model's inputs, and ``question``, the number of the question; ``offsets``, (tokens, 2), the characters of
+        the paragraph that each token covers, -1 for other tokens; ``absent``, the token whose logits mean that the
+        window has no answer; ``start_positions`` and ``end_positions``, the first and the last token of the answer,
+        both at ``absent`` if it is not in the window.
     """
     if not tokenizer.is_fast:
         raise ValueError("SQuAD needs a fast tokenizer (tokenizer.json), which knows the characters of its tokens")
     limit = min(QUESTION_TOKENS, max_length - stride - MARGIN)
 
     def split(columns: dict[str, list[Any]], numbers: list[int]) -> dict[str, list[Any]]:
+        asked = [text.lstrip() for text in columns["question"]]
+        options: dict[str, Any] = {"truncation": True, "max_length": limit, "return_offsets_mapping": True}
+        cut = tokenizer(asked, add_special_tokens=False, **options)["offset_mapping"]
         encoded = tokenizer(
-            _shortened([text.lstrip() for text in columns["question"]], tokenizer, limit),
+            [text[: part[-1][1] if part else 0] for text, part in zip(asked, cut, strict=True)],
             columns["context"],
             truncation="only_second",
             max_length=max_length,
@@ -68,13 +68,6 @@ def split_paragraphs(
     return map_rows(questions, split, questions.column_names, progress)
 
 
-def _shortened(texts: list[str], tokenizer: PreTrainedTokenizerBase, limit: int) -> list[str]:
-    """The texts up to the last of ``limit`` tokens."""
-    encoded = tokenizer(texts, add_special_tokens=False, truncation=True, max_length=limit, return_offsets_mapping=True)
-    ends = [offsets[-1][1] if offsets else 0 for offsets in encoded["offset_mapping"]]
-    return [text[:end] for text, end in zip(texts, ends, strict=True)]
-
-
 def _columns_of(encoded: Any, index: int, question: int, answers: dict[str, list], cls: Any) -> dict[str, Any]:
     """The columns of one window of a batch besides the model's inputs."""
     ids = encoded["input_ids"][index]
@@ -85,17 +78,12 @@ def _columns_of(encoded: Any, index: int, question: int, answers: dict[str, list
     if answers["text"]:
         start = answers["answer_start"][0]
         first, last = _tokens_of(offsets, start, start + len(answers["text"][0])) or (absent, absent)
-    return {
-        "question": question,
-        "offsets": offsets.tolist(),
-        "absent": absent,
-        "start_positions": first,
-        "end_positions": last,
-    }
+    found = {"question": question, "offsets": offsets.tolist(), "absent": absent}
+    return found | {"start_positions": first, "end_positions": last}
 
 
 def _tokens_of(offsets: np.ndarray, start: int, end: int) -> tuple[int, int] | None:
-    """First and last token of the characters from start to end; None where the window does not hold them whole."""
+    """First and last token of the characters from start to end; None if some are outside of the window."""
     inside = np.flatnonzero(offsets[:, 0] >= 0)
     if len(inside) == 0 or offsets[inside[0], 0] > start or offsets[inside[-1], 1] < end:
         return None
@@ -103,10 +91,10 @@ def _tokens_of(offsets: np.ndarray, start: int, end: int) -> tuple[int, int] | N
 
 
 def best_span(start: Tensor, end: Tensor, offsets: np.ndarray) -> tuple[float, int, int] | None:
-    """The score, first character, and character after the last, of a window's span with the highest sum of logits.
+    """The score, first character and end of a window's span with the highest sum of logits.
 
-    Looked at are the 20 best starts with the 20 best ends, logits of shape (tokens), in the paragraph (``offsets`` as
-    `split_paragraphs` gives them), in order, at most 30 tokens long. None where no pair is one.
+    The 20 best starts and ends, logits of shape (tokens), are combined. A span lies in the paragraph (``offsets`` of
+    `split_paragraphs`) and has at most 30 tokens. None if there is no span.
     """
     starts, ends = start.topk(min(BEST, len(start))), end.topk(min(BEST, len(end)))
     scores = starts.values[:, None] + ends.values[None, :]
@@ -128,13 +116,13 @@ def answers(
 ) -> list[str]:
     """The answer to each question: the best span of all windows of its paragraph.
 
-    Where there may be none, it is empty if the lowest sum of logits at the windows' ``absent`` tokens is above the
-    span's: the rule of BERT's code for SQuAD 2.0, its threshold at 0.
+    With ``may_be_absent`` it is empty if the lowest sum of logits at the windows' ``absent`` tokens is higher: the rule
+    of BERT's code for SQuAD 2.0, with threshold 0.
 
     Args:
         contexts: The paragraph of each question.
-        windows: What `split_paragraphs` gave.
-        logits: For each window those of starts and of ends, padded or not.
+        windows: From `split_paragraphs`.
+        logits: Start and end logits of each window, padded or not.
         may_be_absent: Whether a question may have no answer.
     """
     found = [""] * len(contexts)
