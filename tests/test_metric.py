@@ -97,12 +97,19 @@ def test_gradients_by_hand():
     ids, counts = torch.tensor([[0, 1], [4, 2]]), torch.tensor([[True, True], [True, False]])
     scale = torch.tensor([[1.0, -2.0], [3.0, 4.0]])
 
+    predicts = torch.tensor([[True, False], [False, False]])
+
     def run():
-        return (linear(embedding(ids)).sum(-1) * scale).sum(), counts
+        return (linear(embedding(ids)).sum(-1) * scale).sum(), counts, predicts
 
     expected = scale[counts][:, None] * linear.weight.sum(0)
-    torch.testing.assert_close(gradients_of([embedding], run), expected.detach())
+    gradients, states = gradients_of([embedding], None, run)
+    torch.testing.assert_close(gradients, expected.detach())
+    assert states.shape == (0, 3)
+    _, states = gradients_of([embedding], linear, run)
+    assert torch.equal(states, embedding.weight[ids[predicts]].detach())
     assert not embedding._forward_hooks
+    assert not linear._forward_pre_hooks
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +133,7 @@ def test_a_metric_is_symmetric_and_the_same_for_the_same_seed(name, of, folder):
     found = measured(folder, name)
     assert (found.source, found.metric_strength) == ("text", 0.5)
     assert (found.metric_of, found.metric.shape) == (of, (32, 32))
+    assert found.metric_head is (True if of == "predictions" else None)
     assert found.metric_tokens >= 9 * found.metric_sequences == 9 * 80
     assert float(torch.linalg.eigvalsh(found.metric.double()).min()) > -1e-9
     assert 1 <= found.effective_rank <= 32

@@ -44,6 +44,7 @@ class Calibration:
         metric: In which directions an error matters, (d, d); None counts all alike.
         metric_strength: Its exponent in a fit: 0 counts all directions alike, 1 takes the metric as it is.
         metric_of: What was looked at: ``"sentence"``, ``"predictions"`` or ``"hidden"``.
+        metric_head: Whether it counts what a tied output head reads, too.
         metric_sequences: Read for it.
         metric_tokens: In them, over which it is a mean.
 
@@ -61,6 +62,7 @@ class Calibration:
     metric: Tensor | None = None
     metric_strength: float = STRENGTH
     metric_of: Literal["sentence", "predictions", "hidden"] | None = None
+    metric_head: bool | None = None
     metric_sequences: int | None = None
     metric_tokens: int | None = None
 

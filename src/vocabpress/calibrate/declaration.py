@@ -1,8 +1,8 @@
 """Text that comes with the package: the Universal Declaration of Human Rights, in the languages of a tokenizer.
 
-The text says the same in each of fifty languages, so the tokens that a tokenizer needs for it can be compared. The one
-that needs fewest is what its vocabulary was made for; languages near it are what the model can be used in. The Declaration
-is in the public domain; `benchmarks/udhr.py` packs it and names the source.
+The text is the same in each of fifty languages, so the numbers of tokens that a tokenizer needs for it can be compared.
+The language with the fewest tokens is what the vocabulary was made for; the model can be used in languages near it. The
+Declaration is in the public domain; `benchmarks/udhr.py` packs it and names the source.
 """
 
 import gzip
@@ -12,7 +12,9 @@ from importlib.resources import files
 from typing import Any
 
 FILE = "udhr.jsonl.gz"
-NEAR = 1.75  # times the fewest tokens; our choice: French in an English vocabulary needs more, Greek in that of XLM-R less
+NEAR = (
+    1.75  # times the fewest tokens; our choice: French in an English vocabulary needs more, Greek in that of XLM-R less
+)
 MOST_UNKNOWN = 0.03  # of the tokens of a language
 
 
@@ -46,7 +48,9 @@ def known_languages(tokenizer: Any) -> list[str]:
         if total and strange <= MOST_UNKNOWN * total:
             needed[language] = total
     if not needed:
-        raise ValueError("the tokenizer knows none of the languages of the text that comes with vocabpress; give --text")
+        raise ValueError(
+            "the tokenizer knows none of the languages of the text that comes with vocabpress; give --text"
+        )
     least = min(needed.values())
     return sorted((language for language, total in needed.items() if total <= NEAR * least), key=needed.__getitem__)
 

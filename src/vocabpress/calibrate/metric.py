@@ -1,8 +1,13 @@
-"""The metric of a model: in which directions an error of an embedded token changes what the model says.
+"""The metric of a model: in which directions an error of a row changes the output of the model.
 
 M = E[g^T g], g the gradient of what `outputs` looks at with respect to an embedded token, over the tokens of unlabelled
 text: to second order, what an error of the rows does to the output. For a prediction it is the Fisher information of
 the embedding layer (Amari, 1998). What a fit does with it: `vocabpress.fitting.fold`.
+
+Where an output head is tied to the table, a row is read a second time. An error e of the row of token i changes its
+logit by h e^T, h the last hidden state, and the predictions by about p_i (h e^T)^2 / 2 nats, p_i the probability of the
+token. So H = E[h^T h] over the positions that predict is added to M. Both are in nats for each token of text. A token
+is predicted about as often as it is read, so both count by its frequency.
 """
 
 from collections.abc import Sequence
@@ -24,36 +29,56 @@ def measure_metric(outputs: Outputs, progress: bool) -> Calibration:
     Raises:
         ValueError: If the model is compressed.
     """
-    embeddings, summed, counted = _embeddings(outputs.model), torch.zeros(()), 0
+    embeddings, head = _embeddings(outputs.model), _tied_head(outputs.model)
+    summed, counted = torch.zeros(()), 0
     for run in Bar(outputs.batches, desc="metric", disable=not progress):
-        gradients = gradients_of(embeddings, run).double()
-        summed, counted = summed + (gradients.T @ gradients).cpu(), counted + len(gradients)
-    metric = (summed / counted).float()
-    return Calibration(metric=metric, metric_of=outputs.of, metric_sequences=outputs.sequences, metric_tokens=counted)
+        gradients, states = gradients_of(embeddings, head, run)
+        for vectors in (gradients.double(), states.double()):
+            summed = summed + (vectors.T @ vectors).cpu()
+        counted += len(gradients)
+    return Calibration(
+        metric=(summed / counted).float(),
+        metric_of=outputs.of,
+        metric_head=True if head is not None else None,
+        metric_sequences=outputs.sequences,
+        metric_tokens=counted,
+    )
 
 
-def gradients_of(embeddings: Sequence[nn.Module], run: Output) -> Tensor:
-    """The gradient at each embedded token that counts, (tokens, d), of what ``run`` returns.
+def gradients_of(embeddings: Sequence[nn.Module], head: nn.Module | None, run: Output) -> tuple[Tensor, Tensor]:
+    """The gradient at each embedded token that counts, (tokens, d), and what the head reads where it predicts, (p, d).
 
     Args:
         embeddings: What turns ids into rows: those of an encoder and of its decoder may be two.
+        head: The output head that is tied to the table; without one there are no rows of the second kind.
         run: Runs the model.
     """
     leaves: list[Tensor] = []
+    read: list[Tensor] = []
 
     def cut(_module: nn.Module, _inputs: Any, rows: Tensor) -> Tensor:
         leaves.append(rows.detach().requires_grad_())
         return leaves[-1]
 
-    hooks = [embedding.register_forward_hook(cut) for embedding in embeddings]
+    hooks: list[Any] = [embedding.register_forward_hook(cut) for embedding in embeddings]
+    if head is not None:
+        hooks.append(head.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].detach())))
     try:
         with torch.enable_grad():
-            value, counts = run()
+            value, counts, predicts = run()
         gradients = torch.autograd.grad(value, leaves)
     finally:
         for hook in hooks:
             hook.remove()
-    return torch.cat([gradient[counts] for gradient in gradients])
+    found = torch.cat([gradient[counts] for gradient in gradients])
+    states = [] if predicts is None else [each[predicts] for each in read]
+    return found, torch.cat(states) if states else found[:0]
+
+
+def _tied_head(model: PreTrainedModel) -> nn.Module | None:
+    """The output head whose weight is the input table."""
+    head, table = model.get_output_embeddings(), model.get_input_embeddings()
+    return head if head is not None and getattr(head, "weight", None) is getattr(table, "weight", head) else None
 
 
 def _embeddings(model: PreTrainedModel) -> list[nn.Module]:
