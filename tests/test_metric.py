@@ -97,12 +97,19 @@ def test_gradients_by_hand():
     ids, counts = torch.tensor([[0, 1], [4, 2]]), torch.tensor([[True, True], [True, False]])
     scale = torch.tensor([[1.0, -2.0], [3.0, 4.0]])
 
+    predicts = torch.tensor([[True, False], [False, False]])
+
     def run():
-        return (linear(embedding(ids)).sum(-1) * scale).sum(), counts
+        return (linear(embedding(ids)).sum(-1) * scale).sum(), counts, predicts
 
     expected = scale[counts][:, None] * linear.weight.sum(0)
-    torch.testing.assert_close(gradients_of([embedding], run), expected.detach())
+    gradients, states = gradients_of([embedding], None, run)
+    torch.testing.assert_close(gradients, expected.detach())
+    assert states.shape == (0, 3)
+    _, states = gradients_of([embedding], linear, run)
+    assert torch.equal(states, embedding.weight[ids[predicts]].detach())
     assert not embedding._forward_hooks
+    assert not linear._forward_pre_hooks
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +133,7 @@ def test_a_metric_is_symmetric_and_the_same_for_the_same_seed(name, of, folder):
     found = measured(folder, name)
     assert (found.source, found.metric_strength) == ("text", 0.5)
     assert (found.metric_of, found.metric.shape) == (of, (32, 32))
+    assert found.metric_head is (True if of == "predictions" else None)
     assert found.metric_tokens >= 9 * found.metric_sequences == 9 * 80
     assert float(torch.linalg.eigvalsh(found.metric.double()).min()) > -1e-9
     assert 1 <= found.effective_rank <= 32
@@ -134,20 +142,20 @@ def test_a_metric_is_symmetric_and_the_same_for_the_same_seed(name, of, folder):
     assert measured(folder, name, sequences=24).metric_sequences == 24
 
 
-def test_it_foretells_how_much_predictions_change(folder):
+def test_it_predicts_how_much_errors_of_a_tied_table_change_predictions(folder):
+    """Rows are read at the input and at the head; both errors count."""
     metric = measured(folder, "gpt2").metric
     values, axes = torch.linalg.eigh(metric.double())
     assert values[-1] > 4 * values[4]
     ids = torch.randint(0, tiny.VOCAB, (40, 9), generator=torch.Generator().manual_seed(3))
-    signs = torch.randint(0, 2, (40, 9, 1), generator=torch.Generator().manual_seed(4)) * 2.0 - 1
+    signs = torch.randint(0, 2, (tiny.VOCAB, 1), generator=torch.Generator().manual_seed(4)) * 2.0 - 1
 
     def change(axis):
         model = open_model(folder / "gpt2", type(tiny.make("gpt2"))).double()  # changes are far below float32's steps
-        rows = model.get_input_embeddings()(ids).detach()
         with torch.no_grad():
-            before, after = (
-                model(inputs_embeds=rows + size * signs * axis).logits.log_softmax(-1) for size in (0.0, 1e-2)
-            )
+            before = model(ids).logits.log_softmax(-1)
+            model.get_input_embeddings().weight.add_(1e-2 * signs * axis)
+            after = model(ids).logits.log_softmax(-1)
         return float((before.exp() * (before - after)).sum())
 
     assert change(axes[:, -1]) > 2 * change(axes[:, 4])
@@ -214,7 +222,10 @@ def test_bad_input(folder, tmp_path, capsys):
     text, output = ("--text", folder / "text.txt"), ("-o", tmp_path / "out")
     press = ("compress", folder / "bert", "--ratio", "4", *output)
     for arguments, words in (
-        (("calibrate", folder / "bert", *output, "--metric"), "a metric is measured on text; give --text"),
+        (
+            ("calibrate", folder / "bert", *output, "--metric"),
+            "knows none of the languages of the text that comes with",
+        ),
         (("calibrate", small, *text, *output), "is compressed or quantised already; start from the original"),
         (("calibrate", folder / "bert", *text, *output, "--sequences", "0"), "at least 1 and max_length 4, got 0"),
         (("calibrate", folder / "bert", *text, "-o", tmp_path / "no" / "m"), "it is a folder, or in none"),

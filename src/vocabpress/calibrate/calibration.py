@@ -44,6 +44,7 @@ class Calibration:
         metric: In which directions an error matters, (d, d); None weights all directions equally.
         metric_strength: Its exponent in a fit: 0 weights all directions equally, 1 uses the metric unchanged.
         metric_of: The output that was differentiated: ``"sentence"``, ``"predictions"`` or ``"hidden"``.
+        metric_head: Whether the metric includes what a tied output head reads.
         metric_sequences: Number of sequences that it was measured on.
         metric_tokens: Number of tokens in them, over which it is a mean.
 
@@ -61,6 +62,7 @@ class Calibration:
     metric: Tensor | None = None
     metric_strength: float = STRENGTH
     metric_of: Literal["sentence", "predictions", "hidden"] | None = None
+    metric_head: bool | None = None
     metric_sequences: int | None = None
     metric_tokens: int | None = None
 

@@ -25,8 +25,9 @@ from vocabpress.hf.checkpoint import named_class, open_model, open_tokenizer
 from vocabpress.recover.text import UNSCORED, Batch, Sequences, lengths_of, ready, tokenise, with_own_labels
 from vocabpress.texts import read_lines
 
-Output = Callable[[], tuple[Tensor, Tensor]]
-"""Runs the model; returns a scalar to be differentiated, and which embedded tokens count, (batch, tokens)."""
+Output = Callable[[], tuple[Tensor, Tensor, Tensor | None]]
+"""Runs the model; returns a scalar to be differentiated, which embedded tokens count, and at which positions a language
+model predicts (None for other models); both (batch, tokens)."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,11 @@ def _of_sentences(folder: Path, reading: Reading) -> Outputs:
     draw = torch.Generator().manual_seed(reading.seed)
 
     def output(sentences: list[str]) -> Output:
-        def run() -> tuple[Tensor, Tensor]:
+        def run() -> tuple[Tensor, Tensor, None]:
             features = encoder.tokenize(sentences)
             features |= {k: v.to(reading.device) for k, v in features.items() if isinstance(v, Tensor)}
             embedded = nn.functional.normalize(encoder(features)["sentence_embedding"], dim=-1)
-            return _projected(embedded, draw), features["attention_mask"].bool()
+            return _projected(embedded, draw), features["attention_mask"].bool(), None
 
         return run
 
@@ -94,16 +95,16 @@ def _of_tokens(folder: Path, reading: Reading) -> Outputs:
     tokenizer, draw = open_tokenizer(folder), torch.Generator().manual_seed(reading.seed)
 
     def output(batch: Batch) -> Output:
-        def run() -> tuple[Tensor, Tensor]:
+        def run() -> tuple[Tensor, Tensor, Tensor | None]:
             labels, counts = batch.pop("labels", None), batch["attention_mask"].bool()
             found: Any = model(**batch)
             if labels is None:
-                return _projected(nn.functional.normalize(found[0][counts], dim=-1), draw), counts
+                return _projected(nn.functional.normalize(found[0][counts], dim=-1), draw), counts, None
             scored = labels != UNSCORED
-            at = scored if kind == MASKED else nn.functional.pad(scored[:, 1:], (0, 1))  # a causal model predicts ahead
-            logs = found.logits[at].float().log_softmax(-1)
+            predicts = scored if kind == MASKED else nn.functional.pad(scored[:, 1:], (0, 1))  # a causal model: ahead
+            logs = found.logits[predicts].float().log_softmax(-1)
             words = logs.detach().exp().cpu().multinomial(1, generator=draw).to(reading.device)
-            return logs.gather(1, words).sum(), counts
+            return logs.gather(1, words).sum(), counts, predicts
 
         return run
 

@@ -1,6 +1,7 @@
 """Calibrate a model: weight its tokens, and measure in which directions an error of their rows matters."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +11,7 @@ import torch
 from vocabpress.budget import Budget
 from vocabpress.calibrate.calibration import UNIFORM, VOCABULARY_ORDER, Calibration, join
 from vocabpress.calibrate.counts import weigh_tokens
+from vocabpress.calibrate.declaration import declaration_file
 from vocabpress.calibrate.gates import GateSettings, learn_gates
 from vocabpress.calibrate.metric import measure_metric
 from vocabpress.calibrate.outputs import Reading, read_outputs
@@ -59,7 +61,8 @@ def calibrate(
         data: Folder of the task's data; None takes the hub's.
         budget: Size of the tables by which gates are evaluated; ratio 25 to float32 if None.
         metric: Whether to measure the metric; None measures it if there is text, ``start`` has no metric, and no gates
-            are learned.
+            are learned. Without text it is measured on the Universal Declaration of Human Rights, in the languages of
+            the tokenizer.
         metric_strength: Its exponent in a fit, 0 to 2; that of ``start``, or 0.5, if None.
         sequences: Sequences for the metric at most, drawn from the text.
         batch_size: Sequences a step.
@@ -107,6 +110,7 @@ def calibrate(
         metric = bool(text) and known.metric is None and not learned
     if metric:
         place = torch.device(device or "cpu")
-        reading = Reading(files, sequences, batch_size, max_length, seed, place, progress)
-        known = known.joined(measure_metric(read_outputs(folder, reading), progress))
+        with nullcontext() if files else declaration_file(open_tokenizer(folder)) as own:
+            reading = Reading(files or [own], sequences, batch_size, max_length, seed, place, progress)
+            known = known.joined(measure_metric(read_outputs(folder, reading), progress))
     return known if metric_strength is None else replace(known, metric_strength=metric_strength)
