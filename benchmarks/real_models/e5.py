@@ -40,7 +40,7 @@ class File:
 
     def read(self, layout: str) -> Any:
         """Numbers by a format of `struct`; a single one as itself."""
-        found = struct.unpack_from(f"<{layout}", self.data, self.at)
+        found: Any = struct.unpack_from(f"<{layout}", self.data, self.at)
         self.at += struct.calcsize(f"<{layout}")
         return found if len(found) > 1 else found[0]
 

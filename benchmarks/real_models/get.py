@@ -43,7 +43,7 @@ def write_smollm2(source: Path, folder: Path) -> None:
     vars(decoded.config).pop("quantization_config", None)
     plain = type(decoded)(decoded.config)
     plain.load_state_dict(decoded.state_dict())
-    plain.to(torch.bfloat16).save_pretrained(folder)
+    plain.to(torch.bfloat16).save_pretrained(folder)  # pyright: ignore[reportArgumentType]
     AutoTokenizer.from_pretrained(source.parent, **options).save_pretrained(folder)
 
 

@@ -60,7 +60,7 @@ def known_languages(tokenizer: Any) -> list[str]:
 
 
 @contextmanager
-def declaration_file(tokenizer: Any) -> Iterator[Path]:
+def declaration_files(tokenizer: Any) -> Iterator[list[Path]]:
     """A temporary text file: the Declaration in all languages that a tokenizer knows, a paragraph a line.
 
     Raises:
@@ -70,4 +70,4 @@ def declaration_file(tokenizer: Any) -> Iterator[Path]:
     with TemporaryDirectory(prefix="vocabpress-text-") as folder:
         file = Path(folder) / "declaration.txt"
         file.write_text("\n".join(lines), encoding="utf-8")
-        yield file
+        yield [file]

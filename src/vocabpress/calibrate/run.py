@@ -11,7 +11,7 @@ import torch
 from vocabpress.budget import Budget
 from vocabpress.calibrate.calibration import UNIFORM, VOCABULARY_ORDER, Calibration, join
 from vocabpress.calibrate.counts import weigh_tokens
-from vocabpress.calibrate.declaration import declaration_file
+from vocabpress.calibrate.declaration import declaration_files
 from vocabpress.calibrate.gates import GateSettings, learn_gates
 from vocabpress.calibrate.metric import measure_metric
 from vocabpress.calibrate.outputs import Reading, read_outputs
@@ -110,7 +110,7 @@ def calibrate(
         metric = bool(text) and known.metric is None and not learned
     if metric:
         place = torch.device(device or "cpu")
-        with nullcontext() if files else declaration_file(open_tokenizer(folder)) as own:
-            reading = Reading(files or [own], sequences, batch_size, max_length, seed, place, progress)
+        with nullcontext(files) if files else declaration_files(open_tokenizer(folder)) as read:
+            reading = Reading(read, sequences, batch_size, max_length, seed, place, progress)
             known = known.joined(measure_metric(read_outputs(folder, reading), progress))
     return known if metric_strength is None else replace(known, metric_strength=metric_strength)
