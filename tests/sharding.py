@@ -83,6 +83,7 @@ def main(rank, world, store, folder):
     shares = Shards.here()
     for name in EXACT | TRAINED:
         save_file(fitted(name, shares).stored_tensors(), Path(folder) / f"{name}.{rank}.safetensors")
+    dist.barrier()  # a process that ends while another still talks to it may be aborted by gloo
     dist.destroy_process_group()
 
 

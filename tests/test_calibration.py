@@ -112,6 +112,7 @@ def test_a_calibration_survives_its_file_whole(tmp_path):
         torch.eye(3),
         0.25,
         "predictions",
+        True,
         4,
         20,
     )

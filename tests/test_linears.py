@@ -308,9 +308,9 @@ BAD = {
     "factors": (("--linears", "ffn=2x8", "--linears", "factors=int3"), "unknown factors 'int3'"),
     "no equals": (("--linears", "ffn"), "--linears takes field=value, got 'ffn'; for example --linears attention=48"),
     "unknown preset": (("--preset", "kronecker-9x"), "unknown preset 'kronecker-9x'; choose from kronecker-8x"),
-    "preset and method": (("--preset", "kronecker-8x", "--method", "svd"), "says method, size and linear maps"),
-    "preset and ratio": (("--preset", "kronecker-8x", "--ratio", "8"), "says method, size and linear maps"),
-    "preset and reference": (("--preset", "kronecker-8x", "--reference", "bfloat16"), "says method, size and linear"),
+    "preset and method": (("--preset", "kronecker-8x", "--method", "svd"), "sets method, size and linear maps"),
+    "preset and ratio": (("--preset", "kronecker-8x", "--ratio", "8"), "sets method, size and linear maps"),
+    "preset and reference": (("--preset", "kronecker-8x", "--reference", "bfloat16"), "sets method, size and linear"),
     "size and reference": (("--size", "9kB", "--reference", "bfloat16"), "leave it out beside --size"),
     "preset and another field": (("--preset", "kronecker-8x", "--set", "rank=8"), "has no field 'rank'"),
 }
