@@ -1,6 +1,6 @@
 """Tables of the real models, each from results/*.json, for `figures.py`."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mdtable import RESULTS, table
@@ -13,6 +13,7 @@ ENCODERS = {
     **{f"STS {year}": (f"sts{year}", 2) for year in (12, 13, 14)},
     "retrieval": ("top1", 2),
 }
+BEST = ("original", "tcq, by frequency, metric", "hqq-4", "hqq-3", "hqq-2")
 WAYS = ("as stored", "hot rows, 1 MB", "resident")
 PLACEHOLDER = "not measured yet"
 
@@ -52,9 +53,15 @@ def checkpoints(plan: str) -> dict[str, Row]:
     return dict(sorted(found.items(), key=lambda item: -item[1].sizes["table"]))
 
 
-def compared(plans: Iterable[str], columns: Mapping[str, tuple[str, int]]) -> str:
-    """A line for each checkpoint and peer of the plans; metrics that none of them has are left out."""
-    found = [(name, row) for plan in plans for name, row in checkpoints(plan).items()]
+def compared(plan: str, columns: Mapping[str, tuple[str, int]], only: tuple[str, ...] = ("",)) -> str:
+    """A line for each checkpoint and peer of a plan; metrics that none of them has are left out.
+
+    Args:
+        plan: Name of the plan.
+        columns: Head -> metric and decimals.
+        only: Starts of the names to show.
+    """
+    found = [(name, row) for name, row in checkpoints(plan).items() if name.startswith(only)]
     columns = {head: column for head, column in columns.items() if any(column[0] in row.metrics for _, row in found)}
     headers = ["", "table", "bits a weight", "all weights", *columns, "seconds to fit"]
     lines = [[name, *row.figures(columns)] for name, row in found]
