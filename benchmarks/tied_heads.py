@@ -35,7 +35,7 @@ METRIC = CACHE / "metric" / "smollm2.safetensors"
 TEXT = CACHE / "text" / "wikitext-2-valid.txt"
 ORIGINAL = "original"
 CELLS = {ORIGINAL: None} | {f"{name}, {ratio}x": (name, ratio) for name in ("tcq", "fastscan") for ratio in (16, 8)}
-LINES, TOKENS, REPEATS = 150, 64, 3  # lines of text that are scored; tokens of an answer, and how often it is timed
+LINES, TOKENS, REPEATS = 50, 64, 3  # lines of text that are scored; tokens of an answer, and how often it is timed
 QUESTION = "Explain in a few sentences why the sky is blue."
 
 
