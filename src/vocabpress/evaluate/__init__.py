@@ -9,6 +9,7 @@ from vocabpress.evaluate.causal import CausalPerplexity
 from vocabpress.evaluate.finetuned.glue import Glue
 from vocabpress.evaluate.finetuned.squad import Squad
 from vocabpress.evaluate.masked import MaskedPerplexity
+from vocabpress.evaluate.retrieval import ParagraphRetrieval
 from vocabpress.evaluate.run import Labels, evaluate
 from vocabpress.evaluate.similarity import WordSimilarity
 from vocabpress.evaluate.sts import SentenceSimilarity
@@ -22,6 +23,7 @@ TASKS: dict[str, Task] = {
     "mlm": MaskedPerplexity(),
     "clm": CausalPerplexity(),
     "sts": SentenceSimilarity(),
+    "retrieval": ParagraphRetrieval(),
     "similarity": WordSimilarity(),
     "agreement": ModelAgreement(),
     **{name: Glue(name) for name in GLUE},
