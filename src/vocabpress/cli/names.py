@@ -6,7 +6,8 @@ METHODS = (
 )  # fmt: skip
 GLUE = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
 TASKS = (
-    "reconstruction", "mlm", "clm", "sts", "retrieval", "similarity", "agreement", *GLUE, "squad", "squad2",
+    "reconstruction", "mlm", "clm", "generation", "sts", "retrieval", "similarity", "agreement", *GLUE, "squad",
+    "squad2",
 )  # fmt: skip
 PRESETS = ("kronecker-8x", "kronecker-20x")
 BODIES = ("int8",)

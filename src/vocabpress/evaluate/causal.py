@@ -23,7 +23,7 @@ from vocabpress.evaluate.language import (
     load_language_model,
     longest_input,
     score,
-    table_rows,
+    tokens_of,
 )
 from vocabpress.evaluate.task import Measurement, Subject, Task
 from vocabpress.settings import AtLeast1
@@ -48,11 +48,9 @@ class CausalPerplexity(Task):
     def measure(self, subject: Subject) -> Measurement:
         text = "\n".join(subject.lines("perplexity")[: self.subset])
         model, tokenizer = load_language_model(subject, CAUSAL)
-        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = tokens_of(text, tokenizer, model)
         if len(ids) < 2:
             raise ValueError("the text is a single token, nothing to predict; give more text")
-        if max(ids) >= table_rows(model):
-            raise ValueError(f"the tokenizer gives id {max(ids)}, the table has {table_rows(model)} rows")
         windows = overlapping_windows(ids, first_token(tokenizer), longest_input(model, tokenizer, self.window))
         scores, deciles = score(subject, model, CAUSAL, windows, ids, self.batch_size, filler=0)
         nats, size = scores["nll"], len(text.encode())

@@ -49,8 +49,8 @@ def head_kind(folder: Path) -> str | None:
     return next((kind for kind, classes in CLASSES.items() if name in classes), None)
 
 
-def load_language_model(subject: Subject, kind: str) -> tuple[PreTrainedModel, Any]:
-    """The subject's model with a head of this kind, and its tokenizer.
+def load_language_model(subject: Subject, kind: str, dtype: str = "float32") -> tuple[PreTrainedModel, Any]:
+    """The subject's model with a head of this kind, in this dtype, and its tokenizer.
 
     Raises:
         ValueError: If the checkpoint is a language model of the other kind, or can't be read.
@@ -60,7 +60,7 @@ def load_language_model(subject: Subject, kind: str) -> tuple[PreTrainedModel, A
         raise ValueError(
             f"{subject.model} is a {name}, a {other} language model; measure it with --task {TASK_OF[other]}"
         )
-    return subject.load(LOADERS[kind]), subject.tokenizer()
+    return subject.load(LOADERS[kind], dtype=dtype), subject.tokenizer()
 
 
 def longest_input(model: PreTrainedModel, tokenizer: Any, wanted: int) -> int:
@@ -77,6 +77,20 @@ def table_rows(model: PreTrainedModel) -> int:
     """Rows of the token table."""
     module: Any = model.get_submodule(input_table_name(model))
     return module.num_embeddings
+
+
+def tokens_of(text: str, tokenizer: Any, model: PreTrainedModel) -> list[int]:
+    """A text's tokens, without special ones.
+
+    Raises:
+        ValueError: If there is none, or the table has no row for one.
+    """
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if not ids:
+        raise ValueError("the tokenizer finds no token in the text; give text in the model's language")
+    if max(ids) >= table_rows(model):
+        raise ValueError(f"the tokenizer gives id {max(ids)}, the table has {table_rows(model)} rows")
+    return ids
 
 
 def logits_at(model: PreTrainedModel, inputs: dict[str, Tensor], at: Tensor, **options: Any) -> tuple[Any, Tensor]:
