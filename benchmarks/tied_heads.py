@@ -11,7 +11,6 @@ is done stays in .cache/tied_heads/.
 
 import argparse
 import shutil
-import statistics
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -20,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from transformers import AutoModelForCausalLM, AutoTokenizer
+import torch
+from transformers import AutoModelForCausalLM
 
 from bench import CACHE, measure_metric, prepare
 from common import DEFAULT_DATA, RESULTS
@@ -36,7 +36,6 @@ TEXT = CACHE / "text" / "wikitext-2-valid.txt"
 ORIGINAL = "original"
 CELLS = {ORIGINAL: None} | {f"{name}, {ratio}x": (name, ratio) for name in ("tcq", "fastscan") for ratio in (16, 8)}
 LINES, TOKENS, REPEATS = 50, 64, 3  # lines of text that are scored; tokens of an answer, and how often it is timed
-QUESTION = "Explain in a few sentences why the sky is blue."
 
 
 def fit(cell: str, folder: Path) -> None:
@@ -69,26 +68,19 @@ def quality(cell: str, folder: Path, lines: int) -> Result:
 
 def reading(cell: str, way: str, folder: Path, tokens: int) -> Result:
     """Memory and speed of one way of reading; a process of its own, so that nothing else has been loaded."""
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    asked = tokenizer.apply_chat_template(
-        [{"role": "user", "content": QUESTION}], add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
     before, start = psutil.Process().memory_info().rss, time.perf_counter()
     model: Any = AutoModelForCausalLM.from_pretrained(folder).eval()
-    if cell != ORIGINAL:
-        read_with(model, **WAYS[way])
-
-    def answer() -> float:
-        begin = time.perf_counter()
-        model.generate(**asked, do_sample=False, min_new_tokens=tokens, max_new_tokens=tokens)
-        return time.perf_counter() - begin
-
-    answer()
+    options = {} if cell == ORIGINAL else WAYS[way]
+    if options:
+        read_with(model, **options)
+    with torch.inference_mode():
+        model.generate(input_ids=torch.arange(1, 33)[None], do_sample=False, max_new_tokens=4)
     memory = psutil.Process().memory_info().rss - before
-    speed = tokens / statistics.median(answer() for _ in range(REPEATS))
-    settings = {"model": MODEL.name, "cell": cell, "tokens": tokens, "dtype": str(model.dtype)}
-    metrics = {"tokens_per_second": speed}
-    return Result("tied_heads", way, settings, {"memory": memory}, metrics, time.perf_counter() - start)
+    del model
+    task = make_task("generation", new_tokens=tokens, repeats=REPEATS, answer_tokens=0, **options)
+    (found,) = evaluate(folder, {"generation": task}, against=MODEL, progress=True)
+    settings = {**found.settings, "cell": cell}
+    return Result("tied_heads", way, settings, {"memory": memory}, found.metrics, time.perf_counter() - start)
 
 
 def main() -> int:

@@ -11,99 +11,67 @@ with vocabpress; perplexity is that of another text, beside this file. All of it
 import argparse
 import shutil
 import sys
-import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from vocabpress import Budget, Report, compress, read_with
+from vocabpress import Budget, Report, compress
 from vocabpress.calibrate import calibrate
 from vocabpress.cli.printing import print_table
-from vocabpress.evaluate import evaluate, make_task
-from vocabpress.hf.folders import weight_bytes
+from vocabpress.evaluate import Task, evaluate, make_task
 from vocabpress.report.names import size
+from vocabpress.results import Result
 
 MODEL = Path(__file__).resolve().parents[1] / ".cache" / "real_models" / "smollm2"
 TEXT = Path(__file__).with_name("text.txt")
 RATIOS = (8, 12.8, 16)
-TOKENS = 60  # of an answer at most
-QUESTIONS = (
-    "What is the capital of France, and which river flows through it?",
-    "Write a short poem about a lighthouse.",
-    "Explain in two sentences why bread rises.",
-)
+ANSWERS = 3  # of those that are generated
+TASKS: dict[str, Task] = {
+    "clm": make_task("clm"),
+    "generation": make_task("generation", new_tokens=32, repeats=3),
+    "resident": make_task("generation", new_tokens=32, repeats=3, answer_tokens=0, resident="dense"),
+}
 CAVEAT = """\
 The original here was quantized once before: 4 bits a weight, 16 levels for every 32 neighbours. All figures compare
 with that model, not with the one that was trained. Its body stays as it is. Its table has less detail than a trained
 one, and trellis codes do not look for its levels: part of the error that they make is the rounding noise of 4 bits."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What was measured of one checkpoint: metrics of the tasks, the answers, tokens a second as stored and dense."""
-
-    metrics: dict[str, float]
-    answers: list[str]
-    speed: float
-    speed_dense: float
-
-
-def answers(model: Any, tokenizer: Any) -> tuple[list[str], float]:
-    """The greedy answers to all questions, and tokens a second."""
-    found, tokens, seconds = list[str](), 0, 0.0
-    for question in QUESTIONS:
-        asked = tokenizer.apply_chat_template(
-            [{"role": "user", "content": question}], add_generation_prompt=True, return_tensors="pt", return_dict=True
-        )
-        start = time.perf_counter()
-        ids = model.generate(**asked, do_sample=False, max_new_tokens=TOKENS)[0, asked["input_ids"].shape[1] :]
-        seconds += time.perf_counter() - start
-        tokens += len(ids)
-        found.append(tokenizer.decode(ids, skip_special_tokens=True).strip())
-    return found, tokens / seconds
+def show_answers(found: list[dict[str, Result]]) -> None:
+    """Print some answers of the original and of each checkpoint, one below the other."""
+    answers = [tasks["generation"].details["answers"] for tasks in found]
+    for each in zip(*(some[:ANSWERS] for some in answers), strict=True):
+        said = {"original": each[0]["original"]}
+        said |= {f"{ratio:g}x": one["answer"] for ratio, one in zip(RATIOS, each, strict=True)}
+        print(f"\n{each[0]['prompt']}")
+        for name, answer in said.items():
+            print(f"  {name:>8}: " + answer.replace("\n", "\n" + " " * 12))
 
 
-def measure(folder: Path, source: Path) -> Outcome:
-    """Measure a checkpoint against the original; both may be the same."""
-    names = ("clm", "agreement")
-    results = evaluate(folder, {name: make_task(name) for name in names}, against=source, text=[TEXT], progress=True)
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    model: Any = AutoModelForCausalLM.from_pretrained(folder)
-    found, speed = answers(model, tokenizer)
-    read_with(model, resident="dense")
-    _, dense = answers(model, tokenizer)
-    return Outcome({name: value for result in results for name, value in result.metrics.items()}, found, speed, dense)
+def show_figures(reports: list[Report], found: list[dict[str, Result]]) -> None:
+    """Print one table, with a column for the original and each checkpoint."""
 
+    def line(task: str, metric: str, places: int, original: str | None = None) -> list[str]:
+        every = [tasks[task].metrics for tasks in found]
+        first = f"{every[0][f'{metric}_original']:.{places}f}" if original is None else original
+        return [first, *(f"{metrics[metric]:.{places}f}" for metrics in every)]
 
-def show(source: Path, reports: list[Report], outcomes: list[Outcome]) -> None:
-    """Print the answers, and one table with a column for each checkpoint."""
-    names = ["original", *(f"{ratio:g}x" for ratio in RATIOS)]
-    for place, question in enumerate(QUESTIONS):
-        print(f"\n{question}")
-        for name, outcome in zip(names, outcomes, strict=True):
-            print(f"\n  {name}:\n    " + outcome.answers[place].replace("\n", "\n    "))
-    first = reports[0]
-
-    def line(metric: str, places: int) -> list[str]:
-        return [f"{outcome.metrics[metric]:.{places}f}" for outcome in outcomes]
-
+    first, speed = reports[0], "tokens_per_second"
     rows = [
         ["bytes of the table", *map(size, (first.table_bytes_before, *(r.table_bytes_after for r in reports)))],
-        ["bytes of all weights", *map(size, (weight_bytes(source), *(r.model_bytes_after for r in reports)))],
+        ["bytes of all weights", *map(size, (first.model_bytes_before, *(r.model_bytes_after for r in reports)))],
         ["bits per weight of the table", "16.00", *(f"{r.bits_per_weight:.2f}" for r in reports)],
-        ["perplexity", *line("perplexity", 2)],
-        ["KL to the original, nats a token", *line("kl", 4)],
-        ["same most likely token", *line("top1_agreement", 3)],
-        ["tokens a second", *(f"{outcome.speed:.1f}" for outcome in outcomes)],
-        ["tokens a second, table decoded at load", *(f"{outcome.speed_dense:.1f}" for outcome in outcomes)],
+        ["perplexity", *line("clm", "perplexity", 2)],
+        ["KL to the original, nats a token", *line("clm", "kl", 4, "0")],
+        ["same most likely token", *line("clm", "top1_agreement", 3, "1")],
+        ["tokens a second", *line("generation", speed, 1)],
+        ["tokens a second, table decoded at load", *line("resident", speed, 1)],
         ["seconds to fit", "-", *(f"{r.seconds:.0f}" for r in reports)],
     ]
     print(f"\n{CAVEAT}\n")
-    shape = f"{first.num_embeddings:,} x {first.embedding_dim}"
-    print_table([f"SmolLM2-135M-Instruct, {shape}", *names], rows, "Its tied table by tcq, read back from disk")
+    headers = [f"SmolLM2-135M-Instruct, {first.num_embeddings:,} x {first.embedding_dim}", "original"]
+    headers += [f"{ratio:g}x" for ratio in RATIOS]
+    print_table(headers, rows, "Its tied table by tcq, read back from disk")
 
 
 def main() -> int:
@@ -116,16 +84,17 @@ def main() -> int:
     if not source.is_dir():
         parser.error(f"no model in {source}; python benchmarks/real_models/get.py smollm2 makes it")
     transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     shutil.rmtree(output, ignore_errors=True)
-    known, reports, outcomes = calibrate(source, metric=True, progress=True), list[Report](), [measure(source, source)]
+    known, reports, found = calibrate(source, metric=True, progress=True), list[Report](), list[dict[str, Result]]()
     for ratio in RATIOS:
         print(f"{ratio:g}x …", file=sys.stderr)
-        folder = output / f"{ratio:g}x"
-        reports.append(
-            compress(source, folder, method="tcq", budget=Budget.ratio(ratio), calibration=known, progress=True)
-        )
-        outcomes.append(measure(folder, source))
-    show(source, reports, outcomes)
+        folder, budget = output / f"{ratio:g}x", Budget.ratio(ratio)
+        reports.append(compress(source, folder, method="tcq", budget=budget, calibration=known, progress=True))
+        results = evaluate(folder, TASKS, against=source, text=[TEXT], progress=True)
+        found.append({result.task: result for result in results})
+    show_answers(found)
+    show_figures(reports, found)
     print(f"\nCheckpoints: {output}/{{{','.join(f'{ratio:g}x' for ratio in RATIOS)}}}. To use one:\n")
     print("    import vocabpress  # registers the format with transformers")
     print("    from transformers import AutoModelForCausalLM")
