@@ -89,10 +89,16 @@ def learn_weights() -> None:
 
 
 def measure_metric(plan: str) -> None:
-    """The model of a plan, if it is a real one, and its metric; once, minutes."""
+    """The model of a plan, if it is a real one, and its metric; once, minutes.
+
+    Raises:
+        ValueError: If the model can't be had.
+    """
     model, text = METRICS[plan]
     if model.startswith("real_models/"):
-        subprocess.run([sys.executable, HERE / "real_models" / "get.py", Path(model).name], check=True)
+        get = [sys.executable, HERE / "real_models" / "get.py", Path(model).name]
+        if subprocess.run(get, check=False).returncode:
+            raise ValueError(f"{plan} needs the model {Path(model).name}; see above")
     file = CACHE / "metric" / f"{plan}.safetensors"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)

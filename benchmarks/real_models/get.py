@@ -101,5 +101,9 @@ def _file_of(package: Package, work: Path) -> Path:
 
 
 if __name__ == "__main__":
-    for model in sys.argv[1:] or PACKAGES:
-        print(real_model(model))
+    try:
+        for model in sys.argv[1:] or PACKAGES:
+            print(real_model(model))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
