@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.generation import BaseStreamer
+from transformers.generation.streamers import BaseStreamer
 
 from vocabpress.embeddings.caching import reader_for
 from vocabpress.evaluate.language import CAUSAL, LOADERS, load_language_model, longest_input, tokens_of
