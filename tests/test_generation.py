@@ -119,7 +119,7 @@ def test_calls_take_turns():
     assert "".join(calls) == "ababab"
 
 
-def test_what_does_not_fit(models, masked):
+def test_what_does_not_fit(models, masked, tmp_path):
     for settings, words in (
         ({"hot_rows": "1kB", "resident": "dense"}, "hot_rows some; give one of them"),
         ({"hot_rows": "many"}, "many"),
@@ -132,6 +132,13 @@ def test_what_does_not_fit(models, masked):
             make_task("generation", **settings)
     with pytest.raises(ValueError, match="prompt and answer have 3005 tokens, the model reads 2048; lower them"):
         measured("generation", models[0], settings={**QUICK, "prompt_tokens": 3000})
+    small_table = AutoModelForCausalLM.from_pretrained(models[0])
+    small_table.resize_token_embeddings(40)
+    small_table.save_pretrained(tmp_path / "other")
+    with pytest.raises(
+        ValueError, match=f"the model has {tiny.VOCAB} tokens, the original 40; give what the model was"
+    ):
+        measured("generation", models[0], tmp_path / "other", QUICK)
     with pytest.raises(ValueError, match="is a BertForMaskedLM, a masked language model; measure it with --task mlm"):
         measured("generation", masked[0], settings=QUICK)
 

@@ -98,9 +98,9 @@ def test_changed_neighbours_are_marked(report_html):
 
 
 def test_answers_are_below_their_prompt():
-    said = [{"prompt": "Who?", "answer": TOKEN, "original": "Jane."}, {"prompt": "Why?", "answer": "So."}]
+    shown = [{"prompt": "Who?", "answer": TOKEN, "original": "Jane."}, {"prompt": "Why?", "answer": "So."}]
     rows = [
-        result("generation", name, metrics={"tokens_per_second": 9.0}, details={"answers": said})
+        result("generation", name, metrics={"tokens_per_second": 9.0}, details={"answers": shown})
         for name in ("svd", "uniform")
     ]
     page = Page(to_page(Collection(rows, 1, 0), "Answers"))

@@ -16,10 +16,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.generation import BaseStreamer
+from transformers.generation.streamers import BaseStreamer
 
 from vocabpress.embeddings.caching import reader_for
-from vocabpress.evaluate.language import CAUSAL, LOADERS, load_language_model, longest_input, tokens_of
+from vocabpress.evaluate.language import CAUSAL, load_language_model, load_original, longest_input, tokens_of
 from vocabpress.evaluate.speed import in_turn
 from vocabpress.evaluate.task import Measurement, Subject, Task
 from vocabpress.hf.modules import read_with
@@ -78,7 +78,7 @@ class Generation(Task):
             read_with(model, hot_rows=self.hot_rows, resident=self.resident)
         models = {"": model}
         if subject.against is not None:
-            models["_original"] = subject.load_original(LOADERS[CAUSAL], "generation", self.dtype)
+            models["_original"] = load_original(subject, model, CAUSAL, self.dtype)
         text = tokens_of(" ".join(PROMPTS), tokenizer, model)
         prompt = (text * (self.prompt_tokens // len(text) + 1))[: self.prompt_tokens]
         steps = len(models) * (1 + self.repeats + (len(PROMPTS) if self.answer_tokens else 0))
@@ -137,11 +137,11 @@ def read_answers(
     """
     found = []
     for prompt in PROMPTS:
-        said = [{"role": "user", "content": prompt}]
+        messages = [{"role": "user", "content": prompt}]
         if tokenizer.chat_template is None:
             ids = tokenizer(prompt)["input_ids"]
         else:
-            ids = tokenizer.apply_chat_template(said, add_generation_prompt=True, return_dict=False)
+            ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
         answers = {"prompt": prompt}
         for name, model in zip(("answer", "original"), models.values(), strict=False):
             new = generate(model, ids, new_tokens)[len(ids) :]

@@ -63,6 +63,15 @@ def load_language_model(subject: Subject, kind: str, dtype: str = "float32") -> 
     return subject.load(LOADERS[kind], dtype=dtype), subject.tokenizer()
 
 
+def load_original(subject: Subject, model: PreTrainedModel, kind: str, dtype: str = "float32") -> PreTrainedModel:
+    """The original of a model of this kind; a ValueError if it has another vocabulary."""
+    original = subject.load_original(LOADERS[kind], "comparing language models", dtype)
+    rows = [table_rows(each) for each in (model, original)]
+    if rows[0] != rows[1]:
+        raise ValueError(f"the model has {rows[0]} tokens, the original {rows[1]}; give what the model was made of")
+    return original
+
+
 def longest_input(model: PreTrainedModel, tokenizer: Any, wanted: int) -> int:
     """Tokens of the longest sequence that the model reads, at most ``wanted``."""
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or wanted
@@ -167,10 +176,7 @@ def score(
         found |= {"nll_original": found["nll"], "nll_head_original": found["nll"]}
         found |= {"kl": torch.zeros_like(found["nll"]), "top1_agreement": torch.ones_like(found["nll"])}
     elif subject.against is not None:
-        original = subject.load_original(LOADERS[kind], "comparing perplexities")
-        rows = [table_rows(each) for each in (model, original)]
-        if rows[0] != rows[1]:
-            raise ValueError(f"the model has {rows[0]} tokens, the original {rows[1]}; give what the model was made of")
+        original = load_original(subject, model, kind)
         found = run(model, original)
         if _give_head(model, original):
             found["nll_head_original"] = run(model)["nll"]
