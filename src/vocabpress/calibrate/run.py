@@ -52,7 +52,9 @@ def calibrate(
         text: UTF-8 text files, a sequence a line. Without text, token weights follow the vocabulary's order. Tokens are
             counted in it unless ``start`` has counts.
         start: Calibrations, or files of them, to start from; what they hold is not computed again.
-        exponent: The power of the counts, 0 to 2; None takes the square root, but keeps weights of ``start``.
+        exponent: The power of the counts, 0 to 2; None takes the square root, but keeps weights of ``start``. Where an
+            output head is tied to the table, weights are a power of its mean predicted probabilities instead, which
+            are measured with the metric; None takes the fourth root.
         weights_from: ``"tfidf"`` weights the tokens of the text by TF-IDF instead, each line a document; ``"gates"``
             learns their weights as DiscBlock-D does, in epochs of training.
         gates: Settings of that training; None takes the defaults.
@@ -63,7 +65,8 @@ def calibrate(
         metric: Whether to measure the metric; None measures it if there is text, ``start`` has no metric, and no gates
             are learned. Without text it is measured on the Universal Declaration of Human Rights, in the languages of
             the tokenizer.
-        metric_strength: Its exponent in a fit, 0 to 2; that of ``start``, or 0.5, if None.
+        metric_strength: Its exponent in a fit, 0 to 2; None keeps that of ``start``, or takes 0.5,
+            and 1 where a head is tied to the table.
         sequences: Sequences for the metric at most, drawn from the text.
         batch_size: Sequences a step.
         max_length: Tokens of a sequence.
@@ -87,6 +90,7 @@ def calibrate(
         raise ValueError("tasks and their settings are for gates; add --weights-from gates")
     check_device(device)
     files, known, folder = sources(text), join(start), find_folder(model)
+    weighed = known.weights is not None or known.source == UNIFORM
     if learned:
         source = Source(files, task, None if data is None else Path(data))
         how: Any = {"budget": budget or Budget.ratio(25), "settings": gates or GateSettings(), "progress": progress}
@@ -113,4 +117,6 @@ def calibrate(
         with nullcontext(files) if files else declaration_files(open_tokenizer(folder)) as read:
             reading = Reading(read, sequences, batch_size, max_length, seed, place, progress)
             known = known.joined(measure_metric(read_outputs(folder, reading), progress))
+        if known.predicted is not None and weights_from == "counts" and not weighed:
+            known = known.by_predictions(exponent)
     return known if metric_strength is None else replace(known, metric_strength=metric_strength)

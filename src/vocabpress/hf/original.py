@@ -11,7 +11,7 @@ from vocabpress.budget import dtype_name
 from vocabpress.chunks import chunks
 from vocabpress.hf.inner import is_quantised, stored_bytes
 from vocabpress.hf.tables import input_table_name, module_name, tied_modules
-from vocabpress.methods import TCQ, FastScan, Method
+from vocabpress.methods import TCQ, Method
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ class Original:
 
     @property
     def default_method(self) -> Method:
-        """`FastScan` if an output head shares the table, because its logits need no decoded rows; else `TCQ`."""
-        return FastScan() if self.head is not None and self.head[0] in self.tied else TCQ()
+        """`TCQ`; if an output head shares the table, with unbiased codes."""
+        return TCQ(unbiased=self.head is not None and self.head[0] in self.tied)
 
     def tables(self) -> list[TableInfo]:
         """The input table, and the output head if it has a weight of its own."""
