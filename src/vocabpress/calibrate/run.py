@@ -1,7 +1,7 @@
 """Calibrate a model: weight its tokens, and measure in which directions an error of their rows matters."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from vocabpress.calibrate.declaration import declaration_files
 from vocabpress.calibrate.gates import GateSettings, learn_gates
 from vocabpress.calibrate.metric import measure_metric
 from vocabpress.calibrate.outputs import Reading, read_outputs
+from vocabpress.calibrate.own import TOKENS, own_files, writes
 from vocabpress.hf.checkpoint import load_model, open_tokenizer
 from vocabpress.hf.compress import check_device
 from vocabpress.hf.folders import find_folder
@@ -36,6 +37,7 @@ def calibrate(
     budget: Budget | None = None,
     metric: bool | None = None,
     metric_strength: float | None = None,
+    own_tokens: int | None = None,
     sequences: int = 3000,
     batch_size: int = 16,
     max_length: int = 128,
@@ -64,9 +66,11 @@ def calibrate(
         budget: Size of the tables by which gates are evaluated; ratio 25 to float32 if None.
         metric: Whether to measure the metric; None measures it if there is text, ``start`` has no metric, and no gates
             are learned. Without text it is measured on the Universal Declaration of Human Rights, in the languages of
-            the tokenizer.
+            the tokenizer, and on ``own_tokens``.
         metric_strength: Its exponent in a fit, 0 to 2; None keeps that of ``start``, or takes 0.5,
             and 1 where a head is tied to the table.
+        own_tokens: Tokens that a causal language model writes itself, to measure the metric on them, too; None takes
+            `own.TOKENS` without text, none with it.
         sequences: Sequences for the metric at most, drawn from the text.
         batch_size: Sequences a step.
         max_length: Tokens of a sequence.
@@ -112,11 +116,15 @@ def calibrate(
     )
     if metric is None:
         metric = bool(text) and known.metric is None and not learned
+    if own_tokens is None:
+        own_tokens = TOKENS if not files and writes(folder) else 0
     if metric:
         place = torch.device(device or "cpu")
-        with nullcontext(files) if files else declaration_files(open_tokenizer(folder)) as read:
+        with ExitStack() as stack:
+            read = files or stack.enter_context(declaration_files(open_tokenizer(folder)))
+            read = [*read, *stack.enter_context(own_files(folder, own_tokens, seed, place, progress))]
             reading = Reading(read, sequences, batch_size, max_length, seed, place, progress)
             known = known.joined(measure_metric(read_outputs(folder, reading), progress))
-        if known.predicted is not None and weights_from == "counts" and not weighed:
-            known = known.by_predictions(exponent)
+    if known.predicted is not None and weights_from == "counts" and not weighed:
+        known = known.by_predictions(exponent)
     return known if metric_strength is None else replace(known, metric_strength=metric_strength)
