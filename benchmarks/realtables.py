@@ -13,7 +13,7 @@ ENCODERS = {
     **{f"STS {year}": (f"sts{year}", 2) for year in (12, 13, 14)},
     "retrieval": ("top1", 2),
 }
-BEST = ("original", "tcq, by frequency, metric", "hqq-4", "hqq-3", "hqq-2")
+BEST = ("original", "tcq, ", "torchao", "rtn")
 WAYS = ("as stored", "hot rows, 1 MB", "resident")
 PLACEHOLDER = "not measured yet"
 

@@ -25,9 +25,9 @@ from vocabpress.fitting.trellis import encode
 from vocabpress.methods.transformed import TransformMethod, coded
 from vocabpress.progress import Bar
 
-# Bits and columns of a step: the scale of the words at which normal numbers are coded best, in their deviations, and the
-# error then left over the rate-distortion bound, with a memory of 12 (`benchmarks/trellis.py`). At one bit words and
-# numbers together are as long as the numbers; at many bits words must reach beyond the numbers, and lie apart.
+# Bits and columns of a step: the scale of the words at which normal numbers are coded best, in their deviations, and
+# the error left then over the rate-distortion bound, with a memory of 12 (`benchmarks/trellis.py`). At few bits a
+# decoded row is shorter than the row by the error; at many bits words must reach beyond the numbers.
 WORDS = {
     (0, 1): (0.0, 1.0),
     (1, 4): (0.52, 1.25),
