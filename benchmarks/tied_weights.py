@@ -147,7 +147,7 @@ def main() -> int:
             known = replace(calibration(row.text, arguments.data), metric_strength=1.0)
             if row.text != "none":
                 known = known.by_predictions(row.exponent)
-            given = known.for_fit() | ({} if row.metric else {"metric": None})
+            given: dict[str, Any] = known.for_fit() | ({} if row.metric else {"metric": None})
             start = time.perf_counter()
             form = TCQ(unbiased=row.unbiased, memory=row.memory).fit(original, budget=Budget.ratio(ratio), **given)
             seconds, metrics = time.perf_counter() - start, dict[str, float]()

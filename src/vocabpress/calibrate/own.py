@@ -6,8 +6,8 @@ tokens after the drawn one are the most likely ones; here they are drawn, too. T
 of Zipf's law is our choice.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from vocabpress.calibrate.counts import vocabulary_order
+from vocabpress.calibrate.declaration import declaration_files
 from vocabpress.evaluate.language import CAUSAL, head_kind
 from vocabpress.hf.checkpoint import open_model, open_tokenizer
 from vocabpress.progress import Bar
@@ -40,6 +41,36 @@ class _Progress(StoppingCriteria):
 def writes(folder: Path) -> bool:
     """Whether a checkpoint is of a model that writes text."""
     return head_kind(folder) == CAUSAL
+
+
+@contextmanager
+def metric_files(
+    files: Sequence[Path], folder: Path, tokens: int | None, seed: int, device: torch.device, progress: bool
+) -> Iterator[Sequence[Path]]:
+    """Text to measure a metric on: the user's, or the Declaration, and what the model writes.
+
+    Args:
+        files: The user's text; may be empty.
+        folder: Folder of the checkpoint.
+        tokens: Of the model's own text; None is `TOKENS` for a model that writes, if there is no other text.
+        seed: As in `own_text`.
+        device: As in `own_text`.
+        progress: As in `own_text`.
+
+    Raises:
+        ValueError: If there is no text in a language that the tokenizer knows.
+    """
+    if tokens is None:
+        tokens = TOKENS if not files and writes(folder) else 0
+    with ExitStack() as stack:
+        own = stack.enter_context(own_files(folder, tokens, seed, device, progress))
+        try:
+            others = files or stack.enter_context(declaration_files(open_tokenizer(folder)))
+        except ValueError:
+            if not own:
+                raise
+            others = []
+        yield [*own, *others]
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Calibrate a model: weight its tokens, and measure in which directions an error of their rows matters."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,11 +10,10 @@ import torch
 from vocabpress.budget import Budget
 from vocabpress.calibrate.calibration import UNIFORM, VOCABULARY_ORDER, Calibration, join
 from vocabpress.calibrate.counts import weigh_tokens
-from vocabpress.calibrate.declaration import declaration_files
 from vocabpress.calibrate.gates import GateSettings, learn_gates
 from vocabpress.calibrate.metric import measure_metric
 from vocabpress.calibrate.outputs import Reading, read_outputs
-from vocabpress.calibrate.own import TOKENS, own_files, writes
+from vocabpress.calibrate.own import metric_files
 from vocabpress.hf.checkpoint import load_model, open_tokenizer
 from vocabpress.hf.compress import check_device
 from vocabpress.hf.folders import find_folder
@@ -116,13 +114,9 @@ def calibrate(
     )
     if metric is None:
         metric = bool(text) and known.metric is None and not learned
-    if own_tokens is None:
-        own_tokens = TOKENS if not files and writes(folder) else 0
     if metric:
         place = torch.device(device or "cpu")
-        with ExitStack() as stack:
-            read = files or stack.enter_context(declaration_files(open_tokenizer(folder)))
-            read = [*read, *stack.enter_context(own_files(folder, own_tokens, seed, place, progress))]
+        with metric_files(files, folder, own_tokens, seed, place, progress) as read:
             reading = Reading(read, sequences, batch_size, max_length, seed, place, progress)
             known = known.joined(measure_metric(read_outputs(folder, reading), progress))
     if known.predicted is not None and weights_from == "counts" and not weighed:
