@@ -6,13 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vocabpress.calibrate import calibrate
-from vocabpress.calibrate.calibration import Calibration
+from vocabpress.calibrate.calibration import UNIFORM, VOCABULARY_ORDER, Calibration
 from vocabpress.calibrate.counts import weigh_tokens
 from vocabpress.hf.checkpoint import open_tokenizer
 from vocabpress.hf.original import Original
 from vocabpress.job.text import JobText
 
 SEQUENCES = 1000  # for the metric
+
+
+def check_sources(given: Calibration, names: Sequence[str | Path]) -> None:
+    """Raise ValueError if the user gives token counts twice."""
+    if names and (given.counts is not None or given.source in (UNIFORM, VOCABULARY_ORDER)):
+        raise ValueError("token weights come from text or from a calibration that has counts; give one of them")
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class Calibrating:
             given: The user's; without weights, counts and metric there is none. Its metric, or its lack of one, stays.
 
         Raises:
-            ValueError: If text and calibration exclude each other, or the text is unusable.
+            ValueError: If the text holds no token of the table.
         """
         if not given.leaves_weights_open or given.metric is not None:
             return self.weights(given)

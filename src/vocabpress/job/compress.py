@@ -25,7 +25,7 @@ from vocabpress.hf.quantizer import attach
 from vocabpress.hf.report import Report, as_command
 from vocabpress.hf.request import LinearShapes, Request
 from vocabpress.hf.writing import check_output
-from vocabpress.job.calibration import Calibrating
+from vocabpress.job.calibration import Calibrating, check_sources
 from vocabpress.job.change import NotMeasurable, Probe, ask
 from vocabpress.job.quality import DEFAULT, check_quality
 from vocabpress.job.recovery import Lesson, check_lesson, check_minutes
@@ -105,6 +105,7 @@ def compress(
     """
     target, files, known = check_output(output), sources(text), Calibration.read(calibration)
     check_device(device)
+    check_sources(known, text)
     shapes = LinearShapes.read(linears) if isinstance(linears, Mapping) else linears
     named = make_method(method) if isinstance(method, str) else method
     check_size(budget, quality, shapes, measure)
