@@ -123,7 +123,11 @@ def test_a_place_that_can_not_be_written_is_refused_before_the_work(command, tmp
         "trim": lambda out: trim("model", out, scripts=["Latin"]),
         "recover": lambda out: recover("model", out, teacher="teacher", settings=Recovery(steps=1)),
     }
-    modules = {"compress": "vocabpress.job.compress", "trim": "vocabpress.trim.run", "recover": "vocabpress.recover.run"}
+    modules = {
+        "compress": "vocabpress.job.compress",
+        "trim": "vocabpress.trim.run",
+        "recover": "vocabpress.recover.run",
+    }
     if command == "export":
         export = pytest.importorskip("vocabpress.export", reason="export needs the extra onnx").export
         jobs["export"], modules["export"] = (lambda out: export("model", out)), "vocabpress.export.run"

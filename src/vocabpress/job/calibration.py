@@ -12,7 +12,8 @@ from vocabpress.hf.checkpoint import open_tokenizer
 from vocabpress.hf.original import Original
 from vocabpress.job.text import JobText
 
-SEQUENCES = 1000  # for the metric
+SEQUENCES, FEWEST_SEQUENCES = 1000, 200  # for the metric
+WEIGHTS = 3 * 10**10  # of a model times sequences: two cores need a minute or two for as much
 
 
 def check_sources(given: Calibration, names: Sequence[str | Path]) -> None:
@@ -80,7 +81,7 @@ class Calibrating:
                 text=self.text.files,
                 start=[known],
                 metric=True,
-                sequences=SEQUENCES,
+                sequences=max(FEWEST_SEQUENCES, min(SEQUENCES, WEIGHTS // self.original.model.num_parameters())),
                 seed=self.seed,
                 device=self.device,
                 progress=self.progress,

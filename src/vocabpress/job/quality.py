@@ -12,8 +12,8 @@ FITS = 3
 DEFAULT = 99.0
 START_TIED, START_INPUT = 2.5, 1.4  # bits per weight at which models of either kind lose about 1
 FALL = 2.0  # log2 of the loss per bit
-FALLS = (0.5, 4.0)  # that two fits may show instead
-AIM, LAST_AIM = 0.92, 0.8  # shares of the limit
+FALLS = (0.5, 2.5)  # that two fits may show instead
+AIM, LAST_AIM = 0.92, 0.75  # shares of the limit
 SAVING = 0.04  # of the bits, for which another fit is made
 
 
