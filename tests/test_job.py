@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from command import run
 from measuring import LONG_LINES, save_maskable, write_lines
+from test_change import encoder
 from vocabpress import TCQ, Budget, compress
 from vocabpress.hf.report import load_report
 
@@ -23,10 +24,11 @@ def words(tmp_path_factory):
     return write_lines(tmp_path_factory.mktemp("job") / "words.txt", [*LONG_LINES, *(f"{x} w3" for x in LONG_LINES)])
 
 
-def test_without_a_size_the_smallest_table_of_quality_99_is_written(folder, words, tmp_path):
-    report = compress(folder, tmp_path / "out", method=TCQ(memory=8), text=[words])
+def test_without_a_size_the_smallest_table_of_quality_99_is_written(words, tmp_path):
+    source = encoder(tmp_path / "in", None)
+    report = compress(source, tmp_path / "out", method=TCQ(memory=8), text=[words])
     assert report.asked_quality == 99
-    assert 99 <= report.change.quality < 99.9
+    assert 99 <= report.change.quality < 99.8
     assert 1 <= report.fits <= 3
     assert report.budget.unit == "bits_per_weight"
     assert report.bits_per_weight <= report.budget.amount
@@ -37,7 +39,7 @@ def test_without_a_size_the_smallest_table_of_quality_99_is_written(folder, word
     assert fitted_by["calibration"]["texts"] == ["words.txt"]
     page = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert f"| {report.change.quality:.2f} |" in page
-    gentle = compress(folder, tmp_path / "gentle", method=TCQ(memory=8), text=[words], quality=99.8)
+    gentle = compress(source, tmp_path / "gentle", method=TCQ(memory=8), text=[words], quality=99.8)
     assert gentle.bits_per_weight > report.bits_per_weight
     assert "--quality 99.8" in gentle.command
 

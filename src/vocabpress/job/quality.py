@@ -14,7 +14,7 @@ START_TIED, START_INPUT = 2.5, 1.4  # bits per weight at which models of either 
 FALL = 2.0  # log2 of the loss per bit
 FALLS = (0.5, 2.5)  # that two fits may show instead
 AIM, LAST_AIM = 0.92, 0.75  # shares of the limit
-SAVING = 0.04  # of the bits, for which another fit is made
+SAVING = 0.06  # of the bits, for which another fit is made
 
 
 @dataclass(frozen=True)
