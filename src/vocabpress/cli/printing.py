@@ -196,8 +196,10 @@ def _print_methods(found: "Inspection") -> None:
     ]
     title = f"bytes of {found.tables[0].name}, by how many times smaller than in float32"
     print_table(["method", "suits", *(f"{ratio:g}x" for ratio in ratios)], rows, title, text_columns=2)
-    time = "" if found.seconds is None else f", about {duration(found.seconds)} here"
-    print_line(f"compress takes {found.recommended} at 25x by default{time}; --verbose shows spectrum and plans.")
+    time = "" if found.seconds is None else f"; a fit takes about {duration(found.seconds)} here"
+    print_line(
+        f"compress takes {found.recommended} by default, at the size that leaves quality 99{time}; see --verbose, too."
+    )
 
 
 def print_compressed(found: "CompressedInspection") -> None:

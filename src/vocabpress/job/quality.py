@@ -12,7 +12,7 @@ FITS = 3
 DEFAULT = 99.0
 START_TIED, START_INPUT = 2.5, 1.4  # bits per weight at which models of either kind lose about 1
 FALL = 2.0  # log2 of the loss per bit
-FALLS = (0.5, 2.5)  # that two fits may show instead
+FLATTEST, STEEPEST, STEEPEST_UP = 0.5, 4.0, 2.5  # that two fits may show instead; the last for larger tables
 AIM, LAST_AIM = 0.92, 0.75  # shares of the limit
 SAVING = 0.06  # of the bits, for which another fit is made
 
@@ -65,7 +65,7 @@ def next_bits(tried: Sequence[Tried], limit: float, least: float, most: float) -
     if len(tried) == FITS:
         return None
     aim = limit * (LAST_AIM if best is None and len(tried) == FITS - 1 else AIM)
-    bits = shifted(nearest.bits, nearest.loss, aim, _fall(tried))
+    bits = shifted(nearest.bits, nearest.loss, aim, _fall(tried, STEEPEST_UP if best is None else STEEPEST))
     failed = [each.bits for each in tried if each.loss > limit]
     low, high = max(failed, default=least), most if best is None else best.bits
     bits = min(max(bits, low, least), high, most)
@@ -79,9 +79,9 @@ def smallest(tried: Sequence[Tried], limit: float) -> Tried | None:
     return min((each for each in tried if each.loss <= limit), key=lambda each: each.bits, default=None)
 
 
-def _fall(tried: Sequence[Tried]) -> float:
+def _fall(tried: Sequence[Tried], steepest: float) -> float:
     """By how much log2 of the loss falls with a bit."""
     if len(tried) < 2 or min(tried[0].loss, tried[1].loss) <= 0:
         return FALL
-    (a, b), (low, high) = tried[:2], FALLS
-    return min(max(math.log2(a.loss / b.loss) / (b.bits - a.bits), low), high)
+    a, b = tried[:2]
+    return min(max(math.log2(a.loss / b.loss) / (b.bits - a.bits), FLATTEST), steepest)
