@@ -116,6 +116,8 @@ def compress(
     if output is None and not dry_run:
         raise ValueError("Missing option '-o' / '--output': the folder to make")
     model = located(model, revision)
+    if preset_name is None and reference is not None and ratio is None:
+        raise ValueError("--reference is what a ratio is against; give --ratio, or leave it out")
     if preset_name is None:
         chosen: dict[str, Any] = {
             "method": chosen_method(model, method, fields),
@@ -123,7 +125,7 @@ def compress(
             "quality": quality,
             "linears": requests.LinearShapes.read(parse_settings(linears, "--linears")) if linears else None,
         }
-    elif method is not None or budget is not None or quality is not None or linears:
+    elif method is not None or budget is not None or quality is not None or reference is not None or linears:
         raise ValueError(f"--preset {preset_name} sets method, size and linear maps; give it, or give them")
     else:
         chosen = requests.preset(preset_name, **fields)
@@ -203,8 +205,8 @@ def parse_budget(
     given = [name for name, value in options.items() if value is not None]
     if len(given) > 1:
         raise ValueError(f"{' and '.join(given)} both say how small; give one")
-    if reference is not None and ratio is None:
-        raise ValueError("--reference is what a ratio is against; give --ratio, or leave it out")
+    if reference is not None and given and ratio is None:
+        raise ValueError(f"--reference is what a ratio is against; leave it out beside {given[0]}")
     if ratio is not None:
         return budgets.Budget.ratio(ratio, reference or "float32")
     if bits_per_weight is not None:
