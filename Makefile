@@ -10,7 +10,7 @@ TEST_ONLY := $(shell sed -n 's/==.*//p' requirements-test.lock)
 # minutes. Waiting asleep costs a quarter on a machine that does nothing else.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help demo browser test test-slow bench lint lock clean
+.PHONY: help demo demo-llm browser test test-slow bench lint lock clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -18,6 +18,10 @@ help:  ## List the targets
 
 demo: $(READY)  ## Compress the table of a real model 25 times by four methods, and show what it cost (minutes)
 	$(BIN)/python examples/demo.py --output demo-output
+
+demo-llm: $(READY)  ## Compress the tied table of a small language model at three sizes, and show what it then says (minutes)
+	$(BIN)/python benchmarks/real_models/get.py smollm2
+	$(BIN)/python examples/demo_llm.py --output demo-llm-output
 
 browser: $(READY)  ## Search by meaning in a browser, with a compressed model (needs npm): http://localhost:8000
 	test -d examples/browser/model || $(BIN)/python examples/browser/make_model.py
@@ -31,8 +35,6 @@ test-slow: $(TESTED)  ## Also the tests that take minutes
 	$(BIN)/python -m pytest -m "slow or not slow"
 
 bench: $(READY)  ## Write benchmarks/results and the tables made of them (reads ../shared/data; hours; goes on where it stopped)
-	$(BIN)/python benchmarks/reference_models/train.py masked
-	$(BIN)/python benchmarks/reference_models/train.py causal
 	$(BIN)/python benchmarks/bench.py all
 	$(BIN)/python benchmarks/sts.py
 	$(BIN)/python benchmarks/lighttoken.py
@@ -50,6 +52,7 @@ bench: $(READY)  ## Write benchmarks/results and the tables made of them (reads 
 	$(BIN)/python benchmarks/start.py
 	$(BIN)/python benchmarks/runtimes.py
 	-$(BIN)/python benchmarks/gpu.py  # where there is one
+	$(BIN)/python benchmarks/tied_heads.py
 	$(BIN)/python benchmarks/combination.py
 	$(BIN)/python benchmarks/architectures.py
 	$(BIN)/python benchmarks/kroneckerbert.py --preset kronecker-8x --ablations
@@ -70,7 +73,7 @@ lock: $(READY)  ## Write requirements.lock from what is installed
 	touch $(READY) $(TESTED)
 
 clean:  ## Remove the virtual environment and what the demo wrote
-	rm -rf $(VENV) demo-output
+	rm -rf $(VENV) demo-output demo-llm-output
 
 $(READY): requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

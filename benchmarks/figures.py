@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Callable, Sequence
 
+import realtables
 import timings
 from conformance import page
 from mdtable import RESULTS, table
@@ -14,7 +15,6 @@ BEST = (
     *("svd", "autoencoder", "lighttoken", "product", "residual", "fastscan"),
     *("tcq", "tcq, by vocabulary order", "tcq, by frequency"),
 )
-CAUSAL_BEST = ("svd", "lighttoken", "tcq, by vocabulary order", "tcq, by frequency", "fastscan, by vocabulary order")
 
 
 def sts_row(result: Result) -> list[str]:
@@ -149,20 +149,6 @@ def peers(plan: str) -> str:
             ]
         )
     return table(["peer", "table", "ratio", "relative error", "STS-B dev"], body)
-
-
-def reference_models() -> str:
-    """How the reference language models were made, and their own perplexities."""
-    rows = []
-    for name, task, metric in (("masked", "mlm", "perplexity_head_original"), ("causal", "clm", "perplexity")):
-        (made,) = read_results(RESULTS / "reference_models" / f"{name}.json")
-        originals = [result for result in cells(name, task) if is_original(result)]
-        texts = " ".join(originals[0].settings["text"]) if originals else "-"
-        counts = [f"{made.metrics[key]:,.0f}" for key in ("parameters", "training_documents")]
-        run = [f"{made.settings['steps']:,}", f"{made.metrics['minutes']:.0f} ({made.settings['device']})"]
-        rows.append([name, *counts, *run, mean(originals, metric, 2), texts])
-    headers = ["model", "parameters", "documents", "steps", "minutes", "perplexity", "on"]
-    return table(headers, rows)
 
 
 def beside_peers(plan: str) -> str:
@@ -320,12 +306,11 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "minilm-error": lambda: grid("minilm", "reconstruction", "relative_error", 3),
     "minilm-recover": lambda: recoveries("minilm"),
     "minilm-peers": lambda: peers("minilm"),
-    "reference-models": reference_models,
-    "masked-compressed": lambda: grid("masked", "mlm", "perplexity_head_compressed"),
-    "masked-original": lambda: grid("masked", "mlm", "perplexity_head_original"),
-    "causal-best": lambda: grid("causal", "clm", "perplexity", only=CAUSAL_BEST),
-    "causal-compressed": lambda: grid("causal", "clm", "perplexity"),
-    "causal-original": lambda: grid("causal", "clm", "perplexity_head_original"),
+    "language-model": lambda: realtables.compared("smollm2", realtables.LANGUAGE),
+    "language-model-best": lambda: realtables.compared("smollm2", realtables.LANGUAGE, realtables.BEST),
+    "encoder-minilm": lambda: realtables.compared("encoder-minilm", realtables.ENCODERS),
+    "encoder-e5": lambda: realtables.compared("encoder-e5", realtables.ENCODERS),
+    "tied-heads": realtables.tied_heads,
     "finetune-rte": lambda: grid("finetune", "rte", "accuracy", 1),
     "finetune-mrpc": lambda: grid("finetune", "mrpc", "f1", 1),
     "finetune-cola": lambda: grid("finetune", "cola", "matthews", 1),

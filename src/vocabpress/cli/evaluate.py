@@ -53,8 +53,10 @@ def evaluate(
 
     reconstruction compares its table with the original's (--against). similarity ranks word pairs by the table alone
     (--data). agreement compares hidden states and predictions with the original's on any text (--against, --text). mlm
-    and clm are perplexities of masked and causal language models (--text). sts ranks pairs of sentences (--data).
-    The tasks of GLUE and SQuAD fine-tune first (--data).
+    and clm are perplexities of masked and causal language models, with --against also the divergence from the
+    original's predictions (--text). generation times a causal model and shows its answers to fixed prompts. sts ranks
+    pairs of sentences, retrieval finds the paragraph of a question (--data). The tasks of GLUE and SQuAD fine-tune
+    first (--data).
 
     With --against, each task also runs on the original, and the results and their difference are shown. With
     --output, results of earlier runs with the same settings are reused.

@@ -5,7 +5,10 @@ METHODS = (
     "compositional", "tcq", "fastscan", "binary",
 )  # fmt: skip
 GLUE = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
-TASKS = ("reconstruction", "mlm", "clm", "sts", "similarity", "agreement", *GLUE, "squad", "squad2")
+TASKS = (
+    "reconstruction", "mlm", "clm", "generation", "sts", "retrieval", "similarity", "agreement", *GLUE, "squad",
+    "squad2",
+)  # fmt: skip
 PRESETS = ("kronecker-8x", "kronecker-20x")
 BODIES = ("int8",)
 OBJECTIVES = ("relative", "kroneckerbert")

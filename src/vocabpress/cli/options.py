@@ -73,7 +73,7 @@ def parse_settings(settings: list[str], option: str = "--set") -> dict[str, str]
         if not equals or not name:
             example = "epochs=10" if option == "--set" else "attention=48x384"
             raise ValueError(f"{option} takes field=value, got {name!r}; for example {option} {example}")
-    return {name.strip(): value.strip() for name, _, value in pairs}
+    return {name.strip(): value.lstrip() for name, _, value in pairs}  # a prefix, "query: ", ends with a blank
 
 
 @contextmanager

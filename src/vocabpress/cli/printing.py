@@ -227,7 +227,7 @@ def _named(value: Any) -> str:
 
 
 def print_results(results: Sequence[Result], before: Sequence[Result] = ()) -> None:
-    """A table for each task: each metric, over several seeds its mean and sample standard deviation.
+    """A table for each task: each metric, over several seeds its mean and sample standard deviation; and answers.
 
     Args:
         results: Of one model; those of one task differ in the seed alone.
@@ -251,6 +251,9 @@ def print_results(results: Sequence[Result], before: Sequence[Result] = ()) -> N
         title += f", table {size(first.bytes['table'])}" if "table" in first.bytes else ""
         title += f", {len(runs)} seeds" if several else ""
         print_table([task, *heads, *(["spread"] if several else [])], rows, title)
+        answers = [[" ".join(text.split()) for text in each.values()] for each in first.details.get("answers", ())]
+        if answers:
+            print_table(list(first.details["answers"][0]), answers, text_columns=3)
 
 
 def plot_spectrum(found: "Inspection", path: str | Path) -> None:

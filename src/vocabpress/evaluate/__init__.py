@@ -8,7 +8,9 @@ from vocabpress.evaluate.agreement import ModelAgreement
 from vocabpress.evaluate.causal import CausalPerplexity
 from vocabpress.evaluate.finetuned.glue import Glue
 from vocabpress.evaluate.finetuned.squad import Squad
+from vocabpress.evaluate.generation import Generation
 from vocabpress.evaluate.masked import MaskedPerplexity
+from vocabpress.evaluate.retrieval import ParagraphRetrieval
 from vocabpress.evaluate.run import Labels, evaluate
 from vocabpress.evaluate.similarity import WordSimilarity
 from vocabpress.evaluate.sts import SentenceSimilarity
@@ -21,7 +23,9 @@ TASKS: dict[str, Task] = {
     "reconstruction": TableErrors(),
     "mlm": MaskedPerplexity(),
     "clm": CausalPerplexity(),
+    "generation": Generation(),
     "sts": SentenceSimilarity(),
+    "retrieval": ParagraphRetrieval(),
     "similarity": WordSimilarity(),
     "agreement": ModelAgreement(),
     **{name: Glue(name) for name in GLUE},

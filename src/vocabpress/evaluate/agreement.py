@@ -7,11 +7,11 @@ from typing import Annotated, Any, ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import cosine_similarity, log_softmax
+from torch.nn.functional import cosine_similarity
 from transformers import AutoModel, PreTrainedModel
 
 from vocabpress.evaluate.batches import by_length, encode_lines, pad
-from vocabpress.evaluate.language import LOADERS, POSITIONS_PER_CHUNK, head_kind, logits_at, longest_input
+from vocabpress.evaluate.language import LOADERS, divergences, head_kind, logits_at, longest_input
 from vocabpress.evaluate.task import Measurement, Subject, Task
 from vocabpress.progress import Bar
 from vocabpress.settings import AtLeast1
@@ -65,7 +65,7 @@ def compare(
     """Sums over the tokens of a batch of ``input_ids`` and ``attention_mask``.
 
     Returns:
-        ``hidden_cosine``; with a head also ``kl``, KL(original || model) in nats, and ``top1_agreement``.
+        ``hidden_cosine``; with a head also those of `divergences`.
 
     Raises:
         ValueError: If widths or vocabularies differ.
@@ -77,12 +77,7 @@ def compare(
     sums = {"hidden_cosine": float(cosine_similarity(wanted.double(), found.double(), dim=-1).sum())}
     if not has_head:
         return sums
-    sums |= {"kl": 0.0, "top1_agreement": 0.0}
-    for before, after in zip(right.split(POSITIONS_PER_CHUNK), logits.split(POSITIONS_PER_CHUNK), strict=True):
-        p, q = log_softmax(before.float(), dim=-1), log_softmax(after.float(), dim=-1)
-        sums["kl"] += float((p.exp() * (p - q)).sum(dtype=torch.float64))
-        sums["top1_agreement"] += float((before.argmax(-1) == after.argmax(-1)).sum())
-    return sums
+    return sums | {name: float(values.sum()) for name, values in divergences(right, logits).items()}
 
 
 def _states(model: PreTrainedModel, inputs: dict[str, Tensor], has_head: bool) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ perplexity of transformers' documentation). If the tokenizer starts texts with a
 it; else the first token of the text is not scored.
 
 A tied head reads the compressed table, as the input does, because the checkpoint has no other. If the original is
-given, the head is also tried with the original's table.
+given, the predictions are compared with its own, and the head is also tried with the original's table.
 """
 
 import math
@@ -19,11 +19,11 @@ from pydantic import Field
 from vocabpress.evaluate.language import (
     CAUSAL,
     ScoredSequence,
+    averages,
     load_language_model,
     longest_input,
-    perplexity,
     score,
-    table_rows,
+    tokens_of,
 )
 from vocabpress.evaluate.task import Measurement, Subject, Task
 from vocabpress.settings import AtLeast1
@@ -48,22 +48,18 @@ class CausalPerplexity(Task):
     def measure(self, subject: Subject) -> Measurement:
         text = "\n".join(subject.lines("perplexity")[: self.subset])
         model, tokenizer = load_language_model(subject, CAUSAL)
-        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = tokens_of(text, tokenizer, model)
         if len(ids) < 2:
             raise ValueError("the text is a single token, nothing to predict; give more text")
-        if max(ids) >= table_rows(model):
-            raise ValueError(f"the tokenizer gives id {max(ids)}, the table has {table_rows(model)} rows")
         windows = overlapping_windows(ids, first_token(tokenizer), longest_input(model, tokenizer, self.window))
-        nats, deciles = score(subject, model, CAUSAL, windows, ids, self.batch_size, filler=0)
-        size = len(text.encode())
+        scores, deciles = score(subject, model, CAUSAL, windows, ids, self.batch_size, filler=0)
+        nats, size = scores["nll"], len(text.encode())
         metrics = {
-            "perplexity": perplexity(nats["nll"]),
-            "nll_per_token": float(nats["nll"].mean()),
-            "bits_per_byte": float(nats["nll"].sum()) / math.log(2) / size,
-            "tokens": float(len(nats["nll"])),
+            **averages(scores, {name: name.replace("nll", "perplexity") for name in scores}),
+            "nll_per_token": float(nats.mean()),
+            "bits_per_byte": float(nats.sum()) / math.log(2) / size,
+            "tokens": float(len(nats)),
         }
-        for name in nats.keys() - {"nll"}:
-            metrics[name.replace("nll", "perplexity")] = perplexity(nats[name])
         return Measurement(metrics, {"bytes": size, "nll_deciles": deciles})
 
 

@@ -1,7 +1,7 @@
 """Scoring of masked and causal language models: heads, batches, likelihoods."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,8 @@ def head_kind(folder: Path) -> str | None:
     return next((kind for kind, classes in CLASSES.items() if name in classes), None)
 
 
-def load_language_model(subject: Subject, kind: str) -> tuple[PreTrainedModel, Any]:
-    """The subject's model with a head of this kind, and its tokenizer.
+def load_language_model(subject: Subject, kind: str, dtype: str = "float32") -> tuple[PreTrainedModel, Any]:
+    """The subject's model with a head of this kind, in this dtype, and its tokenizer.
 
     Raises:
         ValueError: If the checkpoint is a language model of the other kind, or can't be read.
@@ -60,7 +60,16 @@ def load_language_model(subject: Subject, kind: str) -> tuple[PreTrainedModel, A
         raise ValueError(
             f"{subject.model} is a {name}, a {other} language model; measure it with --task {TASK_OF[other]}"
         )
-    return subject.load(LOADERS[kind]), subject.tokenizer()
+    return subject.load(LOADERS[kind], dtype=dtype), subject.tokenizer()
+
+
+def load_original(subject: Subject, model: PreTrainedModel, kind: str, dtype: str = "float32") -> PreTrainedModel:
+    """The original of a model of this kind; a ValueError if it has another vocabulary."""
+    original = subject.load_original(LOADERS[kind], "comparing language models", dtype)
+    rows = [table_rows(each) for each in (model, original)]
+    if rows[0] != rows[1]:
+        raise ValueError(f"the model has {rows[0]} tokens, the original {rows[1]}; give what the model was made of")
+    return original
 
 
 def longest_input(model: PreTrainedModel, tokenizer: Any, wanted: int) -> int:
@@ -77,6 +86,20 @@ def table_rows(model: PreTrainedModel) -> int:
     """Rows of the token table."""
     module: Any = model.get_submodule(input_table_name(model))
     return module.num_embeddings
+
+
+def tokens_of(text: str, tokenizer: Any, model: PreTrainedModel) -> list[int]:
+    """A text's tokens, without special ones.
+
+    Raises:
+        ValueError: If there is none, or the table has no row for one.
+    """
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if not ids:
+        raise ValueError("the tokenizer finds no token in the text; give text in the model's language")
+    if max(ids) >= table_rows(model):
+        raise ValueError(f"the tokenizer gives id {max(ids)}, the table has {table_rows(model)} rows")
+    return ids
 
 
 def logits_at(model: PreTrainedModel, inputs: dict[str, Tensor], at: Tensor, **options: Any) -> tuple[Any, Tensor]:
@@ -114,7 +137,7 @@ def score(
     batch_size: int,
     filler: int,
 ) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """The losses of a model, and of the original if there is one.
+    """The losses of a model, and if there is an original its own and how far the predictions are from it.
 
     Args:
         subject: The model's folder and its original.
@@ -126,10 +149,10 @@ def score(
         filler: The padding token.
 
     Returns:
-        ``nll``; with an original also ``nll_original`` and ``nll_head_original``, the model's with the original's table
-        at its tied head. Each has shape (scored tokens), in nats. And their means for each tenth of the vocabulary,
-        the most frequent tokens first, with the number of scored ``tokens``; a mean of no tokens is None. The overall
-        mean does not show damage to rare tokens.
+        ``nll``, in nats. With an original also ``nll_original``; ``nll_head_original``, the model's with the original's
+        table at its tied head; and `divergences` from the original, ``kl`` and ``top1_agreement``. Each has shape
+        (scored tokens). And their means for each tenth of the vocabulary, the most frequent tokens first, with the
+        number of scored ``tokens``; a mean of no tokens is None. The overall mean does not show damage to rare tokens.
 
     Raises:
         ValueError: If the original has another vocabulary, or a loss is not finite.
@@ -137,45 +160,68 @@ def score(
     lengths = [len(sequence.inputs) for sequence in sequences]
     batches = [[sequences[row] for row in rows] for rows in by_length(lengths, batch_size)]
 
-    def losses(scored: PreTrainedModel) -> Tensor:
+    def run(*models: PreTrainedModel) -> dict[str, Tensor]:
         bar = Bar(batches, desc="likelihoods", disable=not subject.progress)
-        nats = torch.cat([_losses(scored, batch, filler) for batch in bar])
-        if not bool(nats.isfinite().all()):
+        parts = [_scores(models, batch, filler) for batch in bar]
+        found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        if not all(bool(values.isfinite().all()) for values in found.values()):
             raise ValueError(
                 "the model gives NaN or infinite logits, which have no perplexity; is the checkpoint whole?"
             )
-        return nats
+        return found
 
     uninstall(model, model.dtype)  # same predictions, and the head is decoded only once
-    nats = {"nll": losses(model)}
     if subject.compared_with_itself():
-        nats |= {"nll_original": nats["nll"], "nll_head_original": nats["nll"]}
+        found = run(model)
+        found |= {"nll_original": found["nll"], "nll_head_original": found["nll"]}
+        found |= {"kl": torch.zeros_like(found["nll"]), "top1_agreement": torch.ones_like(found["nll"])}
     elif subject.against is not None:
-        original = subject.load_original(LOADERS[kind], "comparing perplexities")
-        rows = [table_rows(each) for each in (model, original)]
-        if rows[0] != rows[1]:
-            raise ValueError(f"the model has {rows[0]} tokens, the original {rows[1]}; give what the model was made of")
-        nats["nll_original"] = losses(original)
+        original = load_original(subject, model, kind)
+        found = run(model, original)
         if _give_head(model, original):
-            nats["nll_head_original"] = losses(model)
+            found["nll_head_original"] = run(model)["nll"]
+    else:
+        found = run(model)
     targets = torch.tensor([token for batch in batches for sequence in batch for token in sequence.targets])
-    return nats, _deciles(nats, targets, torch.bincount(torch.tensor(text), minlength=table_rows(model)).float())
+    return found, _deciles(found, targets, torch.bincount(torch.tensor(text), minlength=table_rows(model)).float())
 
 
 @torch.inference_mode()
-def _losses(model: PreTrainedModel, batch: Sequence[ScoredSequence], filler: int) -> Tensor:
-    """Nats of each scored token of a batch; float64 on the CPU."""
+def _scores(models: Sequence[PreTrainedModel], batch: Sequence[ScoredSequence], filler: int) -> dict[str, Tensor]:
+    """``nll`` of the scored tokens of a batch, and what `score` compares with a second model, the original."""
     inputs = pad([sequence.inputs for sequence in batch], filler)
     scored = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
     for row, sequence in enumerate(batch):
         scored[row, list(sequence.places)] = True
-    on_device = {name: tensor.to(model.device) for name, tensor in inputs.items()}
-    _, logits = logits_at(model, on_device, scored.to(model.device))
-    targets = torch.tensor([token for sequence in batch for token in sequence.targets], device=model.device)
+    device = models[0].device
+    on_device = {name: tensor.to(device) for name, tensor in inputs.items()}
+    logits = [logits_at(model, on_device, scored.to(device))[1] for model in models]
+    targets = torch.tensor([token for sequence in batch for token in sequence.targets], device=device)
+    found = {name: _losses(each, targets) for name, each in zip(("nll", "nll_original"), logits, strict=False)}
+    return found if len(models) == 1 else found | divergences(logits[1], logits[0])
+
+
+def _losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """Nats of each target, float64 on the CPU."""
     parts = zip(logits.split(POSITIONS_PER_CHUNK), targets.split(POSITIONS_PER_CHUNK), strict=True)
     return torch.cat(
         [nn.functional.cross_entropy(part.float(), wanted, reduction="none").double().cpu() for part, wanted in parts]
     )
+
+
+def divergences(original: Tensor, compressed: Tensor) -> dict[str, Tensor]:
+    """Differences of predictions at each position, from logits (positions, V); float64 on the CPU.
+
+    Returns:
+        ``kl``, KL(original || compressed) in nats, and ``top1_agreement``, 1 where both rate one token first, else 0.
+    """
+    kl, same = list[Tensor](), list[Tensor]()
+    parts = zip(original.split(POSITIONS_PER_CHUNK), compressed.split(POSITIONS_PER_CHUNK), strict=True)
+    for before, after in parts:
+        p, q = nn.functional.log_softmax(before.float(), dim=-1), nn.functional.log_softmax(after.float(), dim=-1)
+        kl.append((p.exp() * (p - q)).sum(-1, dtype=torch.float64).cpu())
+        same.append((before.argmax(-1) == after.argmax(-1)).double().cpu())
+    return {"kl": torch.cat(kl), "top1_agreement": torch.cat(same)}
 
 
 def _give_head(model: PreTrainedModel, original: PreTrainedModel) -> bool:
@@ -197,19 +243,26 @@ def _give_head(model: PreTrainedModel, original: PreTrainedModel) -> bool:
     return True
 
 
-def perplexity(nats: Tensor) -> float:
-    """``exp`` of the mean; a ValueError if float64 overflows."""
-    mean = float(nats.mean())
+def averages(scores: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, float]:
+    """Metrics from the numbers of `score`: perplexities, ``exp`` of a mean loss, under other names, and other means.
+
+    Raises:
+        ValueError: If a perplexity overflows.
+    """
+    means = {name: float(values.mean()) for name, values in scores.items()}
+    losses = {name: means.pop(name) for name in scores if name.startswith("nll")}
     try:
-        return math.exp(mean)
+        return {names[name]: math.exp(loss) for name, loss in losses.items()} | means
     except OverflowError:
-        raise ValueError(f"the mean loss is {mean:.0f} nats a token, too much for a perplexity") from None
+        raise ValueError(
+            f"the mean loss is {max(losses.values()):.0f} nats a token, too much for a perplexity"
+        ) from None
 
 
-def _deciles(nats: dict[str, Tensor], targets: Tensor, counts: Tensor) -> list[dict[str, Any]]:
+def _deciles(scores: dict[str, Tensor], targets: Tensor, counts: Tensor) -> list[dict[str, Any]]:
     deciles = []
     for ids in frequency_deciles(counts):
         inside = torch.isin(targets, ids)
-        means = {name: float(loss[inside].mean()) if bool(inside.any()) else None for name, loss in nats.items()}
+        means = {name: float(each[inside].mean()) if bool(inside.any()) else None for name, each in scores.items()}
         deciles.append({"tokens": int(inside.sum()), **means})
     return deciles

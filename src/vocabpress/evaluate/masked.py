@@ -20,9 +20,9 @@ from vocabpress.evaluate.batches import encode_lines
 from vocabpress.evaluate.language import (
     MASKED,
     ScoredSequence,
+    averages,
     load_language_model,
     longest_input,
-    perplexity,
     score,
     table_rows,
 )
@@ -66,11 +66,11 @@ class MaskedPerplexity(Task):
         length = longest_input(model, tokenizer, self.block)
         masked = mask_lines(lines, tokenizer, rows, length, self.mask_probability, subject.seed, subject.progress)
         text = [token for line in masked for token in unmasked(line)]
-        nats, deciles = score(subject, model, MASKED, masked, text, self.batch_size, tokenizer.pad_token_id or 0)
+        scores, deciles = score(subject, model, MASKED, masked, text, self.batch_size, tokenizer.pad_token_id or 0)
         named = {"nll": "head_compressed", "nll_head_original": "head_original", "nll_original": "original"}
-        metrics = {f"perplexity_{named[name]}": perplexity(loss) for name, loss in nats.items()}
+        metrics = averages(scores, {name: f"perplexity_{ending}" for name, ending in named.items()})
         details = {"lines": len(masked), "nll_deciles": deciles}
-        return Measurement(metrics | {"tokens_masked": float(len(nats["nll"]))}, details)
+        return Measurement(metrics | {"tokens_masked": float(len(scores["nll"]))}, details)
 
 
 def long_lines(lines: Sequence[str], min_tokens: int) -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -48,12 +48,27 @@ def open_encoder(folder: Path, device: str = "cpu") -> "SentenceTransformer":
         raise ValueError(f"sentence-transformers can't load {folder}: {reason}") from None
 
 
-def embed(encoder: "SentenceTransformer", sentences: Sequence[str], progress: bool = False) -> Tensor:
-    """Unit-length embeddings, (sentences, d), on the CPU."""
+def embed(
+    encoder: "SentenceTransformer",
+    sentences: Sequence[str],
+    progress: bool = False,
+    side: Literal["query", "document"] | None = None,
+    prefix: str | None = None,
+) -> Tensor:
+    """Unit-length embeddings, (sentences, d), on the CPU.
+
+    Args:
+        encoder: The model.
+        sentences: Texts.
+        progress: Whether to draw a progress bar.
+        side: In retrieval, the side that they are on; some models have a module for each.
+        prefix: Text before each sentence; None takes the model's own of that name, if it has one.
+    """
+    encode = {None: encoder.encode, "query": encoder.encode_query, "document": encoder.encode_document}[side]
     parts, given = list[Tensor](), list(sentences)
     for start in Bar(range(0, max(1, len(given)), SENTENCES_PER_CALL), desc="sentences", disable=not progress):
         some = given[start : start + SENTENCES_PER_CALL]
-        found = encoder.encode(some, convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False)
+        found = encode(some, prompt=prefix, convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False)
         assert isinstance(found, Tensor)
         parts.append(found.float().cpu())
     return torch.cat(parts)

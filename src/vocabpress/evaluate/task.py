@@ -58,13 +58,13 @@ class Subject:
             raise ValueError(f"{why} needs the original model; give it with --against")
         return self.against
 
-    def load(self, loader: Any, whole: bool = True) -> PreTrainedModel:
+    def load(self, loader: Any, whole: bool = True, dtype: str = "float32") -> PreTrainedModel:
         """The model on the device; see `vocabpress.hf.checkpoint.open_model`."""
-        return open_model(self.model, loader, whole).to(self.device)  # pyright: ignore[reportArgumentType]
+        return open_model(self.model, loader, whole, dtype).to(self.device)  # pyright: ignore[reportArgumentType]
 
-    def load_original(self, loader: Any, why: str) -> PreTrainedModel:
+    def load_original(self, loader: Any, why: str, dtype: str = "float32") -> PreTrainedModel:
         """The original on the device; ``why`` as in `original`."""
-        return open_model(self.original(why), loader).to(self.device)  # pyright: ignore[reportArgumentType]
+        return open_model(self.original(why), loader, dtype=dtype).to(self.device)  # pyright: ignore[reportArgumentType]
 
     def tokenizer(self) -> Any:
         """The model's tokenizer; a ValueError if there is none."""
@@ -101,7 +101,7 @@ class Task(ABC):
         seeded: Whether the result depends on the seed.
         reads_text: Whether it reads the text files.
         fine_tunes: Whether it trains the model first, and can save it.
-        compares: Whether it compares with the original, so that it can't measure the original itself.
+        compares: Whether it measures the original beside the model, so that it need not run on the original itself.
     """
 
     seeded: ClassVar[bool] = False

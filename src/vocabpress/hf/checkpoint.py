@@ -111,13 +111,14 @@ def empty_model(folder: Path) -> PreTrainedModel:
         return AutoModel.from_config(config) if loader is AutoModel else loader(config)
 
 
-def open_model(folder: Path, loader: Any = AutoModel, whole: bool = True) -> PreTrainedModel:
-    """Load a checkpoint, compressed or not, in float32 and ready to run.
+def open_model(folder: Path, loader: Any = AutoModel, whole: bool = True, dtype: str = "float32") -> PreTrainedModel:
+    """Load a checkpoint, compressed or not, ready to run.
 
     Args:
         folder: Folder of the checkpoint.
         loader: An auto class of transformers, such as ``AutoModelForMaskedLM``.
         whole: Whether every weight must be in the checkpoint; False to train a new head.
+        dtype: A dtype's name, or ``"auto"`` for that of the checkpoint.
 
     Raises:
         ValueError: If transformers can't read the folder, its weights are pickled, or one is missing.
@@ -125,7 +126,7 @@ def open_model(folder: Path, loader: Any = AutoModel, whole: bool = True) -> Pre
     _check_unpickled(folder)
     with _one_line_errors(folder):
         model, info = loader.from_pretrained(
-            folder, dtype="float32", local_files_only=True, output_loading_info=True, trust_remote_code=False
+            folder, dtype=dtype, local_files_only=True, output_loading_info=True, trust_remote_code=False
         )
     missing = sorted(key for key in info["missing_keys"] if "pooler" not in key)
     if whole and missing:

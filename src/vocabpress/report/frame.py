@@ -29,13 +29,14 @@ SIZES = {"ratio_to_float32", "bits_per_weight"}  # metrics that every row shows 
 USUAL_RATIO = 25  # what `vocabpress compress` makes if nothing else is asked for
 SAME_SIZE = 1.12  # two sizes nearer than this factor are one for a reader
 NUMBER = (int, float)
-# What a report reads of the details of a `reconstruction` result: the types of items, or of their fields.
+# What a report reads of details, most of `reconstruction`: the types of items, or of their fields.
 SHAPES: dict[str, Any] = {
     "spectrum": NUMBER,
     "bound": {"bits_per_weight": NUMBER, "relative_error": NUMBER},
     "deciles": {"share": NUMBER},
     "storage": {"name": str, "bytes": NUMBER},
     "neighbours": {"word": str, "original": list, "compressed": list},
+    "answers": {"prompt": str, "answer": str, "original": str},
 }
 
 

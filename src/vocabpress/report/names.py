@@ -16,7 +16,7 @@ METHOD_NAMES = {
 # The one metric of a task that overviews show is the first of these that it has.
 HEADLINES = (
     *("mean", "perplexity_head_compressed", "perplexity", "matthews", "spearman", "accuracy", "f1", "stsb_dev"),
-    *("sts_dev_spearman", "hidden_cosine", "relative_error", "minutes"),
+    *("top1", "sts_dev_spearman", "tokens_per_second", "hidden_cosine", "relative_error", "minutes"),
 )
 
 
@@ -79,6 +79,15 @@ METRICS = {
     "hidden_cosine": Metric("cosine of hidden states", "higher", "Mean over tokens, with the original's last layer."),
     "kl": Metric("KL divergence", "lower", "Of the predictions from the original's, in nats a token."),
     "top1_agreement": Metric("same first choice", "higher", "Share of tokens where both models rate one token first."),
+    "top1": Metric("top 1", "higher", "Share of questions whose own paragraph is the nearest of all, in percent."),
+    "mrr": Metric("MRR", "higher", "Mean reciprocal rank of a question's own paragraph, x 100; 100 is always first."),
+    "tokens_per_second": Metric("tokens a second", "higher", "Of an answer, on the machine that the result names."),
+    "prompt_tokens_per_second": Metric(
+        "prompt tokens a second",
+        "higher",
+        "Of a prompt, up to the first new token, on the machine that the result names.",
+    ),
+    "same_answers": Metric("same answers", "higher", "Share of prompts that original and model answer word for word."),
     "accuracy": Metric("accuracy", "higher", "Share of right answers, in percent."),
     "f1": Metric("F1", "higher", "Harmonic mean of precision and recall."),
     "matthews": Metric("Matthews correlation", "higher", "Of predicted and true classes; 0 is chance."),

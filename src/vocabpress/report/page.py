@@ -151,6 +151,7 @@ def _section(model: Model) -> PageSection:
         Block("Bytes by part", charts=[bytes_by_part(model)]),
         Block(fold="Every saved tensor", sheets=[tables.saved_tensors(model)]),
         *_neighbours(model),
+        *_answers(model),
         Block("Every metric", fold="More charts", charts=more),
     ]
     sheets = [tables.task_sheet(model, task) for task in model.tasks]
@@ -215,6 +216,18 @@ def _neighbours(model: Model) -> list[Block]:
     sheets = [Sheet(f"Neighbours of {word}", heads, found, 2) for word, found in rows.items()][:MOST_NEIGHBOURS]
     lead = [Block(f"Nearest neighbours by cosine, at {common_size(model)}", sheets=sheets[:1])]
     return lead + [Block(fold=sheet.caption, sheets=[sheet]) for sheet in sheets[1:]]
+
+
+def _answers(model: Model) -> list[Block]:
+    """Prompts, the original's answers, and those with each table of the common size."""
+    rows: dict[str, list[list[SheetCell]]] = {}
+    for row, items in model.detailed("answers"):
+        for item in items:
+            first = [SheetCell("Original"), SheetCell(item["original"])]
+            rows.setdefault(item["prompt"], [first]).append([SheetCell(row.label), SheetCell(item["answer"])])
+    heads = ["method", f"answer, at {common_size(model)}"]
+    sheets = [Sheet(prompt, heads, found, 2) for prompt, found in rows.items()]
+    return [Block(fold=sheet.caption, sheets=[sheet]) for sheet in sheets]
 
 
 def _visible(token: Any) -> str:

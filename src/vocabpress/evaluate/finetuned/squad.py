@@ -8,8 +8,7 @@ The data are the official JSON files (Rajpurkar et al., EMNLP 2016 and ACL 2018)
 test set is not public.
 """
 
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,6 +20,7 @@ from vocabpress.evaluate.finetuned.glue_data import load_hub
 from vocabpress.evaluate.finetuned.trainer import fine_tune, predict
 from vocabpress.evaluate.finetuned.training import FineTuningTask, Length, need, prepare
 from vocabpress.evaluate.finetuned.windows import MARGIN, answers, split_paragraphs
+from vocabpress.evaluate.questions import read_layout
 from vocabpress.evaluate.task import Measurement, Subject
 from vocabpress.settings import AtLeast0, AtLeast1, Positive
 
@@ -46,28 +46,13 @@ def read_squad(version: str, subject: Subject) -> "tuple[Dataset, Dataset]":
 
 
 def read_questions(file: Path, version: str) -> "Dataset":
-    """The questions of one file, with the hub's columns.
-
-    Returns:
-        ``id``, ``question``, ``context``, and ``answers``: several people's ``text`` and ``answer_start``, its first
-        character in the context; empty without an answer.
+    """The questions of one file, with the hub's columns, which are those of `read_layout`.
 
     Raises:
-        ValueError: If the file is no JSON in SQuAD's layout, has no paragraph or an id twice, if an answer is not at
-            its place in the context, or if version 1.1 has a question without answers.
+        ValueError: Also if the file has an id twice, if an answer is not at its place in the context, or if version 1.1
+            has a question without answers.
     """
-    try:
-        questions = list(_questions(json.loads(file.read_text(encoding="utf-8"))))
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{file} is not whole JSON (line {error.lineno}, column {error.colno}); download it again"
-        ) from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{file} is not UTF-8; download it again") from None
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file} is not in SQuAD's layout ({error}); give the official JSON") from None
-    if not questions:
-        raise ValueError(f"{file} holds no paragraph with a question; give SQuAD's own file")
+    questions = read_layout(file)
     seen: set[str] = set()
     for question in questions:
         name, answers = f"{file}: question {question['id']}", question["answers"]
@@ -80,19 +65,6 @@ def read_questions(file: Path, version: str) -> "Dataset":
                 raise ValueError(f"{name}: the answer {text!r} is not at character {start} of its paragraph")
         seen.add(question["id"])
     return need("datasets").Dataset.from_list(questions)
-
-
-def _questions(stored: Any) -> Iterator[dict[str, Any]]:
-    for paragraph in (paragraph for article in stored["data"] for paragraph in article["paragraphs"]):
-        for item in paragraph["qas"]:
-            texts = [answer["text"] for answer in item["answers"]]
-            starts = [int(answer["answer_start"]) for answer in item["answers"]]
-            yield {
-                "id": str(item["id"]),
-                "question": item["question"],
-                "context": paragraph["context"],
-                "answers": {"text": texts, "answer_start": starts},
-            }
 
 
 def squad_metrics(questions: Iterable[Any], found: Sequence[str]) -> dict[str, float]:
