@@ -32,6 +32,11 @@ def test_three_fits_reach_a_quality_with_few_bits_to_spare(name, limit):
     assert best.bits < 0.3 or CURVES[name](best.bits * 0.85) > limit
 
 
+def test_a_last_fit_between_two_others_halves_the_gap_at_least():
+    tried = [Tried(1.4, 0.3), Tried(0.588, 1.73)]
+    assert next_bits(tried, 1, 0.1, 16) == pytest.approx((1.4 + 0.588) / 2)
+
+
 def test_a_fit_that_is_close_enough_is_the_last():
     assert len(searched(lambda bits: 0.95, 1)) == 1
 

@@ -12,10 +12,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from vocabpress.evaluate.batches import by_length, encode_lines
-from vocabpress.evaluate.language import CAUSAL, CLASSES, MASKED, logits_at, longest_input, perplexity
+from vocabpress.evaluate.language import CAUSAL, CLASSES, MASKED, divergences, logits_at, longest_input
 from vocabpress.fitting.table import Table
 from vocabpress.hf.checkpoint import open_tokenizer
 from vocabpress.hf.original import Original
@@ -112,16 +113,15 @@ def compare(old: Tensor, new: Tensor, targets: Tensor) -> Tensor:
         new: Logits of the compressed model, (places, V).
         targets: The right tokens, (places).
     """
-    p, q = old.log_softmax(-1), new.log_softmax(-1)
-    kl, same = (p.exp() * (p - q)).sum(-1), old.argmax(-1) == new.argmax(-1)
-    nats = [-each.gather(1, targets[:, None])[:, 0] for each in (p, q)]
-    return torch.stack([kl, same, *nats], 1).double()
+    found = divergences(old, new)
+    nats = [cross_entropy(each, targets, reduction="none").double() for each in (old, new)]
+    return torch.stack([found["kl"], found["top1_agreement"], *nats], 1)
 
 
 def _perplexity(nats: float) -> float | None:
     try:
-        return perplexity(torch.tensor(nats, dtype=torch.float64))
-    except ValueError:
+        return math.exp(nats)
+    except OverflowError:
         return None
 
 

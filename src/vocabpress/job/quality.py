@@ -64,10 +64,13 @@ def next_bits(tried: Sequence[Tried], limit: float, least: float, most: float) -
     best, nearest = smallest(tried, limit), min(tried, key=lambda each: abs(math.log(max(each.loss, 1e-6) / limit)))
     if len(tried) == FITS:
         return None
-    aim = limit * (LAST_AIM if best is None and len(tried) == FITS - 1 else AIM)
-    bits = shifted(nearest.bits, nearest.loss, aim, _fall(tried, STEEPEST_UP if best is None else STEEPEST))
-    failed = [each.bits for each in tried if each.loss > limit]
-    low, high = max(failed, default=least), most if best is None else best.bits
+    last = len(tried) == FITS - 1
+    fall = _fall(tried, STEEPEST_UP if best is None else STEEPEST)
+    bits = shifted(nearest.bits, nearest.loss, limit * (LAST_AIM if last else AIM), fall)
+    low = max((each.bits for each in tried if each.loss > limit), default=least)
+    high = most if best is None else best.bits
+    if last and best is not None and low > least:  # a fit that fails would be for nothing
+        bits = max(bits, (low + high) / 2)
     bits = min(max(bits, low, least), high, most)
     if best is not None and bits > best.bits * (1 - SAVING):
         return None
