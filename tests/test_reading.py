@@ -170,10 +170,10 @@ def test_a_model_reads_as_it_is_told_and_saves_as_before(choice, tmp_path):
 @pytest.mark.parametrize(
     ("choice", "words"),
     [
-        ({"resident": "int8"}, "resident is 'dense' or nothing, got 'int8'"),
+        ({"resident": "int8"}, "resident is 'dense', 'codes' or nothing, got 'int8'"),
         ({"hot_rows": "lots"}, "'lots' is not a size; write it like 800kB"),
         ({"hot_rows": "-1"}, "'-1' is not a size"),
-        ({"hot_rows": "1MB", "resident": "dense"}, "resident keeps all rows decoded, hot_rows some; give one of them"),
+        ({"hot_rows": "1MB", "resident": "dense"}, "resident is for all rows, hot_rows keeps some decoded; give one of them"),
     ],
 )
 def test_bad_choices_are_refused(choice, words):
