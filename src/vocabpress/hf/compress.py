@@ -54,8 +54,8 @@ def compress(
     Args:
         model: A hub id, or a folder with config.json and weights.
         output: A folder that does not exist yet, or is empty. It appears when all is done, or not at all.
-        method: A method, or its name with its default settings; None takes `FastScan` where an output head is tied to
-            the table, `TCQ` elsewhere.
+        method: A method, or its name with its default settings; None takes `TCQ`, with unbiased codes where an
+            output head is tied to the table.
         budget: Of the table; ratio 25 to float32 if None.
         linears: Linear maps that become Kronecker products, too, such as ``{"attention": (48, 384), "ffn": (2, 16)}``:
             columns and rows of the left factor; see `LinearShapes`. None leaves them as they are.
