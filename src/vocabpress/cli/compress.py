@@ -44,7 +44,7 @@ def compress(
         str | None,
         typer.Option(
             help=f"One of: {', '.join(METHODS)}; A+B, where B compresses the residual of A; or blockwise:A, A for "
-            "each block of tokens by weight. [fastscan where an output head is tied to the table, tcq elsewhere]"
+            "each block of tokens by weight. [tcq, with unbiased codes where an output head is tied to the table]"
         ),
     ] = None,
     quality: Annotated[

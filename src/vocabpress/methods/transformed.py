@@ -48,7 +48,7 @@ BASIS_BITS = (FLOAT, 8, 6, 5, 4)
 RIDGE = 1e-6
 # How much worse the predicted error of the most blocks may be. A row far longer than the others of its block is out of
 # reach of their words, which variances do not show: a few such rows, at equal error, doubled a model's perplexity.
-IN_DOUBT = 0.01
+IN_DOUBT = 0.03
 
 
 @dataclass(frozen=True)
