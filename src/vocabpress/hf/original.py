@@ -86,9 +86,14 @@ class Original:
         return (module_name(self.model, head), head) if isinstance(head, nn.Linear) else None
 
     @property
+    def ties_head(self) -> bool:
+        """Whether an output head shares the table."""
+        return self.head is not None and self.head[0] in self.tied
+
+    @property
     def default_method(self) -> Method:
         """`TCQ`; if an output head shares the table, with unbiased codes."""
-        return TCQ(unbiased=self.head is not None and self.head[0] in self.tied)
+        return TCQ(unbiased=self.ties_head)
 
     def tables(self) -> list[TableInfo]:
         """The input table, and the output head if it has a weight of its own."""

@@ -53,9 +53,9 @@ class Calibrating:
         A causal language model with a tied head gets one, measured on text that it writes, because without a metric
         the rows of a head are far worse; encoders gain nothing from so little text (`benchmarks/tied_weights.py`).
         """
-        known, head = self.weights(Calibration()), self.original.head
-        tied = head is not None and head[0] in self.original.tied
-        return self.with_metric(known, TOKENS) if self.folds and tied and writes(self.folder) else known
+        known = self.weights(Calibration())
+        speaks = self.folds and self.original.ties_head and writes(self.folder)
+        return self.with_metric(known, TOKENS) if speaks else known
 
     def of(self, given: Calibration) -> Calibration:
         """The calibration of the job.
