@@ -193,9 +193,9 @@ def test_trellis_codes_are_decoded_once_where_a_head_is_tied(name, method, reade
         assert kept.rows.dtype == torch.bfloat16
         assert loaded.get_input_embeddings().reader is loaded.get_output_embeddings().reader
     read_with(loaded, resident="codes")
-    assert type(loaded.get_output_embeddings().reader) is Reader
+    assert type(loaded.get_input_embeddings().reader) is Reader
     read_with(loaded)
-    assert type(loaded.get_output_embeddings().reader if reader is Resident else Reader()) is reader
+    assert type(loaded.get_input_embeddings().reader) is reader
 
 
 def test_decoded_rows_are_given_back_before_they_are_made_anew(monkeypatch):
