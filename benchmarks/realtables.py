@@ -84,3 +84,16 @@ def tied_heads() -> str:
         seconds = f"{fit.seconds:.0f}" if fit.seconds else "-"
         lines.append([name, size(fit.bytes["table"]), *metrics, seconds, *memory, *speed])
     return table(headers, lines or [[PLACEHOLDER, *["-"] * (len(headers) - 1)]])
+
+
+def tied_weights() -> str:
+    """A line for each choice at each ratio: what a tied table loses on two texts."""
+    file = RESULTS / "tied_weights.json"
+    columns = {"perplexity": ("ratio", 3), "KL": ("kl", 4)}
+    metrics = [(f"{text}_{name}", places) for text in ("wikitext", "stories") for name, places in columns.values()]
+    lines = [
+        [f"{found.settings['ratio']:g}x", found.variant, *(f"{found.metrics[m]:.{places}f}" for m, places in metrics)]
+        for found in (read_results(file) if file.exists() else [])
+    ]
+    headers = ["ratio", "", *(f"{text}, {name}" for text in ("WikiText-2", "stories") for name in columns)]
+    return table(headers, lines or [[PLACEHOLDER, *["-"] * (len(headers) - 1)]])
