@@ -45,6 +45,7 @@ bench: $(READY)  ## Write benchmarks/results and the tables made of them (reads 
 	$(BIN)/python benchmarks/domains.py
 	$(BIN)/python benchmarks/heads.py
 	$(BIN)/python benchmarks/trellis.py
+	$(BIN)/python benchmarks/words.py
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/dryrun.py
 	$(BIN)/python benchmarks/memory.py

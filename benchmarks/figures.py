@@ -329,6 +329,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "noise": noise,
     "scaling": timings.scaling,
     "trellis": timings.trellis,
+    "words": timings.words,
     "runtimes": timings.runtimes,
     "reading": timings.reading,
     "start": timings.start,

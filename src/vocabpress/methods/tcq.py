@@ -26,7 +26,7 @@ from vocabpress.methods.transformed import TransformMethod, coded
 from vocabpress.progress import Bar
 
 # Bits and columns of a step: the scale of the words at which normal numbers are coded best, in their deviations, and
-# the error left then over the rate-distortion bound, with a memory of 12 (`benchmarks/trellis.py`). At few bits a
+# the error left then over the rate-distortion bound, with a memory of 12 (`benchmarks/words.py`). At few bits a
 # decoded row is shorter than the row by the error; at many bits words must reach beyond the numbers.
 WORDS = {
     (0, 1): (0.0, 1.0),
