@@ -53,6 +53,7 @@ bench: $(READY)  ## Write benchmarks/results and the tables made of them (reads 
 	$(BIN)/python benchmarks/runtimes.py
 	-$(BIN)/python benchmarks/gpu.py  # where there is one
 	$(BIN)/python benchmarks/tied_heads.py
+	$(BIN)/python benchmarks/tied_weights.py
 	$(BIN)/python benchmarks/combination.py
 	$(BIN)/python benchmarks/architectures.py
 	$(BIN)/python benchmarks/kroneckerbert.py --preset kronecker-8x --ablations

@@ -16,6 +16,7 @@ from sentence_transformers import SentenceTransformer
 from transformers.utils import logging as transformers_logging
 
 from vocabpress import Budget, Method, compress
+from vocabpress.calibrate import calibrate
 from vocabpress.evaluate.sentences import agreement, embed, sts_spearman
 from vocabpress.evaluate.speed import interleaved_milliseconds
 from vocabpress.methods import method_name
@@ -37,7 +38,9 @@ class Variant:
     name: str
     method: Method
     ratio: float
-    weights: dict[str, Any] = field(default_factory=dict)  # text= or calibration= of `compress`
+    weights: dict[str, Any] = field(
+        default_factory=dict
+    )  # text=, whose tokens are counted, or calibration= of `compress`
 
 
 def parse(description: str | None) -> argparse.Namespace:
@@ -86,6 +89,13 @@ def sts_judge(pairs: list[tuple[str, str, float]]) -> Judge:
     return lambda encoder, original: sentence_metrics(encoder, pairs, original)
 
 
+def calibration(variant: Variant) -> Any:
+    """The calibration of a variant: its own, or the counts of its text without a metric, or equal weights."""
+    if "text" in variant.weights:
+        return calibrate(SAMPLE, text=variant.weights["text"], metric=False)
+    return variant.weights.get("calibration", "uniform")
+
+
 def measure(variant: Variant, benchmark: str, seed: int, judge: Judge | None) -> Result:
     """Compress the sample model, reload it from disk, measure; without a judge only the table is measured."""
     with tempfile.TemporaryDirectory() as folder:
@@ -95,8 +105,8 @@ def measure(variant: Variant, benchmark: str, seed: int, judge: Judge | None) ->
             method=variant.method,
             budget=Budget.ratio(variant.ratio),
             seed=seed,
-            **({} if variant.weights.keys() & {"text", "calibration"} else {"calibration": "uniform"}),
-            **variant.weights,
+            calibration=calibration(variant),
+            measure=False,
         )
         metrics = {
             "ratio_to_float32": report.ratio_to_float32,

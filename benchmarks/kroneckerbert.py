@@ -65,7 +65,7 @@ class Bench:
 
         def make() -> Result:
             shutil.rmtree(folder, ignore_errors=True)
-            report = compress(self.model, folder, **preset(self.chosen.preset), seed=self.chosen.seed, progress=True)
+            report = compress(self.model, folder, **preset(self.chosen.preset), seed=self.chosen.seed, measure=False)
             metrics = {"relative_error": report.relative_error, "mean_cosine": report.mean_cosine}
             metrics |= {f"relative_error_{part.role}": part.relative_error for part in report.linears}
             details = {"linears": [asdict(part) for part in report.linears]}

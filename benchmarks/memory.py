@@ -100,7 +100,7 @@ def compressing(source: Path, out: Path, method: str, gigabytes: float, seed: in
     """Compress the checkpoint through the command line."""
     ratio, config = RATIOS[method], json.loads((source / "config.json").read_text(encoding="utf-8"))
     command = [sys.executable, "-m", "vocabpress.cli", "compress", str(source), "-o", str(out), "--method", method]
-    command += ["--ratio", f"{ratio:g}", "--seed", str(seed), "--json"]
+    command += ["--ratio", f"{ratio:g}", "--seed", str(seed), "--no-measure", "--json"]
     used = watch(command, LIMIT)
     report = json.loads(used.output.splitlines()[-1])
     sizes = {
@@ -183,7 +183,7 @@ def main() -> int:
         for ratio in arguments.ratios:
             ways = [way for way in WAYS if (way, ratio, None) not in there]
             if ways:
-                compress(SAMPLE, place / f"small-{ratio:g}", budget=Budget.ratio(ratio), progress=True)
+                compress(SAMPLE, place / f"small-{ratio:g}", budget=Budget.ratio(ratio), measure=False, progress=True)
             for way in ways:
                 with ProcessPoolExecutor(1, get_context("spawn")) as apart:  # without memory left by a fit
                     job = apart.submit(loaded, way, ratio, place / f"small-{ratio:g}", arguments.seed)

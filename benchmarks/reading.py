@@ -26,7 +26,7 @@ from transformers import AutoModel, BertConfig, BertModel
 
 from bench import SENTENCES
 from common import RESULTS, SAMPLE, milliseconds, parse
-from vocabpress import compress, read_with
+from vocabpress import Budget, compress, read_with
 from vocabpress.embeddings.kernels.decoders import copied
 from vocabpress.embeddings.kernels.watch import Watch
 from vocabpress.hf.checkpoint import open_tokenizer
@@ -88,7 +88,8 @@ def look(small: Path) -> dict[str, float]:
 
 def measure(name: str, original: Path, small: Path, arguments: argparse.Namespace) -> list[Result]:
     """Measure all ways of reading one model, at all shapes."""
-    report, start = compress(original, small, progress=True), time.perf_counter()
+    report = compress(original, small, budget=Budget.ratio(25), measure=False, progress=True)
+    start = time.perf_counter()
     loads, results = [timed(original, small, arguments.data) for _ in range(LOADS)], list[Result]()
     looks = look(small)
     for way in (AGAIN, *WAYS):

@@ -51,8 +51,9 @@ def compressed(method: Method, seed: int, calibration: Calibration | None = None
     folder = CACHE / "recovery" / f"{method_name(method)}-seed{seed}"
     if not (folder / "config.json").exists():
         shutil.rmtree(folder, ignore_errors=True)
+        size = Budget.ratio(RATIO)
         compress(
-            SAMPLE, folder, method=method, budget=Budget.ratio(RATIO), seed=seed, progress=True, calibration=calibration
+            SAMPLE, folder, method=method, budget=size, seed=seed, calibration=calibration, measure=False, progress=True
         )
     return folder
 

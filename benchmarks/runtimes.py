@@ -54,7 +54,7 @@ def main() -> int:
         folder = Path(name)
         original = export(SAMPLE, folder / "original")
         for case, (method, ratio) in CASES.items():
-            compress(SAMPLE, folder / case, method=method, budget=Budget.ratio(ratio), progress=True)
+            compress(SAMPLE, folder / case, method=method, budget=Budget.ratio(ratio), measure=False, progress=True)
             report = export(folder / case, folder / f"{case} as onnx")
             results.append(compare(case, report, original, arguments.seed))
             write_results(RESULTS / "runtimes.json", results)

@@ -43,7 +43,9 @@ def fit(cell: str, folder: Path) -> None:
     method, ratio = CELLS[cell] or ("", 0)
     known, made = Calibration.load(METRIC), folder.with_name(f"{folder.name}-unfinished")
     shutil.rmtree(made, ignore_errors=True)
-    report = compress(MODEL, made, method=method, budget=Budget.ratio(ratio), calibration=known, progress=True)
+    report = compress(
+        MODEL, made, method=method, budget=Budget.ratio(ratio), calibration=known, measure=False, progress=True
+    )
     seconds_of(folder).write_text(str(report.seconds), encoding="utf-8")
     made.rename(folder)
 

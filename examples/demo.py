@@ -71,7 +71,7 @@ def read_sentences() -> list[str]:
 
 def run(method: str, model: Path, output: Path, sentences: list[str]) -> Outcome:
     """Compress, reload from disk, measure."""
-    report = compress(model, output / method, method=method, budget=Budget.ratio(RATIO), progress=True)
+    report = compress(model, output / method, method=method, budget=Budget.ratio(RATIO), measure=False, progress=True)
     original = SentenceTransformer(str(model), device="cpu")
     compressed = SentenceTransformer(str(output / method), device="cpu")
     table = original[0].get_parameter(f"model.{report.table}.weight").detach()

@@ -90,7 +90,9 @@ def main() -> int:
     for ratio in RATIOS:
         print(f"{ratio:g}x …", file=sys.stderr)
         folder, budget = output / f"{ratio:g}x", Budget.ratio(ratio)
-        reports.append(compress(source, folder, method="tcq", budget=budget, calibration=known, progress=True))
+        reports.append(
+            compress(source, folder, method="tcq", budget=budget, calibration=known, measure=False, progress=True)
+        )
         results = evaluate(folder, TASKS, against=source, text=[TEXT], progress=True)
         found.append({result.task: result for result in results})
     show_answers(found)

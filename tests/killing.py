@@ -32,7 +32,9 @@ text = ["text.txt"]
 
 
 def compress_it(folder):
-    vocabpress.compress(folder / "source", folder / "out", method="svd", budget=vocabpress.Budget.ratio(4))
+    vocabpress.compress(
+        folder / "source", folder / "out", method="svd", budget=vocabpress.Budget.ratio(4), measure=False
+    )
 
 
 def export_it(folder):

@@ -36,7 +36,7 @@ def source(tmp_path_factory):
 def small(source, text, tmp_path_factory):
     """A compressed copy, and the report of its making."""
     folder = tmp_path_factory.mktemp("models") / "small"
-    return folder, compress(source, folder, method="svd", budget=Budget.ratio(6), text=[text])
+    return folder, compress(source, folder, method="svd", budget=Budget.ratio(6), text=[text], measure=False)
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +60,7 @@ def save_maskable(folder, name="bert"):
 def pair(name, base):
     """A tiny model and its compressed copy."""
     source = save_maskable(base / "source", name)
-    compress(source, base / "small", method="svd", budget=Budget.ratio(6))
+    compress(source, base / "small", method="svd", budget=Budget.ratio(6), measure=False)
     return source, base / "small"
 
 

@@ -174,7 +174,14 @@ def test_a_pruned_body_is_just_a_body(tmp_path):
     tiny.save("bert", tmp_path / "whole")
     for file in (tmp_path / "whole").glob("tokenizer*"):
         file.rename(tmp_path / "pruned" / file.name)
-    compress(tmp_path / "pruned", tmp_path / "out", method=Uniform(), budget=Budget.ratio(4), calibration="uniform")
+    compress(
+        tmp_path / "pruned",
+        tmp_path / "out",
+        method=Uniform(),
+        budget=Budget.ratio(4),
+        calibration="uniform",
+        measure=False,
+    )
     loaded, info = AutoModelForMaskedLM.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert (info["missing_keys"], info["unexpected_keys"]) == (set(), set())
     assert len(loaded.bert.encoder.layer) == 1

@@ -144,7 +144,7 @@ def test_a_head_of_t5_that_stands_apart_stays_apart(tmp_path):
     model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight))
     model.config.tie_word_embeddings = False
     model.save_pretrained(tmp_path / "source")
-    compress(tmp_path / "source", tmp_path / "out", method=SVD("int8"), budget=Budget.ratio(6))
+    compress(tmp_path / "source", tmp_path / "out", method=SVD("int8"), budget=Budget.ratio(6), measure=False)
     assert json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]["separate"] == ["lm_head"]
     loaded, info = T5ForConditionalGeneration.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not any(info.values())
@@ -211,7 +211,7 @@ def test_code_beside_the_weights_runs_only_if_asked_for(tmp_path, monkeypatch, c
     (source / "config.json").write_text(json.dumps(config))
     monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     with pytest.raises(ValueError, match="needs code that lies beside its weights; read it, then allow it"):
-        compress(source, tmp_path / "no", method=SVD(), budget=Budget.ratio(6))
+        compress(source, tmp_path / "no", method=SVD(), budget=Budget.ratio(6), measure=False)
     assert not (tmp_path / "no").exists()
     capsys.readouterr()
     code, _, err = run(capsys, "inspect", source)
@@ -219,7 +219,9 @@ def test_code_beside_the_weights_runs_only_if_asked_for(tmp_path, monkeypatch, c
     assert "--trust-remote-code (in vocabpress compress and inspect)" in err
     code, out, _ = run(capsys, "inspect", source, "--trust-remote-code", "--json")
     assert (code, json.loads(out.splitlines()[-1])["architecture"]) == (0, "OwnForCausalLM")
-    report = compress(source, tmp_path / "out", method=SVD(), budget=Budget.ratio(6), trust_remote_code=True)
+    report = compress(
+        source, tmp_path / "out", method=SVD(), budget=Budget.ratio(6), trust_remote_code=True, measure=False
+    )
     assert report.architecture == "OwnForCausalLM"
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", trust_remote_code=True)
     assert type(loaded).__name__ == "OwnForCausalLM"

@@ -140,7 +140,7 @@ def test_weights_by_predictions(tmp_path):
     assert torch.equal(Calibration().joined(found).predicted, predicted)
     assert torch.equal(found.joined(Calibration(torch.rand(4))).predicted, predicted)  # they go with the metric
     found.check(4, 2)
-    with pytest.raises(ValueError, match="4"):
+    with pytest.raises(ValueError, match="predicted of 4 tokens, the table has 5"):
         replace(Calibration(), predicted=predicted).check(5, 2)
     with pytest.raises(ValueError, match="models whose output head is tied"):
         Calibration().by_predictions()

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import tiny
 from command import run
-from vocabpress.hf import compress as compress_module
+from vocabpress.job import write as write_module
 
 
 def small(source, output, *more):
@@ -263,7 +263,7 @@ def test_a_full_disk_leaves_nothing(source, tmp_path, capsys, monkeypatch):
         (folder / "model.safetensors").write_bytes(b"half of it")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(compress_module, "save", save)
+    monkeypatch.setattr(write_module, "save", save)
     code, _, err = run(capsys, *small(source, tmp_path / "deep" / "out"))
     assert code == 2
     assert "No space left on device; free some space" in err
@@ -274,12 +274,12 @@ def test_a_full_disk_leaves_nothing(source, tmp_path, capsys, monkeypatch):
 def test_an_interruption_leaves_nothing(kind, source, tmp_path):
     """A process stopped while its folder is half written."""
     code = (
-        "import signal, sys, time, vocabpress.hf.compress as c, vocabpress.cli as cli\n"
+        "import signal, sys, time, vocabpress.job.write as w, vocabpress.cli as cli\n"
         # A shell's background job starts with SIGINT ignored; this test may run in one.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def save(model, folder):\n"
         "    (folder / 'model.safetensors').write_bytes(b'half'); print('saving', flush=True); time.sleep(60)\n"
-        "c.save = save\n"
+        "w.save = save\n"
         "sys.exit(cli.main(sys.argv[1:]))\n"
     )
     arguments = [str(part) for part in small(source, tmp_path / "out")]

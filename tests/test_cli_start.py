@@ -79,7 +79,7 @@ BEFORE = pytest.param("from transformers import AutoModel; import vocabpress", m
 @pytest.mark.parametrize("first", ["import vocabpress", BEFORE])
 def test_the_import_is_light_and_registers_what_comes_later(first, tmp_path):
     source = tiny.save("bert", tmp_path / "in")
-    vocabpress.compress(source, tmp_path / "small", method="svd", budget=vocabpress.Budget.ratio(4))
+    vocabpress.compress(source, tmp_path / "small", method="svd", budget=vocabpress.Budget.ratio(4), measure=False)
     vocabpress.static_embedding(tmp_path / "small", tmp_path / "static")
     code = (
         LOADED
@@ -198,7 +198,7 @@ def test_bytes_that_a_search_or_the_table_decides_are_a_limit(tmp_path, capsys):
 
 def test_evaluate_shows_before_after_and_the_difference(tmp_path, capsys):
     source = tiny.save("gpt2", tmp_path / "in")
-    vocabpress.compress(source, tmp_path / "small", method="svd", budget=vocabpress.Budget.ratio(4))
+    vocabpress.compress(source, tmp_path / "small", method="svd", budget=vocabpress.Budget.ratio(4), measure=False)
     (tmp_path / "text.txt").write_text("w1 w2 w3 w4 w5 w6\n" * 30)
     tasks = ("--task", "clm", "--task", "reconstruction", "--text", tmp_path / "text.txt")
     arguments = ("evaluate", tmp_path / "small", "--against", source, *tasks, "-o", tmp_path / "results")

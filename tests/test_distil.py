@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
     for factors in ("float16", "int8"):
         method = NearestKronecker(width=4, factors=factors)
         linears = {**LINEARS, "factors": factors}
-        compress(place / "bert", place / factors, method=method, budget=Budget.ratio(4), linears=linears)
+        compress(place / "bert", place / factors, method=method, budget=Budget.ratio(4), linears=linears, measure=False)
     return place
 
 
@@ -99,7 +99,7 @@ def test_outputs_of_feed_forward_blocks_are_those_before_the_residual_connection
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "t5", "bart, scaled"])
 def test_blocks_are_found_in_other_architectures(folder, tmp_path, name):
-    compress(folder / name, tmp_path / "small", method="svd", budget=Budget.ratio(4))
+    compress(folder / name, tmp_path / "small", method="svd", budget=Budget.ratio(4), measure=False)
     settings = Recovery(**{**QUICK, "steps": 4, "ffn": 1.0})
     text = [folder / "text.txt"]
     report = recover(

@@ -31,7 +31,7 @@ def small(name, folder, method):
     tokenizer = AutoTokenizer.from_pretrained(source)
     tokenizer.pad_token = "[UNK]"
     tokenizer.save_pretrained(source)
-    compress(source, folder / "small", method=method, budget=Budget.ratio(3))
+    compress(source, folder / "small", method=method, budget=Budget.ratio(3), measure=False)
     (folder / "text.txt").write_text(TEXT, encoding="utf-8")
     return folder / "small"
 

@@ -21,11 +21,12 @@ LAYERS = [
     {"evaluate", "export", "trim"},
     {"recover"},
     {"calibrate"},
+    {"job"},
     {"sweep"},
     {"report", ""},
     {"cli", "__main__"},
 ]
-TRANSFORMERS_MAY = {"hf", "evaluate", "recover", "calibrate", "export", "trim"}
+TRANSFORMERS_MAY = {"hf", "evaluate", "recover", "calibrate", "job", "export", "trim"}
 
 
 def layer_of(module: str) -> int:

@@ -28,7 +28,7 @@ def place(tmp_path):
     tokenizer.save_pretrained(tmp_path / "source")
     lines = [f"w{3 + i} w{4 + 2 * i} w{5 + i * i % 190} w7 w{i + 9}" for i in range(60)]
     (tmp_path / "text.txt").write_text("\n".join(lines), encoding="utf-8")
-    compress(tmp_path / "source", tmp_path / "small", method="svd", budget=Budget.ratio(4))
+    compress(tmp_path / "source", tmp_path / "small", method="svd", budget=Budget.ratio(4), measure=False)
     return tmp_path
 
 
@@ -121,7 +121,7 @@ def test_a_real_full_disk(place):
         pytest.skip("no file system may be mounted here")
     try:
         with pytest.raises(ValueError, match="No space left on device"):
-            compress(place / "source", disk / "out", method="svd", budget=Budget.ratio(4))
+            compress(place / "source", disk / "out", method="svd", budget=Budget.ratio(4), measure=False)
         assert not list(disk.iterdir())
     finally:
         os.system(f"umount {disk}")
@@ -134,7 +134,7 @@ def test_a_folder_that_can_not_be_written(place, monkeypatch):
     if os.access(locked, os.W_OK):  # root may write anywhere, but not into a file system of the kernel
         locked = type(place)("/proc")
     with pytest.raises(ValueError, match="can't write"):
-        compress(place / "source", locked / "out", method="svd", budget=Budget.ratio(4))
+        compress(place / "source", locked / "out", method="svd", budget=Budget.ratio(4), measure=False)
 
 
 def test_of_two_runs_on_one_target_one_wins_whole(place):

@@ -63,7 +63,7 @@ def test_it_reads_whole_checkpoints(reader, name):
 
 def test_it_finds_what_was_changed(reader, tmp_path):
     source = tiny.save("bert", tmp_path / "source")
-    compress(source, tmp_path / "out", method=FastScan(), budget=Budget.ratio(6), calibration="uniform")
+    compress(source, tmp_path / "out", method=FastScan(), budget=Budget.ratio(6), calibration="uniform", measure=False)
     reader.read_folder(tmp_path / "out")
     file = tmp_path / "out" / "model.safetensors"
     content = bytearray(file.read_bytes())
@@ -76,7 +76,15 @@ def test_it_finds_what_was_changed(reader, tmp_path):
 def test_kronecker_maps_are_read_too(reader, tmp_path):
     source = tiny.save("bert", tmp_path / "source")
     method, shapes = NearestKronecker(), {"attention": (4, 4)}
-    compress(source, tmp_path / "out", method=method, budget=Budget.ratio(6), linears=shapes, calibration="uniform")
+    compress(
+        source,
+        tmp_path / "out",
+        method=method,
+        budget=Budget.ratio(6),
+        linears=shapes,
+        calibration="uniform",
+        measure=False,
+    )
     model = AutoModelForMaskedLM.from_pretrained(tmp_path / "out")
     name = "encoder.layer.0.attention.self.query"
     expected = model.get_submodule(f"bert.{name}").weight

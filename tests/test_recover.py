@@ -42,7 +42,9 @@ def folder(tmp_path_factory):
     model = open_model(place / "bert", named_class(place / "bert"))
     model.get_input_embeddings().weight.data.mul_(30)  # as large as what the model adds to it
     model.save_pretrained(place / "bert")
-    compress(place / "bert", place / "small", method=LightToken(stages=1, epochs=1), budget=Budget.ratio(6))
+    compress(
+        place / "bert", place / "small", method=LightToken(stages=1, epochs=1), budget=Budget.ratio(6), measure=False
+    )
     return place
 
 
@@ -131,7 +133,7 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(folder, tmp_path, monkeypatch
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "t5", "bart, scaled", "gemma3, scaled"])
 def test_other_architectures(folder, tmp_path, name):
-    compress(folder / name, tmp_path / "small", method="svd", budget=Budget.ratio(4))
+    compress(folder / name, tmp_path / "small", method="svd", budget=Budget.ratio(4), measure=False)
     report = recover(
         tmp_path / "small",
         tmp_path / "out",

@@ -52,7 +52,9 @@ def table_of(model):
 @pytest.mark.parametrize("normalized", [True, False])
 def test_a_compressed_static_embedding_loads_and_averages_rows(normalized, tmp_path):
     original = static(tmp_path / "source", normalized)
-    report = vocabpress.compress(tmp_path / "source", tmp_path / "out", method=TCQ(memory=8), budget=Budget.ratio(6))
+    report = vocabpress.compress(
+        tmp_path / "source", tmp_path / "out", method=TCQ(memory=8), budget=Budget.ratio(6), measure=False
+    )
     small = opened(tmp_path / "out")
     table = table_of(small).table
     assert report.table_bytes_after == table.total_bits() // 8 <= tiny.VOCAB * 32 * 4 / 6
@@ -75,7 +77,7 @@ def test_a_dense_table_gives_what_the_static_embedding_gave(tmp_path):
 
 def test_the_table_of_any_compressed_model_is_a_static_embedding(tmp_path):
     source = tiny.save("bert", tmp_path / "source")
-    vocabpress.compress(source, tmp_path / "small", method=SVD("int8"), budget=Budget.ratio(6))
+    vocabpress.compress(source, tmp_path / "small", method=SVD("int8"), budget=Budget.ratio(6), measure=False)
     vocabpress.static_embedding(tmp_path / "small", tmp_path / "out")
     found = opened(tmp_path / "out")
     ids = [[5, 6], [7, tiny.VOCAB - 1, 8, 9]]
@@ -139,7 +141,7 @@ def test_a_cross_encoder_predicts_the_same_after_loading(tmp_path):
     tokenizer.save_pretrained(source)
     BertForSequenceClassification(BertConfig(**tiny.BERT, vocab_size=tiny.VOCAB, num_labels=1)).save_pretrained(source)
     library.CrossEncoder(str(source), device="cpu").save_pretrained(str(tmp_path / "cross"))
-    vocabpress.compress(tmp_path / "cross", tmp_path / "out", method=SVD("int8"), budget=Budget.ratio(6))
+    vocabpress.compress(tmp_path / "cross", tmp_path / "out", method=SVD("int8"), budget=Budget.ratio(6), measure=False)
     small = library.CrossEncoder(str(tmp_path / "out"), device="cpu")
     pairs = [("w5 w6", "w7"), ("w8", "w9 w10")]
     scores = small.predict(pairs)

@@ -123,7 +123,11 @@ def test_a_place_that_can_not_be_written_is_refused_before_the_work(command, tmp
         "trim": lambda out: trim("model", out, scripts=["Latin"]),
         "recover": lambda out: recover("model", out, teacher="teacher", settings=Recovery(steps=1)),
     }
-    modules = {"compress": "vocabpress.hf.compress", "trim": "vocabpress.trim.run", "recover": "vocabpress.recover.run"}
+    modules = {
+        "compress": "vocabpress.job.compress",
+        "trim": "vocabpress.trim.run",
+        "recover": "vocabpress.recover.run",
+    }
     if command == "export":
         export = pytest.importorskip("vocabpress.export", reason="export needs the extra onnx").export
         jobs["export"], modules["export"] = (lambda out: export("model", out)), "vocabpress.export.run"
@@ -312,7 +316,7 @@ def test_an_output_inside_of_the_model_is_no_companion(tmp_path):
 def test_a_list_of_modules_that_is_not_to_be_trusted_is_refused_before_the_fit(tmp_path, monkeypatch):
     source = several_templates(tmp_path / "source")
     (source / "modules.json").write_text(json.dumps([{"path": "../../etc", "type": "x"}]))
-    monkeypatch.setattr("vocabpress.hf.compress.load_model", None)
+    monkeypatch.setattr("vocabpress.job.compress.load_model", None)
     with pytest.raises(ValueError, match="is not to be trusted"):
         compress(source, tmp_path / "out", method="autoencoder", budget=Budget.ratio(4))
     with pytest.raises(ValueError, match="is not to be trusted"):

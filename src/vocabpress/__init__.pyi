@@ -4,18 +4,19 @@ from .embeddings import EMBEDDINGS as EMBEDDINGS
 from .embeddings import CompressedEmbedding as CompressedEmbedding
 from .embeddings import build as build
 from .fitting.shards import Shards as Shards
-from .hf.compress import compress as compress
 from .hf.compress import compress_model as compress_model
 from .hf.config import VocabpressConfig as VocabpressConfig
 from .hf.extract import static_embedding as static_embedding
 from .hf.modules import read_with as read_with
 from .hf.original import TableInfo as TableInfo
 from .hf.original import find_tables as find_tables
+from .hf.report import Change as Change
 from .hf.report import Report as Report
 from .hf.request import PRESETS as PRESETS
 from .hf.request import LinearShapes as LinearShapes
 from .hf.request import Request as Request
 from .hf.request import preset as preset
+from .job.compress import compress as compress
 from .methods import (
     METHODS as METHODS,
 )

@@ -5,10 +5,10 @@ unlabelled text: the effect of an error of the rows on the output, to second ord
 information of the embedding layer (Amari, 1998). Its use in a fit: `vocabpress.fitting.fold`.
 
 Where an output head is tied to the table, a row is read a second time. An error e of the row of token i changes its
-logit by h e^T, h the last hidden state, and the predictions by about p_i (h e^T)^2 / 2 nats, p_i the probability of the
-token. So H = E[h^T h] over the positions that predict is added to M. Both are in nats for each token of text. Such a
-row counts by its mean predicted probability, which is positive for every token, and close to how often the token is
-read. Tokens the text lacks have one, too, so a little text weights a whole vocabulary.
+logit by h e^T, h the last hidden state, and the predictions by about p_i (h e^T)^2 / 2 nats, p_i its probability. So
+H = E[h^T h] over the positions that predict is added to M. Both are in nats for each token of text. Such a row counts
+by its mean predicted probability, which is positive for every token, and close to how often the token is read. Tokens
+that the text lacks have one, too, so a little text weights a whole vocabulary.
 """
 
 from collections.abc import Sequence

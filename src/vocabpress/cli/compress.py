@@ -9,6 +9,7 @@ import typer
 from vocabpress.cli.later import Later
 from vocabpress.cli.names import BODIES, METHODS, PRESETS
 from vocabpress.cli.options import (
+    TEXT,
     BitsOption,
     JsonOption,
     ModelArgument,
@@ -17,7 +18,6 @@ from vocabpress.cli.options import (
     RevisionOption,
     SettingsOption,
     SizeOption,
-    TextOption,
     TrustOption,
     located,
     parse_settings,
@@ -25,7 +25,11 @@ from vocabpress.cli.options import (
 )
 
 budgets, methods, forecasts = Later("vocabpress.budget"), Later("vocabpress.methods"), Later("vocabpress.forecast")
-library, slices = Later("vocabpress.hf.compress"), Later("vocabpress.hf.slices")
+library, slices, qualities = (
+    Later("vocabpress.job.compress"),
+    Later("vocabpress.hf.slices"),
+    Later("vocabpress.job.quality"),
+)
 requests, progress = Later("vocabpress.hf.request"), Later("vocabpress.progress")
 printing, processes = Later("vocabpress.cli.printing"), Later("vocabpress.cli.together")
 
@@ -40,6 +44,13 @@ def compress(
         typer.Option(
             help=f"One of: {', '.join(METHODS)}; A+B, where B compresses the residual of A; or blockwise:A, A for "
             "each block of tokens by weight. [tcq, with unbiased codes where an output head is tied to the table]"
+        ),
+    ] = None,
+    quality: Annotated[
+        float | None,
+        typer.Option(
+            help="The smallest table that leaves at least this much, of 100, of what the model is for: 100 x mean "
+            "cosine of sentence embeddings, or 100 exp(-KL) of predictions. [99]"
         ),
     ] = None,
     ratio: RatioOption = None,
@@ -57,7 +68,12 @@ def compress(
         str | None,
         typer.Option("--preset", help=f"Instead of method, ratio and linears, as published: {', '.join(PRESETS)}."),
     ] = None,
-    text: TextOption = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"{TEXT}; the tokens and directions that matter in it are stored more exactly. May be repeated."
+        ),
+    ] = None,
     calibration: Annotated[
         str | None,
         typer.Option(
@@ -66,6 +82,15 @@ def compress(
         ),
     ] = None,
     settings: SettingsOption = None,
+    no_measure: Annotated[
+        bool, typer.Option("--no-measure", help="Don't measure what the compression changes; then --ratio 25.")
+    ] = False,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            "--recover", help="Minutes of training against the original after the fit, at most. [no training]"
+        ),
+    ] = None,
     body: Annotated[
         str | None,
         typer.Option(help=f"Also quantise all other weights: {', '.join(BODIES)}, by torchao. [unchanged]"),
@@ -86,22 +111,25 @@ def compress(
 
     Under torchrun all processes fit one table together, each a part of its rows.
     """
-    budget, fields = parse_budget(ratio, bits_per_weight, size, reference), parse_settings(settings or [])
+    budget, fields = parse_budget(ratio, bits_per_weight, size, reference, quality), parse_settings(settings or [])
     if output is None and not dry_run:
         raise ValueError("Missing option '-o' / '--output': the folder to make")
     model = located(model, revision)
+    if preset_name is None and reference is not None and ratio is None:
+        raise ValueError("--reference is what a ratio is against; give --ratio, or leave it out")
     if preset_name is None:
         chosen: dict[str, Any] = {
             "method": chosen_method(model, method, fields),
-            "budget": budget or budgets.Budget.ratio(25, reference or "float32"),
+            "budget": budget,
+            "quality": quality,
             "linears": requests.LinearShapes.read(parse_settings(linears, "--linears")) if linears else None,
         }
-    elif method is not None or budget is not None or reference is not None or linears:
+    elif method is not None or budget is not None or quality is not None or reference is not None or linears:
         raise ValueError(f"--preset {preset_name} sets method, size and linear maps; give it, or give them")
     else:
         chosen = requests.preset(preset_name, **fields)
     if dry_run:
-        show_forecast(model, chosen["method"], chosen["budget"], as_json)
+        show_forecast(model, chosen["method"], chosen["budget"], chosen.get("quality"), as_json)
         return
     if text or calibration is not None:
         chosen["calibration"] = calibration
@@ -111,6 +139,8 @@ def compress(
             output,
             **chosen,
             text=text or (),
+            measure=not no_measure,
+            recover=minutes,
             body=body,
             tie=tie,
             seed=seed,
@@ -133,33 +163,47 @@ def chosen_method(model: str, name: str | None, fields: dict[str, str]) -> Any:
     """The method by name and fields; fields without a name are those of the model's default method."""
     if name is None and not fields:
         return None
-    return methods.make_method(name or slices.default_method_name(model), **fields)
+    if name is not None:
+        return methods.make_method(name, **fields)
+    suited = slices.default_method(model)
+    return methods.make_method(methods.method_name(suited), **(methods.method_settings(suited) | fields))
 
 
-def show_forecast(model: str, method: Any, budget: Any, as_json: bool) -> None:
-    """What `--dry-run` prints."""
-    stored = slices.find_stored_table(model)
-    method = method or methods.make_method(slices.default_method_name(model))
-    found = forecasts.forecast(method, stored.rows(0, stored.shape[0]), budget)
+def show_forecast(model: str, method: Any, budget: Any, quality: float | None, as_json: bool) -> None:
+    """What `--dry-run` prints. Without a size it is about the first fit of the search for a quality."""
+    stored, suited = slices.find_stored_table(model), slices.default_method(model)
+    method = method or suited
     name, kind = methods.method_name(method), budgets.dtype_name(stored.dtype)
+    size = str(budget)
+    if budget is None:
+        wanted = qualities.check_quality(quality or qualities.DEFAULT)
+        budget = budgets.Budget.bits_per_weight(round(qualities.first_bits(wanted, suited.unbiased), 4))
+        size = f"{budget}, the start of the search for quality {wanted:g}"
+    found = forecasts.forecast(method, stored.rows(0, stored.shape[0]), budget)
     seconds = f"{name} can't predict it" if found.seconds is None else progress.duration(found.seconds)
     rows = [
         ("table", printing.size(found.table_bytes)),
         ("compressed table, at most", printing.size(found.stored_bytes)),
         ("time of the fit", seconds),
     ]
-    printing.print_table(["", ""], rows, f"{found.rows:,} x {found.columns:,} in {kind} by {name}, {budget}")
+    printing.print_table(["", ""], rows, f"{found.rows:,} x {found.columns:,} in {kind} by {name}, {size}")
     if as_json:
         print_json(asdict(found) | {"method": name, "budget": str(budget), "dtype": kind})
 
 
-def parse_budget(ratio: float | None, bits_per_weight: float | None, size: str | None, reference: str | None) -> Any:
+def parse_budget(
+    ratio: float | None,
+    bits_per_weight: float | None,
+    size: str | None,
+    reference: str | None,
+    quality: float | None = None,
+) -> Any:
     """The budget of the options, if there is one.
 
     Raises:
         ValueError: If there are several, or a reference without a ratio.
     """
-    options = {"--ratio": ratio, "--bits-per-weight": bits_per_weight, "--size": size}
+    options = {"--quality": quality, "--ratio": ratio, "--bits-per-weight": bits_per_weight, "--size": size}
     given = [name for name, value in options.items() if value is not None]
     if len(given) > 1:
         raise ValueError(f"{' and '.join(given)} both say how small; give one")

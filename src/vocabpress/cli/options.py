@@ -16,7 +16,8 @@ ModelArgument = Annotated[str, typer.Argument(help="A hub id, or a folder with c
 RevisionOption = Annotated[str | None, typer.Option(help="Branch, tag or commit of a model on the hub. [main]")]
 TEXT = "UTF-8 text: files, .gz, .jsonl (or .jsonl:FIELD), folders, pipes, - for standard input"
 TextOption = Annotated[
-    list[str] | None, typer.Option("--text", help=f"{TEXT}; used to count token frequencies. May be repeated.")
+    list[str] | None,
+    typer.Option("--text", help=f"{TEXT}; used to count token frequencies. May be repeated."),
 ]
 LessonText = Annotated[
     list[str] | None, typer.Option("--text", help=f"{TEXT}; each line is a sequence. May be repeated.")
@@ -40,7 +41,7 @@ TrustOption = Annotated[
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else; tables go to stderr.")
 ]
-RatioOption = Annotated[float | None, typer.Option(help="Table at most 1/RATIO of its size in --reference. [25]")]
+RatioOption = Annotated[float | None, typer.Option(help="Or: the table at most 1/RATIO of its size in --reference.")]
 BitsOption = Annotated[float | None, typer.Option(help="Or: at most this many bits per entry of the table.")]
 SizeOption = Annotated[str | None, typer.Option(help="Or: at most this many bytes, such as 2MB or 800kB.")]
 ReferenceOption = Annotated[str | None, typer.Option(help=f"Dtype for --ratio: {', '.join(DTYPES)}. [float32]")]

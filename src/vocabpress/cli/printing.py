@@ -75,7 +75,7 @@ def print_report(report: "Report") -> None:
     sizes += [(f"linear maps of {part.role}", part.bytes_before, part.bytes_after) for part in report.linears]
     sizes += [("whole model, on disk", report.model_bytes_before, report.model_bytes_after)]
     rows = [(name, size(before), size(after), f"{before / after:.2f}") for name, before, after in sizes]
-    title = f"{report.source_name}: {report.table} by {report.method}, {report.budget}"
+    title = f"{report.source_name}: {report.table} by {report.method}, {report.sized()}"
     print_table([f"bytes, the original in {report.dtype}", "before", "after", "times smaller"], rows, title)
     errors = {"all alike": (report.relative_error, report.mean_cosine)}
     if report.weighted_relative_error is not None:
@@ -85,6 +85,7 @@ def print_report(report: "Report") -> None:
         ["rows, read back", *errors], [(n, *(f"{v[i]:.4f}" for v in errors.values())) for i, n in enumerate(names)]
     )
     print_pairs(
+        *report.measured(),
         ("bits per weight, everything counted", f"{report.bits_per_weight:.4f}"),
         *([] if report.dtype == "float32" else [("ratio to float32", f"{report.ratio_to_float32:.2f}")]),
         ("tokens weighted by", report.weighted_by),
@@ -195,8 +196,10 @@ def _print_methods(found: "Inspection") -> None:
     ]
     title = f"bytes of {found.tables[0].name}, by how many times smaller than in float32"
     print_table(["method", "suits", *(f"{ratio:g}x" for ratio in ratios)], rows, title, text_columns=2)
-    time = "" if found.seconds is None else f", about {duration(found.seconds)} here"
-    print_line(f"compress takes {found.recommended} at 25x by default{time}; --verbose shows spectrum and plans.")
+    time = "" if found.seconds is None else f"; a fit takes about {duration(found.seconds)} here"
+    print_line(
+        f"compress takes {found.recommended} by default, at the size that leaves quality 99{time}; see --verbose, too."
+    )
 
 
 def print_compressed(found: "CompressedInspection") -> None:

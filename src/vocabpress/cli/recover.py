@@ -36,6 +36,7 @@ def recover(
     ] = "relative",
     mode: Annotated[str, typer.Option(help="table: train only the table. model: train the body, too.")] = "table",
     steps: Annotated[int, typer.Option(help="Steps of the optimiser, at most.")] = 400,
+    minutes: Annotated[float | None, typer.Option(help="Minutes of training, at most. [no limit]")] = None,
     settings: SettingsOption = None,
     seed: Annotated[int, typer.Option(help="Decides which sequences are held out, and the order of the others.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu uses no GPU.")] = None,
@@ -52,7 +53,13 @@ def recover(
     if objective not in OBJECTIVES:
         raise ValueError(f"unknown objective {objective!r}; choose from {', '.join(OBJECTIVES)}")
     model, teacher, given = Path(located(str(model))), located(teacher), parse_settings(settings or [])
-    chosen: dict[str, Any] = {**library.OBJECTIVES[objective], "mode": mode, "steps": steps, **given}
+    chosen: dict[str, Any] = {
+        **library.OBJECTIVES[objective],
+        "mode": mode,
+        "steps": steps,
+        "minutes": minutes,
+        **given,
+    }
     report = library.recover(
         model,
         output,

@@ -158,7 +158,7 @@ class Resident(_Caching):
         for part in chunks(*rows.shape):  # loops decode in float32
             rows[part] = lookup(table, ids[part])
         with torch.device("meta"):
-            form = Dense(*rows.shape)
+            form = Dense(len(ids), table.embedding_dim)
         form.rows = nn.Parameter(rows, requires_grad=False)
         return form
 

@@ -86,7 +86,8 @@ def _details(report: Report) -> str:
     settings = ", ".join(f"{name} {value}" for name, value in report.settings.items())
     rows = [
         ("method", f"{report.method}{f' ({settings})' if settings else ''}"),
-        ("budget of the table", report.budget),
+        ("budget of the table", report.sized()),
+        *report.measured(),
         ("times smaller than in float32", f"{report.ratio_to_float32:.2f}"),
         ("bits per weight, everything counted", f"{report.bits_per_weight:.4f}"),
         ("tokens weighted by", report.weighted_by),

@@ -1,7 +1,7 @@
 """Compress a model in memory: fit the linear maps and the token table, and install them in the model."""
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -22,6 +22,29 @@ from vocabpress.progress import DELAY, duration, tell
 
 LARGE = 2**21  # entries; for tables from this size on, the time of the fit is estimated first, which takes a second
 EVEN = Calibration(source=UNIFORM)
+Maps = tuple[dict[str, dict[str, Any]], list[LinearOutcome]]
+"""What `compress_linears` returns: configs of the maps' forms, and a result for each role."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A table that was fitted to an original, not yet installed.
+
+    Attributes:
+        table: The table, on the device and in the dtype of the original.
+        request: What was asked for; its method is the one that fitted.
+        seconds: Time of the fit.
+    """
+
+    table: CompressedEmbedding
+    request: Request
+    seconds: float
+
+    @property
+    def method(self) -> Method:
+        """The method that fitted the table."""
+        assert self.request.method is not None
+        return self.request.method
 
 
 @dataclass(frozen=True)
@@ -64,8 +87,21 @@ def fit(
     Raises:
         ValueError: If the method, the budget or a shape does not fit the model.
     """
-    model, weight, method = original.model, original.weight.detach(), request.method or original.default_method
-    forms, outcomes = compress_linears(model, request.linears, device, progress)
+    maps = compress_linears(original.model, request.linears, device, progress)
+    return put(original, fit_table(original, request, calibration, device, shards, progress), calibration, maps)
+
+
+def fit_table(
+    original: Original,
+    request: Request,
+    calibration: Calibration = EVEN,
+    device: str | None = None,
+    shards: Shards = ALONE,
+    progress: bool = False,
+) -> Fitted:
+    """Fit the table; the model does not change. Arguments and errors are those of `fit`."""
+    weight, method = original.weight.detach(), request.method or original.default_method
+    request = replace(request, method=method)
     if progress:
         _announce_time(original, method, request)
     start = time.perf_counter()
@@ -79,24 +115,29 @@ def fit(
         shards=shards,
         progress=progress,
     ).to(weight.device, weight.dtype)
-    seconds = time.perf_counter() - start
-    name, prefix = original.name, base_prefix(model)
+    return Fitted(table, request, time.perf_counter() - start)
+
+
+def put(original: Original, fitted: Fitted, calibration: Calibration, maps: Maps) -> Compressed:
+    """Install a fitted table in its model, whose linear maps, ``maps``, are installed already."""
+    model, name, prefix = original.model, original.name, base_prefix(original.model)
     conversions: Any = getattr(model, "_weight_conversions", None)
     if conversions:  # a save would undo them
         setattr(model, "_weight_conversions", without_converters(conversions, [name]))  # noqa: B010
     separate = original.settle_ties()
-    install(model, name, table, separate)
+    install(model, name, fitted.table, separate)
     stored = {
-        "tables": {name.removeprefix(prefix): table.config()},
-        "linears": forms,
+        "tables": {name.removeprefix(prefix): fitted.table.config()},
+        "linears": maps[0],
         "separate": [module.removeprefix(prefix) for module in separate],
-        "fitted_by": _provenance(request, method, calibration),
+        "fitted_by": _provenance(fitted, calibration),
     }
-    return Compressed(table, method, outcomes, stored, seconds)
+    return Compressed(fitted.table, fitted.method, maps[1], stored, fitted.seconds)
 
 
-def _provenance(request: Request, method: Method, calibration: Calibration) -> dict[str, Any]:
+def _provenance(fitted: Fitted, calibration: Calibration) -> dict[str, Any]:
     """How the model was fitted, for config.json."""
+    request, method = fitted.request, fitted.method
     metric = {} if calibration.metric is None else {"metric": calibration.metric_strength}
     linears = {} if request.linears is None else {"linears": request.linears.to_dict()}
     return {

@@ -1,5 +1,7 @@
 """An original in memory: its token table, the modules tied to it, and its output head."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 
@@ -9,6 +11,8 @@ from transformers import PreTrainedModel
 
 from vocabpress.budget import dtype_name
 from vocabpress.chunks import chunks
+from vocabpress.embeddings import CompressedEmbedding
+from vocabpress.embeddings.inference import lookup
 from vocabpress.hf.inner import is_quantised, stored_bytes
 from vocabpress.hf.tables import input_table_name, module_name, tied_modules
 from vocabpress.methods import TCQ, Method
@@ -82,9 +86,14 @@ class Original:
         return (module_name(self.model, head), head) if isinstance(head, nn.Linear) else None
 
     @property
+    def ties_head(self) -> bool:
+        """Whether an output head shares the table."""
+        return self.head is not None and self.head[0] in self.tied
+
+    @property
     def default_method(self) -> Method:
         """`TCQ`; if an output head shares the table, with unbiased codes."""
-        return TCQ(unbiased=self.head is not None and self.head[0] in self.tied)
+        return TCQ(unbiased=self.ties_head)
 
     def tables(self) -> list[TableInfo]:
         """The input table, and the output head if it has a weight of its own."""
@@ -129,6 +138,21 @@ class Original:
         if name not in found.tied:
             raise ValueError(f"{type(model).__name__} has no tie between {name} and its table; leave out tie")
         return found
+
+    @contextmanager
+    def reading(self, table: CompressedEmbedding) -> Iterator[None]:
+        """Let the model, and all that is tied to its table, read the rows of a compressed one for a while.
+
+        The rows are decoded into memory, (V, d) in the original's dtype.
+        """
+        kept, rows = self.weight.data, torch.empty_like(self.weight.data)
+        for part in chunks(*self.shape):
+            rows[part] = lookup(table, torch.arange(part.start, part.stop, device=table.device))
+        self.weight.data = rows
+        try:
+            yield
+        finally:
+            self.weight.data = kept
 
     def settle_ties(self) -> list[str]:
         """Correct the config of a model whose head differs from the table that the config ties it to.

@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -23,6 +23,47 @@ from vocabpress.methods import Method, method_name, method_settings
 REPORT = "vocabpress.json"  # in the folder of a compressed checkpoint
 NAME_AS_TITLE = re.compile(r"\A\s*#\s+([\w.-]*[-_.\d][\w.-]*)\s*$", re.MULTILINE)  # a name, not a sentence
 SNAPSHOT = re.compile(r"models--(?:(?P<owner>[^/]+?)--)?(?P<name>[^/]+)/snapshots/")  # in the hub's cache
+
+
+@dataclass(frozen=True)
+class Change:
+    """How much of what a model is for is left, measured on text that calibration did not use.
+
+    Attributes:
+        of: ``"sentences"``: `quality` is 100 times the mean cosine of sentence embeddings with the original's.
+            ``"predictions"``: it is 100 exp(-KL(original || model)) of the distributions of the next token, or of
+            masked ones; the KL is in nats, the mean over `places`.
+        quality: 100 if nothing changed.
+        text: Where the text comes from.
+        places: Sentences, or predicted tokens.
+        perplexity_before: Of the original, at those tokens; None for sentences, and where float64 overflows.
+        perplexity_after: The same of the compressed model.
+        same_choice: Share of the predictions whose most likely token is that of the original; None for sentences.
+    """
+
+    of: Literal["sentences", "predictions"]
+    quality: float
+    text: str
+    places: int
+    perplexity_before: float | None = None
+    perplexity_after: float | None = None
+    same_choice: float | None = None
+
+    @property
+    def loss(self) -> float:
+        """How much is gone, 0 to 100."""
+        return max(0.0, 100 - self.quality)
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Name and value of each figure, for people."""
+        what = "sentence embeddings, 100 x mean cosine" if self.of == "sentences" else "predictions, 100 exp(-KL)"
+        found = [(f"quality: {what}", f"{self.quality:.2f}")]
+        if self.perplexity_before is not None and self.perplexity_after is not None:
+            found += [("perplexity", f"{self.perplexity_before:.2f} -> {self.perplexity_after:.2f}")]
+        if self.same_choice is not None:
+            found += [("same most likely token", f"{self.same_choice:.1%}")]
+        places = "sentences" if self.of == "sentences" else "tokens"
+        return [*found, ("measured on", f"{self.places:,} {places} of {self.text}")]
 
 
 @dataclass(frozen=True)
@@ -51,7 +92,9 @@ class Report:
     """Sizes and errors of a compression, and how it was made. Sizes are bytes of saved tensors and files.
 
     `body` names the library that quantised the body, in the same step or before. `base_model` is the original's id on
-    the hub, or None if unknown. `recovered` lists later training; errors of rows are those after it.
+    the hub, or None if unknown. `recovered` lists later training; errors of rows are those after it. `asked_quality`
+    is what the size was searched for, in `fits` fits; None if the size was given. `change` is None if it was not
+    measured; `change_unrecovered` is that before the training.
     """
 
     source_name: str
@@ -83,7 +126,25 @@ class Report:
     base_model: str | None = None
     command: str = ""
     version: str = ""
+    asked_quality: float | None = None
+    fits: int = 1
+    change: Change | None = None
+    change_unrecovered: Change | None = None
     recovered: list[Recovered] = field(default_factory=list)
+
+    def sized(self) -> str:
+        """How the size of the table was chosen."""
+        if self.asked_quality is None:
+            return str(self.budget)
+        fits = "1 fit" if self.fits == 1 else f"{self.fits} fits"
+        return f"quality {self.asked_quality:g}: {self.budget}, after {fits}"
+
+    def measured(self) -> list[tuple[str, str]]:
+        """Name and value of what the compression changed, after a training and before it."""
+        rows = [("quality", "not measured")] if self.change is None else self.change.rows()
+        if self.change_unrecovered is not None:
+            rows += [("quality before the training", f"{self.change_unrecovered.quality:.2f}")]
+        return rows
 
 
 def save_report(report: Report, folder: Path) -> None:
@@ -98,6 +159,8 @@ def load_report(folder: Path) -> Report | None:
         linears = [LinearOutcome(**part) for part in data.pop("linears")]
         recovered = [Recovered(**part) for part in data.pop("recovered")]
         data["budget"] = Budget.read(data["budget"])
+        for name in ("change", "change_unrecovered"):
+            data[name] = Change(**data[name]) if data.get(name) else None
         return Report(**data, linears=linears, recovered=recovered)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -169,7 +232,7 @@ def as_command(
         values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
         for each in values:
             if each is True:
-                parts.append(f"--{name}")
+                parts.append(f"--{name.replace('_', '-')}")
             elif isinstance(each, Tensor) or (each is not None and each != 0):
                 parts += [f"--{name.replace('_', '-')}", _short(each)]
     return shlex.join(parts)

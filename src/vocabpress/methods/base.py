@@ -189,6 +189,14 @@ class Method(ABC):
         fold(fitted, shards.agree(inverse))
         return rounded(fitted, rows)
 
+    def takes_metric(self, num_embeddings: int, embedding_dim: int, budget: Budget) -> bool:
+        """Whether a fit of a table of this shape takes a metric."""
+        try:
+            self._foldable(self.plans(num_embeddings, embedding_dim, budget), num_embeddings, embedding_dim)
+        except ValueError:
+            return False
+        return True
+
     def _foldable(self, plans: list[Plan], num_embeddings: int, embedding_dim: int) -> list[Plan]:
         """The plans whose rows are read through a basis.
 

@@ -26,8 +26,8 @@ from vocabpress.methods.transformed import TransformMethod, coded
 from vocabpress.progress import Bar
 
 # Bits and columns of a step: the scale of the words at which normal numbers are coded best, in their deviations, and
-# the error then left over the rate-distortion bound, with a memory of 12 (`benchmarks/trellis.py`). At one bit words
-# and numbers together are as long as the numbers; at many bits words must reach beyond the numbers, and lie apart.
+# the error left then over the rate-distortion bound, with a memory of 12 (`benchmarks/trellis.py`). At few bits a
+# decoded row is shorter than the row by the error; at many bits words must reach beyond the numbers.
 WORDS = {
     (0, 1): (0.0, 1.0),
     (1, 4): (0.52, 1.25),
@@ -53,7 +53,7 @@ class TCQ(TransformMethod):
         memory: Bits of the trellis' state: each one more doubles the time of a fit and reduces the error.
         blocks: Blocks of tokens by weight times energy of the row, at most; the search may take fewer.
         min_bits: Bits for each entry of a row, at least, however small the weight of its token; protects rare tokens.
-        unbiased: Whether rows are coded twice, so that they lose no length; for tables that a head is tied to.
+        unbiased: Whether rows are coded twice so that they lose no length; for tables that a head is tied to.
     """
 
     paper: ClassVar[str] = "Marcellin and Fischer, 1990; Tseng et al., NeurIPS 2024"

@@ -83,6 +83,8 @@ class Training:
         title: Title of the progress bar; empty draws none.
         patience: Evaluations without improvement after which training stops; None never stops early.
         clip: Upper limit of the gradient's norm; None sets no limit.
+        seconds: Time of training, that of earlier, interrupted runs included, at most; None sets no limit. Learning
+            rates fall at least as fast as the time that is left.
         after_step: Called after each step.
     """
 
@@ -101,6 +103,7 @@ class Training:
     title: str = ""
     patience: int | None = None
     clip: float | None = None
+    seconds: float | None = None
     after_step: Callable[[], object] = lambda: None
 
     def train(self, first_loss: float) -> Progress:
@@ -111,9 +114,11 @@ class Training:
         """
         accelerator = self.accelerator
         trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-        schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, self.rate)
-        model, optimiser = accelerator.prepare(self.model, self.optimiser)
         progress = Progress(losses=[first_loss])
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimiser, lambda step: min(self.rate(step), 1 - self._share_of_time(progress))
+        )
+        model, optimiser = accelerator.prepare(self.model, self.optimiser)
         accelerator.register_for_checkpointing(progress, schedule)
         if self._saved():
             accelerator.load_state(str(self._saved()[-1]))
@@ -125,21 +130,37 @@ class Training:
                 if self.clip is not None:
                     accelerator.clip_grad_norm_(trained.values(), self.clip)
                 optimiser.step()
+                progress.seconds = self._agreed(time.perf_counter() - begun)
                 schedule.step()
                 optimiser.zero_grad()
                 self.after_step()
                 progress.step += 1
-                bar.update()
-                if progress.step % self.look_every == 0 or progress.step == self.steps:
+                share = self._share_of_time(progress)
+                bar.update(max(progress.step, share * self.steps) - bar.n)
+                ends = progress.step == self.steps or share == 1
+                if progress.step % self.look_every == 0 or ends:
                     progress.losses.append(self.judge())  # every process computes the same
                     if progress.best_look == len(progress.losses) - 1:
                         progress.best = {name: p.detach().cpu().clone() for name, p in trained.items()}
                     bar.set_note(held_out=f"{min(progress.losses):.4g}")
                     progress.seconds = time.perf_counter() - begun
                     self._save(progress.step)
-                    if self.patience is not None and len(progress.losses) - 1 - progress.best_look >= self.patience:
+                    patience = len(progress.losses) if self.patience is None else self.patience
+                    if ends or len(progress.losses) - 1 - progress.best_look >= patience:
                         break
         return progress
+
+    def _share_of_time(self, progress: Progress) -> float:
+        """The share of the time that is over, 0 to 1; 0 without a limit."""
+        return 0.0 if self.seconds is None else min(1.0, progress.seconds / self.seconds)
+
+    def _agreed(self, seconds: float) -> float:
+        """The main process' clock, if time matters, because all processes must end together."""
+        if self.seconds is None or self.accelerator.num_processes == 1:
+            return seconds
+        from accelerate.utils import broadcast_object_list
+
+        return broadcast_object_list([seconds])[0]
 
     def _batches(self, done: int) -> Iterator[Batch]:
         """This process's batches from step ``done`` on; processes take them in turn."""

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 SMALLEST_RMS = 1e-3  # lower limit for the learning rate of a tensor: biases start at zero
 WARM_UP = 0.05
+TIMED_WARM_UP = 20  # steps at most, where nobody knows how many there will be
 
 
 def recover(
@@ -107,6 +108,7 @@ def _training(
     """Adam with a learning rate for each tensor, warmed up, then linear to zero."""
     settings, steps = pair.settings, pair.settings.steps
     warm = max(1, round(WARM_UP * steps))
+    warm = warm if settings.minutes is None else min(warm, TIMED_WARM_UP)
 
     def autocast() -> AbstractContextManager[Any]:
         if settings.precision == "bfloat16":
@@ -139,6 +141,7 @@ def _training(
         work=work,
         title=title,
         patience=settings.patience,
+        seconds=None if settings.minutes is None else 60 * settings.minutes,
     )
 
 
@@ -172,7 +175,7 @@ def _write(
             mode=settings.mode,
             trained=trained,
             steps=done.step,
-            stopped_early=done.step < settings.steps,
+            stopped_early=done.step < settings.steps and not _out_of_time(done, settings),
             kept_input=not better,
             held_out_before=first,
             held_out_after=weighted(after, settings),
@@ -188,6 +191,10 @@ def _write(
         if better:
             _describe(pair, fresh, temporary, report)
     return report
+
+
+def _out_of_time(done: Progress, settings: Recovery) -> bool:
+    return settings.minutes is not None and done.seconds >= 60 * settings.minutes
 
 
 def _write_input(pair: Pair, target: Path, source: Source) -> None:
@@ -222,6 +229,8 @@ def _describe(pair: Pair, fresh: Any, folder: Path, report: RecoveryReport) -> N
         weighted_relative_error=None,  # the counts are not known here
         weighted_mean_cosine=None,
         model_bytes_after=weight_bytes(folder),
+        change=None,  # measured again by whoever has the text
+        change_unrecovered=compressed.change,
         recovered=[*compressed.recovered, done],
     )
     write_card(now, folder, page, original_text(page, own=True))

@@ -14,7 +14,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "kroneckerbert": {"hidden": 0.0, "ffn": 1.0, "normalised": False},
 }
 # Newer fields. They are not written at their defaults, so that runs of earlier versions have the same identity.
-NEWER = ("ffn", "student", "language_model", "normalised")
+NEWER = ("ffn", "student", "language_model", "normalised", "minutes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,8 @@ class Recovery(LessonSettings):
         mode: ``"table"`` trains the table alone (decoders, bases, scales, biases), the body frozen; ``"model"`` trains
             the body too, factors of linear maps included. Codes of tokens are never trained.
         steps: Steps of the optimiser, at most.
+        minutes: Minutes of training, at most; None sets no limit. The learning rate falls with the time, too, so that
+            the end is no surprise; such a run has other results on another machine.
         learning_rate: The step of Adam relative to each tensor's root mean square, as in Adafactor, at its peak after
             a warm-up over a twentieth of the steps; then linear to zero. One number then fits scales, decoders and
             bodies, whose entries differ by orders of magnitude.
@@ -70,6 +72,7 @@ class Recovery(LessonSettings):
 
     mode: Literal["table", "model"] = "table"
     steps: AtLeast1 = 400
+    minutes: Positive | None = None
     learning_rate: Positive = 0.01
     embedding: NotNegative = 1.0
     hidden: NotNegative = 1.0

@@ -17,9 +17,9 @@ from vocabpress.calibrate import Calibration, calibrate
 from vocabpress.calibrate.calibration import TFIDF, UNIFORM
 from vocabpress.evaluate import task_from
 from vocabpress.evaluate.run import Labels, evaluate, provenance, sizes
-from vocabpress.hf.compress import compress
 from vocabpress.hf.folders import find_folder
 from vocabpress.hf.request import LinearShapes
+from vocabpress.job.compress import compress
 from vocabpress.methods import make_method
 from vocabpress.recover import Recovery, recover
 from vocabpress.results import Result, environment, write_results
@@ -73,6 +73,7 @@ def compress_one(job: dict[str, Any], made: Path, folders: Folders) -> Outcome:
         budget=Budget.ratio(job["ratio"]),
         linears=LinearShapes.read(job["linears"]) if "linears" in job else None,
         calibration=calibration(job),
+        measure=False,  # tasks of the plan do
         seed=job["seed"],
         device=job["device"],
         progress=True,

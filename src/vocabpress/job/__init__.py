@@ -1,0 +1,1 @@
+"""The main job: calibrate, fit to the quality that is asked for, measure what changed, recover, write."""

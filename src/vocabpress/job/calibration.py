@@ -1,0 +1,105 @@
+"""Which errors matter to a job: as the user says, by the text, or by default."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vocabpress.calibrate import calibrate
+from vocabpress.calibrate.calibration import UNIFORM, VOCABULARY_ORDER, Calibration
+from vocabpress.calibrate.counts import weigh_tokens
+from vocabpress.calibrate.own import TOKENS, writes
+from vocabpress.hf.checkpoint import open_tokenizer
+from vocabpress.hf.original import Original
+from vocabpress.job.text import JobText
+
+SEQUENCES, FEWEST_SEQUENCES = 1000, 200  # for the metric
+WEIGHTS = 3 * 10**10  # of a model times sequences: two cores need a minute or two for as much
+
+
+def check_sources(given: Calibration, names: Sequence[str | Path]) -> None:
+    """Raise ValueError if the user gives token counts twice."""
+    if names and (given.counts is not None or given.source in (UNIFORM, VOCABULARY_ORDER)):
+        raise ValueError("token weights come from text or from a calibration that has counts; give one of them")
+
+
+@dataclass(frozen=True)
+class Calibrating:
+    """A model to calibrate, and how.
+
+    Attributes:
+        folder: Folder of the checkpoint.
+        original: The model.
+        text: The job's text.
+        names: Text files as the user named them; empty if the text comes with the package.
+        folds: Whether the method takes a metric.
+        seed: Decides which sequences the metric is measured on.
+        device: Where to run.
+        progress: Whether to draw progress bars on stderr.
+    """
+
+    folder: Path
+    original: Original
+    text: JobText
+    names: Sequence[str | Path]
+    folds: bool
+    seed: int
+    device: str | None
+    progress: bool
+
+    def by_default(self) -> Calibration:
+        """The calibration without text of the user's: Zipf's law over the vocabulary's order, and no metric.
+
+        A causal language model with a tied head gets one, measured on text that it writes, because without a metric
+        the rows of a head are far worse; encoders gain nothing from so little text (`benchmarks/tied_weights.py`).
+        """
+        known = self.weights(Calibration())
+        speaks = self.folds and self.original.ties_head and writes(self.folder)
+        return self.with_metric(known, TOKENS) if speaks else known
+
+    def of(self, given: Calibration) -> Calibration:
+        """The calibration of the job.
+
+        Args:
+            given: The user's; without weights, counts and metric there is none. Its metric, or its lack of one, stays.
+
+        Raises:
+            ValueError: If the text holds no token of the table.
+        """
+        if not given.leaves_weights_open or given.metric is not None:
+            return self.weights(given)
+        if not self.names:
+            return self.by_default()
+        known = self.weights(given)
+        return self.with_metric(known) if self.folds else known
+
+    def weights(self, known: Calibration) -> Calibration:
+        """Add token weights, by the user's text if there is any."""
+        files = self.text.files if self.names else ()
+        rows = self.original.shape[0]
+        tokenizer = lambda: open_tokenizer(self.folder)  # noqa: E731
+        return weigh_tokens(known, tokenizer, rows, files, noted=self.names, progress=self.progress)
+
+    def with_metric(self, known: Calibration, own_tokens: int = 0) -> Calibration:
+        """Add the metric, measured on the job's text; a warning if this model has none.
+
+        Args:
+            known: Token counts and the weights that follow from them.
+            own_tokens: Tokens that the model writes itself.
+        """
+        try:
+            return calibrate(
+                self.folder,
+                text=self.text.files,
+                start=[replace(known, weights=None, exponent=None)],
+                metric=True,
+                own_tokens=own_tokens,
+                sequences=max(FEWEST_SEQUENCES, min(SEQUENCES, WEIGHTS // self.original.model.num_parameters())),
+                seed=self.seed,
+                device=self.device,
+                progress=self.progress,
+            )
+        except Exception as error:  # models that read more than text fail in as many ways as there are models
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            warnings.warn(f"no metric was measured, so all directions of a row weigh alike: {reason}", stacklevel=2)
+            return known

@@ -1,0 +1,203 @@
+"""The main job: a checkpoint in, a small checkpoint out."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from vocabpress.budget import Budget
+from vocabpress.calibrate.calibration import Calibration
+from vocabpress.fitting.shards import ALONE, Shards
+from vocabpress.hf.checkpoint import load_model
+from vocabpress.hf.companions import module_folders
+from vocabpress.hf.compress import check_device
+from vocabpress.hf.config import VocabpressConfig
+from vocabpress.hf.fit import put
+from vocabpress.hf.folders import find_folder
+from vocabpress.hf.inner import body_config, method_of
+from vocabpress.hf.linears import compress_linears
+from vocabpress.hf.original import Original
+from vocabpress.hf.page import read_page
+from vocabpress.hf.quantizer import attach
+from vocabpress.hf.report import Report, as_command
+from vocabpress.hf.request import LinearShapes, Request
+from vocabpress.hf.writing import check_output
+from vocabpress.job.calibration import Calibrating, check_sources
+from vocabpress.job.change import NotMeasurable, Probe, ask
+from vocabpress.job.quality import DEFAULT, check_quality
+from vocabpress.job.recovery import Lesson, check_lesson, check_minutes
+from vocabpress.job.search import Bench
+from vocabpress.job.text import NO_TEXT, JobText, open_text
+from vocabpress.job.write import Label, write
+from vocabpress.methods import Method, make_method
+from vocabpress.texts import sources
+
+FALLBACK = Budget.ratio(25)  # where no quality can be measured
+
+
+def compress(
+    model: str | Path,
+    output: str | Path,
+    *,
+    method: str | Method | None = None,
+    budget: Budget | None = None,
+    quality: float | None = None,
+    linears: LinearShapes | Mapping[str, Any] | None = None,
+    text: Sequence[str | Path] = (),
+    calibration: Calibration | str | Path | None = None,
+    measure: bool = True,
+    recover: float | None = None,
+    body: str | QuantizationConfigMixin | None = None,
+    tie: bool = False,
+    seed: int = 0,
+    device: str | None = None,
+    progress: bool = False,
+    trust_remote_code: bool = False,
+    shards: Shards = ALONE,
+) -> Report:
+    """Compress the token table of a checkpoint, and write a checkpoint that `from_pretrained` loads.
+
+    What the model is for is measured before and after, on text that calibration does not use: a share of ``text``, or
+    the Universal Declaration of Human Rights. See `Change` for the unit.
+
+    Args:
+        model: A hub id, or a folder with config.json and weights.
+        output: A folder that does not exist yet, or is empty. It appears when all is done, or not at all.
+        method: A method, or its name with its default settings; None takes `TCQ`, with unbiased codes where an
+            output head is tied to the table.
+        budget: Size of the table, instead of a quality.
+        quality: How much of what the model is for is left at least, over 0 and below 100; the table is the smallest
+            found in three fits. 99 if there is no budget either. Linear maps exclude it; with them the budget is ratio
+            25 to float32 if None, and also where the model can't be measured.
+        linears: Linear maps that become Kronecker products, too, such as ``{"attention": (48, 384), "ffn": (2, 16)}``:
+            columns and rows of the left factor; see `LinearShapes`. None leaves them as they are.
+        text: UTF-8 text files; tokens and directions that matter in them are stored more exactly.
+        calibration: Which errors matter, as `vocabpress.calibrate` measures it: a `Calibration`, a file of one,
+            ``"vocabulary-order"``, or ``"uniform"``, every token alike. Without it or text it is the vocabulary's
+            order, where the model has a tokenizer. A metric is for methods that read rows through a basis.
+        measure: Whether to measure what changed.
+        recover: Minutes of training against the original after the fit, at most; see `vocabpress.recover.recover`.
+            None trains nothing.
+        body: What all else is quantised with, by the library of its name: ``"int8"`` is torchao's, or any quantization
+            config of transformers. None leaves it as it is; what is quantised already stays so.
+        tie: Whether an output head that is stored apart, and holds the same numbers as the table, is tied to it and
+            compressed with it. Without, it is left as it is, and a warning says so.
+        seed: Of all randomness.
+        device: Where to fit, e.g. ``"cuda"``; None stays on the CPU.
+        progress: Whether to draw progress bars on stderr.
+        trust_remote_code: Whether code beside the weights may run, where transformers does not know the model, and
+            weights that are pickles (.bin alone) be read.
+        shards: The processes that do this together: each reads its rows of the table, the first one measures and
+            writes; see `Method.fit`. `Shards.here()` says which they are where `torch.distributed` was initialised.
+
+    Returns:
+        What was done and what it cost; the same on all processes.
+
+    Raises:
+        ValueError: With one line that says what was wrong and what to try; nothing was written then.
+
+    Example:
+        >>> import vocabpress
+        >>> report = vocabpress.compress("sentence-transformers/all-MiniLM-L6-v2", "small", quality=98)
+    """
+    target, files, known = check_output(output), sources(text), Calibration.read(calibration)
+    check_device(device)
+    check_sources(known, text)
+    shapes = LinearShapes.read(linears) if isinstance(linears, Mapping) else linears
+    named = make_method(method) if isinstance(method, str) else method
+    check_size(budget, quality, shapes, measure)
+    check_minutes(recover, shards.world)
+    command = as_command(
+        model,
+        output,
+        method=method,
+        budget=budget,
+        quality=quality,
+        linears=shapes,
+        text=list(text),
+        calibration="..." if isinstance(calibration, Calibration) else calibration,
+        no_measure=not measure or None,
+        recover=recover,
+        body=body if isinstance(body, str) or body is None else method_of(body),
+        tie=tie or None,
+        seed=seed,
+        device=device if device != "cpu" else None,
+    )
+    folder = find_folder(model)
+    module_folders(folder)  # which are copied at the end, and may be broken
+    page = read_page(folder)
+    original = _open(folder, body_config(body) if isinstance(body, str) else body, tie, trust_remote_code)
+    request = Request(named or original.default_method, budget or FALLBACK, seed, shapes)
+    wanted = None if budget is not None or shapes is not None else quality or DEFAULT
+    progress = progress and not shards.rank
+    with nullcontext(NO_TEXT) if shards.rank else open_text(files, text, folder) as read:
+        if recover is not None:
+            check_lesson(read)
+        probe = None
+        if measure and not shards.rank:
+            probe = _ask(original, folder, read, wanted, quality is not None, progress)
+        elif wanted is not None and not shards.rank:
+            warnings.warn(f"the table gets {FALLBACK}, because no quality is measured", stacklevel=2)
+        bench = Bench(original, request, shards.agree_on(probe is not None), probe, device, shards, progress)
+        wanted = wanted if bench.measured else None
+        calibrating = Calibrating(folder, original, read, text, bench.takes_metric(wanted), seed, device, progress)
+        known = shards.agree_on(None if shards.rank else calibrating.of(known))
+        known.check(*original.shape)
+        maps = compress_linears(original.model, shapes, device, progress)
+        settled = bench.settle(wanted, quality is not None, known)
+        done = put(original, settled.fitted, known, maps)
+        attach(original.model, VocabpressConfig(**done.stored))
+        if shards.rank:  # the first process measures and writes
+            return shards.agree_on(None)
+        label = Label(model, folder, output, command, page, wanted)
+        lesson = None if recover is None else Lesson(folder, read, recover, seed, device)
+        report = write(target, bench, label, done, settled, known, lesson)
+    return shards.agree_on(report)
+
+
+def check_size(budget: Budget | None, quality: float | None, linears: LinearShapes | None, measure: bool) -> None:
+    """Raise ValueError if a quality is asked for that is out of range, or beside what excludes it."""
+    if quality is None:
+        return
+    check_quality(quality)
+    if budget is not None:
+        raise ValueError("quality and budget both say how small; give one")
+    if linears is not None:
+        raise ValueError("a quality is searched for with the table alone; give a budget beside linear maps")
+    if not measure:
+        raise ValueError("a quality must be measured; leave out --no-measure (measure=False), or give a budget")
+
+
+def _ask(
+    original: Original, folder: Path, text: JobText, wanted: float | None, insists: bool, progress: bool
+) -> Probe | None:
+    """What the original answers; None, with a warning, if it can't be measured.
+
+    Raises:
+        ValueError: If the user insists on a quality.
+    """
+    try:
+        return ask(original, folder, text, progress)
+    except NotMeasurable as error:
+        if insists:
+            raise ValueError(f"a quality can't be measured: {error}; give a size, such as --ratio 25") from None
+        instead = "" if wanted is None else f", so the table gets {FALLBACK}"
+        warnings.warn(f"what the compression changes is not measured{instead}: {error}", stacklevel=3)
+        return None
+
+
+def _open(folder: Path, body: QuantizationConfigMixin | None, tie: bool, trust_remote_code: bool) -> Original:
+    """Load an original, its head tied or not as the user wants it."""
+    original = Original.of(load_model(folder, trust_remote_code, quantised=True, body=body))
+    if tie:
+        return original.with_tied_head()
+    if (head := original.equal_head()) is not None:
+        warnings.warn(
+            f"{head} holds the same numbers as the token table and is stored apart; it is left as it is: --tie "
+            "(tie=True) compresses both as one",
+            stacklevel=3,
+        )
+    return original

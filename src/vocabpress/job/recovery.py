@@ -1,0 +1,95 @@
+"""Train what was compressed against its original, before it is written."""
+
+import shutil
+import warnings
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+
+from vocabpress.hf.checkpoint import named_class
+from vocabpress.hf.report import Change, Report, load_report, save_report
+from vocabpress.job.search import Bench
+from vocabpress.job.text import JobText
+from vocabpress.recover.run import recover
+from vocabpress.recover.settings import Recovery
+
+STEPS_PER_MINUTE = 600  # at most; the clock ends a training before that
+FEWEST_LINES = 40  # of text to train on
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """How a compressed model is trained: against the original in ``folder``, for so many minutes at most."""
+
+    folder: Path
+    text: JobText
+    minutes: float
+    seed: int
+    device: str | None
+
+
+def check_minutes(minutes: float | None, processes: int) -> None:
+    """Raise ValueError if a training of so many minutes is not possible here."""
+    if minutes is None:
+        return
+    if not 0 < minutes < float("inf"):
+        raise ValueError(f"the minutes of a recovery are a positive number, got {minutes:g}; try 10")
+    if processes > 1:
+        raise ValueError("recovery inside compress is for one process; compress first, then run vocabpress recover")
+    if find_spec("accelerate") is None:
+        raise ValueError("training needs accelerate; pip install 'vocabpress[train]'")
+
+
+def check_lesson(text: JobText) -> None:
+    """Raise ValueError if there is too little text to train on."""
+    if text.lines < FEWEST_LINES:
+        reason = f"there are {text.lines}" if text.lines else text.lacking
+        raise ValueError(f"recovery needs {FEWEST_LINES} lines of text or more ({reason}); give --text, or text=[…]")
+
+
+def recovered(target: Path, compressed: Path, bench: Bench, report: Report, lesson: Lesson) -> Report:
+    """Train a compressed checkpoint, and move the better one of the two into the folder above.
+
+    Args:
+        target: The folder above; it gets the files.
+        compressed: The checkpoint's folder in it, which disappears.
+        bench: What measures it.
+        report: Of the compression.
+        lesson: How it is trained.
+    """
+    save_report(report, compressed)
+    trained, change, best = target / "recovered", report.change, compressed
+    settings = Recovery(minutes=lesson.minutes, steps=max(1, round(lesson.minutes * STEPS_PER_MINUTE)))
+    try:
+        done = recover(
+            compressed,
+            trained,
+            teacher=lesson.folder,
+            text=lesson.text.files,
+            settings=settings,
+            seed=lesson.seed,
+            device=lesson.device,
+            progress=bench.progress,
+        )
+    except ValueError as error:  # the fit took longer, so it is not lost
+        warnings.warn(f"not recovered: {error}", stacklevel=4)
+    else:
+        change = None if done.kept_input else _measured(trained, bench)
+        if not done.kept_input and (change is None or report.change is None or change.loss <= report.change.loss):
+            best = trained
+    found = load_report(best) or report
+    if best is trained:
+        found = replace(found, change=change, change_unrecovered=report.change)
+    for file in best.iterdir():
+        file.rename(target / file.name)
+    for left in (compressed, trained, target / "recovered.recover"):
+        shutil.rmtree(left, ignore_errors=True)
+    return found
+
+
+def _measured(folder: Path, bench: Bench) -> Change | None:
+    """What a checkpoint changes, read back from the disk in the dtype of the original."""
+    if bench.probe is None:
+        return None
+    model = named_class(folder).from_pretrained(folder, dtype=bench.original.model.dtype, local_files_only=True)
+    return replace(bench.probe, model=model.eval()).measure()
