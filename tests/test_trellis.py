@@ -207,7 +207,7 @@ def test_threads_change_no_bit_and_are_given_back():
 
 @pytest.mark.parametrize("bits", range(1, 9))
 def test_normal_numbers_lose_what_the_table_of_words_promises(bits):
-    rows = torch.randn(32, 128, generator=torch.Generator().manual_seed(bits))
+    rows = torch.randn(128, 128, generator=torch.Generator().manual_seed(bits))
     method, runs = TCQ(), [Run(128, bits)]
     form = method.code(Table.of(rows), runs, torch.ones(128), torch.Generator(), Bar(disable=True))
     lost = float((form.dense().detach() - rows).square().mean() / rows.square().mean())
