@@ -110,7 +110,7 @@ def test_the_snippet_runs(name, special, tmp_path, monkeypatch, capsys):
     assert code.startswith("import vocabpress")
     assert ("apply_chat_template" in code) == (special == CHAT and name not in ("bert", "roberta", "t5"))
     exec(code, {})
-    assert capsys.readouterr().out.strip()
+    assert capsys.readouterr().out  # an empty line, where a model of random weights ends its answer at once
 
 
 def test_the_snippet_of_a_sentence_encoder_runs(tmp_path, monkeypatch, capsys):

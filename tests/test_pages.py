@@ -15,6 +15,8 @@ ROOT = Path(__file__).parents[1]
 
 def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     source = tiny.save("bert", tmp_path / "model")
+    lines = [f"w{i} w{2 * i} w{3 * i}" for i in range(60)]  # in the only language of its tokenizer
+    monkeypatch.setattr("vocabpress.calibrate.declaration.declarations", lambda: {"xx": lines})
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     assert blocks

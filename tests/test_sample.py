@@ -11,7 +11,7 @@ from sentence_transformers import SentenceTransformer
 
 import tiny
 from vocabpress import SVD, TCQ, Autoencoder, Budget, LightToken, compress
-from vocabpress.calibrate import Calibration
+from vocabpress.calibrate import Calibration, calibrate
 from vocabpress.calibrate.counts import count_tokens, vocabulary_order
 from vocabpress.evaluate.sentences import Agreement, agreement, embed, spearman, sts_spearman
 from vocabpress.reconstruction import reconstruction
@@ -81,8 +81,10 @@ def test_25_times_smaller_and_read_back_from_disk(name, table, original, small, 
 def test_text_moves_the_bits_to_the_tokens_it_holds(table, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("\n".join(SENTENCES * 40), encoding="utf-8")
-    weighted = compress(SOURCE, tmp_path / "weighted", method=SVD("int4"), text=[text])
-    compress(SOURCE, tmp_path / "plain", method=SVD("int4"), calibration="uniform")
+    how = {"method": SVD("int4"), "budget": Budget.ratio(25), "measure": False}
+    counted = calibrate(SOURCE, text=[text], metric=False)
+    weighted = compress(SOURCE, tmp_path / "weighted", **how, calibration=counted)
+    compress(SOURCE, tmp_path / "plain", **how, calibration="uniform")
     assert weighted.weighted_by == "text"
     form = SentenceTransformer(str(tmp_path / "plain"), device="cpu")[0].get_submodule(f"model.{KEY}.table")
     tokenizer = SentenceTransformer(str(SOURCE), device="cpu").tokenizer

@@ -8,7 +8,8 @@ from pathlib import Path
 from vocabpress.calibrate import calibrate
 from vocabpress.calibrate.calibration import UNIFORM, VOCABULARY_ORDER, Calibration
 from vocabpress.calibrate.counts import weigh_tokens
-from vocabpress.calibrate.own import TOKENS, writes
+from vocabpress.calibrate.own import MOST_PARAMETERS, TOKENS
+from vocabpress.evaluate.language import CAUSAL, CLASSES
 from vocabpress.hf.checkpoint import open_tokenizer
 from vocabpress.hf.original import Original
 from vocabpress.job.text import JobText
@@ -54,8 +55,10 @@ class Calibrating:
         the rows of a head are far worse; encoders gain nothing from so little text (`benchmarks/tied_weights.py`).
         """
         known = self.weights(Calibration())
-        speaks = self.folds and self.original.ties_head and writes(self.folder)
-        return self.with_metric(known, TOKENS) if speaks else known
+        model = self.original.model
+        writes = type(model).__name__ in CLASSES[CAUSAL] and model.num_parameters() <= MOST_PARAMETERS
+        speaks = writes and self.original.ties_head and known.source == VOCABULARY_ORDER
+        return self.with_metric(known, TOKENS) if speaks and self.folds else known
 
     def of(self, given: Calibration) -> Calibration:
         """The calibration of the job.

@@ -133,7 +133,7 @@ def compress(
     request = Request(named or original.default_method, budget or FALLBACK, seed, shapes)
     wanted = None if budget is not None or shapes is not None else quality or DEFAULT
     progress = progress and not shards.rank
-    with nullcontext(NO_TEXT) if shards.rank else open_text(files, text, folder) as read:
+    with nullcontext(NO_TEXT) if shards.rank else open_text(files, text, folder, measure) as read:
         if recover is not None:
             check_lesson(read)
         probe = None

@@ -41,13 +41,16 @@ NO_TEXT = JobText((), (), DECLARATION)
 
 
 @contextmanager
-def open_text(files: Sequence[Path], names: Sequence[str | Path], folder: Path) -> Iterator[JobText]:
+def open_text(
+    files: Sequence[Path], names: Sequence[str | Path], folder: Path, measures: bool = True
+) -> Iterator[JobText]:
     """The user's text, or without any the Universal Declaration in the languages of the tokenizer.
 
     Args:
         files: UTF-8 text files, which can be read twice; may be empty.
         names: Their names as the user gave them.
         folder: Folder of the checkpoint with the tokenizer.
+        measures: Whether lines are held out.
 
     Raises:
         ValueError: If a file is unusable, or most of its tokens are unknown to the tokenizer.
@@ -63,7 +66,8 @@ def open_text(files: Sequence[Path], names: Sequence[str | Path], folder: Path) 
             return
         lines, count = draw(whole)
         check_known(lines, tokenizer)
-        held_out = list(dict.fromkeys(lines[: count // (ONE_IN if files else ONE_IN_DECLARATION)]))
+        share = count // (ONE_IN if files else ONE_IN_DECLARATION) if measures else 0
+        held_out = list(dict.fromkeys(lines[:share]))
         rest = Path(stack.enter_context(TemporaryDirectory(prefix="vocabpress-text-"))) / "calibration.txt"
         name = ", ".join(Path(each).name for each in names) or DECLARATION
         if held_out and write_without(whole, held_out, rest):
