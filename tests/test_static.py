@@ -108,7 +108,8 @@ def test_a_static_embedding_is_recovered_and_trimmed_like_any_model(tmp_path, ca
     lines = [f"w{i} w{i + 3} w{i + 7}" for i in range(5, 105)]
     (tmp_path / "text.txt").write_text("\n".join(lines * 30), encoding="utf-8")
     text = ("--text", tmp_path / "text.txt")
-    assert run(capsys, "compress", tmp_path / "source", "-o", tmp_path / "small", "--method", "svd")[0] == 0
+    small = ("-o", tmp_path / "small", "--method", "svd", "--ratio", "25")
+    assert run(capsys, "compress", tmp_path / "source", *small)[0] == 0
     options = ("--teacher", tmp_path / "source", "--steps", 3, "-o", tmp_path / "recovered")
     assert run(capsys, "recover", tmp_path / "small", *text, *options)[0] == 0
     assert opened(tmp_path / "recovered").encode(TEXTS).shape == (len(TEXTS), 32)
