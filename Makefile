@@ -45,6 +45,7 @@ bench: $(READY)  ## Write benchmarks/results and the tables made of them (reads 
 	$(BIN)/python benchmarks/domains.py
 	$(BIN)/python benchmarks/heads.py
 	$(BIN)/python benchmarks/trellis.py
+	$(BIN)/python benchmarks/words.py
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/dryrun.py
 	$(BIN)/python benchmarks/memory.py
@@ -53,6 +54,7 @@ bench: $(READY)  ## Write benchmarks/results and the tables made of them (reads 
 	$(BIN)/python benchmarks/runtimes.py
 	-$(BIN)/python benchmarks/gpu.py  # where there is one
 	$(BIN)/python benchmarks/tied_heads.py
+	$(BIN)/python benchmarks/tied_weights.py
 	$(BIN)/python benchmarks/combination.py
 	$(BIN)/python benchmarks/architectures.py
 	$(BIN)/python benchmarks/kroneckerbert.py --preset kronecker-8x --ablations

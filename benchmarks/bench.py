@@ -37,16 +37,13 @@ GATES = CACHE / "gates" / "all-MiniLM-L6-v2.safetensors"
 CORPUS = CACHE / "text" / "corpus.txt"
 # Plan with a method that uses a metric -> model, and the text to measure it on; none is the library's own text.
 METRICS: dict[str, tuple[str, list[Path]]] = {
-    "smollm2": ("real_models/smollm2", [CORPUS]),
+    "smollm2": ("real_models/smollm2", []),
     "encoder-e5": ("real_models/e5", []),
     "encoder-minilm": ("models/all-MiniLM-L6-v2", []),
 }
 ROUNDED = ("torchao-int8", "rtn-4-bit-of-32")
 PEERS = {
-    "smollm2": (
-        *(*ROUNDED, "torchao-intx-4-bit", "rtn-5-bit-of-32", "rtn-3-bit-of-32", "rtn-2-bit"),
-        *("hqq-4-bit", "hqq-3-bit", "hqq-2-bit"),
-    ),
+    "smollm2": (*ROUNDED, "torchao-intx-4-bit", "rtn-5-bit-of-32", "rtn-3-bit-of-32"),
     "encoder-e5": ROUNDED,
     "encoder-minilm": ROUNDED,
 }

@@ -39,7 +39,7 @@ LIMIT = 4 * 10**9
 RATIOS = {"svd": 25.0, "tcq": 103.0, "fastscan": 25.0}
 SHARD = 10**9
 WAYS: dict[str, dict[str, Any]] = {
-    "as stored": {},
+    "as stored": {"resident": "codes"},
     "hot rows, 1 MB": {"hot_rows": "1MB"},
     "resident": {"resident": "dense"},
 }

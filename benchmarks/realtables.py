@@ -13,7 +13,7 @@ ENCODERS = {
     **{f"STS {year}": (f"sts{year}", 2) for year in (12, 13, 14)},
     "retrieval": ("top1", 2),
 }
-BEST = ("original", "tcq, by frequency, metric", "hqq-4", "hqq-3", "hqq-2")
+BEST = ("original", "tcq, ", "torchao", "rtn")
 WAYS = ("as stored", "hot rows, 1 MB", "resident")
 PLACEHOLDER = "not measured yet"
 
@@ -83,4 +83,17 @@ def tied_heads() -> str:
         speed = ["-" if row is None else f"{row.metrics['tokens_per_second']:.1f}" for row in ways]
         seconds = f"{fit.seconds:.0f}" if fit.seconds else "-"
         lines.append([name, size(fit.bytes["table"]), *metrics, seconds, *memory, *speed])
+    return table(headers, lines or [[PLACEHOLDER, *["-"] * (len(headers) - 1)]])
+
+
+def tied_weights() -> str:
+    """A line for each choice at each ratio: what a tied table loses on two texts."""
+    file = RESULTS / "tied_weights.json"
+    columns = {"perplexity": ("ratio", 3), "KL": ("kl", 4)}
+    metrics = [(f"{text}_{name}", places) for text in ("wikitext", "stories") for name, places in columns.values()]
+    lines = [
+        [f"{found.settings['ratio']:g}x", found.variant, *(f"{found.metrics[m]:.{places}f}" for m, places in metrics)]
+        for found in (read_results(file) if file.exists() else [])
+    ]
+    headers = ["ratio", "", *(f"{text}, {name}" for text in ("WikiText-2", "stories") for name in columns)]
     return table(headers, lines or [[PLACEHOLDER, *["-"] * (len(headers) - 1)]])

@@ -44,6 +44,18 @@ def trellis() -> str:
     return table(["memory", "bits an entry", "rows a second", "in torch", "times as many"], body)
 
 
+def words() -> str:
+    """The words of a trellis at each rate: their scale, and the error over the rate-distortion bound."""
+    file = RESULTS / "words.json"
+    body = []
+    for row in read_results(file) if file.exists() else []:
+        of, rate = row.metrics, row.variant.removesuffix("/1")
+        body.append(
+            [rate, f"{of['scale']:.2f}", f"{of['error']:.2f}", f"{of['best_scale']:.2f}", f"{of['least_error']:.2f}"]
+        )
+    return table(["bits an entry", "scale", "error over the bound", "best scale tried", "its error"], body)
+
+
 def runtimes() -> str:
     """ONNX files: bytes, difference to torch, times relative to the uncompressed file in the same run."""
     rows = read_results(RESULTS / "runtimes.json")

@@ -115,6 +115,7 @@ def test_a_calibration_survives_its_file_whole(tmp_path):
         True,
         4,
         20,
+        torch.rand(7),
     )
     assert all(getattr(whole, field.name) is not None for field in fields(whole))
     for index, part in enumerate((whole, Calibration(), Calibration(source="uniform"), replace(whole, metric=None))):
@@ -124,6 +125,24 @@ def test_a_calibration_survives_its_file_whole(tmp_path):
     assert json.loads(json.dumps(whole.provenance()))["texts"] == ["a.txt", "b.txt"]
     assert whole.effective_rank == pytest.approx(3)
     assert Calibration().effective_rank is None
+
+
+def test_weights_by_predictions(tmp_path):
+    predicted = torch.tensor([0.5, 0.25, 0.1875, 0.0625])
+    known = Calibration(torch.rand(4), torch.arange(4.0), "text", metric=torch.eye(2), predicted=predicted)
+    found = known.by_predictions()
+    assert (found.source, found.exponent, found.describe()) == ("predictions", 0.25, "predicted probability")
+    torch.testing.assert_close(found.weights / found.weights[3], (predicted / predicted[3]) ** 0.25)
+    assert known.by_predictions(1.0).describe() == "predicted probability, to the power 1"
+    found.save(tmp_path / "c")
+    same(Calibration.load(tmp_path / "c"), found)
+    assert torch.equal(Calibration().joined(found).predicted, predicted)
+    assert torch.equal(found.joined(Calibration(torch.rand(4))).predicted, predicted)  # they go with the metric
+    found.check(4, 2)
+    with pytest.raises(ValueError, match="predicted of 4 tokens, the table has 5"):
+        replace(Calibration(), predicted=predicted).check(5, 2)
+    with pytest.raises(ValueError, match="models whose output head is tied"):
+        Calibration().by_predictions()
 
 
 def test_files_of_earlier_versions_load(tmp_path):

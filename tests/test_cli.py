@@ -46,7 +46,7 @@ def test_the_default_method_suits_a_tied_head_and_seeds_repeat(source, tmp_path,
     for name in ("a", "b"):
         code, out, _ = run(capsys, "compress", source, "-o", tmp_path / name, "--ratio", "6", "--seed", "3", "--json")
         assert code == 0
-        assert json.loads(out.splitlines()[-1])["method"] == "fastscan"
+        assert json.loads(out.splitlines()[-1])["method"] == "tcq"
         files.append(load_file(tmp_path / name / "model.safetensors"))
     assert all(torch.equal(files[0][key], files[1][key]) for key in files[0] if files[0][key].dtype == torch.uint8)
 
@@ -180,13 +180,13 @@ def bad_inputs(source, tmp):
             ("compress", source, "-o", out, "--method", "svd", "--ratio", "5000"),
             "the least that SVD can store is 550 bytes (ratio 49.11 to float32)",
         ),
-        "size out of reach": (("compress", source, "-o", out, "--size", "17"), "the least that FastScan can store"),
+        "size out of reach": (("compress", source, "-o", out, "--size", "17"), "the least that TCQ can store"),
         "two budgets": (("compress", source, "-o", out, "--ratio", "5", "--size", "1MB"), "give one"),
         "unknown method": (("compress", source, "-o", out, "--method", "zip"), "unknown method 'zip'; choose from svd"),
         "unknown field": (small(source, out, "--set", "colour=red"), "has no field 'colour'; it has factors"),
         "field of no method": (
             ("compress", source, "-o", out, "--set", "bloks=2"),
-            "method fastscan has no field 'bloks'; it has blocks, min_bits, beam, rounds",
+            "method tcq has no field 'bloks'; it has blocks, min_bits, unbiased, memory",
         ),
         "half a field": (small(source, out, "--set", "factors"), "--set takes field=value, got 'factors'"),
         "bad value": (

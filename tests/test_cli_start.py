@@ -120,9 +120,9 @@ def test_logs_in_a_file_are_lines(tmp_path, monkeypatch):
     done = subprocess.run([str(part) for part in command], capture_output=True, check=False)
     log = done.stderr.decode()
     assert done.returncode == 0, log
-    assert json.loads(done.stdout)["method"] == "fastscan"
+    assert json.loads(done.stdout)["method"] == "tcq"
     assert "\r" not in log
-    assert "FastScan: codes: done after " in log
+    assert "TCQ: codes: done after " in log
     for noise in ("Loading weights", "Writing model", "Batches", "torchao", "|", "UserWarning"):
         assert noise not in log, noise
 
@@ -153,7 +153,7 @@ def test_json_is_all_that_is_on_stdout(tmp_path, capsys):
 
 def test_a_dry_run_takes_the_method_that_compress_would_take_and_writes_nothing(tmp_path, capsys):
     for name, method, command in (
-        ("gpt2", "fastscan", ("compress", "--dry-run")),
+        ("gpt2", "tcq", ("compress", "--dry-run")),
         ("llama, untied", "tcq", ("compress", "--dry-run", "-o", tmp_path / "o")),
     ):
         source = tiny.save(name, tmp_path / name)
@@ -168,7 +168,7 @@ def test_a_dry_run_takes_the_method_that_compress_would_take_and_writes_nothing(
 
 
 def test_inspect_shows_one_small_matrix(tmp_path, capsys):
-    for name, method in (("bert", "fastscan"), ("llama, untied", "tcq")):
+    for name, method in (("bert", "tcq"), ("llama, untied", "tcq")):
         code, out, err = run(capsys, "inspect", tiny.save(name, tmp_path / name))
         assert code == 0, err
         assert out.count("\n") < 30

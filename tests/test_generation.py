@@ -121,9 +121,9 @@ def test_calls_take_turns():
 
 def test_what_does_not_fit(models, masked, tmp_path):
     for settings, words in (
-        ({"hot_rows": "1kB", "resident": "dense"}, "hot_rows some; give one of them"),
+        ({"hot_rows": "1kB", "resident": "dense"}, "hot_rows keeps some decoded; give one of them"),
         ({"hot_rows": "many"}, "many"),
-        ({"resident": "sparse"}, "resident should be 'dense', got 'sparse'"),
+        ({"resident": "sparse"}, "resident should be 'dense' or 'codes', got 'sparse'"),
         ({"new_tokens": 1}, "new_tokens should be greater than or equal to 2"),
         ({"repeats": 0}, "repeats should be greater than or equal to 1"),
         ({"dtype": "int8"}, "dtype should be 'auto', 'float32'"),

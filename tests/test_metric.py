@@ -15,6 +15,7 @@ from sweeping import PLAN, names
 from vocabpress import METHODS, SVD, Budget, Calibration, compress, make_method
 from vocabpress.calibrate import calibrate
 from vocabpress.calibrate.metric import gradients_of
+from vocabpress.calibrate.outputs import Ran
 from vocabpress.embeddings import Dense, Projected, Rows, Scalar, Sum
 from vocabpress.fitting.fold import can_fold, fold, power
 from vocabpress.hf.checkpoint import open_model
@@ -97,16 +98,17 @@ def test_gradients_by_hand():
     ids, counts = torch.tensor([[0, 1], [4, 2]]), torch.tensor([[True, True], [True, False]])
     scale = torch.tensor([[1.0, -2.0], [3.0, 4.0]])
 
-    predicts = torch.tensor([[True, False], [False, False]])
+    predicts, predicted = torch.tensor([[True, False], [False, False]]), torch.tensor([0.1, 0.2, 0.3, 0.2, 0.2])
 
     def run():
-        return (linear(embedding(ids)).sum(-1) * scale).sum(), counts, predicts
+        return Ran((linear(embedding(ids)).sum(-1) * scale).sum(), counts, predicts, predicted)
 
     expected = scale[counts][:, None] * linear.weight.sum(0)
-    gradients, states = gradients_of([embedding], None, run)
+    gradients, states, probability = gradients_of([embedding], None, run)
     torch.testing.assert_close(gradients, expected.detach())
-    assert states.shape == (0, 3)
-    _, states = gradients_of([embedding], linear, run)
+    assert (states.shape, float(probability)) == ((0, 3), 0)
+    _, states, probability = gradients_of([embedding], linear, run)
+    assert torch.equal(probability, predicted)
     assert torch.equal(states, embedding.weight[ids[predicts]].detach())
     assert not embedding._forward_hooks
     assert not linear._forward_pre_hooks
@@ -131,9 +133,13 @@ def measured(folder, name, **options):
 @pytest.mark.parametrize(("name", "of"), [("bert", "predictions"), ("gpt2", "predictions"), ("t5", "hidden")])
 def test_a_metric_is_symmetric_and_the_same_for_the_same_seed(name, of, folder):
     found = measured(folder, name)
-    assert (found.source, found.metric_strength) == ("text", 0.5)
+    assert (found.source, found.metric_strength) == (("text", 0.5) if of == "hidden" else ("predictions", 1.0))
     assert (found.metric_of, found.metric.shape) == (of, (32, 32))
     assert found.metric_head is (True if of == "predictions" else None)
+    assert (found.predicted is None) == (of == "hidden")
+    if found.predicted is not None:
+        assert float(found.predicted.sum()) == pytest.approx(1)
+        assert bool((found.weights > 0).all())
     assert found.metric_tokens >= 9 * found.metric_sequences == 9 * 80
     assert float(torch.linalg.eigvalsh(found.metric.double()).min()) > -1e-9
     assert 1 <= found.effective_rank <= 32
@@ -176,7 +182,7 @@ def test_the_command_lines(folder, tmp_path, capsys):
     code, out, err = run(capsys, *common, "--json")
     assert code == 0, err
     report = json.loads(out.splitlines()[-1])
-    assert (report["output"], report["metric_of"], report["source"]) == (str(made), "predictions", "text")
+    assert (report["output"], report["metric_of"], report["source"]) == (str(made), "predictions", "predictions")
     assert "effective rank" in err
     press = ("compress", folder / "bert", "--method", "svd", "--ratio", "4", "--json")
     sizes, errors = set(), []

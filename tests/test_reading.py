@@ -1,15 +1,16 @@
 """Ways of reading: the block of a few tokens, distinct rows, rows that are kept, all rows."""
 
 import copy
+import weakref
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModel
+from transformers import AutoModel, AutoModelForCausalLM
 
 import tiny
 from cases import DTYPES, near
-from vocabpress import SVD, Budget, FastScan, Uniform, VocabpressConfig, read_with
+from vocabpress import SVD, TCQ, Budget, FastScan, Uniform, VocabpressConfig, read_with
 from vocabpress.embeddings import Dense, Rows, inference
 from vocabpress.embeddings.caching import HotRows, Reader, Resident
 from vocabpress.embeddings.inference import lookup
@@ -168,12 +169,73 @@ def test_a_model_reads_as_it_is_told_and_saves_as_before(choice, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "method", "reader"),
+    [
+        ("llama", TCQ(memory=8), Resident),
+        ("llama", FastScan(), Reader),
+        ("llama", Uniform(), Reader),
+        ("llama, untied", TCQ(memory=8), Reader),
+    ],
+)
+def test_trellis_codes_are_decoded_once_where_a_head_is_tied(name, method, reader, tmp_path):
+    model = tiny.make(name)
+    compress_model(model, Request(method, Budget.ratio(6)))
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert {type(each.get_input_embeddings().reader) for each in (model, loaded)} == {reader}
+    assert type(AutoModel.from_pretrained(tmp_path).get_input_embeddings().reader) is Reader
+    codes = VocabpressConfig(resident="codes")
+    stored = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16, quantization_config=codes)
+    assert type(stored.get_input_embeddings().reader) is Reader
+    near(tiny.logits(loaded, tiny.batch()), tiny.logits(stored, tiny.batch()), torch.bfloat16)
+    if reader is Resident:
+        kept = loaded.get_output_embeddings().reader._cached[1]
+        assert kept.rows.dtype == torch.bfloat16
+        assert loaded.get_input_embeddings().reader is loaded.get_output_embeddings().reader
+    read_with(loaded, resident="codes")
+    assert type(loaded.get_input_embeddings().reader) is Reader
+    read_with(loaded)
+    assert type(loaded.get_input_embeddings().reader) is reader
+
+
+def test_decoded_rows_are_given_back_before_they_are_made_anew(monkeypatch):
+    table, reads = fitted(), Resident()
+    with torch.no_grad():
+        reads.lookup(table, IDS)
+        kept, make = [weakref.ref(reads._cached[1])], reads._make
+        monkeypatch.setattr(reads, "_make", lambda table: kept.append(kept[0]()) or make(table))
+        table.scales.mul_(2)
+        reads.lookup(table, IDS)
+    assert kept[1] is None
+    assert reads._cached is not None
+    reads.lookup(table, IDS)  # the table may train
+    assert reads._cached is None
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("vectors", [1, 20])
+def test_the_largest_logits_are_those_of_the_decoded_rows(vectors, monkeypatch):
+    table = fitted(TCQ(memory=8))
+    head, hidden = TiedHead(table), torch.randn(vectors, 16)
+    expected = head.topk(hidden, 5)
+    read_with(head)
+    assert type(head.reader) is Resident
+    head(hidden)
+    monkeypatch.setattr(type(table), "lookup", None)  # nothing is decoded again
+    for found, wanted in zip(head.topk(hidden, 5), expected, strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize(
     ("choice", "words"),
     [
-        ({"resident": "int8"}, "resident is 'dense' or nothing, got 'int8'"),
+        ({"resident": "int8"}, "resident is 'dense', 'codes' or nothing, got 'int8'"),
         ({"hot_rows": "lots"}, "'lots' is not a size; write it like 800kB"),
         ({"hot_rows": "-1"}, "'-1' is not a size"),
-        ({"hot_rows": "1MB", "resident": "dense"}, "resident keeps all rows decoded, hot_rows some; give one of them"),
+        (
+            {"hot_rows": "1MB", "resident": "dense"},
+            "resident is for all rows, hot_rows keeps some decoded; give one of them",
+        ),
     ],
 )
 def test_bad_choices_are_refused(choice, words):

@@ -7,12 +7,15 @@ import torch
 
 from cases import low_rank_table
 from vocabpress import TCQ, Budget
+from vocabpress.embeddings import Dense, Scalar
 from vocabpress.embeddings.trellis import Run, Trellis, words
 from vocabpress.fitting.rates import weight_classes
 from vocabpress.fitting.table import Table
 from vocabpress.fitting.trellis import encode
 from vocabpress.fitting.viterbi import Steps, best_path, plain_path
+from vocabpress.methods.tcq import WORDS
 from vocabpress.packing import unpack
+from vocabpress.progress import Bar
 
 
 def decode(bits, runs, scales, memory):
@@ -148,13 +151,13 @@ def test_blocks_are_steps_of_the_logarithm_of_the_weights():
 def test_rare_rows_get_the_bits_that_they_must_have_at_least():
     table, weights = low_rank_table(3000, 64), 1 / torch.arange(1.0, 3001)
     lengths, lost = [], []
-    for least in (0.0, 0.15, 0.75):
+    for least in (0.0, 0.1, 0.75):
         fitted = TCQ(memory=8, min_bits=least).fit(table, budget=Budget.bytes(24000), token_weights=weights)
         assert fitted.total_bits() <= 8 * 24000
         runs = [block["runs"] for block in fitted.config()["inner"]["blocks"]]
         lengths.append([sum(columns // width * bits for columns, bits, width in row) for row in runs])
         lost.append(float((fitted.dense().detach() - table)[2000:].square().sum()))
-    # 64 entries of 0.15 of a bit are less than the shortest row has anyway; 0.75 of a bit are 48 bits.
+    # 64 entries of 0.1 of a bit are less than the shortest row has anyway; 0.75 of a bit are 48 bits.
     assert lengths[0] == lengths[1]
     assert min(lengths[0]) < 48 <= min(lengths[2])
     assert lengths[2][0] < lengths[0][0]
@@ -200,3 +203,33 @@ def test_threads_change_no_bit_and_are_given_back():
     one, three = ([module.codes for module in each.modules() if isinstance(module, Trellis)] for each in found)
     assert len(one) == len(three) > 0
     assert all(torch.equal(a, b) for a, b in zip(one, three, strict=True))
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_normal_numbers_lose_what_the_table_of_words_promises(bits):
+    rows = torch.randn(32, 128, generator=torch.Generator().manual_seed(bits))
+    method, runs = TCQ(), [Run(128, bits)]
+    form = method.code(Table.of(rows), runs, torch.ones(128), torch.Generator(), Bar(disable=True))
+    lost = float((form.dense().detach() - rows).square().mean() / rows.square().mean())
+    assert lost == pytest.approx(WORDS[bits, 1][1] * 4.0**-bits, rel=0.05)
+
+
+def kept_length(**settings):
+    """The product of a row with its decoded row over that with itself, of the mean row's distance."""
+    table = torch.randn(2000, 64, generator=torch.Generator().manual_seed(0))
+    fitted = TCQ(memory=8, blocks=1, **settings).fit(table, budget=Budget.bits_per_weight(1.2))
+    own, seen = table - table.mean(0), fitted.dense().detach() - table.mean(0)
+    return float(((own * seen).sum(1) / own.square().sum(1)).mean())
+
+
+def test_unbiased_codes_keep_the_length_of_rows():
+    assert kept_length() < 0.9
+    assert kept_length(unbiased=True) == pytest.approx(1, abs=0.01)
+
+
+def test_a_basis_stays_in_floats_where_a_metric_is_uneven():
+    table, bases = low_rank_table(3000, 64), []
+    for spread in (0.0, 2.0):
+        metric = torch.diag(torch.logspace(spread, -spread, 64))
+        bases.append(TCQ(memory=8).fit(table, budget=Budget.bytes(40000), metric=metric).basis)
+    assert [type(basis) for basis in bases] == [Scalar, Dense]

@@ -17,13 +17,26 @@ from torch import Tensor
 from vocabpress.fitting.fold import check_metric, power
 
 UNIFORM, VOCABULARY_ORDER, TFIDF = "uniform", "vocabulary-order", "tfidf"
-Source = Literal["uniform", "vocabulary-order", "text", "counts", "tfidf", "gates", "given"]
-WORDS: dict[Source, str] = {"vocabulary-order": "vocabulary order", "tfidf": "TF-IDF of text", "given": "given weights"}
+Source = Literal["uniform", "vocabulary-order", "text", "counts", "tfidf", "gates", "predictions", "given"]
+WORDS: dict[Source, str] = {
+    "vocabulary-order": "vocabulary order",
+    "tfidf": "TF-IDF of text",
+    "predictions": "predicted probability",
+    "given": "given weights",
+}
+# Exponents of token weights and of metrics: of tables that are only read, and of those that a head is tied to
+# (`benchmarks/tied_weights.py`).
 ROOT, STRENGTH = 0.5, 0.5
+HEAD_ROOT, HEAD_STRENGTH = 0.25, 1.0
 # Longer texts are scaled to this length. In `benchmarks/tcq.py` 175,000 is better than 12,000 and than millions.
 TOKENS = 350_000
 # Names in the file. Files of one tensor, as earlier versions wrote them, have the same names.
-TENSORS = {"weights": "token_weights", "counts": "token_counts", "metric": "metric"}
+TENSORS = {
+    "weights": "token_weights",
+    "counts": "token_counts",
+    "metric": "metric",
+    "predicted": "token_probabilities",
+}
 
 
 @dataclass(frozen=True)
@@ -34,8 +47,9 @@ class Calibration:
         weights: Weight of the squared error of each token's row, (V); None weights all tokens equally.
         counts: Occurrences of each token, (V), for reported errors; None if unknown.
         source: Where the weights come from: ``"uniform"``, all tokens equal; ``"vocabulary-order"``, Zipf's law;
-            ``"text"`` or ``"counts"``, a power of the counts; ``"tfidf"``; ``"gates"``; or ``"given"``. A calibration
-            without weights that is not ``"uniform"`` leaves them to its reader.
+            ``"text"`` or ``"counts"``, a power of the counts; ``"predictions"``, a power of the probability that a head
+            gives to the token; ``"tfidf"``; ``"gates"``; or ``"given"``. A calibration without weights that is not
+            ``"uniform"`` leaves them to its reader.
         exponent: The power of the counts that the weights are; None if they are not a power.
         texts: Names of the files that were read.
         tokens: Number of tokens in them.
@@ -47,6 +61,7 @@ class Calibration:
         metric_head: Whether the metric includes what a tied output head reads.
         metric_sequences: Number of sequences that it was measured on.
         metric_tokens: Number of tokens in them, over which it is a mean.
+        predicted: The mean probability that a tied output head gives to each token there, (V); None without one.
 
     Raises:
         ValueError: If the strength is not 0 to 2.
@@ -65,6 +80,7 @@ class Calibration:
     metric_head: bool | None = None
     metric_sequences: int | None = None
     metric_tokens: int | None = None
+    predicted: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.metric_strength <= 2:
@@ -140,7 +156,8 @@ class Calibration:
     def describe(self) -> str:
         """Where the token weights come from, for people."""
         word = WORDS.get(self.source, self.source)
-        return word if self.exponent in (None, ROOT) else f"{word}, to the power {self.exponent:g}"
+        usual = HEAD_ROOT if self.source == "predictions" else ROOT
+        return word if self.exponent in (None, usual) else f"{word}, to the power {self.exponent:g}"
 
     @property
     def effective_rank(self) -> float | None:
@@ -155,7 +172,7 @@ class Calibration:
 
     def joined(self, other: "Calibration") -> "Calibration":
         """A copy, with the token fields, the metric fields or both replaced by those that ``other`` has."""
-        of_metric = [field.name for field in fields(self) if field.name.startswith("metric")]
+        of_metric = ["predicted", *(field.name for field in fields(self) if field.name.startswith("metric"))]
         taken = [] if other.metric is None else of_metric
         if not other.leaves_weights_open:
             taken += [field.name for field in fields(self) if field.name not in of_metric]
@@ -163,13 +180,25 @@ class Calibration:
             taken.remove("counts")
         return replace(self, **{name: getattr(other, name) for name in taken})
 
+    def by_predictions(self, exponent: float | None = None) -> "Calibration":
+        """A copy whose weights are a power of the predicted probabilities; `HEAD_ROOT` if None.
+
+        Raises:
+            ValueError: If it has none, or the exponent is not 0 to 2.
+        """
+        if self.predicted is None:
+            raise ValueError("predicted probabilities are of models whose output head is tied to the table")
+        exponent = HEAD_ROOT if exponent is None else exponent
+        weights = token_weights(self.predicted, exponent)
+        return replace(self, weights=weights, source="predictions", exponent=exponent)
+
     def check(self, rows: int, width: int) -> None:
         """Check that this belongs to a table (V, d).
 
         Raises:
             ValueError: If it belongs to another model, or the metric is invalid.
         """
-        for name in ("weights", "counts"):
+        for name in ("weights", "counts", "predicted"):
             values = getattr(self, name)
             if values is not None and values.shape != (rows,):
                 count = len(values) if values.ndim else 0

@@ -5,9 +5,10 @@ unlabelled text: the effect of an error of the rows on the output, to second ord
 information of the embedding layer (Amari, 1998). Its use in a fit: `vocabpress.fitting.fold`.
 
 Where an output head is tied to the table, a row is read a second time. An error e of the row of token i changes its
-logit by h e^T, h the last hidden state, and the predictions by about p_i (h e^T)^2 / 2 nats, p_i the probability of the
-token. So H = E[h^T h] over the positions that predict is added to M. Both are in nats for each token of text. A token
-is predicted about as often as it is read, so both count by its frequency.
+logit by h e^T, h the last hidden state, and the predictions by about p_i (h e^T)^2 / 2 nats, p_i its probability. So
+H = E[h^T h] over the positions that predict is added to M. Both are in nats for each token of text. Such a row counts
+by its mean predicted probability, which is positive for every token, and close to how often the token is read. Tokens
+that the text lacks have one, too, so a little text weights a whole vocabulary.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vocabpress.calibrate.calibration import Calibration
+from vocabpress.calibrate.calibration import HEAD_STRENGTH, STRENGTH, Calibration
 from vocabpress.calibrate.outputs import Output, Outputs
 from vocabpress.hf.modules import TokenEmbedding
 from vocabpress.progress import Bar
@@ -28,7 +29,7 @@ def measure_metric(outputs: Outputs, progress: bool) -> Calibration:
     Raises:
         ValueError: If the model is compressed.
     """
-    model, summed, counted = outputs.model, torch.zeros(()), 0
+    model, summed, counted, predicted = outputs.model, torch.zeros(()), 0, torch.zeros(())
     table, head = model.get_input_embeddings(), model.get_output_embeddings()
     if isinstance(table, TokenEmbedding):
         raise ValueError("the model is compressed already; measure the original")
@@ -36,24 +37,28 @@ def measure_metric(outputs: Outputs, progress: bool) -> Calibration:
     embeddings = [each for each in model.modules() if isinstance(each, nn.Embedding) and each.weight is weight]
     head = head if getattr(head, "weight", None) is weight else None
     for run in Bar(outputs.batches, desc="metric", disable=not progress):
-        gradients, states = gradients_of(embeddings, head, run)
+        gradients, states, probability = gradients_of(embeddings, head, run)
+        predicted = predicted + probability.double().cpu()
         for vectors in (gradients.double(), states.double()):
             summed = summed + (vectors.T @ vectors).cpu()
         counted += len(gradients)
     return Calibration(
         metric=(summed / counted).float(),
         metric_of=outputs.of,
+        metric_strength=STRENGTH if head is None else HEAD_STRENGTH,
         metric_head=True if head is not None else None,
         metric_sequences=outputs.sequences,
         metric_tokens=counted,
+        predicted=None if head is None else (predicted / predicted.sum()).float(),
     )
 
 
-def gradients_of(embeddings: Sequence[nn.Module], head: nn.Module | None, run: Output) -> tuple[Tensor, Tensor]:
+def gradients_of(embeddings: Sequence[nn.Module], head: nn.Module | None, run: Output) -> tuple[Tensor, Tensor, Tensor]:
     """The gradient of the output of ``run`` at each embedded token that counts, (tokens, d).
 
-    The second tensor, (positions, d), is what ``head`` reads at the positions that predict; empty without a head.
-    ``embeddings`` are all modules that read the table: an encoder and its decoder may each have one.
+    The second tensor, (positions, d), is what ``head`` reads at the positions that predict, the third, (V), the sum of
+    its predicted probabilities there; without a head they are empty and zero. ``embeddings`` are all modules that read
+    the table: an encoder and its decoder may each have one.
     """
     leaves: list[Tensor] = []
     read: list[Tensor] = []
@@ -67,11 +72,12 @@ def gradients_of(embeddings: Sequence[nn.Module], head: nn.Module | None, run: O
         hooks.append(head.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].detach())))
     try:
         with torch.enable_grad():
-            value, counts, predicts = run()
-        gradients = torch.autograd.grad(value, leaves)
+            ran = run()
+        gradients = torch.autograd.grad(ran.value, leaves)
     finally:
         for hook in hooks:
             hook.remove()
-    found = torch.cat([gradient[counts] for gradient in gradients])
-    states = [] if predicts is None else [each[predicts] for each in read]
-    return found, torch.cat(states) if states else found[:0]
+    found = torch.cat([gradient[ran.counts] for gradient in gradients])
+    if ran.predicts is None or ran.probability is None or head is None:
+        return found, found[:0], found.new_zeros(())
+    return found, torch.cat([each[ran.predicts] for each in read]), ran.probability

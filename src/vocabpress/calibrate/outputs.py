@@ -12,7 +12,7 @@ Embeddings and states are multiplied by random vectors and summed, because a gra
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +25,25 @@ from vocabpress.hf.checkpoint import named_class, open_model, open_tokenizer
 from vocabpress.recover.text import UNSCORED, Batch, Sequences, lengths_of, ready, tokenise, with_own_labels
 from vocabpress.texts import read_lines
 
-Output = Callable[[], tuple[Tensor, Tensor, Tensor | None]]
-"""Runs the model; returns a scalar to be differentiated, which embedded tokens count, and at which positions a language
-model predicts (None for other models); both (batch, tokens)."""
+
+class Ran(NamedTuple):
+    """What a model gave for a batch.
+
+    Attributes:
+        value: A scalar to be differentiated.
+        counts: Which embedded tokens count, (batch, tokens).
+        predicts: At which positions a language model predicts, (batch, tokens); None for other models.
+        probability: The predicted probability of each token, summed over these positions, (V); None for other models.
+    """
+
+    value: Tensor
+    counts: Tensor
+    predicts: Tensor | None = None
+    probability: Tensor | None = None
+
+
+Output = Callable[[], Ran]
+"""Runs the model on a batch."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +90,11 @@ def _of_sentences(folder: Path, reading: Reading) -> Outputs:
     draw = torch.Generator().manual_seed(reading.seed)
 
     def output(sentences: list[str]) -> Output:
-        def run() -> tuple[Tensor, Tensor, None]:
+        def run() -> Ran:
             features = encoder.tokenize(sentences)
             features |= {k: v.to(reading.device) for k, v in features.items() if isinstance(v, Tensor)}
             embedded = nn.functional.normalize(encoder(features)["sentence_embedding"], dim=-1)
-            return _projected(embedded, draw), features["attention_mask"].bool(), None
+            return Ran(_projected(embedded, draw), features["attention_mask"].bool())
 
         return run
 
@@ -95,16 +111,17 @@ def _of_tokens(folder: Path, reading: Reading) -> Outputs:
     tokenizer, draw = open_tokenizer(folder), torch.Generator().manual_seed(reading.seed)
 
     def output(batch: Batch) -> Output:
-        def run() -> tuple[Tensor, Tensor, Tensor | None]:
+        def run() -> Ran:
             labels, counts = batch.pop("labels", None), batch["attention_mask"].bool()
             found: Any = model(**batch)
             if labels is None:
-                return _projected(nn.functional.normalize(found[0][counts], dim=-1), draw), counts, None
+                return Ran(_projected(nn.functional.normalize(found[0][counts], dim=-1), draw), counts)
             scored = labels != UNSCORED
             predicts = scored if kind == MASKED else nn.functional.pad(scored[:, 1:], (0, 1))  # a causal model: ahead
             logs = found.logits[predicts].float().log_softmax(-1)
-            words = logs.detach().exp().cpu().multinomial(1, generator=draw).to(reading.device)
-            return logs.gather(1, words).sum(), counts, predicts
+            predicted = logs.detach().exp()
+            words = predicted.cpu().multinomial(1, generator=draw).to(reading.device)
+            return Ran(logs.gather(1, words).sum(), counts, predicts, predicted.sum(0))
 
         return run
 

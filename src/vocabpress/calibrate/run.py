@@ -1,7 +1,6 @@
 """Calibrate a model: weight its tokens, and measure in which directions an error of their rows matters."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,10 +10,10 @@ import torch
 from vocabpress.budget import Budget
 from vocabpress.calibrate.calibration import UNIFORM, VOCABULARY_ORDER, Calibration, join
 from vocabpress.calibrate.counts import weigh_tokens
-from vocabpress.calibrate.declaration import declaration_files
 from vocabpress.calibrate.gates import GateSettings, learn_gates
 from vocabpress.calibrate.metric import measure_metric
 from vocabpress.calibrate.outputs import Reading, read_outputs
+from vocabpress.calibrate.own import metric_files
 from vocabpress.hf.checkpoint import load_model, open_tokenizer
 from vocabpress.hf.compress import check_device
 from vocabpress.hf.folders import find_folder
@@ -36,6 +35,7 @@ def calibrate(
     budget: Budget | None = None,
     metric: bool | None = None,
     metric_strength: float | None = None,
+    own_tokens: int | None = None,
     sequences: int = 3000,
     batch_size: int = 16,
     max_length: int = 128,
@@ -52,7 +52,9 @@ def calibrate(
         text: UTF-8 text files, a sequence a line. Without text, token weights follow the vocabulary's order. Tokens are
             counted in it unless ``start`` has counts.
         start: Calibrations, or files of them, to start from; what they hold is not computed again.
-        exponent: The power of the counts, 0 to 2; None takes the square root, but keeps weights of ``start``.
+        exponent: The power of the counts, 0 to 2; None takes the square root, but keeps weights of ``start``. Where an
+            output head is tied to the table, weights are a power of its mean predicted probabilities instead, which
+            are measured with the metric; None takes the fourth root.
         weights_from: ``"tfidf"`` weights the tokens of the text by TF-IDF instead, each line a document; ``"gates"``
             learns their weights as DiscBlock-D does, in epochs of training.
         gates: Settings of that training; None takes the defaults.
@@ -62,8 +64,11 @@ def calibrate(
         budget: Size of the tables by which gates are evaluated; ratio 25 to float32 if None.
         metric: Whether to measure the metric; None measures it if there is text, ``start`` has no metric, and no gates
             are learned. Without text it is measured on the Universal Declaration of Human Rights, in the languages of
-            the tokenizer.
-        metric_strength: Its exponent in a fit, 0 to 2; that of ``start``, or 0.5, if None.
+            the tokenizer, and on ``own_tokens``.
+        metric_strength: Its exponent in a fit, 0 to 2; None keeps that of ``start``, or takes 0.5,
+            and 1 where a head is tied to the table.
+        own_tokens: Tokens that a causal language model writes itself, to measure the metric on them, too; None takes
+            `own.TOKENS` without text, none with it.
         sequences: Sequences for the metric at most, drawn from the text.
         batch_size: Sequences a step.
         max_length: Tokens of a sequence.
@@ -87,6 +92,7 @@ def calibrate(
         raise ValueError("tasks and their settings are for gates; add --weights-from gates")
     check_device(device)
     files, known, folder = sources(text), join(start), find_folder(model)
+    weighed = known.weights is not None or known.source == UNIFORM
     if learned:
         source = Source(files, task, None if data is None else Path(data))
         how: Any = {"budget": budget or Budget.ratio(25), "settings": gates or GateSettings(), "progress": progress}
@@ -110,7 +116,9 @@ def calibrate(
         metric = bool(text) and known.metric is None and not learned
     if metric:
         place = torch.device(device or "cpu")
-        with nullcontext(files) if files else declaration_files(open_tokenizer(folder)) as read:
+        with metric_files(files, folder, own_tokens, seed, place, progress) as read:
             reading = Reading(read, sequences, batch_size, max_length, seed, place, progress)
             known = known.joined(measure_metric(read_outputs(folder, reading), progress))
+    if known.predicted is not None and weights_from == "counts" and not weighed:
+        known = known.by_predictions(exponent)
     return known if metric_strength is None else replace(known, metric_strength=metric_strength)

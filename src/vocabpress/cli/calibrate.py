@@ -42,7 +42,8 @@ def calibrate(
         ),
     ] = "counts",
     exponent: Annotated[
-        float | None, typer.Option(help="Power of the counts, 0 to 2; 0 weights tokens equally. [0.5]")
+        float | None,
+        typer.Option(help="Power of the counts, 0 to 2; 0 weights tokens equally. [0.5; with a tied head 0.25]"),
     ] = None,
     metric: Annotated[
         bool | None,
@@ -52,7 +53,12 @@ def calibrate(
         ),
     ] = None,
     metric_strength: Annotated[
-        float | None, typer.Option(help="Exponent of the metric in a fit, 0 to 2; 0 leaves it out. [0.5]")
+        float | None,
+        typer.Option(help="Exponent of the metric in a fit, 0 to 2; 0 leaves it out. [0.5, with a tied head 1]"),
+    ] = None,
+    own_tokens: Annotated[
+        int | None,
+        typer.Option(help="Tokens that a causal language model writes for the metric. [8192 without text, else 0]"),
     ] = None,
     sequences: Annotated[int, typer.Option(help="Sequences for the metric at most, drawn from the text.")] = 3000,
     max_length: Annotated[int, typer.Option(help="Tokens of a sequence.")] = 128,
@@ -94,6 +100,7 @@ def calibrate(
         budget=budgets.Budget.ratio(ratio),
         metric=metric,
         metric_strength=metric_strength,
+        own_tokens=own_tokens,
         sequences=sequences,
         max_length=max_length,
         seed=seed,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MIN_WIDTH = 120  # of a table written to a pipe
 SUITS = {
     "tcq": "least error for the bytes",
-    "fastscan": "tied heads: logits at once",
+    "fastscan": "logits from codes alone",
     "svd": "the baseline, in a second",
     "autoencoder": "directions over lengths",
     "groupreduce": "low rank, by frequency",

@@ -6,17 +6,23 @@ graph would hold what was there when it was made. Threads may share a reader.
 """
 
 from threading import Lock
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import embedding, linear
 
 from vocabpress.budget import Budget
+from vocabpress.chunks import chunks
 from vocabpress.embeddings.base import CompressedEmbedding
-from vocabpress.embeddings.inference import in_graph, logits, lookup, trains
+from vocabpress.embeddings.dense import Dense
+from vocabpress.embeddings.inference import in_graph, logits, lookup, top_logits, trains
 from vocabpress.embeddings.kernels.decoders import copied
 from vocabpress.embeddings.kernels.watch import Watch
+from vocabpress.embeddings.trellis import Trellis
+
+Kept = Literal["dense", "codes"]
+"""What of a whole table stays in memory: its decoded rows, or only its codes."""
 
 
 class Reader:
@@ -29,6 +35,10 @@ class Reader:
     def logits(self, table: CompressedEmbedding, hidden: Tensor) -> Tensor:
         """As the table's own."""
         return logits(table, hidden)
+
+    def top(self, table: CompressedEmbedding, hidden: Tensor, count: int, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The largest logits and their tokens, as `inference.top_logits` gives them."""
+        return top_logits(table, hidden, count, bias)
 
 
 class _Caching(Reader):
@@ -43,6 +53,7 @@ class _Caching(Reader):
         """What is kept of this table, as it is now; threads that find nothing each make their own."""
         found = self._cached
         if found is None or not found[0].holds(table):
+            self._cached = found = None  # gives the memory back before as much is taken
             # Tensors of inference mode can't be written to outside of it, nor be used where gradients pass.
             with torch.inference_mode(False), torch.no_grad():
                 watch = Watch(table, [*copied(table), *table.parameters()], table.buffers())
@@ -114,36 +125,59 @@ class HotRows(_Caching):
 
 
 class Resident(_Caching):
-    """Keeps the whole table decoded: a small file, and the speed and memory of a dense table."""
+    """Keeps the whole table decoded, in the dtype of the model: a small file, the speed and memory of a dense table."""
 
     def lookup(self, table: CompressedEmbedding, ids: Tensor) -> Tensor:
         """As the table's own."""
-        if in_graph(ids) or trains(table):
+        if self._reads_codes(table, ids):
             return super().lookup(table, ids)
-        rows: Tensor = self._of(table)
+        rows: Tensor = self._of(table).rows
         return embedding(ids.to(rows.device), rows).to(ids.device)
 
     def logits(self, table: CompressedEmbedding, hidden: Tensor) -> Tensor:
         """As the table's own."""
-        if in_graph(hidden) or trains(table):
+        if self._reads_codes(table, hidden):
             return super().logits(table, hidden)
-        rows: Tensor = self._of(table)
+        rows: Tensor = self._of(table).rows
         return linear(hidden.to(rows.device), rows.to(hidden.dtype)).to(hidden.device)
 
-    def _make(self, table: CompressedEmbedding) -> Tensor:
-        return lookup(table, torch.arange(table.num_embeddings, device=table.device))
+    def top(self, table: CompressedEmbedding, hidden: Tensor, count: int, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        """As the table's own."""
+        return super().top(table if self._reads_codes(table, hidden) else self._of(table), hidden, count, bias)
+
+    def _reads_codes(self, table: CompressedEmbedding, values: Tensor) -> bool:
+        """Whether decoded rows can't be used; a table that trains would soon differ from them, so they are dropped."""
+        training = trains(table)
+        if training:
+            self._cached = None
+        return training or in_graph(values)
+
+    def _make(self, table: CompressedEmbedding) -> Dense:
+        ids = torch.arange(table.num_embeddings, device=table.device)
+        rows = lookup(table, ids[:1]).new_empty(len(ids), table.embedding_dim)
+        for part in chunks(*rows.shape):  # loops decode in float32
+            rows[part] = lookup(table, ids[part])
+        with torch.device("meta"):
+            form = Dense(len(ids), table.embedding_dim)
+        form.rows = nn.Parameter(rows, requires_grad=False)
+        return form
 
 
-def reader_for(hot_rows: str | int | None = None, resident: str | None = None) -> Reader:
-    """The way of reading that `read_with` describes.
+def must_decode(table: CompressedEmbedding) -> bool:
+    """Whether logits decode all rows every time: the value of a trellis code depends on those before it."""
+    return any(isinstance(part, Trellis) for part in table.modules())
+
+
+def reader_for(hot_rows: str | int | None = None, resident: Kept | None = None, decoded: bool = False) -> Reader:
+    """The way of reading that `read_with` describes; ``decoded`` says whether rows are kept decoded by default.
 
     Raises:
         ValueError: If both are given, or one can't be.
     """
-    if resident not in (None, "dense"):
-        raise ValueError(f"resident is 'dense' or nothing, got {resident!r}")
+    if resident not in (None, *get_args(Kept)):
+        raise ValueError(f"resident is 'dense', 'codes' or nothing, got {resident!r}")
     if resident is not None and hot_rows is not None:
-        raise ValueError("resident keeps all rows decoded, hot_rows some; give one of them")
-    if resident is not None:
-        return Resident()
-    return Reader() if hot_rows is None else HotRows(int(Budget.bytes(hot_rows).amount))
+        raise ValueError("resident is for all rows, hot_rows keeps some decoded; give one of them")
+    if hot_rows is not None:
+        return HotRows(int(Budget.bytes(hot_rows).amount))
+    return Resident() if resident == "dense" or (resident is None and decoded) else Reader()

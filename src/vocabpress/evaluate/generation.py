@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
-from vocabpress.embeddings.caching import reader_for
+from vocabpress.embeddings.caching import Kept, reader_for
 from vocabpress.evaluate.language import CAUSAL, load_language_model, load_original, longest_input, tokens_of
 from vocabpress.evaluate.speed import in_turn
 from vocabpress.evaluate.task import Measurement, Subject, Task
@@ -51,7 +51,7 @@ class Generation(Task):
         answer_tokens: Tokens of each answer at most; 0 generates no answers.
         dtype: ``"auto"`` is that of the checkpoint, or of the original's.
         hot_rows: How tables are read, see `vocabpress.read_with`.
-        resident: As above. Without either they are read as the checkpoint says.
+        resident: As above. Without either they are read as after any load.
     """
 
     compares: ClassVar[bool] = True
@@ -62,7 +62,7 @@ class Generation(Task):
     answer_tokens: AtLeast0 = 48
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     hot_rows: str | None = None
-    resident: Literal["dense"] | None = None
+    resident: Kept | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

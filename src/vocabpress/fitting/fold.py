@@ -41,6 +41,16 @@ def power(metric: Tensor, exponent: float) -> Tensor:
     return (vectors * values**exponent) @ vectors.T
 
 
+def unevenness(metric: Tensor) -> float:
+    """The arithmetic over the harmonic mean of the eigenvalues, at least 1.
+
+    An error that is alike in all directions, as that of a rounded decoder into which the metric is folded, counts so
+    much more than in the metric's own coordinates.
+    """
+    values = torch.linalg.eigvalsh(power(metric, 1.0))
+    return float(values.mean() * values.reciprocal().mean())
+
+
 def can_fold(form: CompressedEmbedding) -> bool:
     """Whether all rows of a form are read through a basis, or are floats."""
     if isinstance(form, Sum | Rows):

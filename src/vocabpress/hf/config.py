@@ -3,12 +3,12 @@
 import copy
 import re
 import reprlib
-from typing import Any, Literal
+from typing import Any
 
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from vocabpress.budget import Budget
-from vocabpress.embeddings.caching import reader_for
+from vocabpress.embeddings.caching import Kept, reader_for
 from vocabpress.hf.inner import make_config, method_of
 from vocabpress.hf.request import LinearShapes, Request
 from vocabpress.methods import Method, make_method
@@ -65,7 +65,7 @@ class VocabpressConfig(QuantizationConfigMixin):
         format_version: int = FORMAT_VERSION,
         verify: bool = True,
         hot_rows: str | int | None = None,
-        resident: Literal["dense"] | None = None,
+        resident: Kept | None = None,
         **kwargs: Any,
     ) -> None:
         unknown = set(kwargs) - {"quant_method"}
@@ -91,7 +91,7 @@ class VocabpressConfig(QuantizationConfigMixin):
         self.format_version = format_version
         reader_for(hot_rows, resident)  # refuses what it can't make
         self.verify, self.hot_rows = verify, hot_rows
-        self.resident: Literal["dense"] | None = resident
+        self.resident: Kept | None = resident
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], return_unused_kwargs: bool = False, **kwargs: Any) -> Any:

@@ -1,14 +1,13 @@
 """The modules that stand in a model where an embedding, its tied head and linear maps stood."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vocabpress.embeddings import CompressedEmbedding
-from vocabpress.embeddings.caching import Reader, reader_for
-from vocabpress.embeddings.inference import top_logits
+from vocabpress.embeddings.caching import Kept, Reader, must_decode, reader_for
 from vocabpress.hf.dense_weight import WeightReading
 from vocabpress.hf.states import ReadsTable
 
@@ -163,7 +162,7 @@ class CompressedLinear(_Reads):
         Raises:
             ValueError: If there are not as many outputs.
         """
-        values, places = top_logits(self.table, hidden.to(self.table.device), count, self.bias)
+        values, places = self.reader.top(self.table, hidden.to(self.table.device), count, self.bias)
         return values.to(hidden.device), places.to(hidden.device)
 
     def extra_repr(self) -> str:
@@ -223,16 +222,19 @@ def check_readers(model: nn.Module) -> None:
             )
 
 
-def read_with(model: nn.Module, *, hot_rows: str | int | None = None, resident: Literal["dense"] | None = None) -> None:
+def read_with(model: nn.Module, *, hot_rows: str | int | None = None, resident: Kept | None = None) -> None:
     """Choose how a model reads its compressed tables from now on; nothing that is saved changes.
 
-    Without either, rows are decoded as they are read. Tables that are being trained are read so in any case.
+    Without either, rows are decoded as they are read, but trellis codes that an output head is tied to (`tcq`) are
+    decoded once, at the first reading: their logits would take all rows for every token. Tables that are being trained
+    are read as codes in any case.
 
     Args:
         model: One with compressed tables, on any device.
         hot_rows: Keep rows decoded up to so many bytes a table, such as ``"1MB"``: those that are read first, as
             frequent tokens are. 4 bytes for each token of the vocabulary count, too.
-        resident: ``"dense"`` keeps tables decoded: the download is small, memory and speed are those of a dense model.
+        resident: ``"dense"`` keeps tables decoded, in the dtype of the model: the download is small, memory and speed
+            are those of a dense model. ``"codes"`` keeps none decoded, which takes the least memory.
 
     Raises:
         ValueError: If both are given, or one can't be.
@@ -242,12 +244,14 @@ def read_with(model: nn.Module, *, hot_rows: str | int | None = None, resident: 
         >>> vocabpress.read_with(model, hot_rows="1MB")
     """
     reader_for(hot_rows, resident)
+    reading = [module for module in model.modules() if isinstance(module, _Reads)]
+    heads = {module.table for module in reading if isinstance(module, TiedHead)}
     readers: dict[CompressedEmbedding, Reader] = {}
-    for module in model.modules():
-        if isinstance(module, _Reads):
-            if module.table not in readers:
-                readers[module.table] = reader_for(hot_rows, resident)
-            module.reader = readers[module.table]
+    for module in reading:
+        table = module.table
+        if table not in readers:
+            readers[table] = reader_for(hot_rows, resident, decoded=table in heads and must_decode(table))
+        module.reader = readers[table]
 
 
 def keep_in_memory(table: CompressedEmbedding) -> None:

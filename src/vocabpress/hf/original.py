@@ -15,7 +15,7 @@ from vocabpress.embeddings import CompressedEmbedding
 from vocabpress.embeddings.inference import lookup
 from vocabpress.hf.inner import is_quantised, stored_bytes
 from vocabpress.hf.tables import input_table_name, module_name, tied_modules
-from vocabpress.methods import TCQ, FastScan, Method
+from vocabpress.methods import TCQ, Method
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,14 @@ class Original:
         return (module_name(self.model, head), head) if isinstance(head, nn.Linear) else None
 
     @property
+    def ties_head(self) -> bool:
+        """Whether an output head shares the table."""
+        return self.head is not None and self.head[0] in self.tied
+
+    @property
     def default_method(self) -> Method:
-        """`FastScan` if an output head shares the table, because its logits need no decoded rows; else `TCQ`."""
-        return FastScan() if self.head is not None and self.head[0] in self.tied else TCQ()
+        """`TCQ`; if an output head shares the table, with unbiased codes."""
+        return TCQ(unbiased=self.ties_head)
 
     def tables(self) -> list[TableInfo]:
         """The input table, and the output head if it has a weight of its own."""

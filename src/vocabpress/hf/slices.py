@@ -12,7 +12,7 @@ from vocabpress.hf.checkpoint import empty_model
 from vocabpress.hf.folders import find_folder, weight_files
 from vocabpress.hf.original import Original
 from vocabpress.hf.stored import read_headers
-from vocabpress.methods import method_name
+from vocabpress.methods import Method
 
 
 class StoredTable(NamedTuple):
@@ -42,13 +42,13 @@ class StoredTable(NamedTuple):
             return opened.get_slice(self.key)[start:stop]
 
 
-def default_method_name(model: str | Path) -> str:
+def default_method(model: str | Path) -> Method:
     """The default method for a checkpoint's table, found without reading weights.
 
     Raises:
         ValueError: If the model has no table, or it is compressed already.
     """
-    return method_name(Original.of(empty_model(find_folder(model))).default_method)
+    return Original.of(empty_model(find_folder(model))).default_method
 
 
 def find_stored_table(model: str | Path) -> StoredTable:

@@ -2,12 +2,13 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vocabpress.calibrate import calibrate
 from vocabpress.calibrate.calibration import UNIFORM, VOCABULARY_ORDER, Calibration
 from vocabpress.calibrate.counts import weigh_tokens
+from vocabpress.calibrate.own import TOKENS, writes
 from vocabpress.hf.checkpoint import open_tokenizer
 from vocabpress.hf.original import Original
 from vocabpress.job.text import JobText
@@ -47,8 +48,14 @@ class Calibrating:
     progress: bool
 
     def by_default(self) -> Calibration:
-        """The calibration without text of the user's: Zipf's law over the vocabulary's order, and no metric."""
-        return self.weights(Calibration())
+        """The calibration without text of the user's: Zipf's law over the vocabulary's order, and no metric.
+
+        A causal language model with a tied head gets one, measured on text that it writes, because without a metric
+        the rows of a head are far worse; encoders gain nothing from so little text (`benchmarks/tied_weights.py`).
+        """
+        known = self.weights(Calibration())
+        speaks = self.folds and self.original.ties_head and writes(self.folder)
+        return self.with_metric(known, TOKENS) if speaks else known
 
     def of(self, given: Calibration) -> Calibration:
         """The calibration of the job.
@@ -73,14 +80,20 @@ class Calibrating:
         tokenizer = lambda: open_tokenizer(self.folder)  # noqa: E731
         return weigh_tokens(known, tokenizer, rows, files, noted=self.names, progress=self.progress)
 
-    def with_metric(self, known: Calibration) -> Calibration:
-        """Add the metric, measured on the job's text; a warning if this model has none."""
+    def with_metric(self, known: Calibration, own_tokens: int = 0) -> Calibration:
+        """Add the metric, measured on the job's text; a warning if this model has none.
+
+        Args:
+            known: Token counts and the weights that follow from them.
+            own_tokens: Tokens that the model writes itself.
+        """
         try:
             return calibrate(
                 self.folder,
                 text=self.text.files,
-                start=[known],
+                start=[replace(known, weights=None, exponent=None)],
                 metric=True,
+                own_tokens=own_tokens,
                 sequences=max(FEWEST_SEQUENCES, min(SEQUENCES, WEIGHTS // self.original.model.num_parameters())),
                 seed=self.seed,
                 device=self.device,

@@ -66,8 +66,8 @@ def compress(
     Args:
         model: A hub id, or a folder with config.json and weights.
         output: A folder that does not exist yet, or is empty. It appears when all is done, or not at all.
-        method: A method, or its name with its default settings; None takes `FastScan` where an output head is tied to
-            the table, `TCQ` elsewhere.
+        method: A method, or its name with its default settings; None takes `TCQ`, with unbiased codes where an
+            output head is tied to the table.
         budget: Size of the table, instead of a quality.
         quality: How much of what the model is for is left at least, over 0 and below 100; the table is the smallest
             found in three fits. 99 if there is no budget either. Linear maps exclude it; with them the budget is ratio

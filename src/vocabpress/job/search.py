@@ -91,9 +91,9 @@ class Bench:
         Raises:
             ValueError: If no plan fits, or the quality is not reached.
         """
-        limit, tied = 100 - quality, self.original.head is not None and self.original.head[0] in self.original.tied
+        limit = 100 - quality
         found, tried, least = list[Settled](), list[Tried](), 0.0
-        bits: float | None = min(first_bits(quality, tied), self.most)
+        bits: float | None = min(first_bits(quality, self.original.ties_head), self.most)
         while bits is not None:
             possible = self._possible(bits)
             least = possible if possible > bits else least

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vocabpress.budget import Budget, largest
 from vocabpress.embeddings import CompressedEmbedding
-from vocabpress.fitting.fold import can_fold, check_metric, fold, power
+from vocabpress.fitting.fold import can_fold, check_metric, fold, power, unevenness
 from vocabpress.fitting.shards import ALONE, Shards
 from vocabpress.fitting.table import Table
 
@@ -183,7 +183,7 @@ class Method(ABC):
         check_metric(metric, rows.shape[1])
         root, inverse = (power(metric.to(rows.device), half).float() for half in (0.5, -0.5))
         turned = rows.times(shards.agree(root)).cached()
-        plans = self._foldable(plans, *rows.shape)
+        plans = [plan | {"uneven": unevenness(metric)} for plan in self._foldable(plans, *rows.shape)]
         plan = shards.agree_on(self.choose(turned, plans, weights, generator, progress))
         fitted = self.fit_plan(turned, plan, weights, generator, progress)
         fold(fitted, shards.agree(inverse))
