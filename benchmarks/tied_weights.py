@@ -9,6 +9,7 @@ cores; rows that are there are not measured again.
 
 import json
 import math
+import subprocess
 import sys
 import time
 from contextlib import ExitStack
@@ -20,9 +21,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from bench import CACHE, SENTENCES, prepare
+from bench import CACHE, HERE, SENTENCES, prepare
 from common import RESULTS, parse
-from real_models.get import real_model
 from vocabpress import TCQ, Budget, Calibration
 from vocabpress.calibrate import calibrate
 from vocabpress.calibrate.own import TOKENS, own_files
@@ -129,7 +129,8 @@ def main() -> int:
     """Measure the rows."""
     arguments = parse(__doc__)
     prepare(arguments.data)
-    real_model("smollm2")
+    if subprocess.run([sys.executable, HERE / "real_models" / "get.py", "smollm2"], check=False).returncode:
+        return 1
     model: Any = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32).eval()
     table = model.get_input_embeddings().weight
     original, read = table.detach().clone(), texts(arguments.data)
