@@ -13,7 +13,7 @@ ENCODERS = {
     **{f"STS {year}": (f"sts{year}", 2) for year in (12, 13, 14)},
     "retrieval": ("top1", 2),
 }
-BEST = ("original", "tcq, ", "torchao", "rtn")
+BEST = ("original", "torchao-int8", "rtn-4", "rtn-3", "tcq, 8x", "tcq, 12.8x", "tcq, 25x")
 WAYS = ("as stored", "hot rows, 1 MB", "resident")
 PLACEHOLDER = "not measured yet"
 
