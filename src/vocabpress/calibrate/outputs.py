@@ -9,7 +9,7 @@ The output is
 Embeddings and states are multiplied by random vectors and summed, because a gradient needs a scalar.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -53,7 +53,7 @@ class Outputs:
     model: PreTrainedModel
     of: Literal["sentence", "predictions", "hidden"]
     sequences: int
-    batches: Iterator[Output]
+    batches: Sequence[Output]
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _of_sentences(folder: Path, reading: Reading) -> Outputs:
 
     lines = _drawn(list(dict.fromkeys(read_lines(reading.text, reading.progress))), reading, draw)
     batches = by_length(list(map(len, lines)), reading.batch_size, longest_first=False)
-    batches = (output([lines[row] for row in rows]) for rows in batches)
+    batches = [output([lines[row] for row in rows]) for rows in batches]
     return Outputs(encoder[0].auto_model, "sentence", len(lines), batches)
 
 
@@ -131,7 +131,7 @@ def _of_tokens(folder: Path, reading: Reading) -> Outputs:
         sequences = with_own_labels(sequences, model, tokenizer, reading.seed)
     examples = sequences.training
     batches = by_length(lengths_of(examples), reading.batch_size, longest_first=False)
-    batches = (output(ready(sequences.collate([examples[i] for i in b]), model, reading.device)) for b in batches)
+    batches = [output(ready(sequences.collate([examples[i] for i in b]), model, reading.device)) for b in batches]
     return Outputs(model, "predictions" if kind else "hidden", len(examples), batches)
 
 
