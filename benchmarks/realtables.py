@@ -93,7 +93,7 @@ def tied_weights() -> str:
     metrics = [(f"{text}_{name}", places) for text in ("wikitext", "stories") for name, places in columns.values()]
     lines = [
         [f"{found.settings['ratio']:g}x", found.variant, *(f"{found.metrics[m]:.{places}f}" for m, places in metrics)]
-        for found in (read_results(file) if file.exists() else [])
+        for found in sorted(read_results(file) if file.exists() else [], key=lambda each: each.settings["ratio"])
     ]
     headers = ["ratio", "", *(f"{text}, {name}" for text in ("WikiText-2", "stories") for name in columns)]
     return table(headers, lines or [[PLACEHOLDER, *["-"] * (len(headers) - 1)]])

@@ -69,13 +69,12 @@ class Row:
 
 
 ROWS = {
+    25.0: (Row(), Row(exponent=0.4), Row(unbiased=False), Row(text="Wikipedia"), Row(text="none")),
     8.0: (Row(), Row(exponent=0.15), Row(exponent=0.4), Row(unbiased=False), Row(text="none"), Row(memory=14)),
     12.8: (
         *(Row(), Row(exponent=0.15), Row(exponent=0.4), Row(metric=False), Row(unbiased=False)),
         *(Row(text="its own"), Row(text="the Declaration"), Row(text="Wikipedia"), Row(text="none")),
     ),
-    16.0: (Row(), Row(exponent=0.15), Row(memory=14)),
-    25.0: (Row(), Row(exponent=0.15), Row(unbiased=False), Row(text="Wikipedia"), Row(text="none")),
 }
 
 
