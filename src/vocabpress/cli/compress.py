@@ -32,6 +32,7 @@ library, slices, qualities = (
 )
 requests, progress = Later("vocabpress.hf.request"), Later("vocabpress.progress")
 printing, processes = Later("vocabpress.cli.printing"), Later("vocabpress.cli.together")
+DEFAULT = "tcq"
 
 
 def compress(
@@ -43,7 +44,7 @@ def compress(
         str | None,
         typer.Option(
             help=f"One of: {', '.join(METHODS)}; A+B, where B compresses the residual of A; or blockwise:A, A for "
-            "each block of tokens by weight. [tcq, with unbiased codes where an output head is tied to the table]"
+            "each block of tokens by weight. [tcq]"
         ),
     ] = None,
     quality: Annotated[
@@ -119,7 +120,7 @@ def compress(
         raise ValueError("--reference is what a ratio is against; give --ratio, or leave it out")
     if preset_name is None:
         chosen: dict[str, Any] = {
-            "method": chosen_method(model, method, fields),
+            "method": methods.make_method(method or DEFAULT, **fields) if method or fields else None,
             "budget": budget,
             "quality": quality,
             "linears": requests.LinearShapes.read(parse_settings(linears, "--linears")) if linears else None,
@@ -159,25 +160,15 @@ def compress(
         print_json(asdict(report))
 
 
-def chosen_method(model: str, name: str | None, fields: dict[str, str]) -> Any:
-    """The method by name and fields; fields without a name are those of the model's default method."""
-    if name is None and not fields:
-        return None
-    if name is not None:
-        return methods.make_method(name, **fields)
-    suited = slices.default_method(model)
-    return methods.make_method(methods.method_name(suited), **(methods.method_settings(suited) | fields))
-
-
 def show_forecast(model: str, method: Any, budget: Any, quality: float | None, as_json: bool) -> None:
     """What `--dry-run` prints. Without a size it is about the first fit of the search for a quality."""
-    stored, suited = slices.find_stored_table(model), slices.default_method(model)
-    method = method or suited
+    stored = slices.find_stored_table(model)
+    method = (method or methods.make_method(DEFAULT)).for_head(stored.ties_head)
     name, kind = methods.method_name(method), budgets.dtype_name(stored.dtype)
     size = str(budget)
     if budget is None:
         wanted = qualities.check_quality(quality or qualities.DEFAULT)
-        budget = budgets.Budget.bits_per_weight(round(qualities.first_bits(wanted, suited.unbiased), 4))
+        budget = budgets.Budget.bits_per_weight(round(qualities.first_bits(wanted, stored.ties_head), 4))
         size = f"{budget}, the start of the search for quality {wanted:g}"
     found = forecasts.forecast(method, stored.rows(0, stored.shape[0]), budget)
     seconds = f"{name} can't predict it" if found.seconds is None else progress.duration(found.seconds)

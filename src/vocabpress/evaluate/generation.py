@@ -127,7 +127,7 @@ def read_answers(
     """Greedy answers to `PROMPTS`, in the chat template if the tokenizer has one.
 
     Args:
-        models: The model, and the original if there is one.
+        models: The model under ``""``, and the original, if there is one, under ``"_original"``.
         tokenizer: Of both.
         new_tokens: Tokens of an answer at most.
         bar: Moves by one for each answer.
@@ -143,9 +143,9 @@ def read_answers(
         else:
             ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
         answers = {"prompt": prompt}
-        for name, model in zip(("answer", "original"), models.values(), strict=False):
+        for ending, model in models.items():
             new = generate(model, ids, new_tokens)[len(ids) :]
-            answers[name] = tokenizer.decode(new, skip_special_tokens=True).strip()
+            answers[ending.removeprefix("_") or "answer"] = tokenizer.decode(new, skip_special_tokens=True).strip()
             bar.update()
         found.append(answers)
     return found

@@ -197,8 +197,10 @@ def _scores(models: Sequence[PreTrainedModel], batch: Sequence[ScoredSequence], 
     on_device = {name: tensor.to(device) for name, tensor in inputs.items()}
     logits = [logits_at(model, on_device, scored.to(device))[1] for model in models]
     targets = torch.tensor([token for sequence in batch for token in sequence.targets], device=device)
-    found = {name: _losses(each, targets) for name, each in zip(("nll", "nll_original"), logits, strict=False)}
-    return found if len(models) == 1 else found | divergences(logits[1], logits[0])
+    found = {"nll": _losses(logits[0], targets)}
+    if len(models) == 1:
+        return found
+    return found | {"nll_original": _losses(logits[1], targets)} | divergences(logits[1], logits[0])
 
 
 def _losses(logits: Tensor, targets: Tensor) -> Tensor:

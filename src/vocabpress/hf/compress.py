@@ -6,7 +6,8 @@ from transformers import PreTrainedModel
 from vocabpress.calibrate.calibration import Calibration
 from vocabpress.fitting.shards import ALONE, Shards
 from vocabpress.hf.config import VocabpressConfig
-from vocabpress.hf.fit import EVEN, Compressed, fit
+from vocabpress.hf.fit import EVEN, Compressed, fit, put
+from vocabpress.hf.linears import compress_linears
 from vocabpress.hf.original import Original
 from vocabpress.hf.quantizer import attach
 from vocabpress.hf.request import Request
@@ -34,7 +35,9 @@ def compress_model(
         ValueError: If the table is compressed already, or can't be fitted.
     """
     original = model if isinstance(model, Original) else Original.of(model)
-    done = fit(original, request, calibration, device, shards, progress)
+    maps = compress_linears(original.model, request.linears, device, progress)
+    fitted = fit(original, request, calibration, device, shards, progress)
+    done = put(original, fitted, calibration, maps)
     attach(original.model, VocabpressConfig(**done.stored))
     return done
 

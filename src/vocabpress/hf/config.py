@@ -25,8 +25,8 @@ class VocabpressConfig(QuantizationConfigMixin):
     Compression at load weights all tokens alike, because a model does not know its tokenizer. `compress` does better.
 
     Args:
-        method: Name of a method, or a `Method`, for compression at load. With None the model decides, see
-            `default_method`.
+        method: Name of a method, or a `Method`, for compression at load. None is
+            `TCQ`.
         budget: Size of the table, for compression at load.
         seed: Seed of the fit.
         shapes: Linear maps to store as Kronecker products, for compression at load.

@@ -1,4 +1,4 @@
-"""Compress a model in memory: fit the linear maps and the token table, and install them in the model."""
+"""Fit the token table of a model in memory, and install it in the model."""
 
 import time
 from dataclasses import asdict, dataclass, replace
@@ -12,7 +12,7 @@ from vocabpress.calibrate.calibration import UNIFORM, Calibration
 from vocabpress.embeddings import CompressedEmbedding
 from vocabpress.fitting.shards import ALONE, Shards
 from vocabpress.forecast import expected_seconds
-from vocabpress.hf.linears import LinearOutcome, compress_linears
+from vocabpress.hf.linears import LinearOutcome
 from vocabpress.hf.original import Original
 from vocabpress.hf.request import Request
 from vocabpress.hf.swap import install
@@ -73,34 +73,21 @@ def fit(
     device: str | None = None,
     shards: Shards = ALONE,
     progress: bool = False,
-) -> Compressed:
-    """Fit the linear maps and the table, and install them in the model.
+) -> Fitted:
+    """Fit the table of an original, which does not change.
 
     Args:
-        original: Its model is changed in place.
-        request: Method, budget, seed and linear maps.
+        original: The original.
+        request: Method, budget and seed.
         calibration: Which errors matter.
-        device: Where to fit; None is where the tensors are.
+        device: Where to fit; None is where the table is.
         shards: The processes that fit the table together. Each has loaded the model and reads its own rows.
         progress: Whether to draw progress bars on stderr.
 
     Raises:
-        ValueError: If the method, the budget or a shape does not fit the model.
+        ValueError: If the method or the budget does not fit the table.
     """
-    maps = compress_linears(original.model, request.linears, device, progress)
-    return put(original, fit_table(original, request, calibration, device, shards, progress), calibration, maps)
-
-
-def fit_table(
-    original: Original,
-    request: Request,
-    calibration: Calibration = EVEN,
-    device: str | None = None,
-    shards: Shards = ALONE,
-    progress: bool = False,
-) -> Fitted:
-    """Fit the table; the model does not change. Arguments and errors are those of `fit`."""
-    weight, method = original.weight.detach(), request.method or original.default_method
+    weight, method = original.weight.detach(), original.method_for(request.method)
     request = replace(request, method=method)
     if progress:
         _announce_time(original, method, request)

@@ -155,7 +155,7 @@ def inspect(
     """
     folder = find_folder(model)
     original = Original.of(load_model(folder, trust_remote_code, quantised=True))
-    table, method = original.weight.detach(), original.default_method
+    table, method = original.weight.detach(), original.method_for(None)
     values = singular_values(table)
     shares = values.square().cumsum(0) / values.square().sum().clamp(min=1e-30)
     calibration = Calibration()

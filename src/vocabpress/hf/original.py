@@ -90,10 +90,9 @@ class Original:
         """Whether an output head shares the table."""
         return self.head is not None and self.head[0] in self.tied
 
-    @property
-    def default_method(self) -> Method:
-        """`TCQ`; if an output head shares the table, with unbiased codes."""
-        return TCQ(unbiased=self.ties_head)
+    def method_for(self, method: Method | None) -> Method:
+        """A method as it suits the table; `TCQ` if None."""
+        return (method or TCQ()).for_head(self.ties_head)
 
     def tables(self) -> list[TableInfo]:
         """The input table, and the output head if it has a weight of its own."""

@@ -25,8 +25,9 @@ from transformers.quantizers.base import HfQuantizer
 from vocabpress.budget import DTYPES
 from vocabpress.embeddings import CompressedEmbedding, build
 from vocabpress.hf.config import VocabpressConfig
-from vocabpress.hf.fit import fit, without_converters
+from vocabpress.hf.fit import EVEN, fit, put, without_converters
 from vocabpress.hf.inner import HOOKS, Unquantised, as_bool, make_quantizer, without_deserialisers
+from vocabpress.hf.linears import compress_linears
 from vocabpress.hf.modules import TokenEmbedding, check_readers, keep_in_memory, owned_tables, read_with
 from vocabpress.hf.original import Original
 from vocabpress.hf.overrides import override
@@ -152,7 +153,9 @@ class VocabpressQuantizer(HfQuantizer):
             self.inner.postprocess_model(model)
         setattr(model, "hf_quantizer", self)  # noqa: B010
         if not self.pre_quantized and not config.tables:
-            vars(config).update(fit(Original.of(model), config.request).stored)
+            original, request = Original.of(model), config.request
+            maps = compress_linears(model, request.linears)
+            vars(config).update(put(original, fit(original, request), EVEN, maps).stored)
         elif self._dtype is not None:
             for name, table in owned_tables(model).items():
                 _check_loaded(name, table, model)

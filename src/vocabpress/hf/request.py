@@ -104,7 +104,7 @@ class Request:
     """What a user requests.
 
     Attributes:
-        method: Method for the table; None lets the model decide, see `default_method`.
+        method: Method for the table; None is `TCQ`.
         budget: Size of the table.
         seed: Seed for all randomness.
         linears: Linear maps to store as Kronecker products.

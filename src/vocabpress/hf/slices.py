@@ -12,7 +12,6 @@ from vocabpress.hf.checkpoint import empty_model
 from vocabpress.hf.folders import find_folder, weight_files
 from vocabpress.hf.original import Original
 from vocabpress.hf.stored import read_headers
-from vocabpress.methods import Method
 
 
 class StoredTable(NamedTuple):
@@ -23,12 +22,14 @@ class StoredTable(NamedTuple):
         key: Name of the tensor in it.
         shape: (V, d).
         dtype: Dtype in the file.
+        ties_head: Whether an output head shares it.
     """
 
     file: str
     key: str
     shape: tuple[int, int]
     dtype: torch.dtype
+    ties_head: bool
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows ``start`` to ``stop``, (stop - start, d): mapped from the file, and read when they are used.
@@ -40,15 +41,6 @@ class StoredTable(NamedTuple):
             raise ValueError(f"the table has rows 0 to {self.shape[0]}, got {start} to {stop}")
         with safe_open(self.file, "pt") as opened:
             return opened.get_slice(self.key)[start:stop]
-
-
-def default_method(model: str | Path) -> Method:
-    """The default method for a checkpoint's table, found without reading weights.
-
-    Raises:
-        ValueError: If the model has no table, or it is compressed already.
-    """
-    return Original.of(empty_model(find_folder(model))).default_method
 
 
 def find_stored_table(model: str | Path) -> StoredTable:
@@ -69,8 +61,8 @@ def find_stored_table(model: str | Path) -> StoredTable:
         found = [key for key in candidates if _same_parameter(key, f"{place}.weight", skeleton.model)]
         if len(found) == 1:
             file, (rows, width) = entries[found[0]].file, weight.shape
-            empty = StoredTable(file, found[0], (rows, width), weight.dtype).rows(0, 0)
-            return StoredTable(file, found[0], (rows, width), empty.dtype)
+            stored = StoredTable(file, found[0], (rows, width), weight.dtype, skeleton.ties_head)
+            return stored._replace(dtype=stored.rows(0, 0).dtype)
     raise ValueError(
         f"the files of {model} have no tensor of {list(weight.shape)} that is clearly its {skeleton.name}.weight; load "
         "the model instead"

@@ -28,7 +28,7 @@ from vocabpress.hf.writing import check_output
 from vocabpress.job.calibration import Calibrating, check_sources
 from vocabpress.job.change import NotMeasurable, Probe, ask
 from vocabpress.job.quality import DEFAULT, check_quality
-from vocabpress.job.recovery import Lesson, check_lesson, check_minutes
+from vocabpress.job.recovery import Recovering, check_minutes, check_text
 from vocabpress.job.search import Bench
 from vocabpress.job.text import NO_TEXT, JobText, open_text
 from vocabpress.job.write import Label, write
@@ -66,8 +66,8 @@ def compress(
     Args:
         model: A hub id, or a folder with config.json and weights.
         output: A folder that does not exist yet, or is empty. It appears when all is done, or not at all.
-        method: A method, or its name with its default settings; None takes `TCQ`, with unbiased codes where an
-            output head is tied to the table.
+        method: A method, or its name with its default settings; None takes `TCQ`. Codes of `TCQ` and
+            `FastScan` are unbiased where an output head is tied to the table.
         budget: Size of the table, instead of a quality.
         quality: How much of what the model is for is left at least, over 0 and below 100; the table is the smallest
             found in three fits. 99 if there is no budget either. Linear maps exclude it; with them the budget is ratio
@@ -76,8 +76,9 @@ def compress(
             columns and rows of the left factor; see `LinearShapes`. None leaves them as they are.
         text: UTF-8 text files; tokens and directions that matter in them are stored more exactly.
         calibration: Which errors matter, as `vocabpress.calibrate` measures it: a `Calibration`, a file of one,
-            ``"vocabulary-order"``, or ``"uniform"``, every token alike. Without it or text it is the vocabulary's
-            order, where the model has a tokenizer. A metric is for methods that read rows through a basis.
+            ``"vocabulary-order"``, or ``"uniform"``, every token alike. Without it or text a causal language model
+            with a tied head writes some text itself, and other models with a tokenizer take the vocabulary's order.
+            A metric is for methods that read rows through a basis.
         measure: Whether to measure what changed.
         recover: Minutes of training against the original after the fit, at most; see `vocabpress.recover.recover`.
             None trains nothing.
@@ -130,12 +131,12 @@ def compress(
     module_folders(folder)  # which are copied at the end, and may be broken
     page = read_page(folder)
     original = _open(folder, body_config(body) if isinstance(body, str) else body, tie, trust_remote_code)
-    request = Request(named or original.default_method, budget or FALLBACK, seed, shapes)
+    request = Request(original.method_for(named), budget or FALLBACK, seed, shapes)
     wanted = None if budget is not None or shapes is not None else quality or DEFAULT
     progress = progress and not shards.rank
     with nullcontext(NO_TEXT) if shards.rank else open_text(files, text, folder, measure) as read:
         if recover is not None:
-            check_lesson(read)
+            check_text(read)
         probe = None
         if measure and not shards.rank:
             probe = _ask(original, folder, read, wanted, quality is not None, progress)
@@ -153,8 +154,8 @@ def compress(
         if shards.rank:  # the first process measures and writes
             return shards.agree_on(None)
         label = Label(model, folder, output, command, page, wanted)
-        lesson = None if recover is None else Lesson(folder, read, recover, seed, device)
-        report = write(target, bench, label, done, settled, known, lesson)
+        how = None if recover is None else Recovering(folder, read, recover, seed, device)
+        report = write(target, bench, label, done, settled, known, how)
     return shards.agree_on(report)
 
 

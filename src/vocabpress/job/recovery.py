@@ -18,7 +18,7 @@ FEWEST_LINES = 40  # of text to train on
 
 
 @dataclass(frozen=True)
-class Lesson:
+class Recovering:
     """How a compressed model is trained: against the original in ``folder``, for so many minutes at most."""
 
     folder: Path
@@ -40,14 +40,14 @@ def check_minutes(minutes: float | None, processes: int) -> None:
         raise ValueError("training needs accelerate; pip install 'vocabpress[train]'")
 
 
-def check_lesson(text: JobText) -> None:
+def check_text(text: JobText) -> None:
     """Raise ValueError if there is too little text to train on."""
     if text.lines < FEWEST_LINES:
         reason = f"there are {text.lines}" if text.lines else text.lacking
         raise ValueError(f"recovery needs {FEWEST_LINES} lines of text or more ({reason}); give --text, or text=[…]")
 
 
-def recovered(target: Path, compressed: Path, bench: Bench, report: Report, lesson: Lesson) -> Report:
+def recovered(target: Path, compressed: Path, bench: Bench, report: Report, how: Recovering) -> Report:
     """Train a compressed checkpoint, and move the better one of the two into the folder above.
 
     Args:
@@ -55,20 +55,20 @@ def recovered(target: Path, compressed: Path, bench: Bench, report: Report, less
         compressed: The checkpoint's folder in it, which disappears.
         bench: What measures it.
         report: Of the compression.
-        lesson: How it is trained.
+        how: How it is trained.
     """
     save_report(report, compressed)
     trained, change, best = target / "recovered", report.change, compressed
-    settings = Recovery(minutes=lesson.minutes, steps=max(1, round(lesson.minutes * STEPS_PER_MINUTE)))
+    settings = Recovery(minutes=how.minutes, steps=max(1, round(how.minutes * STEPS_PER_MINUTE)))
     try:
         done = recover(
             compressed,
             trained,
-            teacher=lesson.folder,
-            text=lesson.text.files,
+            teacher=how.folder,
+            text=how.text.files,
             settings=settings,
-            seed=lesson.seed,
-            device=lesson.device,
+            seed=how.seed,
+            device=how.device,
             progress=bench.progress,
         )
     except ValueError as error:  # the fit took longer, so it is not lost

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from vocabpress.budget import Budget
 from vocabpress.calibrate.calibration import Calibration
 from vocabpress.fitting.shards import Shards
-from vocabpress.hf.fit import Fitted, fit_table
+from vocabpress.hf.fit import Fitted, fit
 from vocabpress.hf.original import Original
 from vocabpress.hf.report import Change
 from vocabpress.hf.request import Request
@@ -56,7 +56,7 @@ class Bench:
     @property
     def method(self) -> Method:
         """The method for the table."""
-        return self.request.method or self.original.default_method
+        return self.original.method_for(self.request.method)
 
     @property
     def most(self) -> float:
@@ -77,7 +77,7 @@ class Bench:
     def once(self, budget: Budget, calibration: Calibration) -> Settled:
         """Fit within a budget, and measure."""
         request = replace(self.request, budget=budget)
-        fitted = fit_table(self.original, request, calibration, self.device, self.shards, self.progress)
+        fitted = fit(self.original, request, calibration, self.device, self.shards, self.progress)
         return Settled(fitted, self._change(fitted))
 
     def search(self, quality: float, insists: bool, calibration: Calibration) -> Settled:

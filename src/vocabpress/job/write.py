@@ -18,7 +18,7 @@ from vocabpress.hf.page import Page
 from vocabpress.hf.report import Report, hub_id, model_name, named_by
 from vocabpress.hf.writing import save, written_at_once
 from vocabpress.job.quality import gentler_ratio
-from vocabpress.job.recovery import Lesson, recovered
+from vocabpress.job.recovery import Recovering, recovered
 from vocabpress.job.search import Bench, Settled
 from vocabpress.methods import method_name, method_settings
 from vocabpress.reconstruction import row_errors
@@ -54,7 +54,7 @@ def write(
     done: Compressed,
     settled: Settled,
     calibration: Calibration,
-    lesson: Lesson | None,
+    recovering: Recovering | None,
 ) -> Report:
     """Write the checkpoint of a model that was compressed in memory, and describe it.
 
@@ -65,16 +65,16 @@ def write(
         done: What was installed.
         settled: The fit that was chosen.
         calibration: Which errors mattered.
-        lesson: How to train it first; None trains nothing.
+        recovering: How to train it first; None trains nothing.
     """
     with written_at_once(target) as temporary:
-        folder = temporary if lesson is None else temporary / "compressed"
+        folder = temporary if recovering is None else temporary / "compressed"
         save(bench.original.model, folder)
         copy_companions(label.folder, folder)
         report = _report(folder, bench.original, label, done, settled, calibration)
-        if lesson is not None:
-            report = replace(recovered(temporary, folder, bench, report, lesson), output=str(label.output))
-        _warn_if_low(report, lesson is not None)
+        if recovering is not None:
+            report = replace(recovered(temporary, folder, bench, report, recovering), output=str(label.output))
+        _warn_if_low(report, recovering is not None)
         write_card(report, temporary, label.page, label.page.text)
     return report
 

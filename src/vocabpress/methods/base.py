@@ -76,6 +76,10 @@ class Method(ABC):
             progress: Whether to draw progress bars on stderr.
         """
 
+    def for_head(self, tied: bool) -> "Method":
+        """This method for a table that an output head is tied to, or not; only settings that are None differ."""
+        return self
+
     def choose(
         self, table: Table, plans: list[Plan], weights: Tensor, generator: torch.Generator, progress: bool
     ) -> Plan:

@@ -49,7 +49,7 @@ class FastScan(TransformMethod):
     Attributes:
         blocks: Blocks of tokens by weight times energy of the row, at most; the search may take fewer.
         min_bits: Bits for each entry of a row, at least, however small the weight of its token; protects rare tokens.
-        unbiased: Whether rows are coded twice, so that they lose no length; for tables that a head is tied to.
+        unbiased: Whether rows are coded twice, so that they lose no length; None is yes where a head is tied.
         beam: Width of the search for codes.
         rounds: Rounds of codes and least squares in turn.
     """

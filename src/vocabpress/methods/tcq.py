@@ -53,7 +53,7 @@ class TCQ(TransformMethod):
         memory: Bits of the trellis' state: each one more doubles the time of a fit and reduces the error.
         blocks: Blocks of tokens by weight times energy of the row, at most; the search may take fewer.
         min_bits: Bits for each entry of a row, at least, however small the weight of its token; protects rare tokens.
-        unbiased: Whether rows are coded twice so that they lose no length; for tables that a head is tied to.
+        unbiased: Whether rows are coded twice, so that they lose no length; None is yes where a head is tied.
     """
 
     paper: ClassVar[str] = "Marcellin and Fischer, 1990; Tseng et al., NeurIPS 2024"

@@ -26,7 +26,7 @@ Stored: ``Projected(Rows(codes of a block, …), Scalar)``.
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 import torch
@@ -57,11 +57,14 @@ class TransformMethod(Method):
 
     blocks: BlockCount = 8
     min_bits: Annotated[float, Field(ge=0, le=8)] = 0.0
-    unbiased: bool = False
+    unbiased: bool | None = None
 
     ladder: ClassVar[Ladder]
 
     __post_init__ = check_settings
+
+    def for_head(self, tied: bool) -> Method:
+        return replace(self, unbiased=tied) if self.unbiased is None else self
 
     @abstractmethod
     def first_bits(self) -> int:

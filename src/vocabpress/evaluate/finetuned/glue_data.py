@@ -49,6 +49,11 @@ class GlueFiles:
     dev: tuple[str, ...] = ("dev",)
     corrupt: bool = False
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Our columns of the sentences."""
+        return TEXTS[: len(self.sentences)]
+
 
 TWO_SENTENCES = ("sentence1", "sentence2")
 LAYOUTS: dict[str, GlueFiles] = {
@@ -90,7 +95,7 @@ def read_glue(name: str, subject: Subject) -> "tuple[Dataset, dict[str, Dataset]
     """
     layout, read = LAYOUTS[name], {}
     hub = load_hub("nyu-mll/glue", name) if subject.data is None else {}
-    columns = dict(zip(layout.hub_sentences or layout.sentences, TEXTS, strict=False)) | {"label": "labels"}
+    columns = dict(zip(layout.hub_sentences or layout.sentences, layout.texts, strict=True)) | {"label": "labels"}
     for split in ("train", *layout.dev):
         if subject.data is None:
             rows = hub[split.replace("dev", "validation")]
@@ -124,7 +129,7 @@ def read_rows(file: Path, layout: GlueFiles) -> "Dataset":
             )
         else:
             row = dict(zip(columns, cells, strict=True))
-            texts = {name: row[column] for name, column in zip(TEXTS, layout.sentences, strict=False)}
+            texts = {name: row[column] for name, column in zip(layout.texts, layout.sentences, strict=True)}
             label = row[layout.label]
             if layout.classes and label not in layout.classes:
                 raise ValueError(f"{where}: unknown label {label!r}; it is one of {', '.join(layout.classes)}")
