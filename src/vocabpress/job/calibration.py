@@ -52,7 +52,7 @@ class Calibrating:
         """The calibration without text of the user's: Zipf's law over the vocabulary's order, and no metric.
 
         A causal language model with a tied head gets one, measured on text that it writes, because without a metric
-        the rows of a head are far worse; encoders gain nothing from so little text (`benchmarks/tied_weights.py`).
+        the rows of a head are far worse (`benchmarks/tied_weights.py`). Encoders gain nothing from so little text.
         """
         known = self.weights(Calibration())
         model = self.original.model
