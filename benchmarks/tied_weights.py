@@ -49,7 +49,7 @@ class Row:
     """
 
     text: Text = "its own and the Declaration"
-    exponent: float = 0.25
+    exponent: float = 0.5
     metric: bool = True
     unbiased: bool = True
     memory: int = 12
@@ -69,10 +69,10 @@ class Row:
 
 
 ROWS = {
-    25.0: (Row(), Row(exponent=0.4), Row(unbiased=False), Row(text="Wikipedia"), Row(text="none")),
-    8.0: (Row(), Row(exponent=0.15), Row(exponent=0.4), Row(unbiased=False), Row(text="none"), Row(memory=14)),
+    25.0: (Row(), Row(exponent=0.25), Row(exponent=0.75), Row(unbiased=False), Row(text="Wikipedia"), Row(text="none")),
+    8.0: (Row(), Row(exponent=0.25), Row(exponent=0.75), Row(unbiased=False), Row(text="none"), Row(memory=14)),
     12.8: (
-        *(Row(), Row(exponent=0.15), Row(exponent=0.4), Row(metric=False), Row(unbiased=False)),
+        *(Row(), Row(exponent=0.25), Row(exponent=0.75), Row(metric=False), Row(unbiased=False)),
         *(Row(text="its own"), Row(text="the Declaration"), Row(text="Wikipedia"), Row(text="none")),
     ),
 }

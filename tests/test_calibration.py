@@ -131,8 +131,8 @@ def test_weights_by_predictions(tmp_path):
     predicted = torch.tensor([0.5, 0.25, 0.1875, 0.0625])
     known = Calibration(torch.rand(4), torch.arange(4.0), "text", metric=torch.eye(2), predicted=predicted)
     found = known.by_predictions()
-    assert (found.source, found.exponent, found.describe()) == ("predictions", 0.25, "predicted probability")
-    assert torch.equal(found.weights, token_weights(predicted, 0.25))
+    assert (found.source, found.exponent, found.describe()) == ("predictions", 0.5, "predicted probability")
+    assert torch.equal(found.weights, token_weights(predicted, 0.5))
     assert bool((found.weights[:-1] > found.weights[1:]).all())
     assert known.by_predictions(1.0).describe() == "predicted probability, to the power 1"
     found.save(tmp_path / "c")

@@ -37,7 +37,7 @@ def test_without_text_a_causal_model_is_calibrated_on_its_own(folder, monkeypatc
     monkeypatch.setattr(own, "TOKENS", 60)
     monkeypatch.setattr(own, "LENGTH", 20)
     found = calibrate(folder, metric=True)
-    assert (found.source, found.exponent, found.metric_strength, found.metric_head) == ("predictions", 0.25, 1.0, True)
+    assert (found.source, found.exponent, found.metric_strength, found.metric_head) == ("predictions", 0.5, 1.0, True)
     assert found.metric_tokens <= 60  # the tiny tokenizer knows no language of the Declaration
     assert float(found.predicted.sum()) == pytest.approx(1)
     assert not writes(tiny.save("bert", tmp_path / "bert"))

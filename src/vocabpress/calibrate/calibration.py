@@ -24,10 +24,8 @@ WORDS: dict[Source, str] = {
     "predictions": "predicted probability",
     "given": "given weights",
 }
-# Exponents of token weights and of metrics: of tables that are only read, and of those that a head is tied to
-# (`benchmarks/tied_weights.py`).
-ROOT, STRENGTH = 0.5, 0.5
-HEAD_ROOT, HEAD_STRENGTH = 0.25, 1.0
+# Exponents of token weights, and of metrics: of tables that are only read, and of those that a head is tied to.
+ROOT, STRENGTH, HEAD_STRENGTH = 0.5, 0.5, 1.0
 # Longer texts are scaled to this length. In `benchmarks/tcq.py` 175,000 is better than 12,000 and than millions.
 TOKENS = 350_000
 # Names in the file. Files of one tensor, as earlier versions wrote them, have the same names.
@@ -156,8 +154,7 @@ class Calibration:
     def describe(self) -> str:
         """Where the token weights come from, for people."""
         word = WORDS.get(self.source, self.source)
-        usual = HEAD_ROOT if self.source == "predictions" else ROOT
-        return word if self.exponent in (None, usual) else f"{word}, to the power {self.exponent:g}"
+        return word if self.exponent in (None, ROOT) else f"{word}, to the power {self.exponent:g}"
 
     @property
     def effective_rank(self) -> float | None:
@@ -181,14 +178,14 @@ class Calibration:
         return replace(self, **{name: getattr(other, name) for name in taken})
 
     def by_predictions(self, exponent: float | None = None) -> "Calibration":
-        """A copy whose weights are a power of the predicted probabilities; `HEAD_ROOT` if None.
+        """A copy whose weights are a power of the predicted probabilities, the square root if None.
 
         Raises:
             ValueError: If it has none, or the exponent is not 0 to 2.
         """
         if self.predicted is None:
             raise ValueError("predicted probabilities are of models whose output head is tied to the table")
-        exponent = HEAD_ROOT if exponent is None else exponent
+        exponent = ROOT if exponent is None else exponent
         weights = token_weights(self.predicted, exponent)
         return replace(self, weights=weights, source="predictions", exponent=exponent)
 

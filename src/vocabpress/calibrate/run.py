@@ -54,7 +54,7 @@ def calibrate(
         start: Calibrations, or files of them, to start from; what they hold is not computed again.
         exponent: The power of the counts, 0 to 2; None takes the square root, but keeps weights of ``start``. Where an
             output head is tied to the table, weights are a power of its mean predicted probabilities instead, which
-            are measured with the metric; None takes the fourth root.
+            are measured with the metric.
         weights_from: ``"tfidf"`` weights the tokens of the text by TF-IDF instead, each line a document; ``"gates"``
             learns their weights as DiscBlock-D does, in epochs of training.
         gates: Settings of that training; None takes the defaults.

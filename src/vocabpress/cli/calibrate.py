@@ -43,7 +43,7 @@ def calibrate(
     ] = "counts",
     exponent: Annotated[
         float | None,
-        typer.Option(help="Power of the counts, 0 to 2; 0 weights tokens equally. [0.5; with a tied head 0.25]"),
+        typer.Option(help="Power of the counts, 0 to 2; 0 weights tokens equally. [0.5]"),
     ] = None,
     metric: Annotated[
         bool | None,
