@@ -26,7 +26,20 @@ from vocabpress import (
     Stacked,
     Uniform,
 )
-from vocabpress.embeddings import Codebooks, Columns, Dense, Kronecker, Projected, Rows, Scalar, Sum, Trellis
+from vocabpress.embeddings import (
+    Codebooks,
+    Columns,
+    Dense,
+    Kronecker,
+    Projected,
+    Rotated,
+    Rows,
+    Scalar,
+    Scaled,
+    Sum,
+    Tiles,
+    Trellis,
+)
 
 V, D = 53, 12  # both odd on purpose where packing is concerned: 53 * 3 bits and 12 * 5 bits fill no whole byte
 
@@ -77,6 +90,16 @@ FORMS: dict[str, Callable[[], CompressedEmbedding]] = {
         Trellis(V, [(2, 5, 1), (3, 2, 1), (4, 1, 2), (4, 1, 4), (3, 0, 1)], 11)
     ),
     "columns": lambda: fill(Columns([Codebooks(V, Dense(2 * 16, 4), 4, 2, 2, True), Dense(V, 3)], D)),
+    "tiles of integers": lambda: fill(Tiles(Scalar(14 * 3, 20, 3, "column"), V, D, 4, 5)),
+    "tiles of a trellis": lambda: fill(Tiles(Trellis(4, [(256, 2, 1)], 9), V, D)),
+    "tiles of one column": lambda: fill(Tiles(Trellis(7, [(8, 2, 1)], 9), V, 1, 8, 1)),
+    "rotated floats": lambda: fill(Rotated(Dense(V, D), 7)),
+    "rotated tiles of a trellis": lambda: fill(Rotated(Tiles(Trellis(4, [(256, 2, 2)], 12), V, D), 2**31 - 1)),
+    "scaled, columns alone": lambda: fill(Scaled(Scalar(V, D, 4), rows=False, dtype=torch.float32)),
+    "scaled, rows alone": lambda: fill(Scaled(Scalar(V, D, 1, "none"), columns=False)),
+    "scaled, rotated tiles of a trellis": lambda: fill(
+        Scaled(Rotated(Tiles(Trellis(4, [(256, 2, 1)], 10), V, D), 3), dtype=torch.bfloat16)
+    ),
     "rows, contiguous": lambda: Rows([fill(Dense(20, D)), fill(Scalar(V - 20, D, 2), 1)]),
     "rows, mapped": mapped_rows,
 }

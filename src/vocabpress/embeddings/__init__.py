@@ -9,11 +9,13 @@ from vocabpress.embeddings.dense import Dense
 from vocabpress.embeddings.fields import ADVICE, MAX_COLUMNS, MAX_ROWS, check_config
 from vocabpress.embeddings.kronecker import Kronecker
 from vocabpress.embeddings.projected import Projected
+from vocabpress.embeddings.rotated import Rotated
 from vocabpress.embeddings.rows import Rows
 from vocabpress.embeddings.scalar import Scalar
+from vocabpress.embeddings.scaled import Scaled
+from vocabpress.embeddings.tiles import Tiles
 from vocabpress.embeddings.trellis import Run, Trellis
 
-READ_WHOLE = {"words", "basis"}  # inner forms that every lookup decodes as a whole
 MAX_EXPANSION = 256  # of these from stored bytes to float32; a trellis at 1/4 bit expands 128 times
 ALWAYS_READABLE = 2**26  # bytes in float32 that are never refused
 
@@ -27,6 +29,9 @@ EMBEDDINGS: dict[str, type[CompressedEmbedding]] = {
     "sum": Sum,
     "columns": Columns,
     "rows": Rows,
+    "tiles": Tiles,
+    "rotated": Rotated,
+    "scaled": Scaled,
 }
 
 
@@ -47,13 +52,13 @@ def _build(config: dict[str, Any]) -> CompressedEmbedding:
             f"a form has at most {MAX_ROWS:,} rows and {MAX_COLUMNS:,} columns, got {form.num_embeddings:,} and "
             f"{form.embedding_dim:,}; {ADVICE}"
         )
-    for name in sorted(READ_WHOLE & set(dict(form.named_children()))):
-        _check_whole(getattr(form, name), name)
+    for name in form.read_whole:
+        _check_whole(getattr(form, name), "inner entries" if name == "inner" else name)
     return form
 
 
 def _check_whole(part: CompressedEmbedding, name: str) -> None:
-    """Refuse a form that expands to far more than its stored bytes in every lookup, as Kronecker products can."""
+    """Refuse a form that is read whole and expands to far more than its stored bytes, as Kronecker products can."""
     size, stored = 4 * part.num_embeddings * part.embedding_dim, part.total_bits() // 8
     if size > max(ALWAYS_READABLE, MAX_EXPANSION * stored):
         raise ValueError(f"the {name} take {size:,} bytes to read and are stored in {stored:,}; {ADVICE}")
@@ -67,11 +72,14 @@ __all__ = [
     "Dense",
     "Kronecker",
     "Projected",
+    "Rotated",
     "Rows",
     "Run",
     "Scalar",
+    "Scaled",
     "StorageItem",
     "Sum",
+    "Tiles",
     "Trellis",
     "build",
 ]

@@ -46,6 +46,8 @@ class CompressedEmbedding(nn.Module, ABC):
     stored_dtype: torch.dtype
     fields: ClassVar[Mapping[str, Field]]
     """The fields of a stored config, without ``form``."""
+    read_whole: ClassVar[tuple[str, ...]] = ()
+    """The forms inside it that a lookup or logits decode as a whole."""
 
     @abstractmethod
     def lookup(self, ids: Tensor) -> Tensor:
@@ -86,6 +88,11 @@ class CompressedEmbedding(nn.Module, ABC):
     def dense(self) -> Tensor:
         """The whole table, shape (num_embeddings, embedding_dim), as large as the original."""
         return self.lookup(torch.arange(self.num_embeddings, device=self.device))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of rows."""
+        return self.lookup(torch.zeros(1, dtype=torch.int64, device=self.device)).dtype
 
     @property
     def device(self) -> torch.device:

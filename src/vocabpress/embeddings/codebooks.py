@@ -31,6 +31,7 @@ class Codebooks(CompressedEmbedding):
 
     codes: Tensor
     stored_dtype = torch.float32  # unused: it has no continuous tensor of its own
+    read_whole = ("words",)
     fields: ClassVar = {
         "num_embeddings": ROWS,
         "words": FORM,

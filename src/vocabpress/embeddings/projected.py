@@ -31,6 +31,7 @@ class Projected(CompressedEmbedding):
         ValueError: If the shapes do not chain or the activation is unknown.
     """
 
+    read_whole = ("basis",)
     fields: ClassVar = {
         "inner": FORM,
         "basis": FORM,
