@@ -40,7 +40,7 @@ def _overview(report: Report) -> str:
     rows += [(f"linear maps of {part.role}", part.bytes_before, part.bytes_after) for part in report.linears]
     rows += [("whole model, on disk", report.model_bytes_before, report.model_bytes_after)]
     if report.folder is not None:
-        rows += [("all files, without this page", report.folder.bytes_before, report.folder.bytes_after)]
+        rows += [("all files, without card and report", report.folder.bytes_before, report.folder.bytes_after)]
     return f"""# {report.source_name}, compressed
 
 This is {link(report.base_model)} in {whole:.2f} times fewer bytes. Its token table

@@ -29,19 +29,18 @@ def copy_without_vocabularies(source: Path, target: Path) -> None:
     fast = (source / TOKENIZER).is_file()
     left_out = sorted(name for name in VOCABULARIES if fast and (source / name).is_file())
     copy_companions(source, target, without=left_out)
-    if left_out and (reason := _difference(source, target)):
-        warnings.warn(f"{', '.join(left_out)} copied all the same: {reason}", stacklevel=2)
+    if left_out and (reason := _why_needed(source, target)):
+        warnings.warn(f"not left out: {', '.join(left_out)}; {reason}", stacklevel=2)
         copy_files(source, target, map(Path, left_out))
 
 
-def _difference(source: Path, target: Path) -> str:
-    """What is different about the tokenizer of another folder; empty if nothing is."""
-    lines = [*ODD_LINES, *(paragraphs[0] for paragraphs in declarations().values())]
-    try:
-        before, after = open_tokenizer(source), open_tokenizer(target)
-        if before.get_vocab() != after.get_vocab():
-            return "without them the tokenizer has other tokens"
-        one, two = (tokenizer(lines)["input_ids"] for tokenizer in (before, after))
-    except Exception as error:  # a faulty tokenizer makes transformers raise almost anything
-        return f"the tokenizer can't be compared ({(str(error).strip() or type(error).__name__).splitlines()[0]})"
-    return "" if one == two else "without them the tokenizer gives other ids"
+def _why_needed(source: Path, target: Path) -> str:
+    """What is wrong with the tokenizer of the target; empty if it is that of the source."""
+    lines, read = [*ODD_LINES, *(paragraphs[0] for paragraphs in declarations().values())], []
+    for folder, which in {source: "the original's tokenizer", target: "without them the tokenizer"}.items():
+        try:
+            tokenizer = open_tokenizer(folder)
+            read.append((tokenizer.get_vocab(), tokenizer(lines)["input_ids"]))
+        except Exception as error:  # a faulty tokenizer makes transformers raise almost anything
+            return f"{which} does not run: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
+    return "" if read[0] == read[1] else "without them the tokenizer gives other tokens"
