@@ -5,8 +5,6 @@ import re
 import warnings
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
@@ -27,6 +25,8 @@ from vocabpress.trim import trim
 
 SMALL = {"method": "svd", "budget": Budget.ratio(4), "measure": False}
 LINES = ["the quick brown fox", "over a lazy dog"]
+hypothesis = pytest.importorskip("hypothesis", reason="hypothesis is not installed (extra dev)")
+st = hypothesis.strategies
 numbers = st.integers() | st.floats()
 values = st.recursive(
     st.none() | st.booleans() | numbers | st.text(),
@@ -34,7 +34,7 @@ values = st.recursive(
 )
 
 
-@given(values, st.booleans())
+@hypothesis.given(values, st.booleans())
 def test_any_json_becomes_its_shortest_form(value, escaped):
     before = json.dumps(value, indent=2, ensure_ascii=escaped)
     assert compact(before.encode()).decode() == json.dumps(value, ensure_ascii=False, separators=(",", ":"))
