@@ -138,6 +138,27 @@ def read_rows(block_of: Any, bits: int, counts: Any, chunk: int, bounds: Any, le
 
 
 @compiled
+def join_tiles(tiles: Any, strips: Any, places: Any, columns: int, out: Any) -> None:
+    """Rows of a matrix from its tiles.
+
+    Args:
+        tiles: Those of some strips of rows, strip by strip, (strips * tiles of a strip, rows of a tile * columns).
+        strips: The strip of each row, int64 (n).
+        places: The row in the strip, int64 (n).
+        columns: Of a tile.
+        out: (n, d), is written.
+    """
+    width = out.shape[1]
+    across = (width + columns - 1) // columns
+    for row in range(len(strips)):
+        start = places[row] * columns
+        for tile in range(across):
+            first, source = tile * columns, tiles[strips[row] * across + tile]
+            for column in range(min(columns, width - first)):
+                out[row, first + column] = source[start + column]
+
+
+@compiled
 def read_scalar(stream: Any, bits: int, scales: Any, group: int, out: Any) -> None:
     """A row of integers as levels from -1 to 1, times scales, one for each ``group`` columns."""
     step, one = numpy.float32(2 / ((1 << bits) - 1)), numpy.float32(1)

@@ -19,11 +19,14 @@ from vocabpress.embeddings.combine import Columns, Sum, forms
 from vocabpress.embeddings.dense import Dense
 from vocabpress.embeddings.kernels import sums
 from vocabpress.embeddings.kernels.decoders import books_of, codes_of, places_of, scales_of, small_table
+from vocabpress.embeddings.kernels.maps import Score, rotated_score, scaled_score
 from vocabpress.embeddings.kernels.threads import in_threads
-from vocabpress.embeddings.kernels.tiles import Score, by_rows, tiles, turning
+from vocabpress.embeddings.kernels.tiles import by_rows, tiles, turning
 from vocabpress.embeddings.projected import Projected
+from vocabpress.embeddings.rotated import Rotated
 from vocabpress.embeddings.rows import CHUNK, Rows
 from vocabpress.embeddings.scalar import Scalar
+from vocabpress.embeddings.scaled import Scaled
 
 Add = Callable[[int, int, Any], object]
 """Adds the inner products with the rows from the first to the last, (n, rows), float32, to what is there."""
@@ -43,6 +46,9 @@ def scorer(form: CompressedEmbedding) -> Score:
     Raises:
         NoKernelError: If it holds a form that is none of `EMBEDDINGS`.
     """
+    turned = AROUND.get(type(form))
+    if turned is not None:
+        return turned(form, scorer(form.inner))
     codes, rows, most = by_codes(form), by_rows(form), limit(form)
     return lambda hidden: (codes if len(hidden) <= most else rows)(hidden)
 
@@ -191,6 +197,10 @@ def _parts(form: Sum | Columns) -> Adder:
     return prepare
 
 
+def _around(form: Rotated | Scaled) -> Adder:
+    return _whole(scorer(form))
+
+
 def _rows(form: Rows) -> Adder:
     blocks, rows = [adder(block) for block in forms(form.blocks)], form.num_embeddings
     sizes = [block.num_embeddings for block in forms(form.blocks)]
@@ -231,4 +241,7 @@ ADDERS: dict[type[CompressedEmbedding], Callable[[Any], Adder]] = {
     Sum: _parts,
     Columns: _parts,
     Rows: _rows,
+    Rotated: _around,
+    Scaled: _around,
 }
+AROUND: dict[type[CompressedEmbedding], Callable[[Any, Score], Score]] = {Rotated: rotated_score, Scaled: scaled_score}
