@@ -160,16 +160,22 @@ def _factors(like: Tensor) -> list[Tensor]:
 
 @lru_cache(maxsize=256)
 def _made(length: int, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
-    block = length & -length
-    blocks, bits = length // block, block.bit_length() - 1
+    block, blocks = blocks_of(length)
+    bits = block.bit_length() - 1
     steps = -(-bits // MOST_BITS)
     with torch.inference_mode(False):
         found = [_hadamard((bits + step) // steps, device) for step in range(steps)][::-1]
-        if 1 < blocks <= MOST_MIXED:
+        if blocks > 1:
             small = bool(found) and len(found[-1]) * blocks <= 1 << MOST_BITS  # fewer products are faster
-            last = _cosines(blocks, device)
+            last = cosines(blocks, device)
             found = [*found[:-1], torch.kron(last, found[-1])] if small else [*found, last]
         return [factor.to(dtype) for factor in found or [torch.ones(1, 1, device=device)]]
+
+
+def blocks_of(length: int) -> tuple[int, int]:
+    """The size of the Hadamard blocks of a vector, and how many are mixed: all, or 1 of too many."""
+    block = length & -length
+    return block, length // block if length // block <= MOST_MIXED else 1
 
 
 def _hadamard(bits: int, device: torch.device) -> Tensor:
@@ -180,8 +186,8 @@ def _hadamard(bits: int, device: torch.device) -> Tensor:
     return matrix
 
 
-def _cosines(count: int, device: torch.device) -> Tensor:
-    """The orthonormal DCT-II, (count, count), a frequency a row."""
+def cosines(count: int, device: torch.device) -> Tensor:
+    """The orthonormal DCT-II, float64 (count, count), a frequency a row."""
     places = torch.arange(count, device=device)
     # Whole periods are taken off while numbers are exact.
     angles = (places[:, None] * (2 * places + 1) % (4 * count)).to(torch.float64) * (math.pi / (2 * count))

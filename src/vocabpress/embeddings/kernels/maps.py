@@ -4,6 +4,7 @@ A decoder or a score is made from that of the form inside. Inner products with a
 that were rotated, so that the matrix need not be.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,12 +12,11 @@ import numpy
 import torch
 from torch import Tensor
 
-from vocabpress.chunks import rows_at_once
 from vocabpress.embeddings.base import CompressedEmbedding
-from vocabpress.embeddings.kernels.loops import join_tiles
+from vocabpress.embeddings.kernels.loops import LANES, join_tiles, turn_back
 from vocabpress.embeddings.kernels.threads import in_threads
 from vocabpress.embeddings.projected import Projected
-from vocabpress.embeddings.rotated import OF_COLUMNS, OF_ROWS, Rotated, rotate, rotate_back
+from vocabpress.embeddings.rotated import OF_COLUMNS, OF_ROWS, Rotated, blocks_of, cosines, rotate, rotate_back, signs
 from vocabpress.embeddings.scaled import Scaled
 from vocabpress.embeddings.tiles import Tiles
 
@@ -25,7 +25,6 @@ Decode = Callable[[Any, Any], Any]
 Score = Callable[[Any], Any]
 """From vectors, float32 (n, d), to their inner products with all rows, float32 (n, V)."""
 SHARE = 64  # rows that are worth a thread
-CACHED = 128  # 8 MB over so many are rotated at once, which a processor's cache holds
 
 
 def floats(tensor: Tensor) -> Any:
@@ -66,24 +65,30 @@ def rotated_decoder(form: Rotated, inner: Decode) -> Decode:
     """The whole matrix, whatever rows are asked for."""
     every, shape, seed = numpy.arange(form.num_embeddings), (form.num_embeddings, form.embedding_dim), form.seed
     least = len(every) if has_products(form.inner) else SHARE
+    turns = [_turning(shape[0], seed, OF_ROWS, False), _turning(shape[1], seed, OF_COLUMNS, True)]
 
     def decode(ids: Any, out: Any) -> None:
         whole = out if numpy.array_equal(ids, every) else numpy.empty(shape, numpy.float32)
         in_threads(lambda first, last: inner(every[first:last], whole[first:last]), len(every), least)
-        _turn_back(torch.from_numpy(whole), seed)
+        for turn in turns:
+            turn(whole)
         if whole is not out:
             out[:] = whole[ids]
 
     return decode
 
 
-def _turn_back(matrix: Tensor, seed: int) -> None:
-    """Undo the rotation of a matrix, (V, d), in place."""
-    height, width = matrix.shape
-    for part in matrix.split(rows_at_once(height, CACHED), 1):
-        part.copy_(rotate_back(part.mT, seed, OF_ROWS).mT)
-    for part in matrix.split(rows_at_once(width, CACHED)):
-        part.copy_(rotate_back(part, seed, OF_COLUMNS))
+def _turning(length: int, seed: int, stream: int, by_rows: bool) -> Callable[[Any], None]:
+    """How one side of a matrix is rotated back in place: its columns, each of them ``length``, or its rows."""
+    block, blocks = blocks_of(length)
+    factors = floats(signs(seed, stream, torch.zeros(length)) / math.sqrt(block))
+    mixed = floats(cosines(blocks, torch.device("cpu")))
+
+    def turn(matrix: Any) -> None:
+        strips = -(-matrix.shape[0 if by_rows else 1] // LANES)
+        in_threads(lambda first, last: turn_back(matrix, by_rows, block, mixed, factors, first, last), strips, 1)
+
+    return turn
 
 
 def scaled_decoder(form: Scaled, inner: Decode) -> Decode:
