@@ -173,7 +173,7 @@ def rotation(length: int, seed: int, stream: int) -> Array:
     if count <= 1024:
         row, column = np.arange(count)[:, None], np.arange(count)
         cosines = np.cos(np.pi * row * (2 * column + 1) / (2 * count)) * np.sqrt(np.where(row == 0, 1, 2) / count)
-    numbers = hashed(np.arange(length) + hashed(np.int64(2 * seed + stream)) & 0xFFFFFFFF)
+    numbers = hashed(np.arange(length) + hashed(np.array(2 * seed + stream)) & 0xFFFFFFFF)
     signs = 1 - 2 * (numbers & 1)
     return (np.kron(cosines, hadamard / np.sqrt(block)) * signs).astype(np.float32)
 

@@ -128,4 +128,5 @@ def scaled_score(form: Scaled, inner: Score) -> Score:
 
 
 def _scales(form: Scaled) -> tuple[Any, Any]:
-    return tuple(None if own is None else floats(own) for own in (form.rows, form.columns))
+    of_rows, of_columns = (None if own is None else floats(own) for own in (form.rows, form.columns))
+    return of_rows, of_columns

@@ -46,9 +46,10 @@ def scorer(form: CompressedEmbedding) -> Score:
     Raises:
         NoKernelError: If it holds a form that is none of `EMBEDDINGS`.
     """
-    turned = AROUND.get(type(form))
-    if turned is not None:
-        return turned(form, scorer(form.inner))
+    if isinstance(form, Rotated):
+        return rotated_score(form, scorer(form.inner))
+    if isinstance(form, Scaled):
+        return scaled_score(form, scorer(form.inner))
     codes, rows, most = by_codes(form), by_rows(form), limit(form)
     return lambda hidden: (codes if len(hidden) <= most else rows)(hidden)
 
@@ -197,10 +198,6 @@ def _parts(form: Sum | Columns) -> Adder:
     return prepare
 
 
-def _around(form: Rotated | Scaled) -> Adder:
-    return _whole(scorer(form))
-
-
 def _rows(form: Rows) -> Adder:
     blocks, rows = [adder(block) for block in forms(form.blocks)], form.num_embeddings
     sizes = [block.num_embeddings for block in forms(form.blocks)]
@@ -241,7 +238,5 @@ ADDERS: dict[type[CompressedEmbedding], Callable[[Any], Adder]] = {
     Sum: _parts,
     Columns: _parts,
     Rows: _rows,
-    Rotated: _around,
-    Scaled: _around,
+    **dict.fromkeys((Rotated, Scaled), lambda form: _whole(scorer(form))),
 }
-AROUND: dict[type[CompressedEmbedding], Callable[[Any, Score], Score]] = {Rotated: rotated_score, Scaled: scaled_score}
