@@ -148,6 +148,51 @@ def rows_of_blocks(config: Config, tensors: Tensors) -> Array:
     return result
 
 
+def tiles(config: Config, tensors: Tensors) -> Array:
+    """Tiles from left to right, then from top to bottom, each a row of the table inside."""
+    height, width, rows, columns = (config[side] for side in ("num_embeddings", "embedding_dim", "rows", "columns"))
+    down, across = -(-height // rows), -(-width // columns)
+    grid = table(config["inner"], inside(tensors, "inner")).reshape(down, across, rows, columns)
+    return grid.transpose(0, 2, 1, 3).reshape(down * rows, across * columns)[:height, :width]
+
+
+def rotated(config: Config, tensors: Tensors) -> Array:
+    """U^T inner V."""
+    inner, seed = table(config["inner"], inside(tensors, "inner")), config["seed"]
+    return rotation(len(inner), seed, 0).T @ inner @ rotation(inner.shape[1], seed, 1)
+
+
+def rotation(length: int, seed: int, stream: int) -> Array:
+    """Signs, then Hadamard matrices over neighbouring entries, then a cosine transform over these blocks."""
+    block = length & -length
+    count = length // block
+    hadamard = np.ones((1, 1))
+    while len(hadamard) < block:
+        hadamard = np.block([[hadamard, hadamard], [hadamard, -hadamard]])
+    cosines = np.eye(count)
+    if count <= 1024:
+        row, column = np.arange(count)[:, None], np.arange(count)
+        cosines = np.cos(np.pi * row * (2 * column + 1) / (2 * count)) * np.sqrt(np.where(row == 0, 1, 2) / count)
+    numbers = hashed(np.arange(length) + hashed(np.array(2 * seed + stream)) & 0xFFFFFFFF)
+    signs = 1 - 2 * (numbers & 1)
+    return (np.kron(cosines, hadamard / np.sqrt(block)) * signs).astype(np.float32)
+
+
+def hashed(number: Array) -> Array:
+    """32 bits from 32 bits."""
+    for _ in range(2):
+        number = ((number >> 16) ^ number) * 0x45D9F3B & 0xFFFFFFFF
+    return (number >> 16) ^ number
+
+
+def scaled(config: Config, tensors: Tensors) -> Array:
+    """Rows and columns times scales of their own."""
+    entries = table(config["inner"], inside(tensors, "inner"))
+    if config["rows"]:
+        entries = entries * tensors["rows"][:, None]
+    return entries * tensors["columns"] if config["columns"] else entries
+
+
 FORMS: dict[str, Callable[[Config, Tensors], Array]] = {
     "dense": dense,
     "scalar": scalar,
@@ -158,6 +203,9 @@ FORMS: dict[str, Callable[[Config, Tensors], Array]] = {
     "sum": total,
     "columns": columns,
     "rows": rows_of_blocks,
+    "tiles": tiles,
+    "rotated": rotated,
+    "scaled": scaled,
 }
 
 
@@ -177,6 +225,7 @@ def names(config: Config) -> list[str]:
     own = {"dense": ["rows"], "scalar": ["codes"], "codebooks": ["codes"], "trellis": ["codes", "scales"]}.get(form, [])
     own = own + ["scales"] * (form == "scalar" and config["scale_axis"] != "none")
     own = own + ["bias"] * config.get("bias", False) + ["block_of"] * config.get("mapped", False)
+    own = own + [side for side in ("rows", "columns") if form == "scaled" and config[side]]
     for field, value in config.items():
         if isinstance(value, dict):
             own = own + [f"{field}.{name}" for name in names(value)]

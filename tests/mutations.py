@@ -265,7 +265,10 @@ def claim(files, draw):
         square = {"form": "dense", "num_embeddings": 2**15, "embedding_dim": 2**11, "dtype": "float16"}
         huge = {"form": "dense", "num_embeddings": rows, "embedding_dim": width, "dtype": "float32"}
         product = {"form": "kronecker", "left": square, "right": square, "num_embeddings": 2**30}
-        form = pick(draw, (huge, {"form": "rows", "blocks": [huge] * 300, "mapped": True}, product))
+        one = {"form": "dense", "num_embeddings": 1, "embedding_dim": 2**24, "dtype": "float16"}
+        tile = {"form": "tiles", "inner": one, "num_embeddings": 1, "embedding_dim": 1, "rows": 2**12, "columns": 2**12}
+        turned = {"form": "rotated", "inner": product, "seed": 0}
+        form = pick(draw, (huge, {"form": "rows", "blocks": [huge] * 300, "mapped": True}, product, tile, turned))
         config["quantization_config"]["tables"] = {"embeddings.word_embeddings": form}
     files.put_config(config)
 

@@ -41,6 +41,10 @@ CONFIGS = {
     "groups": "scalar 4 bit, groups of 5",
     "contiguous": "rows, contiguous",
     "elu": "elu at the end",
+    "tiles": "tiles of integers",
+    "rotated": "rotated tiles of a trellis",
+    "scaled": "scaled, rotated tiles of a trellis",
+    "scales": "scaled, rows alone",
 }
 """File -> the case that it was written from: every form, and the variants that a form's config tells apart."""
 

@@ -6,9 +6,12 @@ import pytest
 import torch
 
 from cases import DTYPES, fill, near
-from vocabpress.embeddings import Dense, Rotated, Scalar, Scaled, Tiles, Trellis, build
+from vocabpress import read_with
+from vocabpress.embeddings import Dense, Rotated, Scaled, Tiles, Trellis, build, inference
+from vocabpress.embeddings.caching import Reader, Resident
 from vocabpress.embeddings.rotated import OF_COLUMNS, OF_ROWS, rotate, rotate_back, signs, turned
 from vocabpress.embeddings.tiles import cut, tiles_of
+from vocabpress.hf.modules import CompressedLinear
 
 LENGTHS = [1, 2, 3, 12, 53, 64, 96, 384, 1024, 1536, 2 * 1031, 1031]
 
@@ -60,14 +63,17 @@ def test_a_peak_is_spread_over_the_whole_length():
 
 def test_signs_are_even_and_differ_by_seed_stream_and_place():
     like = torch.zeros(4096)
-    found = torch.stack([signs(seed, stream, like) for seed in (0, 1, 2, 2**31 - 1) for stream in (OF_ROWS, OF_COLUMNS)])
+    found = torch.stack(
+        [signs(seed, stream, like) for seed in (0, 1, 2, 2**31 - 1) for stream in (OF_ROWS, OF_COLUMNS)]
+    )
     assert set(found.unique().tolist()) == {-1.0, 1.0}
     every = torch.cat([found, found.roll(1, 1), found.roll(7, 1)])
-    alike = every @ every.T / 4096 - torch.eye(len(every))
+    alike = every @ every.T / 4096 - torch.eye(len(every))  # nothing is like another, or like itself elsewhere
     assert float(alike.abs().max()) < 5 / math.sqrt(4096)
     assert float(found.mean(1).abs().max()) < 5 / math.sqrt(4096)
     assert torch.equal(signs(3, 1, like[:100]), signs(3, 1, like)[:100])
-    assert signs(0, 0, like[:16]).tolist() == [1, 1]
+    assert signs(0, 0, like[:8]).tolist() == [1, -1, 1, -1, -1, 1, 1, -1]
+    assert signs(1, 1, like[:8]).tolist() == [1, 1, -1, -1, 1, -1, 1, 1]
 
 
 def test_gradients_of_a_rotation():
@@ -85,13 +91,17 @@ def test_what_was_kept_in_inference_mode_serves_outside_of_it():
 @pytest.mark.parametrize("shape", [(53, 12), (1, 40), (40, 1), (96, 48), (17, 2 * 1031)])
 def test_a_matrix_that_was_turned_is_read_as_it_was(shape):
     matrix = torch.randn(*shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    inner = Dense.of(turned(matrix, 4)).double()
-    torch.testing.assert_close(Rotated(inner, 4).dense(), matrix)
+    rows = turned(matrix, 4)
     expected = matrix_of(shape[0], 4, OF_ROWS) @ matrix @ matrix_of(shape[1], 4, OF_COLUMNS).T
-    torch.testing.assert_close(inner.dense(), expected)
+    torch.testing.assert_close(rows, expected)
+    inner = Dense(*shape).double()
+    inner.rows.data.copy_(rows)
+    torch.testing.assert_close(Rotated(inner, 4).dense(), matrix)
 
 
-@pytest.mark.parametrize(("shape", "tile"), [((53, 12), (16, 16)), ((1, 40), (4, 8)), ((40, 1), (8, 1)), ((8, 8), (4, 4))])
+@pytest.mark.parametrize(
+    ("shape", "tile"), [((53, 12), (16, 16)), ((1, 40), (4, 8)), ((40, 1), (8, 1)), ((8, 8), (4, 4))]
+)
 def test_tiles_are_joined_as_they_were_cut(shape, tile):
     matrix = torch.randn(*shape)
     form = Tiles(Dense.of(cut(matrix, *tile), dtype=torch.float32), *shape, *tile)
@@ -141,3 +151,74 @@ def test_what_is_read_whole_expands_within_limits(form):
     }
     with torch.device("meta"), pytest.raises(ValueError, match=r"the inner entries take 4,398,046,511,104 bytes"):
         build({"form": form, "inner": product, **outer[form]})
+
+
+def a_map(rows=40, columns=24):
+    """A linear map as it is stored, tiles sticking out on both sides."""
+    codes = Trellis(tiles_of(rows, columns, 16, 16), [(256, 2, 1)], 12)
+    return fill(Scaled(Rotated(Tiles(codes, rows, columns), 6)))
+
+
+@pytest.mark.parametrize("shape", [(1, 40), (40, 1), (53, 12), (96, 100), (17, 2 * 1031), (300, 36)])
+@torch.no_grad()
+def test_loops_turn_matrices_of_all_shapes_back(shape):
+    form = a_map(*shape)
+    near(inference.dense(form), form.dense(), torch.float32)
+    ids = torch.tensor([[0, shape[0] - 1], [0, 0]])
+    near(inference.lookup(form, ids), form.dense()[ids], torch.float32)
+    hidden = torch.randn(3, shape[1], generator=torch.Generator().manual_seed(0))
+    near(inference.logits(form, hidden), hidden @ form.dense().T, torch.float32)
+
+
+@torch.no_grad()
+def test_a_map_of_trellis_codes_is_decoded_once():
+    linear, hidden = CompressedLinear(a_map()), torch.randn(2, 5, 24)
+    expected = hidden @ linear.table.dense().T
+    read_with(linear)
+    assert type(linear.reader) is Resident
+    near(linear(hidden), expected, torch.float32)
+    rows = linear.reader._cached[1].rows
+    assert rows.is_contiguous()
+    near(linear(hidden), expected, torch.float32)
+    assert linear.reader._cached[1].rows is rows
+    linear.bfloat16()
+    near(linear(hidden.bfloat16()), expected.bfloat16(), torch.bfloat16)
+    assert linear.reader._cached[1].rows.dtype == torch.bfloat16
+    read_with(linear, resident="codes")
+    assert type(linear.reader) is Reader
+    read_with(floats := CompressedLinear(Rotated(Dense(4, 4), 1)))
+    assert type(floats.reader) is Reader
+
+
+def test_scales_train_while_the_matrix_inside_is_decoded_once(monkeypatch):
+    form, reads = a_map(), Resident()
+    form.inner.requires_grad_(False)
+    hidden = torch.randn(3, 24, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    ids = torch.tensor([[1, 39], [1, 7]])
+    leaves, decoded = (hidden, form.rows, form.columns), []
+    decode = Trellis.lookup
+    monkeypatch.setattr(Trellis, "lookup", lambda own, ids: decoded.append(len(ids)) or decode(own, ids))
+
+    def gradients(reading):
+        return torch.autograd.grad(reading.square().sum(), leaves, allow_unused=True)
+
+    steps = torch.optim.SGD([form.rows, form.columns], lr=1e-3)
+    for _ in range(2):
+        found, rows_found = gradients(reads.logits(form, hidden)), gradients(reads.lookup(form, ids))
+        kept = reads._cached
+        with torch.no_grad():
+            near(reads.logits(form, hidden), hidden @ form.dense().T, torch.float32)
+        assert reads._cached is kept
+        assert kept[1].rows.shape == (40, 24)
+        expected, rows_expected = gradients(form.logits(hidden)), gradients(form.lookup(ids))
+        for one, other in zip(found + rows_found[1:], expected + rows_expected[1:], strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+        form.rows.grad, form.columns.grad = found[1:]
+        steps.step()
+    decoded.clear()
+    reads.logits(form, hidden)
+    assert not decoded
+    form.inner.requires_grad_(True)
+    reads.logits(form, hidden).sum().backward()
+    assert form.inner.inner.inner.scales.grad is not None
+    assert reads._cached is None

@@ -16,9 +16,11 @@ from vocabpress.budget import Budget
 from vocabpress.chunks import chunks
 from vocabpress.embeddings.base import CompressedEmbedding
 from vocabpress.embeddings.dense import Dense
-from vocabpress.embeddings.inference import in_graph, logits, lookup, top_logits, trains
+from vocabpress.embeddings.inference import dense, in_graph, logits, lookup, top_logits, trains
 from vocabpress.embeddings.kernels.decoders import copied
+from vocabpress.embeddings.kernels.maps import read_whole
 from vocabpress.embeddings.kernels.watch import Watch
+from vocabpress.embeddings.scaled import Scaled
 from vocabpress.embeddings.trellis import Trellis
 
 Kept = Literal["dense", "codes"]
@@ -73,7 +75,7 @@ class _Hot:
     """
 
     def __init__(self, table: CompressedEmbedding, limit: int) -> None:
-        dtype = table.lookup(torch.zeros(1, dtype=torch.int64, device=table.device)).dtype
+        dtype = table.dtype
         room = max(0, limit - 4 * table.num_embeddings) // (table.embedding_dim * dtype.itemsize)
         shape = min(room, table.num_embeddings), table.embedding_dim
         self.rows, self.used = torch.empty(shape, dtype=dtype, device=table.device), 0
@@ -125,10 +127,15 @@ class HotRows(_Caching):
 
 
 class Resident(_Caching):
-    """Keeps the whole table decoded, in the dtype of the model: a small file, the speed and memory of a dense table."""
+    """Keeps the whole table decoded, in the dtype of the model: a small file, the speed and memory of a dense table.
+
+    Where only the scales of a `Scaled` train, the table inside it is kept instead, and scaled at every reading.
+    """
 
     def lookup(self, table: CompressedEmbedding, ids: Tensor) -> Tensor:
         """As the table's own."""
+        if isinstance(table, Scaled) and _only_scales_train(table):
+            return table.scaled(self.lookup(table.inner, ids), ids)
         if self._reads_codes(table, ids):
             return super().lookup(table, ids)
         rows: Tensor = self._of(table).rows
@@ -136,6 +143,8 @@ class Resident(_Caching):
 
     def logits(self, table: CompressedEmbedding, hidden: Tensor) -> Tensor:
         """As the table's own."""
+        if isinstance(table, Scaled) and _only_scales_train(table):
+            return table.outputs(self.logits(table.inner, table.inputs(hidden)))
         if self._reads_codes(table, hidden):
             return super().logits(table, hidden)
         rows: Tensor = self._of(table).rows
@@ -153,14 +162,27 @@ class Resident(_Caching):
         return training or in_graph(values)
 
     def _make(self, table: CompressedEmbedding) -> Dense:
-        ids = torch.arange(table.num_embeddings, device=table.device)
-        rows = lookup(table, ids[:1]).new_empty(len(ids), table.embedding_dim)
-        for part in chunks(*rows.shape):  # loops decode in float32
-            rows[part] = lookup(table, ids[part])
         with torch.device("meta"):
-            form = Dense(len(ids), table.embedding_dim)
-        form.rows = nn.Parameter(rows, requires_grad=False)
+            form = Dense(table.num_embeddings, table.embedding_dim)
+        form.rows = nn.Parameter(_decoded(table), requires_grad=False)
         return form
+
+
+def _decoded(table: CompressedEmbedding) -> Tensor:
+    """All rows, (V, d), by parts, because loops decode in float32; as a whole where a part would take as long."""
+    if read_whole(table):
+        return dense(table).contiguous()
+    ids = torch.arange(table.num_embeddings, device=table.device)
+    rows = torch.empty(len(ids), table.embedding_dim, dtype=table.dtype, device=table.device)
+    for part in chunks(*rows.shape):
+        rows[part] = lookup(table, ids[part])
+    return rows
+
+
+def _only_scales_train(table: Scaled) -> bool:
+    """Whether the rows inside are constant, while those of the table change at every step of an optimiser."""
+    scales = [*table.parameters(recurse=False)]
+    return any(own.requires_grad for own in scales) and not any(own.requires_grad for own in table.inner.parameters())
 
 
 def must_decode(table: CompressedEmbedding) -> bool:

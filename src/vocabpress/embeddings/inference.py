@@ -5,6 +5,7 @@ trained is read by plain torch, and graphs that are compiled, traced or exported
 is put together once, and again when its numbers or parts change; a reading is then a look at those, and one call.
 """
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,18 +18,17 @@ from torch.nn.functional import embedding
 from vocabpress.embeddings.base import CompressedEmbedding
 from vocabpress.embeddings.kernels import gpu
 from vocabpress.embeddings.kernels.compiling import HAVE_NUMBA
-from vocabpress.embeddings.kernels.decoders import Decode, NoKernelError, copied, decoder, tensors
+from vocabpress.embeddings.kernels.decoders import NoKernelError, copied, decoder, tensors
 from vocabpress.embeddings.kernels.loops import inside
+from vocabpress.embeddings.kernels.maps import SHARE, Decode, Score, read_whole
 from vocabpress.embeddings.kernels.scorers import scorer
 from vocabpress.embeddings.kernels.threads import in_threads
-from vocabpress.embeddings.kernels.tiles import Score
 from vocabpress.embeddings.kernels.watch import Watch, cached
 from vocabpress.embeddings.projected import Projected
 
 MANY = 64  # ids among which it pays to look for equal ones
 TOP_WHOLE = 8  # vectors whose inner products with all rows may be held at once
 TOP_TILE = 8192  # rows whose inner products are, for more of them
-SHARE = 64  # rows of a lookup that are worth a thread
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # loops work in float32
 
 
@@ -37,6 +37,7 @@ class RowReader(NamedTuple):
 
     decode: Decode
     dtype: torch.dtype
+    least: int  # rows that are worth a thread
 
 
 def lookup(table: CompressedEmbedding, ids: Tensor, repeated: bool = False) -> Tensor:
@@ -65,10 +66,10 @@ def lookup(table: CompressedEmbedding, ids: Tensor, repeated: bool = False) -> T
     if not inside(flat, table.num_embeddings):
         raise IndexError(f"ids lie in 0 … {table.num_embeddings - 1}, got {int(ids.min())} … {int(ids.max())}")
     rows = numpy.empty((len(flat), columns), numpy.float32)
-    if len(flat) < 2 * SHARE:
+    if len(flat) < 2 * reader.least:
         reader.decode(flat, rows)
     else:
-        in_threads(lambda first, last: reader.decode(flat[first:last], rows[first:last]), len(flat), SHARE)
+        in_threads(lambda first, last: reader.decode(flat[first:last], rows[first:last]), len(flat), reader.least)
     return torch.from_numpy(rows).to(reader.dtype).view(*ids.shape, columns)
 
 
@@ -192,6 +193,5 @@ def _of_loops(make: Callable[[CompressedEmbedding], Any], table: CompressedEmbed
 
 
 def _row_reader(table: CompressedEmbedding) -> RowReader | None:
-    decode = decoder(table)
-    dtype = table.lookup(torch.zeros(1, dtype=torch.int64)).dtype
-    return RowReader(decode, dtype) if dtype in DTYPES else None
+    decode, dtype, least = decoder(table), table.dtype, sys.maxsize if read_whole(table) else SHARE
+    return RowReader(decode, dtype, least) if dtype in DTYPES else None

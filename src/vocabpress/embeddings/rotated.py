@@ -47,7 +47,9 @@ class Rotated(CompressedEmbedding):
             raise ValueError(f"the seed of a rotation is 0 to {MAX_SEED:,}, got {seed}")
         self.num_embeddings, self.embedding_dim = inner.num_embeddings, inner.embedding_dim
         if not self.num_embeddings or not self.embedding_dim:
-            raise ValueError(f"only a matrix with entries can be rotated, got {inner.num_embeddings} x {inner.embedding_dim}")
+            raise ValueError(
+                f"only a matrix with entries can be rotated, got {inner.num_embeddings} x {inner.embedding_dim}"
+            )
         self.seed, self.inner = seed, inner
 
     @property
@@ -90,8 +92,8 @@ def rotate(vectors: Tensor, seed: int, stream: int) -> Tensor:
     """``vectors @ Q.T`` for an orthogonal Q that the seed gives.
 
     Each entry gets a random sign. Neighbouring entries are transformed in blocks of the largest power of two that
-    divides the length, by Hadamard matrices in Sylvester's order, and the blocks by a discrete cosine transform (DCT-II),
-    if there are at most 1,024 of them. docs/format.md defines all of it.
+    divides the length, by Hadamard matrices in Sylvester's order, and the blocks, if there are at most 1,024 of them,
+    by a discrete cosine transform (DCT-II). docs/format.md defines all of it.
 
     Args:
         vectors: Shape (*n, length), length from 1.
@@ -146,7 +148,7 @@ def signs(seed: int, stream: int, like: Tensor) -> Tensor:
 @lru_cache(maxsize=1024)
 def _signs(length: int, seed: int, stream: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     with torch.inference_mode(False):  # training could not use a cached inference tensor
-        places = torch.arange(length, device=device) + hashed(2 * seed + stream + 1)
+        places = torch.arange(length, device=device) + hashed(2 * seed + stream)
         return (1 - 2 * (hashed(places & MASK) & 1)).to(dtype)
 
 
@@ -158,16 +160,22 @@ def _factors(like: Tensor) -> list[Tensor]:
 
 @lru_cache(maxsize=256)
 def _made(length: int, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
-    block = length & -length
-    blocks, bits = length // block, block.bit_length() - 1
+    block, blocks = blocks_of(length)
+    bits = block.bit_length() - 1
     steps = -(-bits // MOST_BITS)
     with torch.inference_mode(False):
         found = [_hadamard((bits + step) // steps, device) for step in range(steps)][::-1]
-        if 1 < blocks <= MOST_MIXED:
+        if blocks > 1:
             small = bool(found) and len(found[-1]) * blocks <= 1 << MOST_BITS  # fewer products are faster
-            last = _cosines(blocks, device)
+            last = cosines(blocks, device)
             found = [*found[:-1], torch.kron(last, found[-1])] if small else [*found, last]
         return [factor.to(dtype) for factor in found or [torch.ones(1, 1, device=device)]]
+
+
+def blocks_of(length: int) -> tuple[int, int]:
+    """The size of the Hadamard blocks of a vector, and how many are mixed: all, or 1 of too many."""
+    block = length & -length
+    return block, length // block if length // block <= MOST_MIXED else 1
 
 
 def _hadamard(bits: int, device: torch.device) -> Tensor:
@@ -178,10 +186,10 @@ def _hadamard(bits: int, device: torch.device) -> Tensor:
     return matrix
 
 
-def _cosines(count: int, device: torch.device) -> Tensor:
-    """The orthonormal DCT-II, (count, count), a frequency a row."""
+def cosines(count: int, device: torch.device) -> Tensor:
+    """The orthonormal DCT-II, float64 (count, count), a frequency a row."""
     places = torch.arange(count, device=device)
     # Whole periods are taken off while numbers are exact.
     angles = (places[:, None] * (2 * places + 1) % (4 * count)).to(torch.float64) * (math.pi / (2 * count))
-    scales = torch.where(places == 0, math.sqrt(1 / count), math.sqrt(2 / count))
-    return angles.cos() * scales[:, None]
+    squares = torch.where(places == 0, 1, 2).to(torch.float64) / count
+    return angles.cos() * squares.sqrt()[:, None]

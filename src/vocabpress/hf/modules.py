@@ -149,7 +149,7 @@ class CompressedLinear(_Reads):
         self.read(table, owner)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """``hidden @ weight.T + bias``, shape (*hidden.shape[:-1], out_features); the weight is never built."""
+        """``hidden @ weight.T + bias``, shape (*hidden.shape[:-1], out_features)."""
         outputs = self.reader.logits(self.table, hidden)
         # Autocast may have lowered the dtype.
         return outputs if self.bias is None else outputs + self.bias.to(outputs.dtype)
@@ -225,9 +225,9 @@ def check_readers(model: nn.Module) -> None:
 def read_with(model: nn.Module, *, hot_rows: str | int | None = None, resident: Kept | None = None) -> None:
     """Choose how a model reads its compressed tables from now on; nothing that is saved changes.
 
-    Without either, rows are decoded as they are read, but trellis codes that an output head is tied to (`tcq`) are
-    decoded once, at the first reading: their logits would take all rows for every token. Tables that are being trained
-    are read as codes in any case.
+    Without either, rows are decoded as they are read, but trellis codes that an output head is tied to (`tcq`), and
+    those of linear maps, are decoded once, at the first reading: their logits would take all rows for every token.
+    Tables that are being trained are read as codes in any case, but for those of which only the scales are trained.
 
     Args:
         model: One with compressed tables, on any device.
@@ -245,7 +245,7 @@ def read_with(model: nn.Module, *, hot_rows: str | int | None = None, resident: 
     """
     reader_for(hot_rows, resident)
     reading = [module for module in model.modules() if isinstance(module, _Reads)]
-    heads = {module.table for module in reading if isinstance(module, TiedHead)}
+    heads = {module.table for module in reading if isinstance(module, CompressedLinear)}
     readers: dict[CompressedEmbedding, Reader] = {}
     for module in reading:
         table = module.table

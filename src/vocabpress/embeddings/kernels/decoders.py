@@ -23,14 +23,17 @@ from vocabpress.embeddings.combine import Columns, Sum, forms
 from vocabpress.embeddings.dense import Dense
 from vocabpress.embeddings.kernels import loops
 from vocabpress.embeddings.kernels.loops import Leaf
+from vocabpress.embeddings.kernels.maps import Decode, floats, rotated_decoder, rows_by, scaled_decoder, tiles_decoder
 from vocabpress.embeddings.kernels.watch import Watch, cached
 from vocabpress.embeddings.kronecker import Kronecker
 from vocabpress.embeddings.projected import ACTIVATIONS, Projected
+from vocabpress.embeddings.rotated import Rotated
 from vocabpress.embeddings.rows import CHUNK, Rows
 from vocabpress.embeddings.scalar import Scalar
+from vocabpress.embeddings.scaled import Scaled
+from vocabpress.embeddings.tiles import Tiles
 from vocabpress.embeddings.trellis import Trellis, all_words
 
-Decode = Callable[[Any, Any], Any]
 MOST_CACHED = 2**22  # bytes of a small table that are decoded once; a larger one is decoded at every call
 
 
@@ -51,18 +54,6 @@ def decoder(form: CompressedEmbedding) -> Decode:
     if make is None:
         raise NoKernelError(type(form).__name__)
     return make(form)
-
-
-def rows_by(decode: Decode, ids: Any, columns: int) -> Any:
-    """Rows that a decoder writes, float32 (n, columns)."""
-    rows = numpy.empty((len(ids), columns), numpy.float32)
-    decode(ids, rows)
-    return rows
-
-
-def floats(tensor: Tensor) -> Any:
-    """Numbers as float32, (…), side by side; a view where they are that already."""
-    return tensor.detach().float().contiguous().numpy()
 
 
 def small_table(form: CompressedEmbedding) -> Callable[[], Tensor]:
@@ -268,6 +259,10 @@ def _projected(form: Projected) -> Decode:
     return decode
 
 
+def _around(make: Callable[[Any, Decode], Decode], form: Tiles | Rotated | Scaled) -> Decode:
+    return make(form, decoder(form.inner))
+
+
 def _sum(form: Sum) -> Decode:
     first, *others = (decoder(part) for part in forms(form.parts))
 
@@ -304,5 +299,8 @@ DECODERS: dict[type[CompressedEmbedding], Callable[[Any], Decode]] = {
     Sum: _sum,
     Rows: _rows,
     Dense: _dense,
+    Tiles: partial(_around, tiles_decoder),
+    Rotated: partial(_around, rotated_decoder),
+    Scaled: partial(_around, scaled_decoder),
     **dict.fromkeys((Codebooks, Kronecker, Columns), _by_torch),
 }

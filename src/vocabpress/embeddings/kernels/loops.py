@@ -10,6 +10,7 @@ import numpy
 
 from vocabpress.embeddings.kernels.compiling import carray, compiled, pointer_to
 
+LANES = 16  # vectors that are turned side by side
 ZERO, DENSE, SCALAR, CODEBOOKS, TRELLIS = range(5)  # how a leaf is coded
 
 
@@ -135,6 +136,85 @@ def read_rows(block_of: Any, bits: int, counts: Any, chunk: int, bounds: Any, le
                 own[:] = numbers
             else:
                 own[:] = 0
+
+
+@compiled
+def join_tiles(tiles: Any, strips: Any, places: Any, columns: int, out: Any) -> None:
+    """Rows of a matrix from its tiles.
+
+    Args:
+        tiles: Those of some strips of rows, strip by strip, (strips * tiles of a strip, rows of a tile * columns).
+        strips: The strip of each row, int64 (n).
+        places: The row in the strip, int64 (n).
+        columns: Of a tile.
+        out: (n, d), is written.
+    """
+    width = out.shape[1]
+    across = (width + columns - 1) // columns
+    for row in range(len(strips)):
+        start = places[row] * columns
+        for tile in range(across):
+            first, source = tile * columns, tiles[strips[row] * across + tile]
+            for column in range(min(columns, width - first)):
+                out[row, first + column] = source[start + column]
+
+
+@compiled
+def turn_back(matrix: Any, by_rows: bool, block: int, cosines: Any, factors: Any, first: int, last: int) -> None:
+    """Undo `rotated.rotate` of rows or columns of a matrix, in place.
+
+    Args:
+        matrix: float32, is written.
+        by_rows: Whether vectors are its rows.
+        block: Size of the Hadamard blocks.
+        cosines: Mixes neighbouring blocks, float32 (blocks, blocks).
+        factors: Of the entries of a vector, at the end.
+        first: The first `LANES` vectors that are turned.
+        last: Those after the last.
+    """
+    length = len(factors)
+    strip, mixed = numpy.zeros((2, length, LANES), numpy.float32)
+    for number in range(first, last):
+        start = number * LANES
+        count = min(LANES, (matrix.shape[0] if by_rows else matrix.shape[1]) - start)
+        own = matrix[start : start + count].T if by_rows else matrix[:, start : start + count]
+        strip[:, :count] = own
+        turn_strip(strip, block)
+        result = strip
+        if len(cosines) > 1:
+            mix_strip(strip, block, cosines, mixed)
+            result = mixed
+        for place in range(length):
+            for lane in range(count):
+                own[place, lane] = result[place, lane] * factors[place]
+
+
+@compiled
+def turn_strip(strip: Any, block: int) -> None:
+    """Hadamard transforms of neighbouring blocks of `LANES` vectors side by side, (length, LANES), in place."""
+    half = 1
+    while half < block:
+        for start in range(0, len(strip), 2 * half):
+            for place in range(start, start + half):
+                for lane in range(LANES):
+                    one, other = strip[place, lane], strip[place + half, lane]
+                    strip[place, lane], strip[place + half, lane] = one + other, one - other
+        half *= 2
+
+
+@compiled
+def mix_strip(strip: Any, block: int, cosines: Any, out: Any) -> None:
+    """Blocks of `LANES` vectors side by side, times the transposed cosines; see `turn_back`."""
+    blocks = len(cosines)
+    span = blocks * block
+    out[:] = 0
+    for start in range(0, len(strip), span):
+        for target in range(blocks):
+            for source in range(blocks):
+                weight, read, write = cosines[source, target], start + source * block, start + target * block
+                for place in range(block):
+                    for lane in range(LANES):
+                        out[write + place, lane] += weight * strip[read + place, lane]
 
 
 @compiled

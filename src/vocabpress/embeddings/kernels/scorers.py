@@ -19,11 +19,14 @@ from vocabpress.embeddings.combine import Columns, Sum, forms
 from vocabpress.embeddings.dense import Dense
 from vocabpress.embeddings.kernels import sums
 from vocabpress.embeddings.kernels.decoders import books_of, codes_of, places_of, scales_of, small_table
+from vocabpress.embeddings.kernels.maps import Score, rotated_score, scaled_score
 from vocabpress.embeddings.kernels.threads import in_threads
-from vocabpress.embeddings.kernels.tiles import Score, by_rows, tiles, turning
+from vocabpress.embeddings.kernels.tiles import by_rows, tiles, turning
 from vocabpress.embeddings.projected import Projected
+from vocabpress.embeddings.rotated import Rotated
 from vocabpress.embeddings.rows import CHUNK, Rows
 from vocabpress.embeddings.scalar import Scalar
+from vocabpress.embeddings.scaled import Scaled
 
 Add = Callable[[int, int, Any], object]
 """Adds the inner products with the rows from the first to the last, (n, rows), float32, to what is there."""
@@ -43,6 +46,10 @@ def scorer(form: CompressedEmbedding) -> Score:
     Raises:
         NoKernelError: If it holds a form that is none of `EMBEDDINGS`.
     """
+    if isinstance(form, Rotated):
+        return rotated_score(form, scorer(form.inner))
+    if isinstance(form, Scaled):
+        return scaled_score(form, scorer(form.inner))
     codes, rows, most = by_codes(form), by_rows(form), limit(form)
     return lambda hidden: (codes if len(hidden) <= most else rows)(hidden)
 
@@ -231,4 +238,5 @@ ADDERS: dict[type[CompressedEmbedding], Callable[[Any], Adder]] = {
     Sum: _parts,
     Columns: _parts,
     Rows: _rows,
+    **dict.fromkeys((Rotated, Scaled), lambda form: _whole(scorer(form))),
 }

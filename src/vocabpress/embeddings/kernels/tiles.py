@@ -8,11 +8,10 @@ import torch
 
 from vocabpress.embeddings.base import CompressedEmbedding
 from vocabpress.embeddings.kernels.decoders import decoder, small_table
+from vocabpress.embeddings.kernels.maps import Score, has_products, read_whole
 from vocabpress.embeddings.kernels.threads import in_threads
 from vocabpress.embeddings.projected import Projected
 
-Score = Callable[[Any], Any]
-"""From vectors, float32 (n, d), to their inner products with all rows, float32 (n, V)."""
 TILE = 8192  # rows that are decoded at a time
 SHARE = 512  # rows of a tile that are worth a thread
 
@@ -46,13 +45,14 @@ def tiles(form: CompressedEmbedding) -> Score:
     """Rows decoded by tiles, for any form and any number of vectors."""
     decode, rows, columns = decoder(form), form.num_embeddings, form.embedding_dim
     # Products have threads of their own; those of small tiles are no matter.
-    least = SHARE if not any(isinstance(part, Projected) for part in form.modules()) else rows
+    least = rows if has_products(form) else SHARE
+    at_once = rows if read_whole(form) else min(rows, TILE)
 
     def score(hidden: Any) -> Any:
         vectors, out = torch.from_numpy(hidden), torch.empty(len(hidden), rows)
-        tile = numpy.empty((min(rows, TILE), columns), numpy.float32)
-        for start in range(0, rows, TILE):
-            ids = numpy.arange(start, min(start + TILE, rows))
+        tile = numpy.empty((at_once, columns), numpy.float32)
+        for start in range(0, rows, at_once):
+            ids = numpy.arange(start, min(start + at_once, rows))
 
             def part(first: int, last: int, ids: Any = ids) -> None:
                 decode(ids[first:last], tile[first:last])

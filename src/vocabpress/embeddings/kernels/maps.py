@@ -1,0 +1,132 @@
+"""How loops read the forms that change the entries of another form: `Tiles`, `Rotated` and `Scaled`, as maps have them.
+
+A decoder or a score is made from that of the form inside. Inner products with a rotated matrix are those of vectors
+that were rotated, so that the matrix need not be.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor
+
+from vocabpress.embeddings.base import CompressedEmbedding
+from vocabpress.embeddings.kernels.loops import LANES, join_tiles, turn_back
+from vocabpress.embeddings.kernels.threads import in_threads
+from vocabpress.embeddings.projected import Projected
+from vocabpress.embeddings.rotated import OF_COLUMNS, OF_ROWS, Rotated, blocks_of, cosines, rotate, rotate_back, signs
+from vocabpress.embeddings.scaled import Scaled
+from vocabpress.embeddings.tiles import Tiles
+
+Decode = Callable[[Any, Any], Any]
+"""Writes rows, float32 (n, d), for ids, int64 (n)."""
+Score = Callable[[Any], Any]
+"""From vectors, float32 (n, d), to their inner products with all rows, float32 (n, V)."""
+SHARE = 64  # rows that are worth a thread
+
+
+def floats(tensor: Tensor) -> Any:
+    """Numbers as float32, (…), side by side; a view where they are that already."""
+    return tensor.detach().float().contiguous().numpy()
+
+
+def rows_by(decode: Decode, ids: Any, columns: int) -> Any:
+    """Rows that a decoder writes, float32 (n, columns)."""
+    rows = numpy.empty((len(ids), columns), numpy.float32)
+    decode(ids, rows)
+    return rows
+
+
+def has_products(form: CompressedEmbedding) -> bool:
+    """Whether torch decodes a part of a form, in threads of its own."""
+    return any(isinstance(part, Projected | Rotated) for part in form.modules())
+
+
+def read_whole(form: CompressedEmbedding) -> bool:
+    """Whether one row of a form takes as long as all of them."""
+    return any(isinstance(part, Rotated) for part in form.modules())
+
+
+def tiles_decoder(form: Tiles, inner: Decode) -> Decode:
+    """Rows of the tiles that they lie in; each tile is decoded once a call."""
+    rows, columns, across = form.rows, form.columns, form.across
+
+    def decode(ids: Any, out: Any) -> None:
+        strips, place = numpy.unique(ids // rows, return_inverse=True)
+        numbers = (strips[:, None] * across + numpy.arange(across)).reshape(-1)
+        join_tiles(rows_by(inner, numbers, rows * columns), place, ids % rows, columns, out)
+
+    return decode
+
+
+def rotated_decoder(form: Rotated, inner: Decode) -> Decode:
+    """The whole matrix, whatever rows are asked for."""
+    every, shape, seed = numpy.arange(form.num_embeddings), (form.num_embeddings, form.embedding_dim), form.seed
+    least = len(every) if has_products(form.inner) else SHARE
+    turns = [_turning(shape[0], seed, OF_ROWS, False), _turning(shape[1], seed, OF_COLUMNS, True)]
+
+    def decode(ids: Any, out: Any) -> None:
+        whole = out if numpy.array_equal(ids, every) else numpy.empty(shape, numpy.float32)
+        in_threads(lambda first, last: inner(every[first:last], whole[first:last]), len(every), least)
+        for turn in turns:
+            turn(whole)
+        if whole is not out:
+            out[:] = whole[ids]
+
+    return decode
+
+
+def _turning(length: int, seed: int, stream: int, by_rows: bool) -> Callable[[Any], None]:
+    """How one side of a matrix is rotated back in place: its columns, each of them ``length``, or its rows."""
+    block, blocks = blocks_of(length)
+    factors = floats(signs(seed, stream, torch.zeros(length)) / math.sqrt(block))
+    mixed = floats(cosines(blocks, torch.device("cpu")))
+
+    def turn(matrix: Any) -> None:
+        strips = -(-matrix.shape[0 if by_rows else 1] // LANES)
+        in_threads(lambda first, last: turn_back(matrix, by_rows, block, mixed, factors, first, last), strips, 1)
+
+    return turn
+
+
+def scaled_decoder(form: Scaled, inner: Decode) -> Decode:
+    """Rows, scaled where they were written."""
+    of_rows, of_columns = _scales(form)
+
+    def decode(ids: Any, out: Any) -> None:
+        inner(ids, out)
+        if of_columns is not None:
+            out *= of_columns
+        if of_rows is not None:
+            out *= of_rows[ids, None]
+
+    return decode
+
+
+def rotated_score(form: Rotated, inner: Score) -> Score:
+    """Inner products with rows that need not be turned back, since the vectors are turned."""
+    seed = form.seed
+
+    def score(hidden: Any) -> Any:
+        outputs = inner(rotate(torch.from_numpy(hidden), seed, OF_COLUMNS).numpy())
+        return rotate_back(torch.from_numpy(outputs), seed, OF_ROWS).numpy()
+
+    return score
+
+
+def scaled_score(form: Scaled, inner: Score) -> Score:
+    """Inner products of scaled vectors, scaled."""
+    of_rows, of_columns = _scales(form)
+
+    def score(hidden: Any) -> Any:
+        outputs = inner(hidden if of_columns is None else hidden * of_columns)
+        return outputs if of_rows is None else outputs * of_rows
+
+    return score
+
+
+def _scales(form: Scaled) -> tuple[Any, Any]:
+    of_rows, of_columns = (None if own is None else floats(own) for own in (form.rows, form.columns))
+    return of_rows, of_columns
