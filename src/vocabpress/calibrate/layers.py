@@ -6,6 +6,7 @@ Everything else that they are called with, such as masks and positions, is recor
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -46,10 +47,10 @@ class Stack:
     calls: list[list[Call]] = field(default_factory=list)
     states: list[Tensor] = field(default_factory=list)
 
-    def run(self) -> Iterator[tuple[int, "Stack"]]:
+    def run(self) -> Iterator[int]:
         """Each layer's number in turn; its states are replaced by what it makes of them when the next is asked for."""
         for number, layer in enumerate(self.layers):
-            yield number, self
+            yield number
             with torch.no_grad():
                 pairs = zip(self.calls[number], self.states, strict=True)
                 self.states = [call(layer, states) for call, states in pairs]
@@ -111,7 +112,7 @@ def _follow(seen: Sequence[Any], count: int) -> bool:
     """Whether each layer was called once, in order, with what the one before it gave."""
     if [number for number, *_ in seen] != list(range(count)) or not all(isinstance(each[1], Tensor) for each in seen):
         return False
-    return all(a[4] is b[1] or torch.equal(a[4], b[1]) for a, b in zip(seen, seen[1:], strict=False))
+    return all(a[4] is b[1] or torch.equal(a[4], b[1]) for a, b in pairwise(seen))
 
 
 def _states(output: Any) -> Any:

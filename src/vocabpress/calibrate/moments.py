@@ -6,6 +6,10 @@ sum_t g_t E x_t^T. If x and g were independent from each other and from token to
 token on average: the Kronecker-factored Fisher information of YAQA (Tseng et al., 2025). Where neighbouring tokens pull
 the same way, sums over a sequence are larger. `coherence` says how much; our choice, because one slope over all maps
 needs it: without it the maps of the last layers get too few bits.
+
+A small embedding, such as that of positions, is a map, too: of a vector with a one at the row that is read. Its weight
+is (rows, width) like a token table, so what a map calls outputs are its rows, with G the share of reads of each, and
+H that of the gradients.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from vocabpress.calibrate.outputs import Output
 from vocabpress.progress import Bar
@@ -58,8 +63,11 @@ class Seen:
         self._hooks = [module.register_forward_hook(self._recorder(name)) for name, module in maps.items()]
 
     def _recorder(self, name: str) -> Any:
-        def record(_module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        def record(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+            if isinstance(module, nn.Embedding):  # nothing before it has a gradient
+                output = output.detach().requires_grad_(torch.is_grad_enabled())
             self.found.append((name, inputs[0].detach(), output))
+            return output
 
         return record
 
@@ -86,13 +94,16 @@ def measure_moments(
     squares = {name: torch.zeros(2, dtype=torch.float64) for name in maps}
     rows = input_rows(model)
     for run in Bar(batches, desc="linear maps", disable=not progress):
-        with Seen(maps) as seen, starting_at(rows), torch.enable_grad():
+        with starting_at(rows), Seen(maps) as seen, torch.enable_grad():
             ran = run()
         ends = [output for _, _, output in seen.found if output.requires_grad]
         gradients = iter(torch.autograd.grad(ran.value, ends, allow_unused=True) if ends else ())
         for name, values, output in seen.found:
             gradient = next(gradients) if output.requires_grad else None
-            _add(found[name], squares[name], values, gradient, ran.counts)
+            if isinstance(maps[name], nn.Embedding):
+                _add_reads(found[name], values, gradient, ran.counts)
+            else:
+                _add(found[name], squares[name], values, gradient, ran.counts)
     for name, moments in found.items():
         _finish(moments, squares[name])
     return found
@@ -117,6 +128,21 @@ def _add(moments: Moments, squares: Tensor, values: Tensor, gradient: Tensor | N
     squares += torch.stack((together, alone)).double().cpu()
 
 
+def _add_reads(moments: Moments, ids: Tensor, gradient: Tensor | None, counts: Tensor) -> None:
+    if gradient is None:
+        return
+    ids = ids.expand(counts.shape) if ids.ndim == 2 else ids
+    kept = counted(gradient.expand(*counts.shape, -1), counts)
+    moments.inputs += (kept.T @ kept).cpu()
+    moments.tokens += len(kept)
+    if moments.outputs is None:
+        return
+    read = (ids[counts] if ids.shape == counts.shape else ids.flatten()).bincount(minlength=len(moments.outputs))
+    moments.inputs += (kept.T @ kept).cpu()
+    # Half of the reads are spread evenly: longer texts than these may read other rows.
+    moments.outputs += (read.float() / 2 + len(kept) / (2 * len(read))).diag().cpu()
+
+
 def _finish(moments: Moments, squares: Tensor) -> None:
     together, alone = squares.tolist()
     moments.coherence = max(together / alone, 1.0) if alone > 0 else 1.0
@@ -134,9 +160,10 @@ def counted(values: Tensor, counts: Tensor) -> Tensor:
 
 
 def sides(module: nn.Module) -> tuple[int, int]:
-    """Outputs and inputs of a map."""
+    """Outputs and inputs of a map; rows and columns of an embedding."""
     weight: Any = module.weight
-    return (weight.shape[1], weight.shape[0]) if type(module).__name__ == "Conv1D" else tuple(weight.shape)
+    rows, columns = weight.shape
+    return (columns, rows) if type(module) is Conv1D else (rows, columns)
 
 
 def input_rows(model: Any) -> list[nn.Module]:
@@ -149,7 +176,9 @@ class starting_at:  # noqa: N801
     """While it lasts, gradients go back to the outputs of these modules, whose parameters are frozen."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
-        self._hooks = [module.register_forward_hook(lambda _m, _i, rows: rows.detach().requires_grad_()) for module in modules]
+        self._hooks = [
+            module.register_forward_hook(lambda _m, _i, rows: rows.detach().requires_grad_()) for module in modules
+        ]
 
     def __enter__(self) -> None:
         return None

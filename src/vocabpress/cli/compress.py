@@ -94,7 +94,22 @@ def compress(
     ] = None,
     body: Annotated[
         str | None,
-        typer.Option(help=f"Also quantise all other weights: {', '.join(BODIES)}, by torchao. [unchanged]"),
+        typer.Option(
+            help=f"Also compress all other weights: {', '.join(BODIES)}. trellis codes all linear maps layer by layer; "
+            "int8 is torchao's. [unchanged]"
+        ),
+    ] = None,
+    body_bits: Annotated[
+        float | None,
+        typer.Option(help="Bits of a weight with --body trellis: 1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6 or 8. [3]"),
+    ] = None,
+    model_size: Annotated[
+        str | None,
+        typer.Option(help="Bytes of the weight file, such as 4MB, shared out over the table and all linear maps."),
+    ] = None,
+    model_ratio: Annotated[
+        float | None,
+        typer.Option(help="The same, as the bytes of the original's weight files over those of the new one: 20."),
     ] = None,
     tie: Annotated[
         bool, typer.Option("--tie", help="Tie an output head that is stored separately and equals the table.")
@@ -150,6 +165,9 @@ def compress(
             measure=not no_measure,
             recover=minutes,
             body=body,
+            body_bits=body_bits,
+            model_size=model_size,
+            model_ratio=model_ratio,
             tie=tie,
             fast_tokenizer_only=fast_tokenizer_only,
             seed=seed,

@@ -10,6 +10,6 @@ TASKS = (
     "squad2",
 )  # fmt: skip
 PRESETS = ("kronecker-8x", "kronecker-20x")
-BODIES = ("int8",)
+BODIES = ("trellis", "int8")
 OBJECTIVES = ("relative", "kroneckerbert")
 DTYPES = ("float32", "bfloat16", "float16")

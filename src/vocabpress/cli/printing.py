@@ -99,8 +99,8 @@ def print_report(report: "Report") -> None:
             (p.role, p.shape, p.maps, f"{p.parameters_before:,}", f"{p.parameters_after:,}", f"{p.relative_error:.4f}")
             for p in report.linears
         ]
-        headers = ["linear maps", "left factors", "maps", "parameters before", "after", "relative error"]
-        print_table(headers, rows, "linear maps as Kronecker products")
+        headers = ["linear maps", "stored as", "maps", "parameters before", "after", "relative error"]
+        print_table(headers, rows, "linear maps; left factors of Kronecker products, or bits of a weight")
 
 
 def print_recovery(report: "RecoveryReport") -> None:

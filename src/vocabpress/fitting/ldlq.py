@@ -83,7 +83,7 @@ def damped(moments: Tensor, damping: float) -> Tensor:
 
 
 def left_over(moments: Tensor, block: int) -> float:
-    """The mean diagonal of D, in blocks of ``block`` rows and columns: what feedback leaves of positive definite moments.
+    """The mean diagonal of D, in blocks of ``block`` rows and columns: what feedback leaves of positive definite ones.
 
     It is at most their mean diagonal, and for small blocks near the geometric mean of their eigenvalues.
     """

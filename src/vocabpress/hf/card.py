@@ -56,6 +56,8 @@ def _linear_maps(report: Report) -> str:
     """A sentence about the linear maps, if any were compressed."""
     if not report.linears:
         return ""
+    if report.linears[0].role == "body":
+        return f"Its linear maps are stored as trellis codes, {report.linears[0].shape} a weight. "
     maps = ", ".join(f"{part.role} ({part.maps}, left factors {part.shape})" for part in report.linears)
     return f"Linear maps are stored as Kronecker products: {maps}. "
 

@@ -30,7 +30,7 @@ HOOKS = (
 """Hooks of a quantizer about single parameters and the environment. Some versions of transformers lack some."""
 
 BODIES = ("int8",)
-"""Values of ``body`` in `vocabpress.compress`."""
+"""Bodies of other libraries that ``body`` in `vocabpress.compress` can name."""
 
 
 class Unquantised(HfQuantizer):

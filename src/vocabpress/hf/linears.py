@@ -76,8 +76,8 @@ class LinearOutcome:
     """The result for the linear maps of one role. Biases are not counted.
 
     Attributes:
-        role: ``"attention"`` or ``"ffn"``.
-        shape: n1 x m1 of the left factors, as the user gave it.
+        role: ``"attention"``, ``"ffn"``, or ``"body"`` for all maps.
+        shape: n1 x m1 of the left factors, as the user gave it; or bits of an entry.
         maps: Number of maps.
         parameters_before: Entries of their weights.
         parameters_after: Entries of their factors.

@@ -191,6 +191,8 @@ class VocabpressQuantizer(HfQuantizer):
         if not tables:
             return state, metadata
         state = with_stored(state, tables)
+        if config.short:
+            state = {name: shortened(name, tensor) for name, tensor in state.items()}
         version = {"vocabpress_format_version": str(config.format_version)}
         return state, metadata | version | digests(model, state, config.to_dict())
 
@@ -244,6 +246,21 @@ class VocabpressQuantizer(HfQuantizer):
     def is_compileable(self) -> bool:
         """Whether the body compiles; tables always do, because no shape depends on data."""
         return as_bool(self.inner.is_compileable)
+
+
+def shortened(name: str, tensor: Tensor) -> Tensor:
+    """A tensor of float32 in float16; all else as it is.
+
+    Raises:
+        ValueError: If a number is too large for float16.
+    """
+    if tensor.dtype != torch.float32 or tensor.is_meta:
+        return tensor
+    short = tensor.to(torch.float16)
+    if bool((short.isinf() & tensor.isfinite()).any()):
+        reach = float(tensor.abs().max())
+        raise ValueError(f"{name} reaches {reach:.3g}, too large for float16; leave the body as it is")
+    return short
 
 
 def _set_config(model: PreTrainedModel, quantization: Any) -> None:

@@ -1,9 +1,9 @@
 """Code the linear maps of a model, each behind those that are coded already."""
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +11,16 @@ from torch import Tensor, nn
 from vocabpress.calibrate.layers import Stack, find_stacks
 from vocabpress.calibrate.moments import Moments, measure_moments
 from vocabpress.calibrate.outputs import Outputs, Reading, read_outputs
+from vocabpress.chunks import chunks
 from vocabpress.embeddings import CompressedEmbedding
+from vocabpress.embeddings.inference import lookup
 from vocabpress.hf.maps import find_maps, set_weight, weight_of
+from vocabpress.job.rates import Piece, map_piece
 from vocabpress.methods.ldlq import LDLQ
 from vocabpress.progress import Bar
 
 SEQUENCES, LENGTH, BATCH = 768, 128, 16  # that maps are calibrated on
+TOKENS = ""  # the name of the token table among them
 
 
 @dataclass(frozen=True)
@@ -25,13 +29,13 @@ class Coded:
 
     Attributes:
         form: What it is stored in, (outputs, inputs).
-        shift: What is added to the bias, (outputs), so that mean outputs stay.
+        shift: What is added to the bias, (outputs), so that mean outputs stay; None for embeddings.
         error: Sum of squared errors of the weight.
         squares: Sum of squares of the weight.
     """
 
     form: CompressedEmbedding
-    shift: Tensor
+    shift: Tensor | None
     error: float
     squares: float
 
@@ -56,40 +60,59 @@ class Body:
         self.outputs: Outputs = read_outputs(folder, reading)
         self.outputs.model.config.use_cache = False
         self.method, self.progress = method, progress
+        self.folder = folder
         self.maps: Mapping[str, nn.Module] = find_maps(self.outputs.model)
-        self.moments: dict[str, Moments] = measure_moments(
-            self.outputs.model, self.maps, self.outputs.batches, progress
-        )
+        tokens = self.outputs.model.get_input_embeddings()
+        measured = {**self.maps, TOKENS: tokens}
+        self.moments: dict[str, Moments] = measure_moments(self.outputs.model, measured, self.outputs.batches, progress)
+        self.tokens = self.moments.pop(TOKENS)
 
-    def sensitivities(self) -> dict[str, float]:
-        """What an error of each map costs a token, for codes whose own error is 1."""
+    def pieces(self) -> dict[str, Piece]:
+        """The rates of each map, and what they cost the output for a token."""
         found = {}
         for name, module in self.maps.items():
-            seen = self.moments[name]
-            cost = self.method.sensitivity(weight_of(module), seen.inputs, seen.outputs)
-            found[name] = cost * seen.coherence
+            seen, weight = self.moments[name], weight_of(module)
+            cost = self.method.sensitivity(weight, seen.inputs, seen.outputs) * seen.coherence
+            rows, columns = weight.shape
+            found[name] = map_piece((rows, columns), cost, self.method)
         return found
+
+    @torch.no_grad()
+    def read(self, table: CompressedEmbedding) -> None:
+        """Go on with the rows of a compressed token table, and the head that is tied to it."""
+        weight: Any = self.outputs.model.get_input_embeddings().weight
+        for part in chunks(*weight.shape):
+            weight[part] = lookup(table, torch.arange(part.start, part.stop, device=table.device)).to(weight)
 
     def code(self, bits: Mapping[str, float]) -> dict[str, Coded]:
         """Code the maps at these rates, layer by layer."""
         found: dict[str, Coded] = {}
-        bar = Bar(total=sum(weight_of(module).numel() for module in self.maps.values()), desc="linear maps", disable=not self.progress)
-        stacks = find_stacks(self.outputs.model, self.outputs.batches)
-        with bar:
-            for number, stack in (each for stack in stacks for each in stack.run()):
-                names = self._of_layer(stack, number)
-                for name, (inputs, mean) in stack.inputs_of(number, names).items():
-                    found[name] = self._one(name, inputs, mean, bits[name], bar)
-            for name in self.maps.keys() - found.keys():
-                seen = self.moments[name]
-                found[name] = self._one(name, seen.inputs, seen.mean, bits[name], bar)
+        total = sum(weight_of(module).numel() for module in self.maps.values())
+        with Bar(total=total, desc="coding linear maps", disable=not self.progress) as bar:
+
+            def code(name: str, inputs: Tensor, mean: Tensor) -> None:
+                found[name] = self._one(name, inputs, mean, bits[name])
+                bar.update(weight_of(self.maps[name]).numel())
+
+            def code_as_measured(kind: type[nn.Module]) -> None:
+                for name, module in self.maps.items():
+                    if name not in found and isinstance(module, kind):
+                        code(name, self.moments[name].inputs, self.moments[name].mean)
+
+            code_as_measured(nn.Embedding)  # every layer is behind these
+            for stack in find_stacks(self.outputs.model, self.outputs.batches):
+                for number in stack.run():
+                    inside = self._of_layer(stack, number)
+                    for name, (inputs, mean) in stack.inputs_of(number, inside).items():
+                        code(name, inputs, mean)
+            code_as_measured(nn.Module)
         return {name: found[name] for name in self.maps}
 
     def _of_layer(self, stack: Stack, number: int) -> dict[str, nn.Module]:
         inside = set(stack.layers[number].modules())
         return {name: module for name, module in self.maps.items() if module in inside}
 
-    def _one(self, name: str, inputs: Tensor, mean: Tensor, bits: float, bar: Bar) -> Coded:
+    def _one(self, name: str, inputs: Tensor, mean: Tensor, bits: float) -> Coded:
         module = self.maps[name]
         weight = weight_of(module).float().clone()
         try:
@@ -97,7 +120,6 @@ class Body:
         except ValueError as error:
             raise ValueError(f"{name} can't be coded: {error}") from None
         error = weight - form.dense().detach()
-        shift = error @ mean
+        shift = None if isinstance(module, nn.Embedding) else error @ mean
         set_weight(module, weight - error, shift)
-        bar.update(weight.numel())
         return Coded(form, shift, float(error.square().sum()), float(weight.square().sum()))

@@ -31,6 +31,7 @@ from vocabpress.job.quality import DEFAULT, check_quality
 from vocabpress.job.recovery import Recovering, check_minutes, check_text
 from vocabpress.job.search import Bench
 from vocabpress.job.text import NO_TEXT, JobText, open_text
+from vocabpress.job.wholly import Wholly
 from vocabpress.job.write import Label, write
 from vocabpress.methods import Method, make_method
 from vocabpress.texts import sources
@@ -51,6 +52,9 @@ def compress(
     measure: bool = True,
     recover: float | None = None,
     body: str | QuantizationConfigMixin | None = None,
+    body_bits: float | None = None,
+    model_size: str | int | None = None,
+    model_ratio: float | None = None,
     tie: bool = False,
     fast_tokenizer_only: bool = False,
     seed: int = 0,
@@ -83,8 +87,13 @@ def compress(
         measure: Whether to measure what changed.
         recover: Minutes of training against the original after the fit, at most; see `vocabpress.recover.recover`.
             None trains nothing.
-        body: What all else is quantised with, by the library of its name: ``"int8"`` is torchao's, or any quantization
-            config of transformers. None leaves it as it is; what is quantised already stays so.
+        body: What all else is quantised with: ``"trellis"`` codes all linear maps as `LDLQ` does, layer by layer;
+            ``"int8"`` is torchao's; or any quantization config of transformers. None leaves it as it is; what is
+            quantised already stays so.
+        body_bits: Bits of an entry of the maps with ``"trellis"``, among those of `LDLQ`; 3 if None.
+        model_size: Instead of sizes of the table and the body: the most bytes that the weight file may have, such as
+            ``"4MB"``. One slope shares them out over the table and all linear maps.
+        model_ratio: The same as a fraction of the bytes of the original's weight files.
         tie: Whether an output head that is stored apart, and holds the same numbers as the table, is tied to it and
             compressed with it. Without, it is left as it is, and a warning says so.
         fast_tokenizer_only: Whether to leave out the vocabularies that tokenizer.json repeats: vocab.txt, vocab.json,
@@ -114,6 +123,9 @@ def compress(
     shapes = LinearShapes.read(linears) if isinstance(linears, Mapping) else linears
     named = make_method(method) if isinstance(method, str) else method
     check_size(budget, quality, shapes, measure)
+    wholly = Wholly.of(body, body_bits, model_size, model_ratio)
+    wholly.check(budget, quality, shapes, shards)
+    body = None if wholly else body
     check_minutes(recover, shards.world)
     command = as_command(
         model,
@@ -126,7 +138,10 @@ def compress(
         calibration="..." if isinstance(calibration, Calibration) else calibration,
         no_measure=not measure or None,
         recover=recover,
-        body=body if isinstance(body, str) or body is None else method_of(body),
+        body=wholly.body(body if isinstance(body, str) or body is None else method_of(body)),
+        body_bits=wholly.bits,
+        model_size=wholly.size,
+        model_ratio=wholly.ratio,
         tie=tie or None,
         fast_tokenizer_only=fast_tokenizer_only or None,
         seed=seed,
@@ -137,7 +152,7 @@ def compress(
     page = read_page(folder)
     original = _open(folder, body_config(body) if isinstance(body, str) else body, tie, trust_remote_code)
     request = Request(original.method_for(named), budget or FALLBACK, seed, shapes)
-    wanted = None if budget is not None or shapes is not None else quality or DEFAULT
+    wanted = None if budget is not None or shapes is not None or wholly.limited else quality or DEFAULT
     progress = progress and not shards.rank
     with nullcontext(NO_TEXT) if shards.rank else open_text(files, text, folder, measure) as read:
         if recover is not None:
@@ -152,10 +167,13 @@ def compress(
         calibrating = Calibrating(folder, original, read, text, bench.takes_metric(wanted), seed, device, progress)
         known = shards.agree_on(None if shards.rank else calibrating.of(known))
         known.check(*original.shape)
-        maps = compress_linears(original.model, shapes, device, progress)
-        settled = bench.settle(wanted, quality is not None, known)
+        if wholly:
+            settled, maps = wholly.fit(bench, folder, read, known, wanted, quality is not None)
+        else:
+            maps = compress_linears(original.model, shapes, device, progress)
+            settled = bench.settle(wanted, quality is not None, known)
         done = put(original, settled.fitted, known, maps)
-        attach(original.model, VocabpressConfig(**done.stored))
+        attach(original.model, VocabpressConfig(**done.stored, short=bool(wholly)))
         if shards.rank:  # the first process measures and writes
             return shards.agree_on(None)
         label = Label(model, folder, output, command, page, wanted, fast_tokenizer_only)

@@ -18,11 +18,20 @@ class Piece:
         bits: Bits of an entry at each rate, ascending.
         costs: Stored bits of the whole at each rate.
         losses: What each rate costs the output of the model, in one unit for all pieces.
+        whole: What it costs to lose all of an entry.
     """
 
     bits: Sequence[float]
     costs: Sequence[int]
     losses: Sequence[float]
+    whole: float
+    factor: float = 1.0
+
+
+# In theory rates follow the cost of an error; but where few bits are given, errors are too large for a second order,
+# and the root of the cost is better (`benchmarks/body.py`).
+ROOT = 0.5
+TINY = 1e-30
 
 
 def map_piece(shape: tuple[int, int], cost: float, method: LDLQ) -> Piece:
@@ -30,7 +39,8 @@ def map_piece(shape: tuple[int, int], cost: float, method: LDLQ) -> Piece:
     bits = method.rates
     with torch.device("meta"):
         forms: list[CompressedEmbedding] = [method.empty(*shape, each) for each in bits]
-    return Piece(bits, [form.total_bits() for form in forms], [cost * method.loss(each) for each in bits])
+    losses = [cost * method.loss(each) for each in bits]
+    return Piece(bits, [form.total_bits() for form in forms], losses, cost / (shape[0] * shape[1]))
 
 
 def share_out(pieces: Mapping[str, Piece], limit: int) -> dict[str, float]:
@@ -42,8 +52,8 @@ def share_out(pieces: Mapping[str, Piece], limit: int) -> dict[str, float]:
     least = sum(piece.costs[0] for piece in pieces.values())
     if least > limit:
         raise ValueError(
-            f"{max(0, limit) // 8:,} bytes are left for what can be coded, and it takes {-(-least // 8):,} at the least; "
-            f"allow {-(-(least - limit) // 8):,} bytes more"
+            f"{max(0, limit) // 8:,} bytes are left for what can be coded, which takes {-(-least // 8):,} at the "
+            f"least; allow {-(-(least - limit) // 8):,} bytes more"
         )
     most = max(len(piece.bits) for piece in pieces.values())
 
@@ -52,6 +62,7 @@ def share_out(pieces: Mapping[str, Piece], limit: int) -> dict[str, float]:
 
     costs = torch.tensor([row(piece.costs) for piece in pieces.values()], dtype=torch.int64)
     losses = torch.tensor([row(piece.losses) for piece in pieces.values()], dtype=torch.float64)
+    losses *= torch.tensor([piece.factor for piece in pieces.values()], dtype=torch.float64)[:, None]
     chosen = allocate(costs, losses, limit).tolist()
     pairs = zip(pieces.items(), chosen, strict=True)
     return {name: piece.bits[min(option, len(piece.bits) - 1)] for (name, piece), option in pairs}

@@ -78,7 +78,7 @@ class Bench:
         """Fit within a budget, and measure."""
         request = replace(self.request, budget=budget)
         fitted = fit(self.original, request, calibration, self.device, self.shards, self.progress)
-        return Settled(fitted, self._change(fitted))
+        return Settled(fitted, self.change(fitted))
 
     def search(self, quality: float, insists: bool, calibration: Calibration) -> Settled:
         """The smallest table whose quality is not below ``quality``, in at most `FITS` fits.
@@ -132,7 +132,7 @@ class Bench:
             return f"no table of half the original's bytes or less has the quality {quality:g}; {reached}"
         return f"{FITS} fits did not reach the quality {quality:g}; {reached}; more can be had with --bits-per-weight"
 
-    def _change(self, fitted: Fitted) -> Change | None:
+    def change(self, fitted: Fitted) -> Change | None:
         """What a fitted table changes, on all processes."""
         if not self.measured:
             return None

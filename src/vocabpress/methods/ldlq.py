@@ -6,10 +6,11 @@ QTIP (Tseng et al., NeurIPS 2024) with the two-sided feedback of YAQA (Tseng et 
 2. Tiles of 16 x 16 entries are coded one after the other, with the feedback of `fitting/ldlq.py`.
 3. A tile is one path of 256 steps through the trellis of `tcq`.
 
-Ours: rates between whole bits, the damping, and words that are computed by the generator of the token table.
+Ours: rates between whole bits, the damping, and the words, which are those of `tcq`.
 
-Stored: ``Rotated(Tiles(Trellis))``, in ``Scaled`` if scales are to be trained. With ``codes="uniform"`` a `Scalar` takes
-the place of the `Trellis`; with feedback from inputs alone and no rotation, that is GPTQ (Frantar et al., ICLR 2023).
+Stored: ``Rotated(Tiles(Trellis))``, in ``Scaled`` if scales are to be trained. With ``codes="uniform"`` a `Scalar`
+takes the place of the `Trellis`; with feedback from inputs alone and no rotation, that is GPTQ (Frantar et al., ICLR
+2023).
 """
 
 import math
@@ -102,7 +103,10 @@ class LDLQ:
     def sensitivity(self, weight: Tensor, inputs: Tensor, outputs: Tensor | None) -> float:
         """tr(G E H E^T) of a map for codes whose own error is 1 for normal entries of variance 1; see `loss`."""
         found = float(weight.float().square().sum())
-        sides = ((inputs, self.damping, self.feedback != "none"), (outputs, self.output_damping, self.feedback == "both"))
+        sides = (
+            (inputs, self.damping, self.feedback != "none"),
+            (outputs, self.output_damping, self.feedback == "both"),
+        )
         for stream, (moments, damping, undone) in zip((OF_COLUMNS, OF_ROWS), sides, strict=True):
             size = 1.0 if moments is None else float(moments.diagonal().mean())
             found *= size
@@ -185,15 +189,15 @@ def check_map(weight: Tensor, inputs: Tensor, outputs: Tensor | None) -> None:
         if moments is not None and moments.shape != (size, size):
             raise ValueError(f"it has {size} {what}, their moments have the shape {tuple(moments.shape)}")
         if moments is not None and not bool(moments.isfinite().all()):
-            raise ValueError(f"its {what} are NaN or infinite for some text; the model can't be calibrated in this dtype")
+            raise ValueError(f"its {what} are NaN or infinite for some text, so it can't be calibrated")
 
 
 @lru_cache(maxsize=16)
 def _uniform_scale(bits: int) -> tuple[float, float]:
     """The best scale of whole numbers for normal entries of variance 1, and their squared error."""
-    entries = torch.randn(16, 4096, generator=torch.Generator().manual_seed(0))
-    form = quantise(entries.flatten()[None], bits, "row", dtype=torch.float32)
-    return float(form.get_parameter("scales").detach()), float((form.dense().detach() - entries.flatten()).square().mean())
+    entries = torch.randn(1, 2**16, generator=torch.Generator().manual_seed(0))
+    form = quantise(entries, bits, "row", dtype=torch.float32).requires_grad_(False)
+    return float(form.get_parameter("scales")), float((form.dense() - entries).square().mean())
 
 
 def _padded(matrix: Tensor) -> Tensor:

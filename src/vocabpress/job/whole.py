@@ -1,0 +1,156 @@
+"""Fit the token table and the linear maps of a model: the maps to a rate, or both to the bytes of the whole file."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from vocabpress.budget import Budget
+from vocabpress.calibrate.calibration import Calibration
+from vocabpress.calibrate.counts import vocabulary_order
+from vocabpress.embeddings import CompressedEmbedding
+from vocabpress.fitting.allocation import allocate
+from vocabpress.fitting.fold import power
+from vocabpress.hf.checkpoint import open_tokenizer
+from vocabpress.hf.filesize import Entry, entries_of, entry, left_after
+from vocabpress.hf.fit import Fitted, Maps, fit
+from vocabpress.hf.linears import LinearOutcome
+from vocabpress.hf.maps import put_map, weight_of
+from vocabpress.hf.tables import base_prefix
+from vocabpress.job.body import Body, Coded
+from vocabpress.job.rates import Piece, share_out
+from vocabpress.job.search import Bench, Settled
+from vocabpress.methods.tcq import WORDS
+
+TABLE = ""  # the name of the token table among the pieces
+GRID = [0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.4, 1.6, 1.8, 2, 2.25, 2.5, 3, 3.5, 4, 5, 6, 8]
+TABLE_HEADER = 4096  # bytes for names of the table's tensors in the file, before they are known
+SHORT = torch.float16  # for all that is not coded
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A model whose table and maps are compressed to one size.
+
+    Attributes:
+        bench: The original, and what measures it.
+        body: Its linear maps.
+        calibration: Which errors of the table matter.
+    """
+
+    bench: Bench
+    body: Body
+    calibration: Calibration
+
+    def to_bits(self, bits: float, settled: Settled) -> tuple[Settled, Maps]:
+        """Code all maps at one rate, beside a table that is fitted."""
+        return self._code(settled.fitted, dict.fromkeys(self.body.maps, bits))
+
+    def to_size(self, limit: int) -> tuple[Settled, Maps]:
+        """Fit all, so that the weight file has at most ``limit`` bytes.
+
+        Raises:
+            ValueError: If it can't be so small.
+        """
+        maps = self.body.pieces()
+        shapes = {name: weight_of(module).shape for name, module in self.body.maps.items()}
+        with torch.device("meta"):
+            least = {name: self.body.method.empty(*shape, maps[name].bits[0]) for name, shape in shapes.items()}
+        pieces = {**maps, TABLE: self._table_piece()}
+        room = 8 * (self._room(limit, least, None) - TABLE_HEADER)
+        chosen = share_out(pieces, room)
+        table = pieces[TABLE]
+        size = table.costs[list(table.bits).index(chosen[TABLE])] // 8
+        request = replace(self.bench.request, budget=Budget.bytes(size))
+        bench = self.bench
+        fitted = fit(bench.original, request, self.calibration, bench.device, bench.shards, bench.progress)
+        rates = share_out(maps, 8 * self._room(limit, least, fitted.table))
+        return self._code(fitted, rates)
+
+    def _room(self, limit: int, maps: Mapping[str, CompressedEmbedding], table: CompressedEmbedding | None) -> int:
+        """Bytes left for the codes of all maps, and for those of the table unless it is there."""
+        model, coded = self.bench.original.model, list[str]()
+        prefix = base_prefix(model)
+        places = {f"{prefix}{name}": form for name, form in maps.items()}
+        gone = {f"{name}.weight" for name in (*places, self.bench.original.name, *self.bench.original.tied)}
+        entries: dict[str, Entry] = {
+            name: entry(tensor, SHORT if tensor.dtype == torch.float32 else None)
+            for name, tensor in model.state_dict().items()
+            if name not in gone
+        }
+        for place, form in places.items():
+            own = entries_of(place, form)
+            coded += own
+            entries |= own
+        if table is not None:
+            entries |= entries_of(self.bench.original.name, table)
+        return left_after(limit, entries, coded)
+
+    def _table_piece(self) -> Piece:
+        """The rates of the table, and what they cost the output for a token, if each axis has a rate for all tokens."""
+        original, counts = self.bench.original, self.calibration.counts
+        rows, columns = original.shape
+        if self.calibration.predicted is not None:
+            counts = self.calibration.predicted
+        if counts is None:
+            counts = vocabulary_order(open_tokenizer(self.body.folder), rows)
+        metric = self.calibration.metric
+        metric = self.body.tokens.inputs if metric is None else metric
+        variances = _variances(original.weight.detach(), counts.float(), metric)
+        costs = torch.tensor([[round(1024 * bits / width) for bits, width in WORDS]] * columns)
+        losses = torch.tensor([loss * 4 ** -(bits / width) for (bits, width), (_, loss) in WORDS.items()])
+        bits = [each for each in GRID if self._possible(each)]
+        found = [_least_loss(variances, costs, losses, each) for each in bits]
+        return Piece(bits, [int(each * rows * columns) for each in bits], found, float(variances.mean()) / rows)
+
+    def _possible(self, bits: float) -> bool:
+        try:
+            self.bench.method.plans(*self.bench.original.shape, Budget.bits_per_weight(bits))
+        except ValueError:
+            return False
+        return True
+
+    def _code(self, fitted: Fitted, bits: Mapping[str, float]) -> tuple[Settled, Maps]:
+        """Code the maps behind a fitted table, install them, and measure."""
+        start, bench = time.perf_counter(), self.bench
+        self.body.read(fitted.table)
+        coded = self.body.code(bits)
+        outcome = self._outcome(coded, time.perf_counter() - start)
+        linears = {}
+        for name, each in coded.items():
+            put_map(bench.original.model, name, each.form, each.shift)
+            linears[name] = each.form.config()
+        return Settled(fitted, bench.change(fitted)), (linears, [outcome])
+
+    def _outcome(self, coded: Mapping[str, Coded], seconds: float) -> LinearOutcome:
+        stored = sum(each.form.total_bits() for each in coded.values())
+        weights = [weight_of(self.bench.original.model.base_model.get_submodule(name)) for name in coded]
+        entries = sum(weight.numel() for weight in weights)
+        return LinearOutcome(
+            role="body",
+            shape=f"{stored / entries:.3f} bits",
+            maps=len(coded),
+            parameters_before=entries,
+            parameters_after=entries,
+            bytes_before=sum(weight.numel() * weight.itemsize for weight in weights),
+            bytes_after=stored // 8,
+            relative_error=sum(each.error for each in coded.values()) / sum(each.squares for each in coded.values()),
+            seconds=seconds,
+        )
+
+
+def _variances(table: torch.Tensor, counts: torch.Tensor, metric: torch.Tensor) -> torch.Tensor:
+    """Variances of the rows in the metric, along principal axes, weighted by how often tokens are read; (d)."""
+    rows, shares = table.float(), counts / counts.sum()
+    mean = shares @ rows
+    second = (rows * shares[:, None]).T @ rows - mean[:, None] * mean
+    root = power(metric.double(), 0.5)
+    return torch.linalg.eigvalsh(root @ second.double() @ root).clamp(min=0)
+
+
+def _least_loss(variances: torch.Tensor, costs: torch.Tensor, losses: torch.Tensor, bits: float) -> float:
+    """The sum of the axes' errors at the rates of one slope, ``bits`` an entry on average."""
+    distortions = variances[:, None] * losses
+    chosen = allocate(costs, distortions, int(1024 * bits * len(variances)))
+    return float(distortions.gather(1, chosen[:, None]).sum())

@@ -1,0 +1,107 @@
+"""What a user asks of the whole model, not of its table alone."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vocabpress.budget import Budget
+from vocabpress.calibrate.calibration import Calibration
+from vocabpress.calibrate.own import TOKENS, own_files, writes
+from vocabpress.fitting.shards import Shards
+from vocabpress.hf.fit import Maps
+from vocabpress.hf.folders import weight_bytes
+from vocabpress.hf.request import LinearShapes
+from vocabpress.job.body import Body
+from vocabpress.job.search import Bench, Settled
+from vocabpress.job.text import DECLARATION, JobText
+from vocabpress.job.whole import Whole
+from vocabpress.methods.ldlq import LDLQ
+
+TRELLIS = "trellis"
+BITS = 3.0
+
+
+@dataclass(frozen=True)
+class Wholly:
+    """A request for the linear maps, or for the size of the file; false if there is none.
+
+    Attributes:
+        bits: Bits of an entry of the maps.
+        size: Bytes of the weight file.
+        ratio: Bytes of the original's weight files over those of the new one.
+        method: How maps are coded.
+    """
+
+    bits: float | None = None
+    size: int | None = None
+    ratio: float | None = None
+    method: LDLQ = field(default_factory=LDLQ)
+
+    def __bool__(self) -> bool:
+        return self.bits is not None or self.limited
+
+    @property
+    def limited(self) -> bool:
+        """Whether the size of the file is given."""
+        return self.size is not None or self.ratio is not None
+
+    @classmethod
+    def of(cls, body: Any, bits: float | None, size: str | int | None, ratio: float | None) -> "Wholly":
+        """From arguments of `compress`.
+
+        Raises:
+            ValueError: If they exclude each other, or are out of range.
+        """
+        if size is not None and ratio is not None:
+            raise ValueError("model_size and model_ratio both say how small the file is; give one")
+        limited = size is not None or ratio is not None
+        if bits is not None and (limited or body != TRELLIS):
+            raise ValueError("body_bits are for body='trellis' without a size of the model; give --body trellis")
+        if limited and body not in (None, TRELLIS):
+            raise ValueError(f"a size of the model is reached with a body of trellis codes, got {body!r}; leave it out")
+        if ratio is not None and not ratio > 1:
+            raise ValueError(f"a ratio of the model is above 1, got {ratio:g}; try 20")
+        method = LDLQ()
+        if bits is not None and bits not in method.rates:
+            raise ValueError(f"body_bits are one of {', '.join(f'{each:g}' for each in method.rates)}, got {bits:g}")
+        bytes_ = None if size is None else int(Budget.bytes(size).amount)
+        return cls(BITS if body == TRELLIS and not limited and bits is None else bits, bytes_, ratio, method)
+
+    def check(self, budget: Budget | None, quality: float | None, linears: LinearShapes | None, shards: Shards) -> None:
+        """Raise ValueError if something beside it says the same otherwise."""
+        if self and linears is not None:
+            raise ValueError("a body of trellis codes has all linear maps; leave out linears")
+        if self.limited and (budget is not None or quality is not None):
+            raise ValueError("the size of the model is shared out over the table, too; leave out that of the table")
+        if self and shards.world > 1:
+            raise ValueError("linear maps are coded by one process; run without torchrun")
+
+    def body(self, other: str | None) -> str | None:
+        """The body as the command line has it; ``other`` if this is no request."""
+        return TRELLIS if self.bits is not None else other
+
+    def fit(
+        self, bench: Bench, folder: Path, text: JobText, known: Calibration, wanted: float | None, insists: bool
+    ) -> tuple[Settled, Maps]:
+        """Fit table and maps, and install the maps.
+
+        Args:
+            bench: The original, and what measures it.
+            folder: Folder of the checkpoint.
+            text: To calibrate on; a causal model writes some itself if none is the user's.
+            known: Which errors of the table matter.
+            wanted: The quality of the table beside a body as it is; None takes the size of the request.
+            insists: As in `Bench.search`.
+        """
+        seed = bench.request.seed
+        tokens = TOKENS if text.name == DECLARATION and writes(folder) else 0
+        with own_files(folder, tokens, seed, torch.device(bench.device or "cpu"), bench.progress) as own:
+            body = Body(folder, [*own, *text.files], self.method, seed, bench.device, bench.progress)
+        whole = Whole(bench, body, known)
+        if not self.limited:
+            assert self.bits is not None
+            return whole.to_bits(self.bits, bench.settle(wanted, insists, known))
+        limit = self.size if self.size is not None else int(weight_bytes(folder) / (self.ratio or 1))
+        return whole.to_size(limit)
