@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from sentence_transformers import SentenceTransformer
+from transformers import AutoTokenizer
 
 import tiny
 from vocabpress import SVD, TCQ, Autoencoder, Budget, LightToken, compress
@@ -154,3 +155,14 @@ def test_sts_dev_keeps_its_order(name, share, pairs, small):
 @pytest.mark.data
 def test_the_original_scores_what_it_is_known_to_score(original, pairs):
     assert sts_spearman(original, pairs) == pytest.approx(KNOWN, abs=0.05)
+
+
+def test_the_folder_without_the_slow_tokenizer(tmp_path):
+    more = {"fast_tokenizer_only": True, "measure": False, "calibration": "uniform"}
+    report = compress(SOURCE, tmp_path / "out", method="svd", budget=Budget.ratio(25), **more)
+    assert (SOURCE / "vocab.txt").is_file()
+    assert not (tmp_path / "out" / "vocab.txt").exists()
+    assert report.folder.files["model.safetensors"] == report.model_bytes_after
+    assert report.folder.bytes_after < report.folder.bytes_before / 1.9
+    one, two = (AutoTokenizer.from_pretrained(folder)(SENTENCES) for folder in (SOURCE, tmp_path / "out"))
+    assert one["input_ids"] == two["input_ids"]

@@ -99,6 +99,13 @@ def compress(
     tie: Annotated[
         bool, typer.Option("--tie", help="Tie an output head that is stored separately and equals the table.")
     ] = False,
+    fast_tokenizer_only: Annotated[
+        bool,
+        typer.Option(
+            "--fast-tokenizer-only",
+            help="Leave out vocab.txt, merges.txt and the like, where tokenizer.json holds the same vocabulary.",
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the random generator.")] = 0,
     device: Annotated[str, typer.Option(help="Device: cpu, cuda, cuda:1.")] = "cpu",
     revision: RevisionOption = None,
@@ -144,6 +151,7 @@ def compress(
             recover=minutes,
             body=body,
             tie=tie,
+            fast_tokenizer_only=fast_tokenizer_only,
             seed=seed,
             device=device,
             progress=True,

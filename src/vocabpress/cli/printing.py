@@ -77,6 +77,9 @@ def print_report(report: "Report") -> None:
     rows = [(name, size(before), size(after), f"{before / after:.2f}") for name, before, after in sizes]
     title = f"{report.source_name}: {report.table} by {report.method}, {report.sized()}"
     print_table([f"bytes, the original in {report.dtype}", "before", "after", "times smaller"], rows, title)
+    if report.folder is not None:
+        files = ", ".join(f"{name} {size(count)}" for name, count in report.folder.largest(3))
+        print_line(f"folder {size(report.folder.bytes_before)} -> {size(report.folder.bytes_after)}: {files}")
     errors = {"all alike": (report.relative_error, report.mean_cosine)}
     if report.weighted_relative_error is not None:
         errors["by token frequency"] = (report.weighted_relative_error, report.weighted_mean_cosine or 0)

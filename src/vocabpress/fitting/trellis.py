@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -40,24 +41,52 @@ def encode(
         memory: Bits of a state.
         done: Called with the number of rows coded since the last call.
     """
-    steps = Steps.of(runs, scales, memory)
-    around, before = _around_the_seam(steps)
-    size = max(1, CHUNK_ENTRIES >> memory)
+    encoder = Encoder.of(runs, scales, memory)
 
     def encoded(part: Tensor) -> Tensor:
-        _, seam = best_path(part, around, importance, None, before)
-        return pack(best_path(part, steps, importance, seam)[0], 1)
+        return encoder.codes(part, importance)
 
     with chunk_by_chunk(rows.device) as each:
 
         def all_encoded(_: slice, chunk: Tensor) -> list[Tensor]:
             found = []
-            for packed in each(encoded, chunk.split(size)):
+            for packed in each(encoded, chunk.split(encoder.at_once)):
                 found.append(packed)
                 done(len(packed))
             return [torch.cat(found)]
 
         rows.fill([codes], all_encoded)
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """The search for the streams of some rows, set up once.
+
+    Attributes:
+        steps: The steps of a row.
+        around: Those on both sides of the ring's seam.
+        before: How many of ``around`` lie before the seam.
+    """
+
+    steps: Steps
+    around: Steps
+    before: int
+
+    @classmethod
+    def of(cls, runs: Sequence[Run], scales: Tensor, memory: int) -> Self:
+        """For rows of these runs, with scales of shape (runs)."""
+        steps = Steps.of(runs, scales, memory)
+        return cls(steps, *_around_the_seam(steps))
+
+    @property
+    def at_once(self) -> int:
+        """Rows whose costs stay in the cache."""
+        return max(1, CHUNK_ENTRIES >> self.steps.memory)
+
+    def codes(self, rows: Tensor, importance: Tensor) -> Tensor:
+        """Packed bits, uint8, (n, bytes of a row), for rows, (n, columns)."""
+        _, seam = best_path(rows, self.around, importance, None, self.before)
+        return pack(best_path(rows, self.steps, importance, seam)[0], 1)
 
 
 @contextmanager

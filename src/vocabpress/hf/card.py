@@ -39,6 +39,8 @@ def _overview(report: Report) -> str:
     rows = [("token table", report.table_bytes_before, report.table_bytes_after)]
     rows += [(f"linear maps of {part.role}", part.bytes_before, part.bytes_after) for part in report.linears]
     rows += [("whole model, on disk", report.model_bytes_before, report.model_bytes_after)]
+    if report.folder is not None:
+        rows += [("all files, without card and report", report.folder.bytes_before, report.folder.bytes_after)]
     return f"""# {report.source_name}, compressed
 
 This is {link(report.base_model)} in {whole:.2f} times fewer bytes. Its token table
@@ -99,6 +101,8 @@ def _details(report: Report) -> str:
             ("relative error, by token frequency", f"{report.weighted_relative_error:.4f}"),
             ("mean cosine, by token frequency", f"{report.weighted_mean_cosine:.4f}"),
         ]
+    if report.folder is not None:
+        rows += [("files, in bytes", ", ".join(f"{name} {count:,}" for name, count in report.folder.largest(4)))]
     rows += [("seed", str(report.seed)), ("vocabpress", report.version)]
     command = f"\n```sh\n{report.command}\n```\n" if report.command else ""
     lines = "\n".join(f"| {name} | {value} |" for name, value in rows)

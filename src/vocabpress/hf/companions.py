@@ -4,14 +4,20 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from vocabpress.hf.compact import TOKENIZER, make_compact
 
 WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".keras", ".msgpack", ".ot", ".gguf", ".ggml"}
 WEIGHT_SUFFIXES |= {".onnx", ".onnx_data", ".tflite", ".mlmodel", ".pb", ".pdparams"}
 NOT_COPIED = {"config.json", "README.md"}  # at the top of the folder; new ones are written
 INDEX = ".index.json"
+# Files with a vocabulary that tokenizer.json has, too: what tokenizers without it read.
+VOCABULARIES = {"vocab.txt", "vocab.json", "merges.txt", "vocab.bpe", "encoder.json", "bpe.codes", "unigram.json"}
+VOCABULARIES |= {"sentencepiece.bpe.model", "sentencepiece.model", "spiece.model", "spm.model", "source.spm"}
+VOCABULARIES |= {"target.spm", "tokenizer.model", "tokenizer.model.v3", "tekken.json"}
 
 
 def is_weights(file: Path) -> bool:
@@ -61,14 +67,14 @@ def _visible_files(source: Path, folder: Path, above: Collection[str] = ()) -> I
 
 
 def copy_companions(source: Path, target: Path, without: Collection[str] = ()) -> None:
-    """Copy the files of a model besides its weights.
+    """Copy the files of a model besides its weights, tokenizer.json without its blanks.
 
     Errors become warnings, because the checkpoint is complete by then.
 
     Args:
         source: Folder of the model.
         target: Folder to copy to; existing files are not replaced.
-        without: Names of files to leave out.
+        without: Files at the top of the folder to leave out.
     """
     try:
         files, left_out = companions(source)
@@ -77,13 +83,20 @@ def copy_companions(source: Path, target: Path, without: Collection[str] = ()) -
         return
     if left_out:
         warnings.warn(f"not copied, because there are weights in it: {'/, '.join(left_out)}/ of {source}", stacklevel=2)
+    copy_files(source, target, (file for file in files if str(file) not in without))
+
+
+def copy_files(source: Path, target: Path, files: Iterable[Path]) -> None:
+    """Copy some files of a model, given relative to its folder, as `copy_companions` does."""
     for file in files:
         place = target / file
-        if file.name in without or place.exists():
+        if place.exists():
             continue
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / file, place)
+            if file.name == TOKENIZER:
+                make_compact(place)
         except OSError as error:
             warnings.warn(f"{file} of {source} was not copied: {error.strerror or error}", stacklevel=2)
 

@@ -7,6 +7,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from vocabpress.hf.checkpoint import open_model
+from vocabpress.hf.compact import TOKENIZER, make_compact
 from vocabpress.hf.config import VocabpressConfig
 from vocabpress.hf.folders import find_folder
 from vocabpress.hf.modules import TokenEmbedding
@@ -30,9 +31,9 @@ def static_embedding(model: str | Path, output: str | Path) -> None:
         ValueError: If the model can't be read, or has no token table or no fast tokenizer. Nothing is written then.
     """
     target, folder = check_output(output), find_folder(model)
-    if not (folder / "tokenizer.json").is_file():
+    if not (folder / TOKENIZER).is_file():
         raise ValueError(f"{model} has no tokenizer.json; save its tokenizer as a fast one first")
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
     loaded = open_model(folder, whole=False)
     owner: Any = loaded.get_submodule(input_table_name(loaded))
     static = empty(owner.num_embeddings, owner.embedding_dim)
@@ -45,3 +46,4 @@ def static_embedding(model: str | Path, output: str | Path) -> None:
     with written_at_once(target) as temporary:
         save(static, temporary)
         write_companions(tokenizer, owner.embedding_dim, temporary)
+        make_compact(temporary / TOKENIZER)

@@ -17,10 +17,10 @@ from torch import Tensor
 from vocabpress.budget import Budget
 from vocabpress.hf.linears import LinearOutcome
 from vocabpress.hf.request import LinearShapes
+from vocabpress.hf.sizes import REPORT, Folder
 from vocabpress.hub import split
 from vocabpress.methods import Method, method_name, method_settings
 
-REPORT = "vocabpress.json"  # in the folder of a compressed checkpoint
 NAME_AS_TITLE = re.compile(r"\A\s*#\s+([\w.-]*[-_.\d][\w.-]*)\s*$", re.MULTILINE)  # a name, not a sentence
 SNAPSHOT = re.compile(r"models--(?:(?P<owner>[^/]+?)--)?(?P<name>[^/]+)/snapshots/")  # in the hub's cache
 
@@ -94,7 +94,7 @@ class Report:
     `body` names the library that quantised the body, in the same step or before. `base_model` is the original's id on
     the hub, or None if unknown. `recovered` lists later training; errors of rows are those after it. `asked_quality`
     is what the size was searched for, in `fits` fits; None if the size was given. `change` is None if it was not
-    measured; `change_unrecovered` is that before the training.
+    measured; `change_unrecovered` is that before the training. `folder` is None in reports of earlier versions.
     """
 
     source_name: str
@@ -131,6 +131,7 @@ class Report:
     change: Change | None = None
     change_unrecovered: Change | None = None
     recovered: list[Recovered] = field(default_factory=list)
+    folder: Folder | None = None
 
     def sized(self) -> str:
         """How the size of the table was chosen."""
@@ -159,8 +160,8 @@ def load_report(folder: Path) -> Report | None:
         linears = [LinearOutcome(**part) for part in data.pop("linears")]
         recovered = [Recovered(**part) for part in data.pop("recovered")]
         data["budget"] = Budget.read(data["budget"])
-        for name in ("change", "change_unrecovered"):
-            data[name] = Change(**data[name]) if data.get(name) else None
+        for name, kind in {"change": Change, "change_unrecovered": Change, "folder": Folder}.items():
+            data[name] = kind(**data[name]) if data.get(name) else None
         return Report(**data, linears=linears, recovered=recovered)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

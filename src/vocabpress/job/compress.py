@@ -52,6 +52,7 @@ def compress(
     recover: float | None = None,
     body: str | QuantizationConfigMixin | None = None,
     tie: bool = False,
+    fast_tokenizer_only: bool = False,
     seed: int = 0,
     device: str | None = None,
     progress: bool = False,
@@ -86,6 +87,9 @@ def compress(
             config of transformers. None leaves it as it is; what is quantised already stays so.
         tie: Whether an output head that is stored apart, and holds the same numbers as the table, is tied to it and
             compressed with it. Without, it is left as it is, and a warning says so.
+        fast_tokenizer_only: Whether to leave out the vocabularies that tokenizer.json repeats: vocab.txt, vocab.json,
+            merges.txt, models of SentencePiece. They are copied, with a warning, if the tokenizer gives other tokens
+            without them.
         seed: Of all randomness.
         device: Where to fit, e.g. ``"cuda"``; None stays on the CPU.
         progress: Whether to draw progress bars on stderr.
@@ -124,6 +128,7 @@ def compress(
         recover=recover,
         body=body if isinstance(body, str) or body is None else method_of(body),
         tie=tie or None,
+        fast_tokenizer_only=fast_tokenizer_only or None,
         seed=seed,
         device=device if device != "cpu" else None,
     )
@@ -153,7 +158,7 @@ def compress(
         attach(original.model, VocabpressConfig(**done.stored))
         if shards.rank:  # the first process measures and writes
             return shards.agree_on(None)
-        label = Label(model, folder, output, command, page, wanted)
+        label = Label(model, folder, output, command, page, wanted, fast_tokenizer_only)
         how = None if recover is None else Recovering(folder, read, recover, seed, device)
         report = write(target, bench, label, done, settled, known, how)
     return shards.agree_on(report)

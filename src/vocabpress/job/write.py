@@ -16,7 +16,9 @@ from vocabpress.hf.inner import method_of
 from vocabpress.hf.original import Original
 from vocabpress.hf.page import Page
 from vocabpress.hf.report import Report, hub_id, model_name, named_by
+from vocabpress.hf.sizes import Folder, used_bytes
 from vocabpress.hf.writing import save, written_at_once
+from vocabpress.job.companions import copy_without_vocabularies
 from vocabpress.job.quality import gentler_ratio
 from vocabpress.job.recovery import Recovering, recovered
 from vocabpress.job.search import Bench, Settled
@@ -37,6 +39,7 @@ class Label:
         command: The command line.
         page: The original's page.
         quality: What was searched for; None if the size was given.
+        fast_tokenizer_only: Whether the files of the slow tokenizer are left out.
     """
 
     model: str | Path
@@ -45,6 +48,7 @@ class Label:
     command: str
     page: Page
     quality: float | None
+    fast_tokenizer_only: bool
 
 
 def write(
@@ -70,7 +74,8 @@ def write(
     with written_at_once(target) as temporary:
         folder = temporary if recovering is None else temporary / "compressed"
         save(bench.original.model, folder)
-        copy_companions(label.folder, folder)
+        copy = copy_without_vocabularies if label.fast_tokenizer_only else copy_companions
+        copy(label.folder, folder)
         report = _report(folder, bench.original, label, done, settled, calibration)
         if recovering is not None:
             report = replace(recovered(temporary, folder, bench, report, recovering), output=str(label.output))
@@ -109,6 +114,7 @@ def _report(
         asked_quality=label.quality,
         fits=settled.fits,
         change=settled.change,
+        folder=Folder.of(folder, used_bytes(label.folder)),
         **_figures(original, done, calibration),
     )
 

@@ -17,6 +17,7 @@ from vocabpress.hf.compress import check_device
 from vocabpress.hf.folders import find_folder, weight_bytes, weight_files
 from vocabpress.hf.page import original_text, read_page
 from vocabpress.hf.report import Recovered, load_report
+from vocabpress.hf.sizes import Folder
 from vocabpress.hf.writing import check_output, work_folder, written_at_once
 from vocabpress.reconstruction import reconstruction
 from vocabpress.recover.lesson import Lesson, Source, read_lesson
@@ -232,6 +233,7 @@ def _describe(pair: Pair, fresh: Any, folder: Path, report: RecoveryReport) -> N
         change=None,  # measured again by whoever has the text
         change_unrecovered=compressed.change,
         recovered=[*compressed.recovered, done],
+        folder=None if compressed.folder is None else Folder.of(folder, compressed.folder.bytes_before),
     )
     write_card(now, folder, page, original_text(page, own=True))
 

@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 
 from vocabpress.calibrate.counts import count_tokens
 from vocabpress.hf.checkpoint import load_model, open_tokenizer
-from vocabpress.hf.companions import copy_companions, module_folders
+from vocabpress.hf.compact import TOKENIZER
+from vocabpress.hf.companions import VOCABULARIES, copy_companions, module_folders
 from vocabpress.hf.folders import find_folder, weight_bytes
 from vocabpress.hf.original import Original, find_tables
 from vocabpress.hf.page import read_page, write_page
@@ -23,9 +24,7 @@ from vocabpress.trim.card import TrimReport, trim_card
 from vocabpress.trim.tokens import closure, of_scripts, pieces, renumbered
 
 KEPT_IDS = "kept_ids.json"
-# Other files with the original's vocabulary, which are not copied.
-VOCABULARIES = {"vocab.txt", "vocab.json", "merges.txt", "added_tokens.json", "tokenizer.model", "spiece.model"}
-VOCABULARIES |= {"sentencepiece.bpe.model", "source.spm", "target.spm", "tokenizer.json", "tokenizer_config.json"}
+NOT_COPIED = VOCABULARIES | {"added_tokens.json"}  # they have the original's tokens
 SUPPRESSED = ("suppress_tokens", "begin_suppress_tokens")  # tokens that are needed only to be suppressed
 TOKEN_KEYS = ("_token_id", "_token_ids", "_token_index", *SUPPRESSED)
 CHECKED_LINES = 2000  # of the text, on which the two tokenizers are compared
@@ -82,7 +81,7 @@ def trim(
     with written_at_once(target) as temporary:
         save(loaded, temporary)
         _write_tokenizer(folder, temporary, smaller, ids)
-        copy_companions(folder, temporary, without=VOCABULARIES)
+        copy_companions(folder, temporary, without=NOT_COPIED)
         same = _same_lines(tokenizer, open_tokenizer(temporary), text, ids) if text else None
         report = TrimReport(
             source_name=named_by(page.text)[0] or model_name(model) if hub_id(model) is None else model_name(model),
@@ -142,7 +141,8 @@ def _entries(config: Any) -> list[tuple[str, list[int]]]:
 def _write_tokenizer(source: Path, target: Path, data: dict[str, Any], ids: Sequence[int]) -> None:
     """Write tokenizer.json, its settings with the new ids, and the list of the original ids."""
     new = {old: index for index, old in enumerate(ids)}
-    (target / "tokenizer.json").write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
+    compact = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    (target / TOKENIZER).write_text(compact, encoding="utf-8")
     (target / KEPT_IDS).write_text(json.dumps(list(ids)), encoding="utf-8")
     file = source / "tokenizer_config.json"
     settings = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

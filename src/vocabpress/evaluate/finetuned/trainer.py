@@ -22,6 +22,7 @@ from transformers import (
 from vocabpress.evaluate.batches import by_length
 from vocabpress.evaluate.finetuned.training import INPUTS, FineTuningTask, quiet
 from vocabpress.evaluate.task import Subject
+from vocabpress.hf.compact import TOKENIZER, make_compact
 from vocabpress.hf.modules import owned_tables
 from vocabpress.hf.writing import check_output, save, written_at_once
 from vocabpress.progress import Bar
@@ -76,6 +77,8 @@ def fine_tune(
         with written_at_once(check_output(subject.keep)) as temporary:
             save(model, temporary)
             tokenizer.save_pretrained(temporary)
+            if (temporary / TOKENIZER).is_file():
+                make_compact(temporary / TOKENIZER)
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 

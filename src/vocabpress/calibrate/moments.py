@@ -1,0 +1,159 @@
+"""What reaches the linear maps of a model, and what their outputs do to the output of the model.
+
+For a map y = x W^T, H = E[x^T x] over the tokens of unlabelled text, and G = E[g^T g], g the gradient of an output of
+the model (see `outputs`) with respect to y. An error E of W then changes the output, to second order, by the square of
+sum_t g_t E x_t^T. If x and g were independent from each other and from token to token, that would be tr(G E H E^T) a
+token on average: the Kronecker-factored Fisher information of YAQA (Tseng et al., 2025). Where neighbouring tokens pull
+the same way, sums over a sequence are larger. `coherence` says how much; our choice, because one slope over all maps
+needs it: without it the maps of the last layers get too few bits.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vocabpress.calibrate.outputs import Output
+from vocabpress.progress import Bar
+
+MOST_OUTPUTS = 2**14  # of a map whose G is measured
+
+
+@dataclass
+class Moments:
+    """Second moments of a map, means over the tokens that count.
+
+    Attributes:
+        inputs: H, (inputs, inputs).
+        outputs: G, (outputs, outputs); None for maps of more than `MOST_OUTPUTS`, or without gradients.
+        mean: Of the inputs, (inputs).
+        tokens: How many there were; 0 if no text reaches the map.
+        coherence: E |sum_t g_t^T x_t|^2 over sequences, over the sum of E |g_t|^2 |x_t|^2; inputs without their mean.
+    """
+
+    inputs: Tensor
+    outputs: Tensor | None
+    mean: Tensor
+    tokens: int = 0
+    coherence: float = 1.0
+
+    @classmethod
+    def none(cls, outputs: int, inputs: int) -> "Moments":
+        """Of a map that nothing has reached so far."""
+        seen = torch.zeros(outputs, outputs) if outputs <= MOST_OUTPUTS else None
+        return cls(torch.zeros(inputs, inputs), seen, torch.zeros(inputs))
+
+
+class Seen:
+    """Records the inputs and outputs of maps while a model runs.
+
+    Args:
+        maps: Name -> module.
+    """
+
+    def __init__(self, maps: Mapping[str, nn.Module]) -> None:
+        self.found: list[tuple[str, Tensor, Tensor]] = []
+        self._hooks = [module.register_forward_hook(self._recorder(name)) for name, module in maps.items()]
+
+    def _recorder(self, name: str) -> Any:
+        def record(_module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+            self.found.append((name, inputs[0].detach(), output))
+
+        return record
+
+    def __enter__(self) -> "Seen":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+
+def measure_moments(
+    model: nn.Module, maps: Mapping[str, nn.Module], batches: Sequence[Output], progress: bool = False
+) -> dict[str, Moments]:
+    """The moments of some maps of a frozen model, by a forward and a backward pass for each batch.
+
+    Args:
+        model: The model that the batches run.
+        maps: Name -> module, `nn.Linear` or alike.
+        batches: From `read_outputs`.
+        progress: Whether to draw a progress bar on stderr.
+    """
+    found = {name: Moments.none(*sides(module)) for name, module in maps.items()}
+    squares = {name: torch.zeros(2, dtype=torch.float64) for name in maps}
+    rows = input_rows(model)
+    for run in Bar(batches, desc="linear maps", disable=not progress):
+        with Seen(maps) as seen, starting_at(rows), torch.enable_grad():
+            ran = run()
+        ends = [output for _, _, output in seen.found if output.requires_grad]
+        gradients = iter(torch.autograd.grad(ran.value, ends, allow_unused=True) if ends else ())
+        for name, values, output in seen.found:
+            gradient = next(gradients) if output.requires_grad else None
+            _add(found[name], squares[name], values, gradient, ran.counts)
+    for name, moments in found.items():
+        _finish(moments, squares[name])
+    return found
+
+
+def _add(moments: Moments, squares: Tensor, values: Tensor, gradient: Tensor | None, counts: Tensor) -> None:
+    kept = counted(values, counts)
+    moments.inputs += (kept.T @ kept).cpu()
+    moments.mean += kept.sum(0).cpu()
+    moments.tokens += len(kept)
+    if gradient is None:
+        return
+    slopes = counted(gradient, counts).float()
+    if moments.outputs is not None:
+        moments.outputs += (slopes.T @ slopes).cpu()
+    if values.shape[:2] != counts.shape:
+        return
+    centred = (values.float() - kept.mean(0)) * counts[..., None]
+    slopes = gradient.float() * counts[..., None]
+    together = ((slopes @ slopes.mT) * (centred @ centred.mT)).sum()
+    alone = (slopes.square().sum(-1) * centred.square().sum(-1)).sum()
+    squares += torch.stack((together, alone)).double().cpu()
+
+
+def _finish(moments: Moments, squares: Tensor) -> None:
+    together, alone = squares.tolist()
+    moments.coherence = max(together / alone, 1.0) if alone > 0 else 1.0
+    tokens = max(1, moments.tokens)
+    moments.inputs /= tokens
+    moments.mean /= tokens
+    if moments.outputs is not None:
+        moments.outputs /= tokens
+
+
+def counted(values: Tensor, counts: Tensor) -> Tensor:
+    """The vectors of tokens that count, float32, (n, width); all, where a map does not see tokens side by side."""
+    same = values.shape[:2] == counts.shape and values.ndim == 3
+    return (values[counts] if same else values.flatten(0, -2)).float()
+
+
+def sides(module: nn.Module) -> tuple[int, int]:
+    """Outputs and inputs of a map."""
+    weight: Any = module.weight
+    return (weight.shape[1], weight.shape[0]) if type(module).__name__ == "Conv1D" else tuple(weight.shape)
+
+
+def input_rows(model: Any) -> list[nn.Module]:
+    """The embeddings of tokens, whose output the gradients go back to."""
+    weight = model.get_input_embeddings().weight
+    return [each for each in model.modules() if isinstance(each, nn.Embedding) and each.weight is weight]
+
+
+class starting_at:  # noqa: N801
+    """While it lasts, gradients go back to the outputs of these modules, whose parameters are frozen."""
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self._hooks = [module.register_forward_hook(lambda _m, _i, rows: rows.detach().requires_grad_()) for module in modules]
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
