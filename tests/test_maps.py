@@ -10,7 +10,7 @@ from vocabpress import read_with
 from vocabpress.embeddings import Dense, Rotated, Scaled, Tiles, Trellis, build, inference
 from vocabpress.embeddings.caching import Reader, Resident
 from vocabpress.embeddings.rotated import OF_COLUMNS, OF_ROWS, rotate, rotate_back, signs, turned
-from vocabpress.embeddings.tiles import cut, tiles_of
+from vocabpress.embeddings.tiles import tiles_of
 from vocabpress.hf.modules import CompressedLinear
 
 LENGTHS = [1, 2, 3, 12, 53, 64, 96, 384, 1024, 1536, 2 * 1031, 1031]
@@ -97,6 +97,14 @@ def test_a_matrix_that_was_turned_is_read_as_it_was(shape):
     inner = Dense(*shape).double()
     inner.rows.data.copy_(rows)
     torch.testing.assert_close(Rotated(inner, 4).dense(), matrix)
+
+
+def cut(matrix, rows, columns):
+    """The tiles of a matrix, one after another, zeros where they stick out."""
+    height, width = matrix.shape
+    padded = torch.nn.functional.pad(matrix, (0, -width % columns, 0, -height % rows))
+    strips = [strip.split(columns, 1) for strip in padded.split(rows)]
+    return torch.stack([tile.flatten() for strip in strips for tile in strip])
 
 
 @pytest.mark.parametrize(

@@ -102,14 +102,6 @@ def tiles_of(num_embeddings: int, embedding_dim: int, rows: int, columns: int) -
     return -(-num_embeddings // rows) * -(-embedding_dim // columns)
 
 
-def cut(matrix: Tensor, rows: int, columns: int) -> Tensor:
-    """The tiles of a matrix, (V, d), as rows, (tiles, rows * columns); zeros where they stick out."""
-    height, width = matrix.shape
-    padded = torch.nn.functional.pad(matrix, (0, -width % columns, 0, -height % rows))
-    grid = padded.unflatten(1, (-1, columns)).unflatten(0, (-1, rows))  # (down, rows, across, columns)
-    return grid.transpose(1, 2).reshape(-1, rows * columns)
-
-
 def joined(tiles: Tensor, num_embeddings: int, embedding_dim: int, rows: int, columns: int) -> Tensor:
     """The matrix, (num_embeddings, embedding_dim), that tiles cover, (tiles, rows * columns)."""
     down, across = -(-num_embeddings // rows), -(-embedding_dim // columns)

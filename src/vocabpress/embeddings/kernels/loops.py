@@ -173,48 +173,71 @@ def turn_back(matrix: Any, by_rows: bool, block: int, cosines: Any, factors: Any
         last: Those after the last.
     """
     length = len(factors)
-    strip, mixed = numpy.zeros((2, length, LANES), numpy.float32)
+    strip, mixed = numpy.zeros((2, length * LANES), numpy.float32)
     for number in range(first, last):
         start = number * LANES
         count = min(LANES, (matrix.shape[0] if by_rows else matrix.shape[1]) - start)
-        own = matrix[start : start + count].T if by_rows else matrix[:, start : start + count]
-        strip[:, :count] = own
-        turn_strip(strip, block)
-        result = strip
+        if by_rows:
+            turn_in(matrix[start : start + count], strip)
+        else:
+            for place in range(length):
+                for lane in range(count):
+                    strip[place * LANES + lane] = matrix[place, start + lane]
+        turn_strip(strip, block * LANES)
         if len(cosines) > 1:
-            mix_strip(strip, block, cosines, mixed)
-            result = mixed
-        for place in range(length):
-            for lane in range(count):
-                own[place, lane] = result[place, lane] * factors[place]
+            mix_strip(strip, block * LANES, cosines, mixed)
+        result = mixed if len(cosines) > 1 else strip
+        if by_rows:
+            turn_out(result, factors, matrix[start : start + count])
+        else:
+            for place in range(length):
+                for lane in range(count):
+                    matrix[place, start + lane] = result[place * LANES + lane] * factors[place]
+
+
+@compiled
+def turn_in(rows: Any, strip: Any) -> None:
+    """Up to `LANES` rows, (n, length), side by side into a strip; by squares, since rows may share lines of a cache."""
+    length = rows.shape[1]
+    for first in range(0, length, LANES):
+        for lane in range(len(rows)):
+            for place in range(first, min(first + LANES, length)):
+                strip[place * LANES + lane] = rows[lane, place]
+
+
+@compiled
+def turn_out(strip: Any, factors: Any, rows: Any) -> None:
+    """The other way than `turn_in`, times factors, (length)."""
+    length = rows.shape[1]
+    for first in range(0, length, LANES):
+        for lane in range(len(rows)):
+            for place in range(first, min(first + LANES, length)):
+                rows[lane, place] = strip[place * LANES + lane] * factors[place]
 
 
 @compiled
 def turn_strip(strip: Any, block: int) -> None:
-    """Hadamard transforms of neighbouring blocks of `LANES` vectors side by side, (length, LANES), in place."""
-    half = 1
+    """Hadamard transforms of blocks of some vectors side by side, (length * LANES), in place."""
+    half = LANES
     while half < block:
         for start in range(0, len(strip), 2 * half):
-            for place in range(start, start + half):
-                for lane in range(LANES):
-                    one, other = strip[place, lane], strip[place + half, lane]
-                    strip[place, lane], strip[place + half, lane] = one + other, one - other
+            one, other = strip[start : start + half], strip[start + half : start + 2 * half]  # which are vectorised
+            for place in range(half):
+                left, right = one[place], other[place]
+                one[place], other[place] = left + right, left - right
         half *= 2
 
 
 @compiled
 def mix_strip(strip: Any, block: int, cosines: Any, out: Any) -> None:
-    """Blocks of `LANES` vectors side by side, times the transposed cosines; see `turn_back`."""
-    blocks = len(cosines)
-    span = blocks * block
+    """Blocks of some vectors side by side, (blocks * block), times the transposed cosines, (blocks, blocks)."""
     out[:] = 0
-    for start in range(0, len(strip), span):
-        for target in range(blocks):
-            for source in range(blocks):
-                weight, read, write = cosines[source, target], start + source * block, start + target * block
-                for place in range(block):
-                    for lane in range(LANES):
-                        out[write + place, lane] += weight * strip[read + place, lane]
+    for target in range(len(cosines)):
+        total = out[target * block : (target + 1) * block]
+        for source in range(len(cosines)):
+            weight, own = cosines[source, target], strip[source * block : (source + 1) * block]
+            for place in range(block):
+                total[place] += weight * own[place]
 
 
 @compiled
