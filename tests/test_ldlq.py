@@ -190,9 +190,9 @@ def test_what_is_not_finite_is_refused(bad):
 
 
 def test_other_bad_arguments():
-    with pytest.raises(ValueError, match="a map takes 1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 8 bits an entry, got 7"):
+    with pytest.raises(ValueError, match=r"a map takes 1, 1\.5, 2, 2\.5, 3, 3\.5, 4, 5, 6, 8 bits an entry, got 7"):
         FAST.fit(weight(16, 16), torch.eye(16), None, 7)
-    with pytest.raises(ValueError, match="a map takes 1, 2, 3, 4, 5, 6, 8 bits an entry, got 1.5"):
+    with pytest.raises(ValueError, match=r"a map takes 1, 2, 3, 4, 5, 6, 8 bits an entry, got 1\.5"):
         LDLQ(codes="uniform").empty(16, 16, 1.5)
     with pytest.raises(ValueError, match=r"it has 16 inputs, their moments have the shape \(8, 8\)"):
         FAST.fit(weight(16, 16), torch.eye(8), None, 2)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from vocabpress.budget import Budget
 from vocabpress.calibrate.calibration import Calibration
@@ -13,20 +14,19 @@ from vocabpress.embeddings import CompressedEmbedding
 from vocabpress.fitting.allocation import allocate
 from vocabpress.fitting.fold import power
 from vocabpress.hf.checkpoint import open_tokenizer
-from vocabpress.hf.filesize import Entry, entries_of, entry, left_after
+from vocabpress.hf.filesize import data_bytes, form_tensors, header_bytes
 from vocabpress.hf.fit import Fitted, Maps, fit
 from vocabpress.hf.linears import LinearOutcome
 from vocabpress.hf.maps import put_map, weight_of
 from vocabpress.hf.tables import base_prefix
 from vocabpress.job.body import Body, Coded
-from vocabpress.job.rates import Piece, share_out
+from vocabpress.job.rates import Piece, check_room, share_out
 from vocabpress.job.search import Bench, Settled
 from vocabpress.methods.tcq import WORDS
 
 TABLE = ""  # the name of the token table among the pieces
 GRID = [0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.4, 1.6, 1.8, 2, 2.25, 2.5, 3, 3.5, 4, 5, 6, 8]
 TABLE_HEADER = 4096  # bytes for names of the table's tensors in the file, before they are known
-SHORT = torch.float16  # for all that is not coded
 
 
 @dataclass(frozen=True)
@@ -53,39 +53,30 @@ class Whole:
         Raises:
             ValueError: If it can't be so small.
         """
-        maps = self.body.pieces()
-        shapes = {name: weight_of(module).shape for name, module in self.body.maps.items()}
-        with torch.device("meta"):
-            least = {name: self.body.method.empty(*shape, maps[name].bits[0]) for name, shape in shapes.items()}
-        pieces = {**maps, TABLE: self._table_piece()}
-        room = 8 * (self._room(limit, least, None) - TABLE_HEADER)
-        chosen = share_out(pieces, room)
-        table = pieces[TABLE]
+        maps, table = self.body.pieces(), self._table_piece()
+        room = self._room(limit, None) - TABLE_HEADER
+        check_room({**maps, TABLE: table}, limit, room)
+        chosen = share_out({**maps, TABLE: table}, 8 * room)
         size = table.costs[list(table.bits).index(chosen[TABLE])] // 8
         request = replace(self.bench.request, budget=Budget.bytes(size))
         bench = self.bench
         fitted = fit(bench.original, request, self.calibration, bench.device, bench.shards, bench.progress)
-        rates = share_out(maps, 8 * self._room(limit, least, fitted.table))
-        return self._code(fitted, rates)
+        room = self._room(limit, fitted.table)
+        check_room(maps, limit, room)
+        return self._code(fitted, share_out(maps, 8 * room))
 
-    def _room(self, limit: int, maps: Mapping[str, CompressedEmbedding], table: CompressedEmbedding | None) -> int:
-        """Bytes left for the codes of all maps, and for those of the table unless it is there."""
-        model, coded = self.bench.original.model, list[str]()
-        prefix = base_prefix(model)
-        places = {f"{prefix}{name}": form for name, form in maps.items()}
-        gone = {f"{name}.weight" for name in (*places, self.bench.original.name, *self.bench.original.tied)}
-        entries: dict[str, Entry] = {
-            name: entry(tensor, SHORT if tensor.dtype == torch.float32 else None)
-            for name, tensor in model.state_dict().items()
-            if name not in gone
-        }
-        for place, form in places.items():
-            own = entries_of(place, form)
-            coded += own
-            entries |= own
+    def _room(self, limit: int, table: CompressedEmbedding | None) -> int:
+        """Bytes that a file leaves for the codes of all maps, and for the table unless it is there."""
+        original, method, coded = self.bench.original, self.body.method, dict[str, Tensor]()
+        places = {f"{base_prefix(original.model)}{name}": module for name, module in self.body.maps.items()}
+        with torch.device("meta"):
+            for place, module in places.items():  # of the highest rate, whose shapes have the most digits
+                coded |= form_tensors(place, method.empty(*weight_of(module).shape, method.rates[-1]))
+            gone = {f"{name}.weight" for name in (*places, original.name, *original.tied)}
+            state = {name: short(each) for name, each in original.model.state_dict().items() if name not in gone}
         if table is not None:
-            entries |= entries_of(self.bench.original.name, table)
-        return left_after(limit, entries, coded)
+            state |= form_tensors(original.name, table)
+        return limit - header_bytes(original.model, state | coded, limit) - data_bytes(original.model, state)
 
     def _table_piece(self) -> Piece:
         """The rates of the table, and what they cost the output for a token, if each axis has a rate for all tokens."""
@@ -140,7 +131,12 @@ class Whole:
         )
 
 
-def _variances(table: torch.Tensor, counts: torch.Tensor, metric: torch.Tensor) -> torch.Tensor:
+def short(tensor: Tensor) -> Tensor:
+    """What is stored of a tensor that is not coded, on the current device, without its numbers."""
+    return torch.empty(tensor.shape, dtype=torch.float16 if tensor.dtype == torch.float32 else tensor.dtype)
+
+
+def _variances(table: Tensor, counts: Tensor, metric: Tensor) -> Tensor:
     """Variances of the rows in the metric, along principal axes, weighted by how often tokens are read; (d)."""
     rows, shares = table.float(), counts / counts.sum()
     mean = shares @ rows
@@ -149,7 +145,7 @@ def _variances(table: torch.Tensor, counts: torch.Tensor, metric: torch.Tensor) 
     return torch.linalg.eigvalsh(root @ second.double() @ root).clamp(min=0)
 
 
-def _least_loss(variances: torch.Tensor, costs: torch.Tensor, losses: torch.Tensor, bits: float) -> float:
+def _least_loss(variances: Tensor, costs: Tensor, losses: Tensor, bits: float) -> float:
     """The sum of the axes' errors at the rates of one slope, ``bits`` an entry on average."""
     distortions = variances[:, None] * losses
     chosen = allocate(costs, distortions, int(1024 * bits * len(variances)))

@@ -182,18 +182,27 @@ def check_map(weight: Tensor, inputs: Tensor, outputs: Tensor | None) -> None:
     """Check that a map can be coded.
 
     Raises:
-        ValueError: If a number is not finite or too large, or moments have another size.
+        ValueError: As `check_weight`, or if a moment is not finite, or moments have another size.
+    """
+    check_weight(weight)
+    for moments, size, what in ((inputs, weight.shape[1], "inputs"), (outputs, weight.shape[0], "outputs")):
+        if moments is not None and moments.shape != (size, size):
+            raise ValueError(f"it has {size} {what}, their moments have the shape {tuple(moments.shape)}")
+        if moments is not None and not bool(moments.isfinite().all()):
+            raise ValueError(f"its {what} are NaN or infinite for some text, so it can't be calibrated")
+
+
+def check_weight(weight: Tensor) -> None:
+    """Check that a weight can be coded.
+
+    Raises:
+        ValueError: If a number is not finite or too large.
     """
     if not bool(weight.isfinite().all()):
         raise ValueError("its weight holds NaN or infinite values; repair the checkpoint first")
     if float(weight.double().square().mean().sqrt()) > MOST_SIZE:
         reach = float(weight.abs().max())
         raise ValueError(f"its weight reaches {reach:.3g}, too large for codes with scales in float16")
-    for moments, size, what in ((inputs, weight.shape[1], "inputs"), (outputs, weight.shape[0], "outputs")):
-        if moments is not None and moments.shape != (size, size):
-            raise ValueError(f"it has {size} {what}, their moments have the shape {tuple(moments.shape)}")
-        if moments is not None and not bool(moments.isfinite().all()):
-            raise ValueError(f"its {what} are NaN or infinite for some text, so it can't be calibrated")
 
 
 @lru_cache(maxsize=16)
