@@ -1,13 +1,14 @@
 """Code the linear maps of a model, each behind those that are coded already."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vocabpress.calibrate.calibration import Calibration
 from vocabpress.calibrate.layers import Stack, find_stacks
 from vocabpress.calibrate.moments import Moments, measure_moments
 from vocabpress.calibrate.outputs import Outputs, Reading, read_outputs
@@ -66,6 +67,16 @@ class Body:
         measured = {**self.maps, TOKENS: tokens}
         self.moments: dict[str, Moments] = measure_moments(self.outputs.model, measured, self.outputs.batches, progress)
         self.tokens = self.moments.pop(TOKENS)
+
+    def with_metric(self, known: Calibration) -> Calibration:
+        """A calibration with the metric of the token table."""
+        return replace(
+            known,
+            metric=self.tokens.inputs,
+            metric_of=self.outputs.of,
+            metric_sequences=self.outputs.sequences,
+            metric_tokens=self.tokens.tokens,
+        )
 
     def pieces(self) -> dict[str, Piece]:
         """The rates of each map, and what they cost the output for a token."""
