@@ -20,7 +20,8 @@ from vocabpress.job.rates import Piece, map_piece
 from vocabpress.methods.ldlq import LDLQ
 from vocabpress.progress import Bar
 
-SEQUENCES, LENGTH, BATCH = 768, 128, 16  # that maps are calibrated on
+SEQUENCES, FEWEST, LENGTH, BATCH = 768, 64, 128, 16  # that maps are calibrated on
+WEIGHTS = 17 * 10**9  # of the body times sequences: two cores need a minute or two for as much
 TOKENS = ""  # the name of the token table among them
 
 
@@ -46,6 +47,7 @@ class Body:
 
     Args:
         folder: Folder of the checkpoint.
+        size: Weights of the model without its token table.
         text: Files to calibrate on.
         method: How maps are coded.
         seed: Decides which lines of the text.
@@ -54,10 +56,10 @@ class Body:
     """
 
     def __init__(
-        self, folder: Path, text: Sequence[Path], method: LDLQ, seed: int, device: str | None, progress: bool
+        self, folder: Path, size: int, text: Sequence[Path], method: LDLQ, seed: int, device: str | None, progress: bool
     ) -> None:
         place = torch.device(device or "cpu")
-        reading = Reading(text, SEQUENCES, BATCH, LENGTH, seed, place, progress)
+        reading = Reading(text, max(FEWEST, min(SEQUENCES, WEIGHTS // size)), BATCH, LENGTH, seed, place, progress)
         self.outputs: Outputs = read_outputs(folder, reading)
         self.outputs.model.config.use_cache = False
         self.method, self.progress = method, progress

@@ -103,7 +103,8 @@ class Wholly:
         seed = bench.request.seed
         tokens = TOKENS if text.name == DECLARATION and writes(folder) else 0
         with own_files(folder, tokens, seed, torch.device(bench.device or "cpu"), bench.progress) as own:
-            body = Body(folder, [*own, *text.files], self.method, seed, bench.device, bench.progress)
+            size = bench.original.model.num_parameters() - bench.original.weight.numel()
+            body = Body(folder, size, [*own, *text.files], self.method, seed, bench.device, bench.progress)
         if self.measures(bench.original) and text.name != DECLARATION and known.metric is None:
             known = body.with_metric(known)
         whole = Whole(bench, body, known)
