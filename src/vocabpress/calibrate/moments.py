@@ -135,6 +135,7 @@ def _add_reads(moments: Moments, ids: Tensor, gradient: Tensor | None, counts: T
         return
     ids = ids.expand(counts.shape) if ids.ndim == 2 else ids
     kept = counted(gradient.expand(*counts.shape, -1), counts)
+    moments.inputs += (kept.T @ kept).cpu()
     moments.tokens += len(kept)
     if moments.outputs is None:
         return
@@ -151,6 +152,14 @@ def _finish(moments: Moments, squares: Tensor) -> None:
     moments.mean /= tokens
     if moments.outputs is not None:
         moments.outputs /= tokens
+
+
+def together(parts: Sequence[Moments]) -> Moments:
+    """Moments of several embeddings that read one table: over the tokens of all of them."""
+    tokens = sum(part.tokens for part in parts)
+    shares = [part.tokens / max(1, tokens) for part in parts]
+    inputs = torch.stack([share * part.inputs for share, part in zip(shares, parts, strict=True)]).sum(0)
+    return Moments(inputs, None, torch.zeros(len(inputs)), tokens)
 
 
 def counted(values: Tensor, counts: Tensor) -> Tensor:

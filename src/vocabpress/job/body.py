@@ -2,15 +2,16 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vocabpress.calibrate.calibration import Calibration
 from vocabpress.calibrate.layers import Stack, find_stacks
-from vocabpress.calibrate.moments import Moments, measure_moments, read_directly
+from vocabpress.calibrate.moments import Moments, input_rows, measure_moments, read_directly, together
 from vocabpress.calibrate.outputs import Outputs, Reading, read_outputs
 from vocabpress.chunks import chunks
 from vocabpress.embeddings import CompressedEmbedding
@@ -20,8 +21,9 @@ from vocabpress.job.rates import Piece, map_piece
 from vocabpress.methods.ldlq import LDLQ, check_map
 from vocabpress.progress import Bar
 
-SEQUENCES, LENGTH, BATCH = 768, 128, 16  # that maps are calibrated on
-TOKENS = ""  # the name of the token table among them
+SEQUENCES, FEWEST, LENGTH, BATCH = 768, 64, 128, 16  # that maps are calibrated on
+WEIGHTS = 17 * 10**9  # of the body times sequences: two cores need a minute or two for as much
+TOKENS = "/"  # starts the names of what reads the token table: an encoder and its decoder may each have such a module
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Body:
 
     Args:
         folder: Folder of the checkpoint.
+        size: Weights of the model without its token table.
         text: Files to calibrate on.
         names: Maps that may be coded, those of the model that is compressed: here it may have another head.
         method: How maps are coded.
@@ -60,6 +63,7 @@ class Body:
     def __init__(
         self,
         folder: Path,
+        size: int,
         text: Sequence[Path],
         names: Collection[str],
         method: LDLQ,
@@ -68,21 +72,31 @@ class Body:
         progress: bool,
     ) -> None:
         place = torch.device(device or "cpu")
-        reading = Reading(text, SEQUENCES, BATCH, LENGTH, seed, place, progress)
+        reading = Reading(text, max(FEWEST, min(SEQUENCES, WEIGHTS // size)), BATCH, LENGTH, seed, place, progress)
         self.outputs: Outputs = read_outputs(folder, reading)
         self.outputs.model.config.use_cache = False
         self.method, self.progress = method, progress
         self.folder = folder
         model, batches = self.outputs.model, self.outputs.batches
         maps = {name: module for name, module in find_maps(model).items() if name in names}
-        measured = {**maps, TOKENS: model.get_input_embeddings()}
-        self.moments: dict[str, Moments] = measure_moments(model, measured, batches, progress)
-        self.tokens = self.moments.pop(TOKENS)
+        tables = {f"{TOKENS}{number}": module for number, module in enumerate(input_rows(model))}
+        self.moments: dict[str, Moments] = measure_moments(model, {**maps, **tables}, batches, progress)
+        self.tokens = together([self.moments.pop(name) for name in tables])
         apart = read_directly({name: maps[name] for name, seen in self.moments.items() if not seen.tokens}, batches[0])
         self.maps: Mapping[str, nn.Module] = {name: module for name, module in maps.items() if name not in apart}
         for name, module in self.maps.items():
             with named(name):
                 check_map(weight_of(module), self.moments[name].inputs, self.moments[name].outputs)
+
+    def with_metric(self, known: Calibration) -> Calibration:
+        """A calibration with the metric of the token table."""
+        return replace(
+            known,
+            metric=self.tokens.inputs,
+            metric_of=self.outputs.of,
+            metric_sequences=self.outputs.sequences,
+            metric_tokens=self.tokens.tokens,
+        )
 
     def pieces(self) -> dict[str, Piece]:
         """The rates of each map, and what they cost the output for a token."""

@@ -17,11 +17,11 @@ from transformers import PreTrainedModel
 
 from vocabpress.evaluate.batches import by_length, encode_lines
 from vocabpress.evaluate.language import CAUSAL, CLASSES, MASKED, divergences, logits_at, longest_input
+from vocabpress.evaluate.pooling import embed, is_sentence_encoder
 from vocabpress.fitting.table import Table
 from vocabpress.hf.checkpoint import open_tokenizer
 from vocabpress.hf.original import Original
 from vocabpress.hf.report import Change
-from vocabpress.job.pooling import embed, is_sentence_encoder
 from vocabpress.job.text import JobText
 from vocabpress.methods.base import check_table
 from vocabpress.progress import Bar

@@ -123,7 +123,7 @@ def compress(
     shapes = LinearShapes.read(linears) if isinstance(linears, Mapping) else linears
     named = make_method(method) if isinstance(method, str) else method
     check_size(budget, quality, shapes, measure)
-    wholly = Wholly.of(body, body_bits, model_size, model_ratio)
+    wholly = Wholly.of(body, body_bits, model_size, model_ratio, recover is not None)
     wholly.check(budget, quality, shapes, shards)
     body = None if wholly else body
     check_minutes(recover, shards.world)
@@ -165,11 +165,12 @@ def compress(
             warnings.warn(f"the table gets {FALLBACK}, because no quality is measured", stacklevel=2)
         bench = Bench(original, request, shards.agree_on(probe is not None), probe, device, shards, progress)
         wanted = wanted if bench.measured else None
-        calibrating = Calibrating(folder, original, read, text, bench.takes_metric(wanted), seed, device, progress)
+        folds = bench.takes_metric(wanted) and not wholly.measures(original)
+        calibrating = Calibrating(folder, original, read, text, folds, seed, device, progress)
         known = shards.agree_on(None if shards.rank else calibrating.of(known))
         known.check(*original.shape)
         if wholly:
-            settled, maps = wholly.fit(bench, folder, read, known, wanted, quality is not None)
+            settled, maps, known = wholly.fit(bench, folder, read, known, wanted, quality is not None)
         else:
             maps = compress_linears(original.model, shapes, device, progress)
             settled = bench.settle(wanted, quality is not None, known)
@@ -178,7 +179,7 @@ def compress(
         if shards.rank:  # the first process measures and writes
             return shards.agree_on(None)
         label = Label(model, folder, output, command, page, wanted, fast_tokenizer_only)
-        how = None if recover is None else Recovering(folder, read, recover, seed, device)
+        how = None if recover is None else Recovering(folder, read, recover, seed, device, bool(wholly))
         report = write(target, bench, label, done, settled, known, how)
     return shards.agree_on(report)
 

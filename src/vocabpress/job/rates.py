@@ -18,13 +18,12 @@ class Piece:
         bits: Bits of an entry at each rate, ascending.
         costs: Stored bits of the whole at each rate.
         losses: What each rate costs the output of the model, in one unit for all pieces.
-        whole: What it costs to lose all of an entry.
+        factor: What the losses are multiplied by before they are compared.
     """
 
     bits: Sequence[float]
     costs: Sequence[int]
     losses: Sequence[float]
-    whole: float
     factor: float = 1.0
 
 
@@ -40,7 +39,8 @@ def map_piece(shape: tuple[int, int], cost: float, method: LDLQ) -> Piece:
     with torch.device("meta"):
         forms: list[CompressedEmbedding] = [method.empty(*shape, each) for each in bits]
     losses = [cost * method.loss(each) for each in bits]
-    return Piece(bits, [form.total_bits() for form in forms], losses, cost / (shape[0] * shape[1]))
+    each = cost / (shape[0] * shape[1])
+    return Piece(bits, [form.total_bits() for form in forms], losses, max(each, TINY) ** (ROOT - 1))
 
 
 def check_room(pieces: Mapping[str, Piece], limit: int, room: int) -> None:

@@ -5,6 +5,7 @@ import warnings
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from vocabpress.hf.checkpoint import named_class
 from vocabpress.hf.report import Change, Report, load_report, save_report
@@ -15,17 +16,33 @@ from vocabpress.recover.settings import Recovery
 
 STEPS_PER_MINUTE = 600  # at most; the clock ends a training before that
 FEWEST_LINES = 40  # of text to train on
+# Where all maps are codes, what is left to train are scales, biases, norms and decoders, by the model's output alone.
+WHOLE: dict[str, Any] = {
+    "mode": "model",
+    "embedding": 0.0,
+    "hidden": 0.0,
+    "attention": 0.0,
+    "sentence": 1.0,
+    "batch_size": 48,
+    "max_length": 96,
+    "learning_rate": 0.001,
+    "patience": 1000,
+}
 
 
 @dataclass(frozen=True)
 class Recovering:
-    """How a compressed model is trained: against the original in ``folder``, for so many minutes at most."""
+    """How a compressed model is trained: against the original in ``folder``, for so many minutes at most.
+
+    ``whole`` says whether its linear maps are coded, too.
+    """
 
     folder: Path
     text: JobText
     minutes: float
     seed: int
     device: str | None
+    whole: bool = False
 
 
 def check_minutes(minutes: float | None, processes: int) -> None:
@@ -59,7 +76,8 @@ def recovered(target: Path, compressed: Path, bench: Bench, report: Report, how:
     """
     save_report(report, compressed)
     trained, change, best = target / "recovered", report.change, compressed
-    settings = Recovery(minutes=how.minutes, steps=max(1, round(how.minutes * STEPS_PER_MINUTE)))
+    steps = max(1, round(how.minutes * STEPS_PER_MINUTE))
+    settings = Recovery(minutes=how.minutes, steps=steps, **(WHOLE if how.whole else {}))
     try:
         done = recover(
             compressed,

@@ -1,5 +1,6 @@
 """Fit the token table and the linear maps of a model: the maps to a rate, or both to the bytes of the whole file."""
 
+import statistics
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -27,6 +28,10 @@ from vocabpress.methods.tcq import WORDS
 TABLE = ""  # the name of the token table among the pieces
 GRID = [0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.4, 1.6, 1.8, 2, 2.25, 2.5, 3, 3.5, 4, 5, 6, 8]
 TABLE_HEADER = 4096  # bytes for names of the table's tensors in the file, before they are known
+# What an error of the table counts, beside one of the maps (`benchmarks/body.py`): to second order it counts far more
+# than it does at the few bits that tables have.
+TABLE_SHARE = 1 / 40
+CLASS = 16  # tokens of the most frequent class
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,8 @@ class Whole:
         Raises:
             ValueError: If it can't be so small.
         """
-        maps, table = self.body.pieces(), self._table_piece()
+        maps = self.body.pieces()
+        table = self._table_piece(maps)
         room = self._room(limit, None) - TABLE_HEADER
         check_room({**maps, TABLE: table}, limit, room)
         chosen = share_out({**maps, TABLE: table}, 8 * room)
@@ -78,7 +84,7 @@ class Whole:
             state |= form_tensors(original.name, table)
         return limit - header_bytes(original.model, state | coded, limit) - data_bytes(original.model, state)
 
-    def _table_piece(self) -> Piece:
+    def _table_piece(self, maps: Mapping[str, Piece]) -> Piece:
         """The rates of the table, and what they cost the output for a token, if each axis has a rate for all tokens."""
         original, counts = self.bench.original, self.calibration.counts
         rows, columns = original.shape
@@ -88,12 +94,11 @@ class Whole:
             counts = vocabulary_order(open_tokenizer(self.body.folder), rows)
         metric = self.calibration.metric
         metric = self.body.tokens.inputs if metric is None else metric
-        variances = _variances(original.weight.detach(), counts.float(), metric)
-        costs = torch.tensor([[round(1024 * bits / width) for bits, width in WORDS]] * columns)
-        losses = torch.tensor([loss * 4 ** -(bits / width) for (bits, width), (_, loss) in WORDS.items()])
+        classes, variances = _classes(original.weight.detach(), counts.float(), metric)
         bits = [each for each in GRID if self._possible(each)]
-        found = [_least_loss(variances, costs, losses, each) for each in bits]
-        return Piece(bits, [int(each * rows * columns) for each in bits], found, float(variances.mean()) / rows)
+        factor = TABLE_SHARE * statistics.median(piece.factor for piece in maps.values())
+        found = [_least_loss(classes, variances, each) for each in bits]
+        return Piece(bits, [int(each * rows * columns) for each in bits], found, factor)
 
     def _possible(self, bits: float) -> bool:
         try:
@@ -136,17 +141,31 @@ def short(tensor: Tensor) -> Tensor:
     return torch.empty(tensor.shape, dtype=torch.float16 if tensor.dtype == torch.float32 else tensor.dtype)
 
 
-def _variances(table: Tensor, counts: Tensor, metric: Tensor) -> Tensor:
-    """Variances of the rows in the metric, along principal axes, weighted by how often tokens are read; (d)."""
-    rows, shares = table.float(), counts / counts.sum()
-    mean = shares @ rows
-    second = (rows * shares[:, None]).T @ rows - mean[:, None] * mean
-    root = power(metric.double(), 0.5)
-    return torch.linalg.eigvalsh(root @ second.double() @ root).clamp(min=0)
+def _classes(table: Tensor, counts: Tensor, metric: Tensor) -> tuple[Tensor, Tensor]:
+    """Sizes of classes of tokens by frequency, and the variances of their rows in the metric, (classes, d).
+
+    A class is four times as large as the one before. Variances are along the principal axes of the rows that are read,
+    times the share of reads that is the class's.
+    """
+    order, shares = counts.argsort(descending=True, stable=True), counts / counts.sum()
+    sizes = []
+    while sum(sizes) < len(order):
+        sizes.append(min(len(order) - sum(sizes), CLASS * 4 ** len(sizes)))
+    rows = table.float() - shares @ table.float()
+    root = power(metric.double(), 0.5).float()
+    second = (rows * shares[:, None]).T @ rows
+    turned = root @ torch.linalg.eigh((root @ second @ root).double()).eigenvectors.float()
+    parts = order.split(sizes)
+    variances = [((rows[part] @ turned).square() * shares[part, None]).sum(0) for part in parts]
+    return torch.tensor(sizes), torch.stack(variances)
 
 
-def _least_loss(variances: Tensor, costs: Tensor, losses: Tensor, bits: float) -> float:
-    """The sum of the axes' errors at the rates of one slope, ``bits`` an entry on average."""
-    distortions = variances[:, None] * losses
-    chosen = allocate(costs, distortions, int(1024 * bits * len(variances)))
-    return float(distortions.gather(1, chosen[:, None]).sum())
+def _least_loss(sizes: Tensor, variances: Tensor, bits: float) -> float:
+    """The sum of the errors of all axes and classes at the rates of one slope, ``bits`` an entry on average."""
+    rates = torch.tensor([bits / width for bits, width in WORDS])
+    losses = torch.tensor([loss for _, loss in WORDS.values()]) * 4**-rates
+    distortions = variances.flatten()[:, None] * losses
+    units = sizes.repeat_interleave(variances.shape[1])
+    costs = (units[:, None] * rates * 4).round().long()  # rates are quarters of bits
+    limit = int(4 * bits * int(sizes.sum()) * variances.shape[1])
+    return float(distortions.gather(1, allocate(costs, distortions, limit)[:, None]).sum())

@@ -53,8 +53,8 @@ class Wholly:
         return self.size is not None or self.ratio is not None
 
     @classmethod
-    def of(cls, body: Any, bits: float | None, size: str | int | None, ratio: float | None) -> "Wholly":
-        """From arguments of `compress`.
+    def of(cls, body: Any, bits: float | None, size: Any, ratio: float | None, trains: bool) -> "Wholly":
+        """From arguments of `compress`; ``trains`` is whether a recovery follows.
 
         Raises:
             ValueError: If they exclude each other, or are out of range.
@@ -68,7 +68,7 @@ class Wholly:
             raise ValueError(f"a size of the model is reached with a body of trellis codes, got {body!r}; leave it out")
         if ratio is not None and not ratio > 1:
             raise ValueError(f"a ratio of the model is above 1, got {ratio:g}; try 20")
-        method = LDLQ()
+        method = LDLQ(scales=trains)
         if bits is not None and bits not in method.rates:
             raise ValueError(f"body_bits are one of {', '.join(f'{each:g}' for each in method.rates)}, got {bits:g}")
         bytes_ = None if size is None else int(Budget.bytes(size).amount)
@@ -106,14 +106,18 @@ class Wholly:
             if tensor.dtype == torch.float32 and name not in coded | table:
                 shortened(name, tensor)
 
+    def measures(self, original: Original) -> bool:
+        """Whether the pass over text that the maps need measures the metric of the table, too: not that of a head."""
+        return bool(self) and not original.ties_head
+
     def body(self, other: str | None) -> str | None:
         """The body as the command line has it; ``other`` if this is no request."""
         return TRELLIS if self.bits is not None else other
 
     def fit(
         self, bench: Bench, folder: Path, text: JobText, known: Calibration, wanted: float | None, insists: bool
-    ) -> tuple[Settled, Maps]:
-        """Fit table and maps, and install the maps.
+    ) -> tuple[Settled, Maps, Calibration]:
+        """Fit table and maps, and install the maps; the calibration is the one that the table was fitted with.
 
         Args:
             bench: The original, and what measures it.
@@ -127,10 +131,13 @@ class Wholly:
         tokens = TOKENS if text.name == DECLARATION and writes(folder) else 0
         with own_files(folder, tokens, seed, torch.device(bench.device or "cpu"), bench.progress) as own:
             names, files = find_maps(bench.original.model), [*own, *text.files]
-            body = Body(folder, files, names, self.method, seed, bench.device, bench.progress)
+            size = bench.original.model.num_parameters() - bench.original.weight.numel()
+            body = Body(folder, size, files, names, self.method, seed, bench.device, bench.progress)
+        if self.measures(bench.original) and text.name != DECLARATION and known.metric is None:
+            known = body.with_metric(known)
         whole = Whole(bench, body, known)
         if not self.limited:
             assert self.bits is not None
-            return whole.to_bits(self.bits, bench.settle(wanted, insists, known))
+            return *whole.to_bits(self.bits, bench.settle(wanted, insists, known)), known
         limit = self.size if self.size is not None else int(weight_bytes(folder) / (self.ratio or 1))
-        return whole.to_size(limit)
+        return *whole.to_size(limit), known

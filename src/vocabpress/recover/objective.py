@@ -8,8 +8,9 @@ if there are labels.
 The paper's terms are plain: mean squared errors, added up over the layers (``normalised=False``, and no L_hidden).
 Ours, by default: each squared error is divided by the mean square of the teacher's numbers, and layers are averaged, so
 that 1 means "as wrong as zeros" for each term of any model; L_hidden reads each layer's output after its residual
-connection. The paper does not define the rest. Here padding does not count; predictions are compared by KL divergence
-at temperature 1, a prediction of one number by its squared error.
+connection. L_sentence adds up, for each sentence, the squared error of its embedding, of unit length, and those of its
+inner products with the other embeddings of the batch. The paper does not define the rest. Here padding does not count;
+predictions are compared by KL divergence at temperature 1, a prediction of one number by its squared error.
 """
 
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vocabpress.evaluate.pooling import pooled
 from vocabpress.recover.listen import Heard, listening
 from vocabpress.recover.settings import Recovery
 from vocabpress.recover.text import Batch, Sequences, ready
@@ -31,22 +33,25 @@ class Traces:
         states: The embedding output first, then each layer's output; (batch, tokens, width) each.
         heard: Attention scores and outputs of feed-forward blocks, if the model records them.
         logits: (batch, tokens, V) of a language model, (batch, classes) of a classifier, else None.
+        sentences: Embeddings of unit length, (batch, width), of a model that pools its states, else None.
         loss: The model's own, if the batch has labels.
     """
 
     states: tuple[Tensor, ...]
     heard: Heard
     logits: Tensor | None
+    sentences: Tensor | None = None
     loss: Tensor | None = None
 
 
-def trace(model: nn.Module, batch: Batch, logits: bool) -> Traces:
-    """Run a model, and return what `terms` compares."""
+def trace(model: nn.Module, batch: Batch, logits: bool, pooling: str | None = None) -> Traces:
+    """Run a model, and return what `terms` compares; ``pooling`` is how its states become an embedding, if they do."""
     with listening() as heard:
         output: Any = model(**batch, output_hidden_states=True)
     states = output.get("hidden_states") or (*output.encoder_hidden_states, *output.decoder_hidden_states)
     found = output.get("logits") if logits else None
-    return Traces(tuple(states), heard, found, output.get("loss") if "labels" in batch else None)
+    sentences = None if pooling is None else pooled(states[-1], batch["attention_mask"], pooling)
+    return Traces(tuple(states), heard, found, sentences, output.get("loss") if "labels" in batch else None)
 
 
 def terms(student: Traces, teacher: Traces, mask: Tensor, normalised: bool = True) -> dict[str, Tensor]:
@@ -73,17 +78,22 @@ def terms(student: Traces, teacher: Traces, mask: Tensor, normalised: bool = Tru
     found = {name: together(torch.stack(each)) for name, each in errors.items() if each}
     if teacher.logits is not None and student.logits is not None:
         found["logits"] = _prediction_error(student.logits, teacher.logits, mask)
+    if student.sentences is not None and teacher.sentences is not None:
+        found["sentence"] = _sentence_error(student.sentences, teacher.sentences)
     if student.loss is not None:
         found["student"] = student.loss
     return found
 
 
-def batch_terms(student: nn.Module, teacher: nn.Module, batch: Batch, settings: Recovery) -> dict[str, Tensor]:
-    """The terms of one batch whose weight is not zero, unweighted."""
+def batch_terms(
+    student: nn.Module, teacher: nn.Module, batch: Batch, settings: Recovery, pooling: str | None = None
+) -> dict[str, Tensor]:
+    """The terms of one batch whose weight is not zero, unweighted; ``pooling`` as in `trace`."""
     wanted = settings.logits > 0
+    pooling = pooling if settings.sentence > 0 else None
     with torch.no_grad():
-        aim = trace(teacher, {name: tensor for name, tensor in batch.items() if name != "labels"}, wanted)
-    found = terms(trace(student, batch, wanted), aim, batch["attention_mask"], settings.normalised)
+        aim = trace(teacher, {name: tensor for name, tensor in batch.items() if name != "labels"}, wanted, pooling)
+    found = terms(trace(student, batch, wanted, pooling), aim, batch["attention_mask"], settings.normalised)
     return {name: value for name, value in found.items() if settings.weights[name] > 0}
 
 
@@ -94,7 +104,12 @@ def weighted(found: dict[str, Any], settings: Recovery) -> Any:
 
 @torch.no_grad()
 def held_out_terms(
-    student: nn.Module, teacher: nn.Module, sequences: Sequences, settings: Recovery, device: torch.device
+    student: nn.Module,
+    teacher: nn.Module,
+    sequences: Sequences,
+    settings: Recovery,
+    device: torch.device,
+    pooling: str | None = None,
 ) -> dict[str, float]:
     """The loss's terms, unweighted, over all held-out sequences; a batch counts by its labels, or its tokens."""
     student.eval()
@@ -105,7 +120,7 @@ def held_out_terms(
         row_labels = "labels" in batch and batch["labels"].dim() == 1
         count = len(batch["labels"]) if row_labels else int(batch["attention_mask"].sum())
         counted += count
-        for name, value in batch_terms(student, teacher, batch, settings).items():
+        for name, value in batch_terms(student, teacher, batch, settings, pooling).items():
             sums[name] = sums.get(name, 0.0) + float(value) * count
     return {name: value / counted for name, value in sums.items()}
 
@@ -117,6 +132,12 @@ def _error(student: Tensor, teacher: Tensor, counts: Tensor, normalised: bool) -
     if not normalised:
         return error / shares.expand_as(teacher).sum().clamp(min=1)
     return error / (teacher.square() * shares).sum().clamp(min=torch.finfo(teacher.dtype).tiny)
+
+
+def _sentence_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared errors of embeddings and of all their inner products, a sentence on average."""
+    errors = (student - teacher).square().sum() + (student @ student.T - teacher @ teacher.T).square().sum()
+    return errors / len(teacher)
 
 
 def _counted(scores: Tensor, counts: Tensor | None, mask: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 
 from vocabpress.embeddings import CompressedEmbedding
 from vocabpress.evaluate.finetuned.training import Headed, padded, quiet
+from vocabpress.evaluate.pooling import is_sentence_encoder, pooling_of
 from vocabpress.hf.checkpoint import named_class, open_model, open_tokenizer
 from vocabpress.hf.companions import copy_companions
 from vocabpress.hf.inner import is_quantised
@@ -22,7 +23,7 @@ from vocabpress.recover.listen import record_attention, record_ffn
 from vocabpress.recover.objective import held_out_terms
 from vocabpress.recover.settings import Recovery
 from vocabpress.recover.text import Sequences
-from vocabpress.recover.thaw import freeze, thaw
+from vocabpress.recover.thaw import freeze, hold, thaw
 
 CLASSIFIERS = set(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.values())
 
@@ -61,6 +62,7 @@ class Pair:
         for table in owned_tables(self.student).values():
             if whole and table is not mine:
                 thaw(table, every=True)
+                hold(table)
         for parameter in mine.parameters():
             parameter.requires_grad_(True)
 
@@ -71,7 +73,12 @@ class Pair:
     def judge(self, sequences: Sequences, student: PreTrainedModel | None = None) -> dict[str, float]:
         """The terms of the loss on the held-out sequences, of the current or of another student."""
         model = self.student if student is None else student
-        return held_out_terms(model, self.teacher, sequences, self.settings, self.device)
+        return held_out_terms(model, self.teacher, sequences, self.settings, self.device, self.pooling)
+
+    @property
+    def pooling(self) -> str | None:
+        """How states become a sentence embedding; None if the original is no sentence encoder."""
+        return pooling_of(self.original) if is_sentence_encoder(self.original) else None
 
     def set_best(self, best: dict[str, Tensor]) -> bool:
         """Set the student to its best state, with decoders in their stored form.

@@ -107,7 +107,7 @@ def _training(
     pair: Pair, sequences: Sequences, accelerator: "Accelerator", work: Path, seed: int, title: str
 ) -> Training:
     """Adam with a learning rate for each tensor, warmed up, then linear to zero."""
-    settings, steps = pair.settings, pair.settings.steps
+    settings, steps, pooling = pair.settings, pair.settings.steps, pair.pooling
     warm = max(1, round(WARM_UP * steps))
     warm = warm if settings.minutes is None else min(warm, TIMED_WARM_UP)
 
@@ -118,7 +118,7 @@ def _training(
 
     def loss(student: nn.Module, batch: Batch) -> Tensor:
         with autocast():
-            return weighted(batch_terms(student, pair.teacher, batch, settings), settings)
+            return weighted(batch_terms(student, pair.teacher, batch, settings, pooling), settings)
 
     def judge() -> float:
         with autocast():

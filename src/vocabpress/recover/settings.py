@@ -7,14 +7,14 @@ from pydantic import Field
 
 from vocabpress.settings import AtLeast1, NotNegative, Positive, check_settings
 
-TERMS = ("embedding", "hidden", "attention", "ffn", "logits", "student")
+TERMS = ("embedding", "hidden", "attention", "ffn", "logits", "sentence", "student")
 # Values of `--objective`, as fields of Recovery.
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "relative": {},
     "kroneckerbert": {"hidden": 0.0, "ffn": 1.0, "normalised": False},
 }
 # Newer fields. They are not written at their defaults, so that runs of earlier versions have the same identity.
-NEWER = ("ffn", "student", "language_model", "normalised", "minutes")
+NEWER = ("ffn", "sentence", "student", "language_model", "normalised", "minutes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +60,8 @@ class Recovery(LessonSettings):
             transformers' attention interface.
         ffn: Weight of the error of the outputs of the feed-forward blocks.
         logits: Weight of the KL divergence of the predictions, if the model has a head.
+        sentence: Weight of the error of sentence embeddings and of their inner products with each other, for models
+            that sentence-transformers knows; see `objective`.
         student: Weight of the student's own loss if there are labels: those of a task, or the text's own.
         normalised: Whether errors are relative to the teacher's numbers, and layers averaged; see `objective`.
         evaluate_every: Steps between evaluations on the held-out sequences; each writes a checkpoint.
@@ -79,6 +81,7 @@ class Recovery(LessonSettings):
     attention: NotNegative = 1.0
     ffn: NotNegative = 0.0
     logits: NotNegative = 1.0
+    sentence: NotNegative = 0.0
     student: NotNegative = 1.0
     normalised: bool = True
     evaluate_every: AtLeast1 = 50

@@ -5,7 +5,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from vocabpress.embeddings import CompressedEmbedding, Scalar
+from vocabpress.embeddings import CompressedEmbedding, Rotated, Scalar
 from vocabpress.embeddings.base import Build
 from vocabpress.fitting.quantise import quantise
 
@@ -65,6 +65,13 @@ def thaw(table: CompressedEmbedding, every: bool = False) -> None:
         for name, part in list(module.named_children()):
             if isinstance(part, Scalar) and part.bits > 1 and (every or name in DECODERS):
                 setattr(module, name, Thawed(part).to(part.device))
+
+
+def hold(table: CompressedEmbedding) -> None:
+    """Stop the training of what is rotated: all of it would be decoded at every step, for the sake of one scale."""
+    for part in table.modules():
+        if isinstance(part, Rotated):
+            part.requires_grad_(False)
 
 
 def freeze(table: CompressedEmbedding) -> None:

@@ -42,8 +42,19 @@ def embed(model: PreTrainedModel, inputs: dict[str, Tensor], folder: Path) -> Te
     body: Any = model.get_encoder() if model.config.is_encoder_decoder else model.base_model
     body = getattr(body, "text_model", body)
     mask = inputs["attention_mask"]
-    states = body(input_ids=inputs["input_ids"], attention_mask=mask).last_hidden_state.float()
-    pooling = pooling_of(folder)
+    states = body(input_ids=inputs["input_ids"], attention_mask=mask).last_hidden_state
+    return pooled(states, mask, pooling_of(folder))
+
+
+def pooled(states: Tensor, mask: Tensor, pooling: str) -> Tensor:
+    """Embeddings of unit length, (sentences, d), float32, from states, (sentences, longest, d).
+
+    Args:
+        states: Of the last layer.
+        mask: 0 for padding, which is at the end; (sentences, longest).
+        pooling: As `pooling_of` returns it.
+    """
+    states = states.float()
     if pooling == "cls":
         return normalize(states[:, 0], dim=-1)
     if pooling == "lasttoken":
