@@ -1,0 +1,119 @@
+"""Tiny models whose linear maps are large enough to be coded, and text for them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import (
+    AlbertConfig,
+    AlbertModel,
+    BartConfig,
+    BartForConditionalGeneration,
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
+    DistilBertConfig,
+    DistilBertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    ModernBertConfig,
+    ModernBertModel,
+    MPNetConfig,
+    MPNetModel,
+    PreTrainedModel,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+import tiny
+from vocabpress.calibrate.outputs import Output, Ran
+
+SIZES = {
+    "vocab_size": tiny.VOCAB,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 128,
+    "max_position_embeddings": 128,
+}
+ENDS = {"bos_token_id": 0, "eos_token_id": 1}
+MOE = {"num_key_value_heads": 2, "moe_intermediate_size": 64, "shared_expert_intermediate_size": 64, "num_experts": 4}
+T5 = {"d_model": 64, "num_layers": 2, "num_heads": 2, "d_ff": 128, "d_kv": 32, "decoder_start_token_id": 0}
+BART = {**tiny.BART, "d_model": 64, "encoder_ffn_dim": 128, "decoder_ffn_dim": 128, "max_position_embeddings": 128}
+DISTILBERT = {"dim": 64, "hidden_dim": 128, "n_layers": 2, "n_heads": 2, "max_position_embeddings": 128}
+
+MODELS: dict[str, Callable[[], PreTrainedModel]] = {
+    "bert": lambda: BertModel(BertConfig(**SIZES)),
+    "bert, one layer": lambda: BertModel(BertConfig(**{**SIZES, "num_hidden_layers": 1})),
+    "bert, masked": lambda: BertForMaskedLM(BertConfig(**SIZES)),
+    "roberta, classes": lambda: RobertaForSequenceClassification(RobertaConfig(**SIZES)),
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, **ENDS, tie_word_embeddings=True)),
+    "llama, untied": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, **ENDS, tie_word_embeddings=False)),
+    "gpt2": lambda: GPT2LMHeadModel(
+        GPT2Config(n_layer=2, n_head=2, n_embd=64, n_positions=128, vocab_size=tiny.VOCAB, **ENDS)
+    ),
+    "t5": lambda: T5ForConditionalGeneration(T5Config(**T5, vocab_size=tiny.VOCAB)),
+    "bart": lambda: BartForConditionalGeneration(BartConfig(**BART, vocab_size=tiny.VOCAB)),
+    "distilbert": lambda: DistilBertModel(DistilBertConfig(**DISTILBERT, vocab_size=tiny.VOCAB)),
+    "mpnet": lambda: MPNetModel(MPNetConfig(**SIZES)),
+    "modernbert": lambda: ModernBertModel(
+        ModernBertConfig(**SIZES, **ENDS, pad_token_id=0, cls_token_id=0, sep_token_id=1)
+    ),
+    "albert": lambda: AlbertModel(AlbertConfig(**SIZES, embedding_size=32)),
+    "mixtral": lambda: MixtralForCausalLM(MixtralConfig(**SIZES, **ENDS, num_key_value_heads=2, num_local_experts=4)),
+    "qwen2, experts": lambda: Qwen2MoeForCausalLM(Qwen2MoeConfig(**SIZES, **ENDS, **MOE, decoder_sparse_step=1)),
+}
+
+
+def make(name: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """A model with biases that are not zero, and a table that is large enough for outputs to differ."""
+    torch.manual_seed(0)
+    model = MODELS[name]().eval()
+    for key, parameter in model.named_parameters():
+        if key.endswith("bias"):
+            parameter.data.normal_(std=0.1)
+    model.get_input_embeddings().weight.data *= 20
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model
+
+
+def save(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
+    """A checkpoint folder with a tokenizer that can mask and pad."""
+    make(name, dtype).save_pretrained(folder)
+    tiny.tokenizer_files(folder, pad_token="w209", mask_token="w205")
+    return folder
+
+
+def inputs(model: PreTrainedModel, rows: int = 3, longest: int = 9, seed: int = 1) -> dict[str, Tensor]:
+    """A batch, padded but for its first row."""
+    ids = torch.randint(3, 200, (rows, longest), generator=torch.Generator().manual_seed(seed))
+    mask = torch.arange(longest) < longest - 2 * torch.arange(rows)[:, None]
+    given = {"input_ids": ids, "attention_mask": mask.long()}
+    return given | ({"decoder_input_ids": ids} if model.config.is_encoder_decoder else {})
+
+
+def batches(model: PreTrainedModel, count: int = 2) -> list[Output]:
+    """Runs of a model: a scalar of its states at the tokens that count."""
+
+    def run(number: int) -> Output:
+        given = inputs(model, seed=number)
+        counts = given["attention_mask"].bool()
+
+        def output() -> Ran:
+            found = model(**given)[0]
+            draw = torch.Generator().manual_seed(number)
+            return Ran((found * torch.randn(found.shape, generator=draw) * counts[..., None]).sum(), counts)
+
+        return output
+
+    return [run(number) for number in range(count)]
