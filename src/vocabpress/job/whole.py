@@ -82,7 +82,9 @@ class Whole:
             state = {name: short(each) for name, each in original.model.state_dict().items() if name not in gone}
         if table is not None:
             state |= form_tensors(original.name, table)
-        return limit - header_bytes(original.model, state | coded, limit) - data_bytes(original.model, state)
+        fixed = data_bytes(original.model, state)
+        least = fixed + data_bytes(original.model, coded) * method.rates[0] / method.rates[-1]
+        return limit - header_bytes(original.model, state | coded, max(limit, int(least))) - fixed
 
     def _table_piece(self, maps: Mapping[str, Piece]) -> Piece:
         """The rates of the table, and what they cost the output for a token, if each axis has a rate for all tokens."""
