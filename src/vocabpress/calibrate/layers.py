@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import Cache
 
-from vocabpress.calibrate.moments import counted
+from vocabpress.calibrate.moments import counted, given_to
 from vocabpress.calibrate.outputs import Output
 
 NAME = "hidden_states"  # of the argument, where it is not the first one
@@ -100,9 +101,9 @@ def _recording(stack: Stack, seen: list[Any]) -> list[Any]:
     for number, layer in enumerate(stack.layers):
 
         def record(_: nn.Module, args: Any, kwargs: Any, output: Any, number: int = number) -> None:
-            rest = {name: value for name, value in kwargs.items() if name != NAME}
+            rest = {name: _uncached(value) for name, value in kwargs.items() if args or name != NAME}
             states = args[0] if args else kwargs.get(NAME)
-            seen.append((number, states, args[1:], rest, _states(output)))
+            seen.append((number, states, tuple(map(_uncached, args[1:])), rest, _states(output)))
 
         hooks.append(layer.register_forward_hook(record, with_kwargs=True))
     return hooks
@@ -112,7 +113,12 @@ def _follow(seen: Sequence[Any], count: int) -> bool:
     """Whether each layer was called once, in order, with what the one before it gave."""
     if [number for number, *_ in seen] != list(range(count)) or not all(isinstance(each[1], Tensor) for each in seen):
         return False
-    return all(a[4] is b[1] or torch.equal(a[4], b[1]) for a, b in pairwise(seen))
+    return all(a[4] is b[1] or (a[4].dtype == b[1].dtype and torch.equal(a[4], b[1])) for a, b in pairwise(seen))
+
+
+def _uncached(value: Any) -> Any:
+    """An argument, but for keys and values of earlier calls: a layer would add to them each time that it runs."""
+    return None if isinstance(value, Cache) else value
 
 
 def _states(output: Any) -> Any:
@@ -124,13 +130,13 @@ def _inputs(run: Callable[[], Any], maps: Mapping[str, nn.Module]) -> list[tuple
     found: dict[tuple[int, torch.Size], tuple[list[str], Tensor]] = {}
 
     def recorder(name: str) -> Any:
-        def record(_: nn.Module, args: Any) -> None:
-            place = args[0].data_ptr(), args[0].shape
-            found.setdefault(place, ([], args[0]))[0].append(name)
+        def record(_: nn.Module, args: Any, kwargs: Any) -> None:
+            values = given_to(args, kwargs)
+            found.setdefault((values.data_ptr(), values.shape), ([], values))[0].append(name)
 
         return record
 
-    hooks = [module.register_forward_pre_hook(recorder(name)) for name, module in maps.items()]
+    hooks = [module.register_forward_pre_hook(recorder(name), with_kwargs=True) for name, module in maps.items()]
     try:
         with torch.no_grad():
             run()

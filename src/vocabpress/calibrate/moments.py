@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from vocabpress.calibrate.outputs import Output
+from vocabpress.hf.maps import weight_of
 from vocabpress.progress import Bar
 
 MOST_OUTPUTS = 2**14  # of a map whose G is measured
@@ -60,13 +60,15 @@ class Seen:
 
     def __init__(self, maps: Mapping[str, nn.Module]) -> None:
         self.found: list[tuple[str, Tensor, Tensor]] = []
-        self._hooks = [module.register_forward_hook(self._recorder(name)) for name, module in maps.items()]
+        self._hooks = [
+            module.register_forward_hook(self._recorder(name), with_kwargs=True) for name, module in maps.items()
+        ]
 
     def _recorder(self, name: str) -> Any:
-        def record(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        def record(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
             if isinstance(module, nn.Embedding):  # nothing before it has a gradient
                 output = output.detach().requires_grad_(torch.is_grad_enabled())
-            self.found.append((name, inputs[0].detach(), output))
+            self.found.append((name, given_to(args, kwargs).detach(), output))
             return output
 
         return record
@@ -90,7 +92,7 @@ def measure_moments(
         batches: From `read_outputs`.
         progress: Whether to draw a progress bar on stderr.
     """
-    found = {name: Moments.none(*sides(module)) for name, module in maps.items()}
+    found = {name: Moments.none(*weight_of(module).shape) for name, module in maps.items()}
     squares = {name: torch.zeros(2, dtype=torch.float64) for name in maps}
     rows = input_rows(model)
     for run in Bar(batches, desc="linear maps", disable=not progress):
@@ -119,7 +121,7 @@ def _add(moments: Moments, squares: Tensor, values: Tensor, gradient: Tensor | N
     slopes = counted(gradient, counts).float()
     if moments.outputs is not None:
         moments.outputs += (slopes.T @ slopes).cpu()
-    if values.shape[:2] != counts.shape:
+    if values.ndim != 3 or values.shape[:2] != counts.shape:
         return
     centred = (values.float() - kept.mean(0)) * counts[..., None]
     slopes = gradient.float() * counts[..., None]
@@ -133,12 +135,10 @@ def _add_reads(moments: Moments, ids: Tensor, gradient: Tensor | None, counts: T
         return
     ids = ids.expand(counts.shape) if ids.ndim == 2 else ids
     kept = counted(gradient.expand(*counts.shape, -1), counts)
-    moments.inputs += (kept.T @ kept).cpu()
     moments.tokens += len(kept)
     if moments.outputs is None:
         return
     read = (ids[counts] if ids.shape == counts.shape else ids.flatten()).bincount(minlength=len(moments.outputs))
-    moments.inputs += (kept.T @ kept).cpu()
     # Half of the reads are spread evenly: longer texts than these may read other rows.
     moments.outputs += (read.float() / 2 + len(kept) / (2 * len(read))).diag().cpu()
 
@@ -155,15 +155,33 @@ def _finish(moments: Moments, squares: Tensor) -> None:
 
 def counted(values: Tensor, counts: Tensor) -> Tensor:
     """The vectors of tokens that count, float32, (n, width); all, where a map does not see tokens side by side."""
-    same = values.shape[:2] == counts.shape and values.ndim == 3
-    return (values[counts] if same else values.flatten(0, -2)).float()
+    same = values.shape[:2] == counts.shape and values.ndim >= 3
+    return (values[counts] if same else values).flatten(0, -2).float()
 
 
-def sides(module: nn.Module) -> tuple[int, int]:
-    """Outputs and inputs of a map; rows and columns of an embedding."""
-    weight: Any = module.weight
-    rows, columns = weight.shape
-    return (columns, rows) if type(module) is Conv1D else (rows, columns)
+def given_to(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
+    """What a map was called with, whether by its place or by its name."""
+    return args[0] if args else next(iter(kwargs.values()))
+
+
+def read_directly(maps: Mapping[str, nn.Module], run: Output) -> set[str]:
+    """The maps, of those that were not called, whose weight some other module reads.
+
+    Nothing is known of what reaches them.
+    """
+    weights: dict[str, Any] = {name: module.weight for name, module in maps.items()}
+    if not weights:
+        return set()
+    try:
+        for weight in weights.values():
+            weight.requires_grad_(True)
+        with torch.enable_grad():
+            value = run().value
+        found = torch.autograd.grad(value, list(weights.values()), allow_unused=True) if value.requires_grad else ()
+    finally:
+        for weight in weights.values():
+            weight.requires_grad_(False)
+    return {name for name, gradient in zip(weights, found, strict=False) if gradient is not None and gradient.any()}
 
 
 def input_rows(model: Any) -> list[nn.Module]:

@@ -75,7 +75,7 @@ class Reading:
                 f"got {self.sequences}, {self.batch_size}, {self.max_length}"
             )
         if not self.text:
-            raise ValueError("a metric is measured on text; give --text FILE, or text=[…]")
+            raise ValueError("a calibration reads text; give --text FILE, or text=[…]")
 
 
 def read_outputs(folder: Path, reading: Reading) -> Outputs:
@@ -107,6 +107,7 @@ def _of_sentences(folder: Path, reading: Reading) -> Outputs:
 def _of_tokens(folder: Path, reading: Reading) -> Outputs:
     kind = head_kind(folder)
     model = open_model(folder, named_class(folder) if kind else AutoModel)
+    kind = None if model.config.is_encoder_decoder else kind
     model.to(reading.device).requires_grad_(False)  # pyright: ignore[reportArgumentType]
     tokenizer, draw = open_tokenizer(folder), torch.Generator().manual_seed(reading.seed)
 

@@ -6,6 +6,7 @@ from vocabpress.hf.page import Page, below, link, metadata, size_table, snippet,
 from vocabpress.hf.report import Recovered, Report, save_report
 
 UNCHANGED = "All other weights are unchanged."
+SHORT = "All other weights are stored in 16 bits."
 TRAINED = "The other weights were trained afterwards, see below."
 
 
@@ -66,7 +67,9 @@ def _other_weights(report: Report) -> str:
     """A sentence about all other weights."""
     if report.body is not None:
         return f"The body is quantised by {report.body}."
-    return TRAINED if any(done.mode == "model" for done in report.recovered) else UNCHANGED
+    if any(done.mode == "model" for done in report.recovered):
+        return TRAINED
+    return SHORT if any(part.role == "body" for part in report.linears) else UNCHANGED
 
 
 def _usage(code: str) -> str:

@@ -2,62 +2,73 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
 
 from vocabpress.embeddings import CompressedEmbedding
 from vocabpress.hf.states import SIGN, anchor
 from vocabpress.hf.stored import DIGESTS, SAFETENSORS_DTYPES
 
-Entry = tuple[str, tuple[int, ...], int]
-"""Dtype in the file, shape, and bytes of a tensor."""
-
 HEX = "0" * 64  # as long as a digest
 ALIGNED = 8
 
 
-def entry(tensor: Tensor, dtype: torch.dtype | None = None) -> Entry:
-    """The entry of a tensor that is saved, in another dtype or its own."""
-    kind = tensor.dtype if dtype is None or not tensor.is_floating_point() else dtype
-    name = str(kind).removeprefix("torch.")
-    return SAFETENSORS_DTYPES[name], tuple(tensor.shape), tensor.numel() * kind.itemsize
+def form_tensors(place: str, form: CompressedEmbedding) -> dict[str, Tensor]:
+    """The tensors of a form that stands for the module ``place``, on the meta device, under their names in files."""
+    key, found = anchor(form), dict[str, Tensor]()
+    for item in form.storage():
+        name = f"{place}.weight" if item.name == key else f"{place}.table.{item.name}"
+        found[name] = torch.empty(item.shape, dtype=getattr(torch, item.dtype), device="meta")
+    if key is not None:
+        found[f"{place}.{SIGN}"] = torch.empty(0, dtype=torch.uint8, device="meta")
+    return found
 
 
-def entries_of(place: str, form: CompressedEmbedding) -> dict[str, Entry]:
-    """The entries of a form that stands for the module ``place``."""
-    key = anchor(form)
-    found = {
-        f"{place}.weight" if item.name == key else f"{place}.table.{item.name}": (
-            SAFETENSORS_DTYPES[item.dtype],
-            item.shape,
-            item.bits // 8,
-        )
-        for item in form.storage()
-    }
-    return found if key is None else {**found, f"{place}.{SIGN}": ("U8", (0,), 0)}
+def header_bytes(model: PreTrainedModel, state: Mapping[str, Tensor], largest: int) -> int:
+    """At most the bytes of the header of a file, with digests of all tensors.
 
-
-def file_bytes(entries: Mapping[str, Entry]) -> int:
-    """At most the bytes of a file of these tensors: the header, with digests of all, and the data.
-
-    Offsets are counted with as many digits as the largest has.
+    Args:
+        model: The model, whose ties and names in files decide what is written.
+        state: All tensors of the model as they will be saved, under their names; only shapes and dtypes are read.
+        largest: Offsets have as many digits as this one.
     """
-    total = sum(size for _, _, size in entries.values())
-    header = {
-        name: {"dtype": dtype, "shape": list(shape), "data_offsets": [total, total]}
-        for name, (dtype, shape, _) in entries.items()
+    state = {name: tensor.to("meta") for name, tensor in state.items() if name not in _ignored(model)}
+    written = _written(model, state)
+    named, digested = revert_weight_conversion(model, dict(written)), [state]
+    if named.keys() != written.keys():
+        digested.append(revert_weight_conversion(model, dict(state)))
+    tensors = {
+        name: {
+            "dtype": SAFETENSORS_DTYPES[str(tensor.dtype).removeprefix("torch.")],
+            "shape": list(tensor.shape),
+            "data_offsets": [largest, largest],
+        }
+        for name, tensor in named.items()
     }
-    data = {"config": HEX, "tensors": [dict.fromkeys(entries, HEX)]}
+    data = {"config": HEX, "tensors": [dict.fromkeys(version, HEX) for version in digested]}
     metadata = {DIGESTS: _short(data), "format": "pt", "vocabpress_format_version": "10"}
-    length = len(_short({"__metadata__": metadata, **header}).encode())
-    return 8 + math.ceil(length / ALIGNED) * ALIGNED + total
+    length = len(_short({"__metadata__": metadata, **tensors}).encode())
+    return 8 + math.ceil(length / ALIGNED) * ALIGNED
 
 
-def left_after(limit: int, entries: Mapping[str, Entry], coded: Iterable[str]) -> int:
-    """Bytes that ``limit`` leaves for the data of some tensors, ``coded``, beside all else in the file."""
-    return limit - (file_bytes(entries) - sum(entries[name][2] for name in coded))
+def data_bytes(model: PreTrainedModel, state: Mapping[str, Tensor]) -> int:
+    """Bytes of all these tensors of a model in its file."""
+    return sum(tensor.numel() * tensor.itemsize for tensor in _written(model, state).values())
+
+
+def _written(model: PreTrainedModel, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without what is ignored, and what is tied to a tensor that is written."""
+    tied = {target for target, source in model.all_tied_weights_keys.items() if source in state}
+    gone = {*_ignored(model), *tied}
+    return {name: tensor for name, tensor in state.items() if name not in gone}
+
+
+def _ignored(model: PreTrainedModel) -> set[str]:
+    return set(model._keys_to_ignore_on_save or ())
 
 
 def _short(data: object) -> str:

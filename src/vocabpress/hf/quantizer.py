@@ -6,6 +6,7 @@ ignores an unknown quantization_config with a warning, and would run on a random
 """
 
 import copy
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -192,7 +193,7 @@ class VocabpressQuantizer(HfQuantizer):
             return state, metadata
         state = with_stored(state, tables)
         if config.short:
-            state = {name: shortened(name, tensor) for name, tensor in state.items()}
+            state = all_shortened(state)
         version = {"vocabpress_format_version": str(config.format_version)}
         return state, metadata | version | digests(model, state, config.to_dict())
 
@@ -248,14 +249,31 @@ class VocabpressQuantizer(HfQuantizer):
         return as_bool(self.inner.is_compileable)
 
 
-def shortened(name: str, tensor: Tensor) -> Tensor:
-    """A tensor of float32 in float16; all else as it is.
+def all_shortened(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a model, those of float32 in float16; tensors that share their memory still do.
 
     Raises:
         ValueError: If a number is too large for float16.
     """
-    if tensor.dtype != torch.float32 or tensor.is_meta:
-        return tensor
+    made = dict[tuple[Any, ...], Tensor]()
+
+    def short(name: str, tensor: Tensor) -> Tensor:
+        if tensor.dtype != torch.float32 or tensor.is_meta:
+            return tensor
+        place = tensor.data_ptr(), tensor.shape, tensor.stride()
+        if place not in made:
+            made[place] = shortened(name, tensor)
+        return made[place]
+
+    return {name: short(name, tensor) for name, tensor in state.items()}
+
+
+def shortened(name: str, tensor: Tensor) -> Tensor:
+    """A tensor in float16.
+
+    Raises:
+        ValueError: If a number is too large for float16.
+    """
     short = tensor.to(torch.float16)
     if bool((short.isinf() & tensor.isfinite()).any()):
         reach = float(tensor.abs().max())

@@ -5,6 +5,7 @@ from collections.abc import Collection
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from vocabpress.embeddings import CompressedEmbedding
 from vocabpress.hf.inner import is_quantised
@@ -68,18 +69,23 @@ def check_linear(model: PreTrainedModel, name: str) -> nn.Linear:
 
 
 def install_linear(model: PreTrainedModel, name: str, table: CompressedEmbedding) -> None:
-    """Replace the linear map ``name`` by one that reads ``table`` and has the same bias.
+    """Replace the linear map ``name``, or GPT-2's `Conv1D`, by one that reads ``table`` and has the same bias.
 
     Args:
         model: Changed in place.
         name: Name of the map.
-        table: The weight, on any device; moved to the map's, unless that is the meta device.
+        table: The weight, (outputs, inputs), on any device; moved to the map's, unless that is the meta device.
 
     Raises:
         ValueError: As `check_linear`, or if the shapes differ.
     """
-    module = check_linear(model, name)
-    _check_shape(name, module.out_features, module.in_features, table)
+    module = model.get_submodule(name)
+    if type(module) is Conv1D:
+        sides = module.nf, module.nx
+    else:
+        module = check_linear(model, name)
+        sides = module.out_features, module.in_features
+    _check_shape(name, *sides, table)
     model.set_submodule(name, CompressedLinear(table, module.bias))
 
 
@@ -110,7 +116,8 @@ def uninstall(model: PreTrainedModel, dtype: torch.dtype) -> None:
             scale = torch.full((), module.scale, device=module.table.device)
             dense.register_buffer("embed_scale", scale, persistent=False)
         with torch.no_grad():  # gives the same rows as inference, whose compiled loops round once
-            dense.weight = nn.Parameter(module.weight.to(dtype, copy=True))
+            weight = module.weight.to(dtype, copy=True)
+            dense.weight = nn.Parameter(weight.T.contiguous() if type(dense) is Conv1D else weight)
         for addition in (*ADDITIONS, "additional_fc"):
             if getattr(module, addition, None) is not None:
                 setattr(dense, addition, getattr(module, addition))

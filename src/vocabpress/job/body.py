@@ -1,6 +1,7 @@
 """Code the linear maps of a model, each behind those that are coded already."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,14 @@ from torch import Tensor, nn
 
 from vocabpress.calibrate.calibration import Calibration
 from vocabpress.calibrate.layers import Stack, find_stacks
-from vocabpress.calibrate.moments import Moments, measure_moments
+from vocabpress.calibrate.moments import Moments, measure_moments, read_directly
 from vocabpress.calibrate.outputs import Outputs, Reading, read_outputs
 from vocabpress.chunks import chunks
 from vocabpress.embeddings import CompressedEmbedding
 from vocabpress.embeddings.inference import lookup
 from vocabpress.hf.maps import find_maps, set_weight, weight_of
 from vocabpress.job.rates import Piece, map_piece
-from vocabpress.methods.ldlq import LDLQ
+from vocabpress.methods.ldlq import LDLQ, check_map
 from vocabpress.progress import Bar
 
 SEQUENCES, FEWEST, LENGTH, BATCH = 768, 64, 128, 16  # that maps are calibrated on
@@ -49,26 +50,44 @@ class Body:
         folder: Folder of the checkpoint.
         size: Weights of the model without its token table.
         text: Files to calibrate on.
+        names: Maps that may be coded, those of the model that is compressed: here it may have another head.
         method: How maps are coded.
         seed: Decides which lines of the text.
         device: Where to run.
         progress: Whether to draw progress bars on stderr.
+
+    Raises:
+        ValueError: If the text can't be read, or a map can't be coded.
     """
 
     def __init__(
-        self, folder: Path, size: int, text: Sequence[Path], method: LDLQ, seed: int, device: str | None, progress: bool
+        self,
+        folder: Path,
+        size: int,
+        text: Sequence[Path],
+        names: Collection[str],
+        method: LDLQ,
+        seed: int,
+        device: str | None,
+        progress: bool,
     ) -> None:
         place = torch.device(device or "cpu")
-        reading = Reading(text, max(FEWEST, min(SEQUENCES, WEIGHTS // size)), BATCH, LENGTH, seed, place, progress)
+        sequences = max(FEWEST, min(SEQUENCES, WEIGHTS // size))
+        reading = Reading(text, sequences, BATCH, LENGTH, seed, place, progress)
         self.outputs: Outputs = read_outputs(folder, reading)
         self.outputs.model.config.use_cache = False
         self.method, self.progress = method, progress
         self.folder = folder
-        self.maps: Mapping[str, nn.Module] = find_maps(self.outputs.model)
-        tokens = self.outputs.model.get_input_embeddings()
-        measured = {**self.maps, TOKENS: tokens}
-        self.moments: dict[str, Moments] = measure_moments(self.outputs.model, measured, self.outputs.batches, progress)
+        model, batches = self.outputs.model, self.outputs.batches
+        maps = {name: module for name, module in find_maps(model).items() if name in names}
+        measured = {**maps, TOKENS: model.get_input_embeddings()}
+        self.moments: dict[str, Moments] = measure_moments(model, measured, batches, progress)
         self.tokens = self.moments.pop(TOKENS)
+        apart = read_directly({name: maps[name] for name, seen in self.moments.items() if not seen.tokens}, batches[0])
+        self.maps: Mapping[str, nn.Module] = {name: module for name, module in maps.items() if name not in apart}
+        for name, module in self.maps.items():
+            with named(name):
+                check_map(weight_of(module), self.moments[name].inputs, self.moments[name].outputs)
 
     def with_metric(self, known: Calibration) -> Calibration:
         """A calibration with the metric of the token table."""
@@ -128,11 +147,18 @@ class Body:
     def _one(self, name: str, inputs: Tensor, mean: Tensor, bits: float) -> Coded:
         module = self.maps[name]
         weight = weight_of(module).float().clone()
-        try:
+        with named(name):
             form = self.method.fit(weight, inputs, self.moments[name].outputs, bits)
-        except ValueError as error:
-            raise ValueError(f"{name} can't be coded: {error}") from None
         error = weight - form.dense().detach()
         shift = None if isinstance(module, nn.Embedding) else error @ mean
         set_weight(module, weight - error, shift)
         return Coded(form, shift, float(error.square().sum()), float(weight.square().sum()))
+
+
+@contextmanager
+def named(name: str) -> Iterator[None]:
+    """Let errors name the map."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{name} can't be coded: {error}") from None

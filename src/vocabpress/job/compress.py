@@ -151,6 +151,7 @@ def compress(
     module_folders(folder)  # which are copied at the end, and may be broken
     page = read_page(folder)
     original = _open(folder, body_config(body) if isinstance(body, str) else body, tie, trust_remote_code)
+    wholly.check_original(original)
     request = Request(original.method_for(named), budget or FALLBACK, seed, shapes)
     wanted = None if budget is not None or shapes is not None or wholly.limited else quality or DEFAULT
     progress = progress and not shards.rank

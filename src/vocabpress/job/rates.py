@@ -43,18 +43,27 @@ def map_piece(shape: tuple[int, int], cost: float, method: LDLQ) -> Piece:
     return Piece(bits, [form.total_bits() for form in forms], losses, max(each, TINY) ** (ROOT - 1))
 
 
-def share_out(pieces: Mapping[str, Piece], limit: int) -> dict[str, float]:
-    """The bits of an entry of each piece, with the least loss that ``limit`` stored bits allow.
+def check_room(pieces: Mapping[str, Piece], limit: int, room: int) -> None:
+    """Check that a file can be so small.
+
+    Args:
+        pieces: What is coded in it.
+        limit: Bytes of the file.
+        room: Bytes of it that are left for the pieces.
 
     Raises:
         ValueError: If the least rates of all take more; the message has the bytes.
     """
-    least = sum(piece.costs[0] for piece in pieces.values())
-    if least > limit:
+    least = -(-sum(piece.costs[0] for piece in pieces.values()) // 8)
+    if least > room:
         raise ValueError(
-            f"{max(0, limit) // 8:,} bytes are left for what can be coded, which takes {-(-least // 8):,} at the "
-            f"least; allow {-(-(least - limit) // 8):,} bytes more"
+            f"the weight file takes {limit - room + least:,} bytes at the least, {limit - room:,} of them for what is "
+            f"not coded, such as norms and a head of its own; got {limit:,}"
         )
+
+
+def share_out(pieces: Mapping[str, Piece], limit: int) -> dict[str, float]:
+    """The bits of an entry of each piece, with the least loss that ``limit`` stored bits allow; see `check_room`."""
     most = max(len(piece.bits) for piece in pieces.values())
 
     def row(values: Sequence[float]) -> list[float]:  # a rate that a piece lacks is one that it has already

@@ -15,13 +15,13 @@ from vocabpress.embeddings import CompressedEmbedding
 from vocabpress.fitting.allocation import allocate
 from vocabpress.fitting.fold import power
 from vocabpress.hf.checkpoint import open_tokenizer
-from vocabpress.hf.filesize import Entry, entries_of, entry, left_after
+from vocabpress.hf.filesize import data_bytes, form_tensors, header_bytes
 from vocabpress.hf.fit import Fitted, Maps, fit
 from vocabpress.hf.linears import LinearOutcome
 from vocabpress.hf.maps import put_map, weight_of
 from vocabpress.hf.tables import base_prefix
 from vocabpress.job.body import Body, Coded
-from vocabpress.job.rates import Piece, share_out
+from vocabpress.job.rates import Piece, check_room, share_out
 from vocabpress.job.search import Bench, Settled
 from vocabpress.methods.tcq import WORDS
 
@@ -32,7 +32,6 @@ TABLE_HEADER = 4096  # bytes for names of the table's tensors in the file, befor
 # than it does at the few bits that tables have.
 TABLE_SHARE = 1 / 40
 CLASS = 16  # tokens of the most frequent class
-SHORT = torch.float16  # for all that is not coded
 
 
 @dataclass(frozen=True)
@@ -60,38 +59,30 @@ class Whole:
             ValueError: If it can't be so small.
         """
         maps = self.body.pieces()
-        shapes = {name: weight_of(module).shape for name, module in self.body.maps.items()}
-        with torch.device("meta"):
-            least = {name: self.body.method.empty(*shape, maps[name].bits[0]) for name, shape in shapes.items()}
-        pieces = {**maps, TABLE: self._table_piece(maps)}
-        room = 8 * (self._room(limit, least, None) - TABLE_HEADER)
-        chosen = share_out(pieces, room)
-        table = pieces[TABLE]
+        table = self._table_piece(maps)
+        room = self._room(limit, None) - TABLE_HEADER
+        check_room({**maps, TABLE: table}, limit, room)
+        chosen = share_out({**maps, TABLE: table}, 8 * room)
         size = table.costs[list(table.bits).index(chosen[TABLE])] // 8
         request = replace(self.bench.request, budget=Budget.bytes(size))
         bench = self.bench
         fitted = fit(bench.original, request, self.calibration, bench.device, bench.shards, bench.progress)
-        rates = share_out(maps, 8 * self._room(limit, least, fitted.table))
-        return self._code(fitted, rates)
+        room = self._room(limit, fitted.table)
+        check_room(maps, limit, room)
+        return self._code(fitted, share_out(maps, 8 * room))
 
-    def _room(self, limit: int, maps: Mapping[str, CompressedEmbedding], table: CompressedEmbedding | None) -> int:
-        """Bytes left for the codes of all maps, and for those of the table unless it is there."""
-        model, coded = self.bench.original.model, list[str]()
-        prefix = base_prefix(model)
-        places = {f"{prefix}{name}": form for name, form in maps.items()}
-        gone = {f"{name}.weight" for name in (*places, self.bench.original.name, *self.bench.original.tied)}
-        entries: dict[str, Entry] = {
-            name: entry(tensor, SHORT if tensor.dtype == torch.float32 else None)
-            for name, tensor in model.state_dict().items()
-            if name not in gone
-        }
-        for place, form in places.items():
-            own = entries_of(place, form)
-            coded += own
-            entries |= own
+    def _room(self, limit: int, table: CompressedEmbedding | None) -> int:
+        """Bytes that a file leaves for the codes of all maps, and for the table unless it is there."""
+        original, method, coded = self.bench.original, self.body.method, dict[str, Tensor]()
+        places = {f"{base_prefix(original.model)}{name}": module for name, module in self.body.maps.items()}
+        with torch.device("meta"):
+            for place, module in places.items():  # of the highest rate, whose shapes have the most digits
+                coded |= form_tensors(place, method.empty(*weight_of(module).shape, method.rates[-1]))
+            gone = {f"{name}.weight" for name in (*places, original.name, *original.tied)}
+            state = {name: short(each) for name, each in original.model.state_dict().items() if name not in gone}
         if table is not None:
-            entries |= entries_of(self.bench.original.name, table)
-        return left_after(limit, entries, coded)
+            state |= form_tensors(original.name, table)
+        return limit - header_bytes(original.model, state | coded, limit) - data_bytes(original.model, state)
 
     def _table_piece(self, maps: Mapping[str, Piece]) -> Piece:
         """The rates of the table, and what they cost the output for a token, if each axis has a rate for all tokens."""
@@ -143,6 +134,11 @@ class Whole:
             relative_error=sum(each.error for each in coded.values()) / sum(each.squares for each in coded.values()),
             seconds=seconds,
         )
+
+
+def short(tensor: Tensor) -> Tensor:
+    """What is stored of a tensor that is not coded, on the current device, without its numbers."""
+    return torch.empty(tensor.shape, dtype=torch.float16 if tensor.dtype == torch.float32 else tensor.dtype)
 
 
 def _classes(table: Tensor, counts: Tensor, metric: Tensor) -> tuple[Tensor, Tensor]:

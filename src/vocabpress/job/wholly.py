@@ -12,13 +12,17 @@ from vocabpress.calibrate.own import TOKENS, own_files, writes
 from vocabpress.fitting.shards import Shards
 from vocabpress.hf.fit import Maps
 from vocabpress.hf.folders import weight_bytes
+from vocabpress.hf.inner import method_of
+from vocabpress.hf.maps import find_maps, weight_of
 from vocabpress.hf.original import Original
+from vocabpress.hf.quantizer import shortened
 from vocabpress.hf.request import LinearShapes
-from vocabpress.job.body import Body
+from vocabpress.hf.tables import base_prefix
+from vocabpress.job.body import Body, named
 from vocabpress.job.search import Bench, Settled
 from vocabpress.job.text import DECLARATION, JobText
 from vocabpress.job.whole import Whole
-from vocabpress.methods.ldlq import LDLQ
+from vocabpress.methods.ldlq import LDLQ, check_weight
 
 TRELLIS = "trellis"
 BITS = 3.0
@@ -83,6 +87,29 @@ class Wholly:
         """Whether the pass over text that the maps need measures the metric of the table, too: not that of a head."""
         return bool(self) and not original.ties_head
 
+    def check_original(self, original: Original) -> None:
+        """Raise ValueError if the model can't be stored so, before anything is measured."""
+        if not self:
+            return
+        model = original.model
+        body = getattr(model, "hf_quantizer", None)
+        if body is not None:
+            raise ValueError(
+                f"the body is quantised by {method_of(body.quantization_config)} already, so its maps can't be coded; "
+                "start from the original, or leave out the body and the size of the model"
+            )
+        maps = find_maps(model)
+        if not maps:
+            raise ValueError(f"{type(model).__name__} has no linear maps that can be coded; compress its table alone")
+        for name, module in maps.items():
+            with named(name):
+                check_weight(weight_of(module))
+        coded = {f"{base_prefix(model)}{name}.weight" for name in maps}
+        table = {f"{name}.weight" for name in (original.name, *original.tied)}
+        for name, tensor in model.state_dict().items():
+            if tensor.dtype == torch.float32 and name not in coded | table:
+                shortened(name, tensor)
+
     def body(self, other: str | None) -> str | None:
         """The body as the command line has it; ``other`` if this is no request."""
         return TRELLIS if self.bits is not None else other
@@ -103,8 +130,9 @@ class Wholly:
         seed = bench.request.seed
         tokens = TOKENS if text.name == DECLARATION and writes(folder) else 0
         with own_files(folder, tokens, seed, torch.device(bench.device or "cpu"), bench.progress) as own:
+            names, files = find_maps(bench.original.model), [*own, *text.files]
             size = bench.original.model.num_parameters() - bench.original.weight.numel()
-            body = Body(folder, size, [*own, *text.files], self.method, seed, bench.device, bench.progress)
+            body = Body(folder, size, files, names, self.method, seed, bench.device, bench.progress)
         if self.measures(bench.original) and text.name != DECLARATION and known.metric is None:
             known = body.with_metric(known)
         whole = Whole(bench, body, known)

@@ -34,6 +34,7 @@ from vocabpress.packing import pack
 
 SIDE = 16  # of a tile
 ENTRIES = SIDE * SIDE
+MOST_SIZE = 2.0**12  # root mean square of a map's entries, whose scales are stored in float16
 # Bits of an entry -> runs of a tile. Two entries a step are worse than two rates side by side, but for 3/2.
 RATES: dict[float, tuple[Run, ...]] = {
     1: (Run(ENTRIES, 1),),
@@ -124,7 +125,7 @@ class LDLQ:
             bits: Bits of an entry, among `rates`.
 
         Raises:
-            ValueError: If the weight or moments are not finite, or the bits are not among `rates`.
+            ValueError: As `check_map`, or if the bits are not among `rates`.
         """
         check_map(weight, inputs, outputs)
         form = self.empty(*weight.shape, bits).to(weight.device)
@@ -181,15 +182,27 @@ def check_map(weight: Tensor, inputs: Tensor, outputs: Tensor | None) -> None:
     """Check that a map can be coded.
 
     Raises:
-        ValueError: If a number is not finite, or moments have another size.
+        ValueError: As `check_weight`, or if a moment is not finite, or moments have another size.
     """
-    if not bool(weight.isfinite().all()):
-        raise ValueError("its weight holds NaN or infinite values; repair the checkpoint first")
+    check_weight(weight)
     for moments, size, what in ((inputs, weight.shape[1], "inputs"), (outputs, weight.shape[0], "outputs")):
         if moments is not None and moments.shape != (size, size):
             raise ValueError(f"it has {size} {what}, their moments have the shape {tuple(moments.shape)}")
         if moments is not None and not bool(moments.isfinite().all()):
             raise ValueError(f"its {what} are NaN or infinite for some text, so it can't be calibrated")
+
+
+def check_weight(weight: Tensor) -> None:
+    """Check that a weight can be coded.
+
+    Raises:
+        ValueError: If a number is not finite or too large.
+    """
+    if not bool(weight.isfinite().all()):
+        raise ValueError("its weight holds NaN or infinite values; repair the checkpoint first")
+    if float(weight.double().square().mean().sqrt()) > MOST_SIZE:
+        reach = float(weight.abs().max())
+        raise ValueError(f"its weight reaches {reach:.3g}, too large for codes with scales in float16")
 
 
 @lru_cache(maxsize=16)
