@@ -135,6 +135,7 @@ def _add_reads(moments: Moments, ids: Tensor, gradient: Tensor | None, counts: T
         return
     ids = ids.expand(counts.shape) if ids.ndim == 2 else ids
     kept = counted(gradient.expand(*counts.shape, -1), counts)
+    moments.inputs += (kept.T @ kept).cpu()
     moments.tokens += len(kept)
     if moments.outputs is None:
         return
