@@ -312,6 +312,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "encoder-e5": lambda: realtables.compared("encoder-e5", realtables.ENCODERS),
     "tied-heads": realtables.tied_heads,
     "tied-weights": realtables.tied_weights,
+    "whole": realtables.whole,
     "finetune-rte": lambda: grid("finetune", "rte", "accuracy", 1),
     "finetune-mrpc": lambda: grid("finetune", "mrpc", "f1", 1),
     "finetune-cola": lambda: grid("finetune", "cola", "matthews", 1),

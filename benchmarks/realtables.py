@@ -97,3 +97,20 @@ def tied_weights() -> str:
     ]
     headers = ["ratio", "", *(f"{text}, {name}" for text in ("WikiText-2", "stories") for name in columns)]
     return table(headers, lines or [[PLACEHOLDER, *["-"] * (len(headers) - 1)]])
+
+
+def whole() -> str:
+    """A line for each model at each ratio: bytes, and what is left of each measure."""
+    file = RESULTS / "whole.json"
+    found = {each.variant: each for each in (read_results(file) if file.exists() else [])}
+    columns = {"STS-B dev": "stsb_dev", "retrieval, top 1": "top1"}
+    lines = []
+    for name, row in found.items():
+        before = found[f"{row.settings['model']}, original"].metrics
+        shares = [f"{100 * row.metrics[m] / before[m]:.1f} %" if m in before else "-" for m in columns.values()]
+        ratio = f"{row.metrics['perplexity'] / before['perplexity']:.3f}" if "perplexity" in before else "-"
+        quality = f"{row.metrics['quality']:.1f}" if "quality" in row.metrics else "-"
+        parts = [size(int(row.metrics[p])) if p in row.metrics else "-" for p in ("table_bytes", "body_bytes")]
+        lines.append([name, size(row.bytes["file"]), *parts, quality, *shares, ratio])
+    headers = ["", "file", "table", "maps", "quality", *columns, "perplexity over the original's"]
+    return table(headers, lines or [[PLACEHOLDER, *["-"] * (len(headers) - 1)]])

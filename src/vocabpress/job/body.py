@@ -72,7 +72,8 @@ class Body:
         progress: bool,
     ) -> None:
         place = torch.device(device or "cpu")
-        reading = Reading(text, max(FEWEST, min(SEQUENCES, WEIGHTS // size)), BATCH, LENGTH, seed, place, progress)
+        sequences = max(FEWEST, min(SEQUENCES, WEIGHTS // size))
+        reading = Reading(text, sequences, BATCH, LENGTH, seed, place, progress)
         self.outputs: Outputs = read_outputs(folder, reading)
         self.outputs.model.config.use_cache = False
         self.method, self.progress = method, progress

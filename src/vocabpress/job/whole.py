@@ -77,7 +77,8 @@ class Whole:
         places = {f"{base_prefix(original.model)}{name}": module for name, module in self.body.maps.items()}
         with torch.device("meta"):
             for place, module in places.items():  # of the highest rate, whose shapes have the most digits
-                coded |= form_tensors(place, method.empty(*weight_of(module).shape, method.rates[-1]))
+                rows, columns = weight_of(module).shape
+                coded |= form_tensors(place, method.empty(rows, columns, method.rates[-1]))
             gone = {f"{name}.weight" for name in (*places, original.name, *original.tied)}
             state = {name: short(each) for name, each in original.model.state_dict().items() if name not in gone}
         if table is not None:

@@ -128,7 +128,8 @@ class LDLQ:
             ValueError: As `check_map`, or if the bits are not among `rates`.
         """
         check_map(weight, inputs, outputs)
-        form = self.empty(*weight.shape, bits).to(weight.device)
+        rows, columns = weight.shape
+        form = self.empty(rows, columns, bits).to(weight.device)
         tiles = next(part for part in form.modules() if isinstance(part, Tiles))
         left = damped(outputs, self.output_damping) if outputs is not None and self.feedback == "both" else None
         right = damped(inputs, self.damping) if self.feedback != "none" else None
