@@ -5,7 +5,16 @@ import torch
 from torch import nn
 
 import wide
-from vocabpress.calibrate.moments import MOST_OUTPUTS, Moments, counted, measure_moments, read_directly, together
+from vocabpress.calibrate.metric import gradients_of
+from vocabpress.calibrate.moments import (
+    MOST_OUTPUTS,
+    Moments,
+    counted,
+    input_rows,
+    measure_moments,
+    read_directly,
+    together,
+)
 from vocabpress.calibrate.outputs import Ran
 from vocabpress.hf.maps import find_maps, weight_of
 
@@ -125,6 +134,19 @@ def test_positions_are_read_by_their_gradients(name):
     spread = torch.ones(len(reads)) / (2 * len(reads))
     torch.testing.assert_close(found.outputs, (reads / 84 + spread).diag())
     assert float(found.outputs.trace()) == pytest.approx(1, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["bert", "bart", "t5"])
+def test_the_metric_of_the_token_table_is_measured_along_with_the_maps(name):
+    model = frozen(name)
+    batches, tables = wide.batches(model), input_rows(model)
+    found = measure_moments(model, {str(at): table for at, table in enumerate(tables)}, batches)
+    both = together(list(found.values()))
+    gradients = torch.cat([gradients_of(tables, None, batch)[0] for batch in batches])
+    assert both.tokens == len(gradients)
+    torch.testing.assert_close(both.inputs, gradients.T @ gradients / len(gradients), rtol=1e-4, atol=1e-6)
+    assert float(both.inputs.trace()) > 0
+    assert all(each.outputs is None for each in found.values())
 
 
 def test_a_map_that_no_text_reaches_has_no_moments():

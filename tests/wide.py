@@ -1,9 +1,14 @@
 """Tiny models whose linear maps are large enough to be coded, and text for them."""
 
+import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
+from safetensors import safe_open
 from torch import Tensor
 from transformers import (
     AlbertConfig,
@@ -35,7 +40,9 @@ from transformers import (
 )
 
 import tiny
+from vocabpress import TCQ, compress
 from vocabpress.calibrate.outputs import Output, Ran
+from vocabpress.job import write
 
 SIZES = {
     "vocab_size": tiny.VOCAB,
@@ -50,6 +57,13 @@ MOE = {"num_key_value_heads": 2, "moe_intermediate_size": 64, "shared_expert_int
 T5 = {"d_model": 64, "num_layers": 2, "num_heads": 2, "d_ff": 128, "d_kv": 32, "decoder_start_token_id": 0}
 BART = {**tiny.BART, "d_model": 64, "encoder_ffn_dim": 128, "decoder_ffn_dim": 128, "max_position_embeddings": 128}
 DISTILBERT = {"dim": 64, "hidden_dim": 128, "n_layers": 2, "n_heads": 2, "max_position_embeddings": 128}
+
+PARTS = [
+    {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}
+    for number, (path, kind) in enumerate((("", "Transformer"), ("1_Pooling", "Pooling")))
+]
+QUIET = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
+FAST = TCQ(memory=8)
 
 MODELS: dict[str, Callable[[], PreTrainedModel]] = {
     "bert": lambda: BertModel(BertConfig(**SIZES)),
@@ -87,10 +101,21 @@ def make(name: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     return model
 
 
-def save(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
+def _save(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
     """A checkpoint folder with a tokenizer that can mask and pad."""
     make(name, dtype).save_pretrained(folder)
     tiny.tokenizer_files(folder, pad_token="w209", mask_token="w205")
+    return folder
+
+
+def save(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
+    """A checkpoint with a tokenizer; "sentences" is one that sentence-transformers knows."""
+    _save("bert" if name == "sentences" else name, folder, dtype)
+    if name == "sentences":
+        pooling = {"word_embedding_dimension": 64, "pooling_mode_mean_tokens": True}
+        (folder / "1_Pooling").mkdir()
+        (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+        (folder / "modules.json").write_text(json.dumps(PARTS))
     return folder
 
 
@@ -117,3 +142,31 @@ def batches(model: PreTrainedModel, count: int = 2) -> list[Output]:
         return output
 
     return [run(number) for number in range(count)]
+
+
+class Done:
+    """A model that was compressed: its folders, the report, and what was in memory when it was saved."""
+
+    def __init__(self, name: str, base: Path, text: Path, **asked: Any) -> None:
+        self.source, self.out, models = save(name, base / "in"), base / "out", []
+        saved = lambda model, folder: models.append(model) or model.save_pretrained(folder)  # noqa: E731
+        with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(action="ignore"):
+            patch.setattr(write, "save", saved)
+            self.report = compress(self.source, self.out, method=FAST, text=[text], **asked)
+        self.model = models[0].eval()
+
+    @property
+    def file(self) -> Path:
+        return self.out / "model.safetensors"
+
+    def load(self, **how: Any) -> Any:
+        with warnings.catch_warnings(action="error"):
+            model, info = type(self.model).from_pretrained(self.out, output_loading_info=True, **how)
+        assert info == QUIET
+        return model.eval()
+
+
+def entries(file: Path) -> dict[str, str]:
+    """Name -> dtype of the tensors in a file."""
+    with safe_open(file, "pt") as opened:
+        return {key: opened.get_slice(key).get_dtype() for key in opened.keys()}  # noqa: SIM118

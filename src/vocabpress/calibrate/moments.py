@@ -32,7 +32,7 @@ class Moments:
 
     Attributes:
         inputs: H, (inputs, inputs).
-        outputs: G, (outputs, outputs); None for maps of more than `MOST_OUTPUTS`, or without gradients.
+        outputs: G, (outputs, outputs); None for maps of more than `MOST_OUTPUTS`, and for tables of tokens.
         mean: Of the inputs, (inputs).
         tokens: How many there were; 0 if no text reaches the map.
         coherence: E |sum_t g_t^T x_t|^2 over sequences, over the sum of E |g_t|^2 |x_t|^2; inputs without their mean.
@@ -45,9 +45,9 @@ class Moments:
     coherence: float = 1.0
 
     @classmethod
-    def none(cls, outputs: int, inputs: int) -> "Moments":
-        """Of a map that nothing has reached so far."""
-        seen = torch.zeros(outputs, outputs) if outputs <= MOST_OUTPUTS else None
+    def none(cls, outputs: int, inputs: int, most: int = MOST_OUTPUTS) -> "Moments":
+        """Of a map that nothing has reached so far; G is there for ``most`` outputs or less."""
+        seen = torch.zeros(outputs, outputs) if outputs <= most else None
         return cls(torch.zeros(inputs, inputs), seen, torch.zeros(inputs))
 
 
@@ -92,9 +92,12 @@ def measure_moments(
         batches: From `read_outputs`.
         progress: Whether to draw a progress bar on stderr.
     """
-    found = {name: Moments.none(*weight_of(module).shape) for name, module in maps.items()}
-    squares = {name: torch.zeros(2, dtype=torch.float64) for name in maps}
     rows = input_rows(model)
+    found = {
+        name: Moments.none(*weight_of(module).shape, most=0 if module in rows else MOST_OUTPUTS)
+        for name, module in maps.items()
+    }
+    squares = {name: torch.zeros(2, dtype=torch.float64) for name in maps}
     for run in Bar(batches, desc="linear maps", disable=not progress):
         with starting_at(rows), Seen(maps) as seen, torch.enable_grad():
             ran = run()
