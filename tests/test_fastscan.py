@@ -24,6 +24,21 @@ def test_one_table_for_two_codes_by_hand():
     assert byte_tables(tables, 2)[..., 0].tolist() == [[11.0, 12.0, 31.0, 32.0], [100.0, 500.0, 100.0, 500.0]]
 
 
+@pytest.mark.parametrize("method", [TCQ(memory=8), FastScan()])
+def test_the_smallest_size_that_is_planned_is_fitted(method):
+    table, least = torch.randn(211, 64), 1
+    with pytest.raises(ValueError, match="bytes"):
+        method.plans(*table.shape, Budget.bytes(least))
+    while least < 2000:
+        try:
+            method.plans(*table.shape, Budget.bytes(least))
+        except ValueError:
+            least += 1
+        else:
+            break
+    assert method.fit(table, budget=Budget.bytes(least)).total_bits() == 8 * least
+
+
 @pytest.mark.parametrize("bits", range(1, 9))
 def test_logits_decode_no_row(bits, monkeypatch):
     form = Codebooks(50, Dense(3 << bits, 4), bits, segments=5, stages=3, shared=True)

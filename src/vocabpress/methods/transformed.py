@@ -159,8 +159,8 @@ class TransformMethod(Method):
                     lost = plan.get("uneven", 1.0) * 4.1 * 4.0 ** -min(bits, 12)
                     promised = distortion + lost * float(blocks.energy[:, :used].sum())
                     promises[count, used, bits] = promised * (1 - IN_DOUBT * count / self.blocks)
-        # The last is the plan that `plans` has found to fit.
-        for count, used, bits in (*sorted(promises, key=promises.__getitem__), (1, 1, BASIS_BITS[-1])):
+        smallest = () if floor else ((1, 1, BASIS_BITS[-1]),)  # the plan that `plans` has found to fit
+        for count, used, bits in (*sorted(promises, key=promises.__getitem__), *smallest):
             found = self._exact(table, cuts[count], used, bits, plan["limit"])
             if found is not None:
                 return found | {"cut": count}
