@@ -67,10 +67,11 @@ class Seen:
 
     def _recorder(self, name: str) -> Any:
         def record(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
-            if isinstance(module, nn.Embedding):  # nothing before it has a gradient
+            embedding = isinstance(module, nn.Embedding)
+            if embedding:  # nothing before it has a gradient
                 output = output.detach().requires_grad_(torch.is_grad_enabled())
             self.found.append((name, given_to(args, kwargs).detach(), output))
-            return output
+            return output.clone() if embedding else output  # some models scale rows in place
 
         return record
 
@@ -137,15 +138,18 @@ def _add(moments: Moments, squares: Tensor, values: Tensor, gradient: Tensor | N
 def _add_reads(moments: Moments, ids: Tensor, gradient: Tensor | None, counts: Tensor) -> None:
     if gradient is None:
         return
-    ids = ids.expand(counts.shape) if ids.ndim == 2 else ids
-    kept = counted(gradient.expand(*counts.shape, -1), counts)
+    # Rows that are read once for all sequences have the sum of their gradients. Outputs are drawn for each sequence
+    # (see `outputs`), so the squares of such sums are sums of squares on average.
+    kept = counted(gradient, counts) if gradient.shape[:-1] == counts.shape else gradient.flatten(0, -2).float()
+    alike = ids.shape == counts.shape or ids.shape in (counts.shape[1:], (1, *counts.shape[1:]))
+    read = ids.expand(counts.shape)[counts] if alike else ids.flatten()
     moments.inputs += (kept.T @ kept).cpu()
-    moments.tokens += len(kept)
+    moments.tokens += len(read)
     if moments.outputs is None:
         return
-    read = (ids[counts] if ids.shape == counts.shape else ids.flatten()).bincount(minlength=len(moments.outputs))
+    reads = read.bincount(minlength=len(moments.outputs))
     # Half of the reads are spread evenly: longer texts than these may read other rows.
-    moments.outputs += (read.float() / 2 + len(kept) / (2 * len(read))).diag().cpu()
+    moments.outputs += (reads.float() / 2 + len(read) / (2 * len(reads))).diag().cpu()
 
 
 def _finish(moments: Moments, squares: Tensor) -> None:
@@ -208,7 +212,8 @@ class starting_at:  # noqa: N801
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         self._hooks = [
-            module.register_forward_hook(lambda _m, _i, rows: rows.detach().requires_grad_()) for module in modules
+            module.register_forward_hook(lambda _m, _i, rows: rows.detach().requires_grad_().clone())
+            for module in modules
         ]
 
     def __enter__(self) -> None:

@@ -106,7 +106,7 @@ def _of_sentences(folder: Path, reading: Reading) -> Outputs:
 
 def _of_tokens(folder: Path, reading: Reading) -> Outputs:
     kind = head_kind(folder)
-    model = open_model(folder, named_class(folder) if kind else AutoModel)
+    model = open_model(folder, named_class(folder)) if kind else _without_head(folder)
     kind = None if model.config.is_encoder_decoder else kind
     model.to(reading.device).requires_grad_(False)  # pyright: ignore[reportArgumentType]
     tokenizer, draw = open_tokenizer(folder), torch.Generator().manual_seed(reading.seed)
@@ -134,6 +134,13 @@ def _of_tokens(folder: Path, reading: Reading) -> Outputs:
     batches = by_length(lengths_of(examples), reading.batch_size, longest_first=False)
     batches = [output(ready(sequences.collate([examples[i] for i in b]), model, reading.device)) for b in batches]
     return Outputs(model, "predictions" if kind else "hidden", len(examples), batches)
+
+
+def _without_head(folder: Path) -> PreTrainedModel:
+    try:
+        return open_model(folder, AutoModel)
+    except ValueError:  # such as an encoder whose type has a decoder, too
+        return open_model(folder, named_class(folder)).base_model  # pyright: ignore[reportReturnType]
 
 
 def _drawn(items: list[Any], reading: Reading, draw: torch.Generator) -> list[Any]:
