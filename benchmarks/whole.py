@@ -78,9 +78,8 @@ def measure(row: Row) -> Result:
         metrics["body_bytes"] = report.linears[0].bytes_after
         metrics |= {} if report.change_unrecovered is None else {"unrecovered": report.change_unrecovered.quality}
         details, seconds = asdict(report), report.seconds
-    found = evaluate(
-        folder, tasks_of(row.model), against=original, data=CACHE / "data", text=[TEXT / "wikitext-2-valid.txt"], progress=True
-    )
+    tasks, text = tasks_of(row.model), [TEXT / "wikitext-2-valid.txt"]
+    found = evaluate(folder, tasks, against=original, data=CACHE / "data", text=text, progress=True)
     for each in found:
         metrics |= {name: value for name, value in each.metrics.items() if isinstance(value, float)}
     sizes = {"file": weight_bytes(folder)}
