@@ -18,7 +18,9 @@ from vocabpress.cli import names
 from vocabpress.evaluate import GLUE, TASKS
 from vocabpress.hf.inner import BODIES
 from vocabpress.hf.request import PRESETS
+from vocabpress.job.wholly import BITS
 from vocabpress.methods import METHODS
+from vocabpress.methods.ldlq import LDLQ
 from vocabpress.recover import OBJECTIVES, Recovery
 
 AT_ONCE = """
@@ -102,7 +104,10 @@ def test_all_that_is_exported_is_there():
     assert files("vocabpress").joinpath("py.typed").is_file()
 
 
-def test_what_help_names_is_what_there_is():
+def test_what_help_names_is_what_there_is(capsys):
+    *rates, last = (f"{bits:g}" for bits in LDLQ().rates)
+    said = " ".join(run(capsys, "compress", "--help")[1].split())
+    assert f"Bits of a weight with --body trellis: {', '.join(rates)} or {last}. [{BITS:g}]" in said
     assert set(names.METHODS) == set(METHODS)
     assert tuple(TASKS) == names.TASKS
     assert names.GLUE == GLUE

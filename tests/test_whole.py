@@ -162,6 +162,7 @@ def test_maps_at_one_rate_from_the_command_line(text, tmp_path, capsys):
     assert "--body trellis --body-bits 2" in report["command"]
     assert report["model_bytes_after"] == (tmp_path / "out" / "model.safetensors").stat().st_size
     assert "linear maps of body" in err
+    assert "linear maps in trellis codes" in err
     code, out, err = run(capsys, "inspect", tmp_path / "out", "--json")
     assert code == 0, err
     found = json.loads(out)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from vocabpress.calibrate.outputs import Output
 from vocabpress.hf.maps import weight_of
+from vocabpress.hf.tables import input_table_name
 from vocabpress.progress import Bar
 
 MOST_OUTPUTS = 2**14  # of a map whose G is measured
@@ -198,7 +199,7 @@ def read_directly(maps: Mapping[str, nn.Module], run: Output) -> set[str]:
 
 def input_rows(model: Any) -> list[nn.Module]:
     """The embeddings of tokens, whose output the gradients go back to."""
-    weight = model.get_input_embeddings().weight
+    weight = model.get_submodule(input_table_name(model)).weight
     return [each for each in model.modules() if isinstance(each, nn.Embedding) and each.weight is weight]
 
 

@@ -100,7 +100,8 @@ def print_report(report: "Report") -> None:
             for p in report.linears
         ]
         headers = ["linear maps", "stored as", "maps", "parameters before", "after", "relative error"]
-        print_table(headers, rows, "linear maps; left factors of Kronecker products, or bits of a weight")
+        coded = report.linears[0].role == "body"
+        print_table(headers, rows, "linear maps in trellis codes" if coded else "linear maps as Kronecker products")
 
 
 def print_recovery(report: "RecoveryReport") -> None:

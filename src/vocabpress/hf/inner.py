@@ -29,8 +29,9 @@ HOOKS = (
 )
 """Hooks of a quantizer about single parameters and the environment. Some versions of transformers lack some."""
 
-BODIES = ("int8",)
-"""Bodies of other libraries that ``body`` in `vocabpress.compress` can name."""
+TRELLIS, INT8 = "trellis", "int8"
+BODIES = (TRELLIS, INT8)
+"""Bodies that ``body`` in `vocabpress.compress` can name: ours, and those of other libraries."""
 
 
 class Unquantised(HfQuantizer):
@@ -44,12 +45,12 @@ class Unquantised(HfQuantizer):
 
 
 def body_config(name: str) -> QuantizationConfigMixin:
-    """The config to quantise a body with: ``"int8"`` is torchao's weight-only int8, one scale per row.
+    """The config to quantise a body of another library with: ``"int8"`` is torchao's weight-only int8, a scale a row.
 
     Raises:
         ValueError: If the name is unknown, or torchao is not installed.
     """
-    if name not in BODIES:
+    if name != INT8:
         raise ValueError(
             f"unknown body {name!r}; choose from {', '.join(BODIES)}, or quantise the body first, then compress"
         )

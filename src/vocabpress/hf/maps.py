@@ -10,7 +10,7 @@ from transformers.pytorch_utils import Conv1D
 from vocabpress.embeddings import CompressedEmbedding
 from vocabpress.hf.inner import is_quantised
 from vocabpress.hf.swap import install, install_linear
-from vocabpress.hf.tables import base_prefix, tied_modules
+from vocabpress.hf.tables import base_prefix, input_table_name, tied_modules
 
 LEAST = 2**12  # entries of a map that is worth coding
 LEAST_ROWS = 16  # of an embedding
@@ -22,9 +22,11 @@ def find_maps(model: PreTrainedModel) -> dict[str, nn.Module]:
     Embeddings of other things than tokens, such as positions, are among them. What is tied to something, quantised, or
     has fewer than `LEAST` entries is left out.
     """
-    base, prefix = model.base_model, base_prefix(model)
-    tokens, found = model.get_input_embeddings(), dict[str, nn.Module]()
-    for name, module in base.named_modules():
+    base: nn.Module = model.base_model
+    prefix, found = base_prefix(model), dict[str, nn.Module]()
+    tokens = model.get_submodule(input_table_name(model))
+    for name, each in base.named_modules():
+        module: Any = each
         plain = type(module) in (nn.Linear, Conv1D)
         if type(module) is nn.Embedding and module is not tokens:
             plain = module.num_embeddings >= LEAST_ROWS and module.max_norm is None

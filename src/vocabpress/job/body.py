@@ -112,7 +112,7 @@ class Body:
     @torch.no_grad()
     def read(self, table: CompressedEmbedding) -> None:
         """Go on with the rows of a compressed token table, and the head that is tied to it."""
-        weight: Any = self.outputs.model.get_input_embeddings().weight
+        weight: Any = input_rows(self.outputs.model)[0].weight
         for part in chunks(*weight.shape):
             weight[part] = lookup(table, torch.arange(part.start, part.stop, device=table.device)).to(weight)
 

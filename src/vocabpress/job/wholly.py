@@ -12,7 +12,7 @@ from vocabpress.calibrate.own import TOKENS, own_files, writes
 from vocabpress.fitting.shards import Shards
 from vocabpress.hf.fit import Maps
 from vocabpress.hf.folders import weight_bytes
-from vocabpress.hf.inner import method_of
+from vocabpress.hf.inner import TRELLIS, method_of
 from vocabpress.hf.maps import find_maps, weight_of
 from vocabpress.hf.original import Original
 from vocabpress.hf.quantizer import shortened
@@ -24,7 +24,6 @@ from vocabpress.job.text import DECLARATION, JobText
 from vocabpress.job.whole import Whole
 from vocabpress.methods.ldlq import LDLQ, check_weight
 
-TRELLIS = "trellis"
 BITS = 3.0
 
 
