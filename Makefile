@@ -16,7 +16,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-demo: $(READY)  ## Compress the table of a real model 25 times by four methods, and show what it cost (minutes)
+demo: $(READY)  ## Compress a real sentence encoder, its table alone and all of it, and show what it cost (minutes)
 	$(BIN)/python examples/demo.py --output demo-output
 
 demo-llm: $(READY)  ## Compress the tied table of a small language model at three sizes, and show what it then says (minutes)

@@ -65,7 +65,7 @@ def tasks_of(model: str) -> dict[str, Any]:
     return {"sts": make_task("sts"), "retrieval": make_task("retrieval", languages=languages)}
 
 
-def measure(row: Row, data: Path) -> Result:
+def measure(row: Row) -> Result:
     """Compress, unless that is done, and measure."""
     original, seconds, details = MODELS[row.model], 0.0, dict[str, Any]()
     folder = original if row.ratio is None else CACHE / "whole" / row.name.replace(", ", "-")
@@ -78,9 +78,8 @@ def measure(row: Row, data: Path) -> Result:
         metrics["body_bytes"] = report.linears[0].bytes_after
         metrics |= {} if report.change_unrecovered is None else {"unrecovered": report.change_unrecovered.quality}
         details, seconds = asdict(report), report.seconds
-    found = evaluate(
-        folder, tasks_of(row.model), against=original, data=data, text=[TEXT / "wikitext-2-valid.txt"], progress=True
-    )
+    tasks, text = tasks_of(row.model), [TEXT / "wikitext-2-valid.txt"]
+    found = evaluate(folder, tasks, against=original, data=CACHE / "data", text=text, progress=True)
     for each in found:
         metrics |= {name: value for name, value in each.metrics.items() if isinstance(value, float)}
     sizes = {"file": weight_bytes(folder)}
@@ -99,7 +98,7 @@ def main() -> int:
     for row in ROWS:
         chosen = arguments.only is None or row.name in arguments.only
         if chosen and all(each.variant != row.name for each in results):
-            results.append(measure(row, arguments.data))
+            results.append(measure(row))
             write_results(arguments.out, results)
             print(row.name, results[-1].metrics, flush=True)
     return 0
