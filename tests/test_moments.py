@@ -108,7 +108,7 @@ def test_the_padding_of_a_batch_changes_nothing():
 @pytest.mark.parametrize("name", ["bert", "gpt2", "mpnet", "distilbert"])
 def test_positions_are_read_by_their_gradients(name):
     model = frozen(name)
-    batches = wide.batches(model, 400)
+    batches = wide.batches(model, 200)
     key = next(key for key, module in find_maps(model).items() if isinstance(module, nn.Embedding))
     module = model.base_model.get_submodule(key)
     found = measure_moments(model, {key: module}, batches)[key]
@@ -128,10 +128,10 @@ def test_positions_are_read_by_their_gradients(name):
         reads += ids[ran.counts].bincount(minlength=len(reads))
     slopes = torch.cat(slopes)
     expected = slopes.T @ slopes / len(slopes)
-    assert found.tokens == len(slopes) == 400 * 21
+    assert found.tokens == len(slopes) == 200 * 21
     if name == "mpnet":  # it reads positions for each sequence
         torch.testing.assert_close(found.inputs, expected, rtol=1e-3, atol=1e-5)
-    assert float((found.inputs - expected).norm() / expected.norm()) < 0.1
+    assert float((found.inputs - expected).norm() / expected.norm()) < 0.2
     assert float(found.inputs.trace()) == pytest.approx(float(expected.trace()), rel=0.05)
     spread = torch.ones(len(reads)) / (2 * len(reads))
     torch.testing.assert_close(found.outputs, (reads / (2 * len(slopes)) + spread).diag())
@@ -181,7 +181,7 @@ def test_what_counts():
     assert torch.equal(counted(heads[:, :, 0].view(1, 4, 2), counts), heads[:, :, 0].view(4, 2))
 
 
-@pytest.mark.parametrize("name", ["mixtral", "qwen2, experts", "llama", "t5", "bart"])
+@pytest.mark.parametrize("name", ["mixtral", "qwen2, experts", "llama", "t5", "bart", "ctrl", "xlnet"])
 def test_maps_of_all_models_are_measured(name):
     model = frozen(name)
     maps = find_maps(model)

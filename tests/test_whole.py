@@ -29,7 +29,9 @@ RATIOS = {
     "llama, untied": 6,
     "gpt2": 8,
     "t5": 8,
+    "t5, encoder": 5,
     "bart": 5,
+    "marian": 4,
     "albert": 5,
     "mpnet": 8,
 }
@@ -208,8 +210,8 @@ def test_less_is_lost_where_more_is_allowed(whole, text, tmp_path):
 def test_recovery_of_a_whole_model_keeps_to_its_size(text, tmp_path):
     source = wide.save("sentences", tmp_path / "in")
     size = (source / "model.safetensors").stat().st_size
-    report = compress(source, tmp_path / "out", method=wide.FAST, text=[text], model_ratio=7, recover=0.02)
-    assert report.model_bytes_after <= size / 7
+    report = compress(source, tmp_path / "out", method=wide.FAST, text=[text], model_ratio=6, recover=0.02)
+    assert report.model_bytes_after <= size / 6
     kinds = wide.entries(tmp_path / "out" / "model.safetensors")  # scales are what is trained
     assert sum(key.endswith(".table.columns") for key in kinds) == report.linears[0].maps
     assert set(kinds.values()) == {"U8", "F16"}

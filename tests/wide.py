@@ -18,12 +18,16 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     BertModel,
+    CTRLConfig,
+    CTRLLMHeadModel,
     DistilBertConfig,
     DistilBertModel,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MarianConfig,
+    MarianMTModel,
     MixtralConfig,
     MixtralForCausalLM,
     ModernBertConfig,
@@ -36,7 +40,10 @@ from transformers import (
     RobertaConfig,
     RobertaForSequenceClassification,
     T5Config,
+    T5EncoderModel,
     T5ForConditionalGeneration,
+    XLNetConfig,
+    XLNetModel,
 )
 
 import tiny
@@ -77,6 +84,10 @@ MODELS: dict[str, Callable[[], PreTrainedModel]] = {
     ),
     "t5": lambda: T5ForConditionalGeneration(T5Config(**T5, vocab_size=tiny.VOCAB)),
     "bart": lambda: BartForConditionalGeneration(BartConfig(**BART, vocab_size=tiny.VOCAB)),
+    "t5, encoder": lambda: T5EncoderModel(T5Config(**T5, vocab_size=tiny.VOCAB)),
+    "marian": lambda: MarianMTModel(MarianConfig(**BART, vocab_size=tiny.VOCAB, pad_token_id=209)),
+    "ctrl": lambda: CTRLLMHeadModel(CTRLConfig(n_layer=2, n_head=2, n_embd=64, dff=128, vocab_size=tiny.VOCAB)),
+    "xlnet": lambda: XLNetModel(XLNetConfig(d_model=64, n_layer=2, n_head=2, d_inner=128, vocab_size=tiny.VOCAB)),
     "distilbert": lambda: DistilBertModel(DistilBertConfig(**DISTILBERT, vocab_size=tiny.VOCAB)),
     "mpnet": lambda: MPNetModel(MPNetConfig(**SIZES)),
     "modernbert": lambda: ModernBertModel(

@@ -211,10 +211,10 @@ class starting_at:  # noqa: N801
     """While it lasts, gradients go back to the outputs of these modules, whose parameters are frozen."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
-        self._hooks = [
-            module.register_forward_hook(lambda _m, _i, rows: rows.detach().requires_grad_().clone())
-            for module in modules
-        ]
+        def cut(_module: nn.Module, _inputs: Any, rows: Tensor) -> Tensor:
+            return rows.detach().requires_grad_().clone()
+
+        self._hooks = [module.register_forward_hook(cut) for module in modules]
 
     def __enter__(self) -> None:
         return None

@@ -124,9 +124,11 @@ def uninstall(model: PreTrainedModel, dtype: torch.dtype) -> None:
         if isinstance(module, CompressedLinear) and module.bias is not None:
             dense.bias = module.bias
         model.set_submodule(name, dense)
-    for module in model.modules():
+    for name, module in model.named_modules():
         if isinstance(module, PreTrainedModel):
             module.__dict__.pop("_tied_weights_keys", None)
+            own = vars(skeleton.get_submodule(name))  # Marian's depend on its config
+            vars(module).update({key: own[key] for key in ("_tied_weights_keys",) if key in own})
     restore(model)
     model.all_tied_weights_keys = ties
     model.tie_weights(recompute_mapping=False)

@@ -43,6 +43,11 @@ def map_piece(shape: tuple[int, int], cost: float, method: LDLQ) -> Piece:
     return Piece(bits, [form.total_bits() for form in forms], losses, max(each, TINY) ** (ROOT - 1))
 
 
+def least_bytes(pieces: Mapping[str, Piece]) -> int:
+    """Bytes of all pieces at their least rates."""
+    return -(-sum(piece.costs[0] for piece in pieces.values()) // 8)
+
+
 def check_room(pieces: Mapping[str, Piece], limit: int, room: int) -> None:
     """Check that a file can be so small.
 
@@ -54,7 +59,7 @@ def check_room(pieces: Mapping[str, Piece], limit: int, room: int) -> None:
     Raises:
         ValueError: If the least rates of all take more; the message has the bytes.
     """
-    least = -(-sum(piece.costs[0] for piece in pieces.values()) // 8)
+    least = least_bytes(pieces)
     if least > room:
         raise ValueError(
             f"the weight file takes {limit - room + least:,} bytes at the least, {limit - room:,} of them for what is "

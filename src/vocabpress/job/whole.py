@@ -21,7 +21,7 @@ from vocabpress.hf.linears import LinearOutcome
 from vocabpress.hf.maps import put_map, weight_of
 from vocabpress.hf.tables import base_prefix
 from vocabpress.job.body import Body, Coded
-from vocabpress.job.rates import Piece, check_room, share_out
+from vocabpress.job.rates import Piece, check_room, least_bytes, share_out
 from vocabpress.job.search import Bench, Settled
 from vocabpress.methods.tcq import WORDS
 
@@ -60,16 +60,21 @@ class Whole:
         """
         maps = self.body.pieces()
         table = self._table_piece(maps)
-        room = self._room(limit, None) - TABLE_HEADER
-        check_room({**maps, TABLE: table}, limit, room)
-        chosen = share_out({**maps, TABLE: table}, 8 * room)
-        size = table.costs[list(table.bits).index(chosen[TABLE])] // 8
-        request = replace(self.bench.request, budget=Budget.bytes(size))
-        bench = self.bench
-        fitted = fit(bench.original, request, self.calibration, bench.device, bench.shards, bench.progress)
-        room = self._room(limit, fitted.table)
+        fitted, room = self._fit_beside(maps, table, limit, TABLE_HEADER)
+        lacking = least_bytes(maps) - room
+        if lacking > 0:  # the names of the table's tensors take more than was thought
+            fitted, room = self._fit_beside(maps, table, limit, TABLE_HEADER + lacking)
         check_room(maps, limit, room)
         return self._code(fitted, share_out(maps, 8 * room))
+
+    def _fit_beside(self, maps: Mapping[str, Piece], table: Piece, limit: int, header: int) -> tuple[Fitted, int]:
+        """The table in its share of the file, with so many bytes for its names; and the room for the maps."""
+        pieces, room, bench = {**maps, TABLE: table}, self._room(limit, None) - header, self.bench
+        check_room(pieces, limit, room)
+        size = table.costs[list(table.bits).index(share_out(pieces, 8 * room)[TABLE])] // 8
+        request = replace(bench.request, budget=Budget.bytes(size))
+        fitted = fit(bench.original, request, self.calibration, bench.device, bench.shards, bench.progress)
+        return fitted, self._room(limit, fitted.table)
 
     def _room(self, limit: int, table: CompressedEmbedding | None) -> int:
         """Bytes that a file leaves for the codes of all maps, and for the table unless it is there."""
