@@ -18,7 +18,7 @@ from vocabpress.cli import names
 from vocabpress.evaluate import GLUE, TASKS
 from vocabpress.hf.inner import BODIES
 from vocabpress.hf.request import PRESETS
-from vocabpress.job.wholly import BITS
+from vocabpress.job.whole_request import BITS
 from vocabpress.methods import METHODS
 from vocabpress.methods.ldlq import LDLQ
 from vocabpress.recover import OBJECTIVES, Recovery

@@ -16,7 +16,7 @@ from vocabpress import VocabpressConfig, compress
 from vocabpress.hf.filesize import data_bytes, header_bytes
 from vocabpress.hf.modules import CompressedLinear, TiedHead, TokenEmbedding, owned_tables
 from vocabpress.hf.report import load_report
-from vocabpress.job import wholly
+from vocabpress.job import whole_request
 from vocabpress.methods.ldlq import LDLQ
 
 QUIET = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
@@ -40,7 +40,7 @@ RATIOS = {
 @pytest.fixture(scope="module", autouse=True)
 def _fast():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wholly, "LDLQ", partial(LDLQ, memory=8))
+        patch.setattr(whole_request, "LDLQ", partial(LDLQ, memory=8))
         yield
 
 
@@ -95,7 +95,7 @@ def test_it_loads_in_every_dtype_and_computes_what_was_in_memory(name, whole):
         assert model.dtype == dtype
         assert float((outputs(model).float() - expected).norm() / expected.norm()) < share, dtype
     model = done.load()
-    assert model.config.quantization_config.short
+    assert model.config.quantization_config.rest == "float16"
     linears = [place for place, each in model.named_modules() if type(each) is CompressedLinear]
     tables = [place for place, each in model.named_modules() if isinstance(each, TokenEmbedding) and each.owns_table]
     assert len(linears) + len(tables) - 1 == done.report.linears[0].maps
@@ -237,8 +237,8 @@ def test_weights_that_are_read_without_a_call_stay_as_they_are(text, tmp_path, m
 
 
 def test_only_whole_models_are_shortened():
-    assert not VocabpressConfig().short
-    assert "short" not in VocabpressConfig().to_dict()
-    assert VocabpressConfig(short=True).to_dict()["short"]
-    with pytest.raises(ValueError, match="short in quantization_config is a bool, got 1"):
-        VocabpressConfig.from_dict({"quant_method": "vocabpress", "format_version": 1, "short": 1})
+    assert VocabpressConfig().rest is None
+    assert "rest" not in VocabpressConfig().to_dict()
+    assert VocabpressConfig(rest="float16").to_dict()["rest"] == "float16"
+    with pytest.raises(ValueError, match="rest in quantization_config is float16 or null, got 1"):
+        VocabpressConfig.from_dict({"quant_method": "vocabpress", "format_version": 1, "rest": 1})

@@ -12,14 +12,14 @@ from command import run
 from measuring import LINES, LONG_LINES, write_lines
 from vocabpress import Budget, compress
 from vocabpress.hf.inner import body_config
-from vocabpress.job import wholly
+from vocabpress.job import whole_request
 from vocabpress.methods.ldlq import LDLQ
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _fast():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wholly, "LDLQ", partial(LDLQ, memory=8))
+        patch.setattr(whole_request, "LDLQ", partial(LDLQ, memory=8))
         yield
 
 
@@ -117,7 +117,7 @@ def test_numbers_that_cant_be_stored_are_found_before_the_work(change, text, tmp
 
 def test_a_number_that_grew_too_large_leaves_nothing(text, tmp_path, monkeypatch):
     source = damaged(tmp_path / "in", large_norm)
-    monkeypatch.setattr(wholly.Wholly, "check_original", lambda *_: None)
+    monkeypatch.setattr(whole_request.WholeRequest, "check_original", lambda *_: None)
     with pytest.raises(ValueError, match=r"LayerNorm\.weight reaches 1e\+06, too large for float16"):
         compress(source, tmp_path / "out", method=wide.FAST, text=[text], model_ratio=5)
     assert [file.name for file in tmp_path.iterdir()] == ["in"]

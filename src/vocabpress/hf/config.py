@@ -3,7 +3,7 @@
 import copy
 import re
 import reprlib
-from typing import Any
+from typing import Any, Literal
 
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
@@ -15,7 +15,7 @@ from vocabpress.methods import Method, make_method
 from vocabpress.registration import QUANT_METHOD
 
 FORMAT_VERSION = 1
-STORED = {"quant_method", "format_version", "tables", "linears", "separate", "inner", "fitted_by", "short"}
+STORED = {"quant_method", "format_version", "tables", "linears", "separate", "inner", "fitted_by", "rest"}
 """The fields that config.json may have; `verify` and the like are left to the user who loads it."""
 
 
@@ -37,7 +37,7 @@ class VocabpressConfig(QuantizationConfigMixin):
             original is loaded, its body is quantised with it.
         fitted_by: How the weights were computed; not needed to load them.
         format_version: Version of the layout on disk.
-        short: Whether all else is stored in float16 if it is float32 in memory.
+        rest: ``"float16"`` if all else is stored in it where it is float32 in memory; None stores it as it is.
         verify: Whether to compare tensors with the digests saved beside them. A file can't set this;
             ``from_pretrained`` takes it in its ``quantization_config``.
         hot_rows: Passed to `vocabpress.read_with` after loading; a file can't set this either.
@@ -63,7 +63,7 @@ class VocabpressConfig(QuantizationConfigMixin):
         separate: list[str] | None = None,
         inner: QuantizationConfigMixin | dict[str, Any] | None = None,
         fitted_by: dict[str, Any] | None = None,
-        short: bool = False,
+        rest: Literal["float16"] | None = None,
         format_version: int = FORMAT_VERSION,
         verify: bool = True,
         hot_rows: str | int | None = None,
@@ -90,7 +90,7 @@ class VocabpressConfig(QuantizationConfigMixin):
         self.separate = separate if separate is not None else []
         self.inner = inner.to_dict() if isinstance(inner, QuantizationConfigMixin) else inner
         self.fitted_by = fitted_by
-        self.short = short
+        self.rest = rest
         self.format_version = format_version
         reader_for(hot_rows, resident)  # refuses what it can't make
         self.verify, self.hot_rows = verify, hot_rows
@@ -116,7 +116,7 @@ class VocabpressConfig(QuantizationConfigMixin):
 
     def to_dict(self) -> dict[str, Any]:
         """The entry in config.json: the layout, and how it was fitted."""
-        optional = {name: getattr(self, name) for name in ("linears", "separate", "inner", "short")}
+        optional = {name: getattr(self, name) for name in ("linears", "separate", "inner", "rest")}
         stored = {
             "quant_method": QUANT_METHOD,
             "format_version": self.format_version,
@@ -144,11 +144,13 @@ def _check_stored(config: dict[str, Any]) -> None:
     unknown = config.keys() - STORED
     if unknown:
         raise ValueError(f"unknown fields {sorted(unknown)} in quantization_config; try a newer vocabpress")
-    kinds = {"tables": dict, "linears": dict, "separate": list, "inner": dict, "fitted_by": dict, "short": bool}
+    kinds = {"tables": dict, "linears": dict, "separate": list, "inner": dict, "fitted_by": dict}
     for field, kind in kinds.items():
         value = config.get(field)
         if value is not None and not isinstance(value, kind):
             raise ValueError(f"{field} in quantization_config is a {kind.__name__}, got {reprlib.repr(value)}")
+    if config.get("rest") not in (None, "float16"):
+        raise ValueError(f"rest in quantization_config is float16 or null, got {reprlib.repr(config['rest'])}")
     for field in ("tables", "linears", "separate"):
         for name in config.get(field) or ():
             if not isinstance(name, str) or not re.fullmatch(r"\w+(\.\w+)*", name):

@@ -192,7 +192,7 @@ class VocabpressQuantizer(HfQuantizer):
         if not tables:
             return state, metadata
         state = with_stored(state, tables)
-        if config.short:
+        if config.rest == "float16":
             state = all_shortened(state)
         version = {"vocabpress_format_version": str(config.format_version)}
         return state, metadata | version | digests(model, state, config.to_dict())

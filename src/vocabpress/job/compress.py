@@ -31,7 +31,7 @@ from vocabpress.job.quality import DEFAULT, check_quality
 from vocabpress.job.recovery import Recovering, check_minutes, check_text
 from vocabpress.job.search import Bench
 from vocabpress.job.text import NO_TEXT, JobText, open_text
-from vocabpress.job.wholly import Wholly
+from vocabpress.job.whole_request import WholeRequest
 from vocabpress.job.write import Label, write
 from vocabpress.methods import Method, make_method
 from vocabpress.texts import sources
@@ -123,9 +123,9 @@ def compress(
     shapes = LinearShapes.read(linears) if isinstance(linears, Mapping) else linears
     named = make_method(method) if isinstance(method, str) else method
     check_size(budget, quality, shapes, measure)
-    wholly = Wholly.of(body, body_bits, model_size, model_ratio, recover is not None)
-    wholly.check(budget, quality, shapes, shards)
-    body = None if wholly else body
+    asked = WholeRequest.of(body, body_bits, model_size, model_ratio, recover is not None)
+    asked.check(budget, quality, shapes, shards)
+    body = None if asked else body
     check_minutes(recover, shards.world)
     command = as_command(
         model,
@@ -138,10 +138,10 @@ def compress(
         calibration="..." if isinstance(calibration, Calibration) else calibration,
         no_measure=not measure or None,
         recover=recover,
-        body=wholly.body(body if isinstance(body, str) or body is None else method_of(body)),
-        body_bits=wholly.bits,
-        model_size=wholly.size,
-        model_ratio=wholly.ratio,
+        body=asked.body(body if isinstance(body, str) or body is None else method_of(body)),
+        body_bits=asked.bits,
+        model_size=asked.size,
+        model_ratio=asked.ratio,
         tie=tie or None,
         fast_tokenizer_only=fast_tokenizer_only or None,
         seed=seed,
@@ -151,9 +151,9 @@ def compress(
     module_folders(folder)  # which are copied at the end, and may be broken
     page = read_page(folder)
     original = _open(folder, body_config(body) if isinstance(body, str) else body, tie, trust_remote_code)
-    wholly.check_original(original)
+    asked.check_original(original)
     request = Request(original.method_for(named), budget or FALLBACK, seed, shapes)
-    wanted = None if budget is not None or shapes is not None or wholly.limited else quality or DEFAULT
+    wanted = None if budget is not None or shapes is not None or asked.limited else quality or DEFAULT
     progress = progress and not shards.rank
     with nullcontext(NO_TEXT) if shards.rank else open_text(files, text, folder, measure) as read:
         if recover is not None:
@@ -165,21 +165,21 @@ def compress(
             warnings.warn(f"the table gets {FALLBACK}, because no quality is measured", stacklevel=2)
         bench = Bench(original, request, shards.agree_on(probe is not None), probe, device, shards, progress)
         wanted = wanted if bench.measured else None
-        folds = bench.takes_metric(wanted) and not wholly.measures(original)
+        folds = bench.takes_metric(wanted) and not asked.measures(original)
         calibrating = Calibrating(folder, original, read, text, folds, seed, device, progress)
         known = shards.agree_on(None if shards.rank else calibrating.of(known))
         known.check(*original.shape)
-        if wholly:
-            settled, maps, known = wholly.fit(bench, folder, read, known, wanted, quality is not None)
+        if asked:
+            settled, maps, known = asked.fit(bench, folder, read, known, wanted, quality is not None)
         else:
             maps = compress_linears(original.model, shapes, device, progress)
             settled = bench.settle(wanted, quality is not None, known)
         done = put(original, settled.fitted, known, maps)
-        attach(original.model, VocabpressConfig(**done.stored, short=bool(wholly)))
+        attach(original.model, VocabpressConfig(**done.stored, rest="float16" if asked else None))
         if shards.rank:  # the first process measures and writes
             return shards.agree_on(None)
         label = Label(model, folder, output, command, page, wanted, fast_tokenizer_only)
-        how = None if recover is None else Recovering(folder, read, recover, seed, device, bool(wholly))
+        how = None if recover is None else Recovering(folder, read, recover, seed, device, bool(asked))
         report = write(target, bench, label, done, settled, known, how)
     return shards.agree_on(report)
 

@@ -28,7 +28,7 @@ BITS = 3.0
 
 
 @dataclass(frozen=True)
-class Wholly:
+class WholeRequest:
     """A request for the linear maps, or for the size of the file; false if there is none.
 
     Attributes:
@@ -52,7 +52,7 @@ class Wholly:
         return self.size is not None or self.ratio is not None
 
     @classmethod
-    def of(cls, body: Any, bits: float | None, size: Any, ratio: float | None, trains: bool) -> "Wholly":
+    def of(cls, body: Any, bits: float | None, size: Any, ratio: float | None, trains: bool) -> "WholeRequest":
         """From arguments of `compress`; ``trains`` is whether a recovery follows.
 
         Raises:
