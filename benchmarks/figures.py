@@ -313,6 +313,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "tied-heads": realtables.tied_heads,
     "tied-weights": realtables.tied_weights,
     "whole": realtables.whole,
+    "whole-minilm": lambda: realtables.whole("minilm"),
     "finetune-rte": lambda: grid("finetune", "rte", "accuracy", 1),
     "finetune-mrpc": lambda: grid("finetune", "mrpc", "f1", 1),
     "finetune-cola": lambda: grid("finetune", "cola", "matthews", 1),

@@ -99,18 +99,20 @@ def tied_weights() -> str:
     return table(headers, lines or [[PLACEHOLDER, *["-"] * (len(headers) - 1)]])
 
 
-def whole() -> str:
-    """A line for each model at each ratio: bytes, and what is left of each measure."""
+def whole(only: str = "") -> str:
+    """A line for each model at each ratio, or for one model: bytes, and what is left of each measure."""
     file = RESULTS / "whole.json"
     found = {each.variant: each for each in (read_results(file) if file.exists() else [])}
     columns = {"STS-B dev": "stsb_dev", "retrieval, top 1": "top1"}
     lines = []
-    for name, row in found.items():
+    for name, row in ((name, row) for name, row in found.items() if name.startswith(only)):
         before = found[f"{row.settings['model']}, original"].metrics
         shares = [f"{100 * row.metrics[m] / before[m]:.1f} %" if m in before else "-" for m in columns.values()]
         ratio = f"{row.metrics['perplexity'] / before['perplexity']:.3f}" if "perplexity" in before else "-"
         quality = f"{row.metrics['quality']:.1f}" if "quality" in row.metrics else "-"
         parts = [size(int(row.metrics[p])) if p in row.metrics else "-" for p in ("table_bytes", "body_bytes")]
-        lines.append([name, size(row.bytes["file"]), *parts, quality, *shares, ratio])
-    headers = ["", "file", "table", "maps", "quality", *columns, "perplexity over the original's"]
+        name = name.removeprefix(f"{only}, ")
+        lines.append([name, size(row.bytes["file"]), *parts, quality, *shares, *([] if only else [ratio])])
+    headers = ["", "file", "table", "maps", "quality", *columns]
+    headers += [] if only else ["perplexity over the original's"]
     return table(headers, lines or [[PLACEHOLDER, *["-"] * (len(headers) - 1)]])

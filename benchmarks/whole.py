@@ -77,7 +77,7 @@ def measure(row: Row) -> Result:
         metrics = {"quality": report.change.quality, "table_bytes": report.table_bytes_after}
         metrics["body_bytes"] = report.linears[0].bytes_after
         metrics |= {} if report.change_unrecovered is None else {"unrecovered": report.change_unrecovered.quality}
-        details, seconds = asdict(report), report.seconds
+        details, seconds = {name: value for name, value in asdict(report).items() if name != "output"}, report.seconds
     tasks, text = tasks_of(row.model), [TEXT / "wikitext-2-valid.txt"]
     found = evaluate(folder, tasks, against=original, data=CACHE / "data", text=text, progress=True)
     for each in found:
