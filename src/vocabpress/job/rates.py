@@ -28,7 +28,7 @@ class Piece:
 
 
 # In theory rates follow the cost of an error; but where few bits are given, errors are too large for a second order,
-# and the root of the cost is better (`benchmarks/body.py`).
+# and the root of the cost is better (LOG.md, linear maps).
 ROOT = 0.5
 TINY = 1e-30
 
