@@ -13,7 +13,7 @@ if importlib.util.find_spec("triton") is not None and not torch.cuda.is_availabl
     del os.environ["TRITON_INTERPRET"]  # commands under test need not load it
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "datasets"
-pytest_plugins = ("reporting", "measuring", "sweeping", "tuning")  # their fixtures are here for all files
+pytest_plugins = ("reporting", "measuring", "sweeping", "tuning", "wide")  # their fixtures are here for all files
 
 
 # Everything here is small: a second thread would only wait for the first, and for whatever else the machine does.

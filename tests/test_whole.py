@@ -1,7 +1,6 @@
 """Whole models: one size for table and linear maps, what is written, and what is refused."""
 
 import json
-from functools import partial
 
 import pytest
 import torch
@@ -11,13 +10,10 @@ from transformers.models.bert.modeling_bert import BertIntermediate
 
 import wide
 from command import run
-from measuring import LINES, LONG_LINES, write_lines
 from vocabpress import VocabpressConfig, compress
 from vocabpress.hf.filesize import data_bytes, header_bytes
 from vocabpress.hf.modules import CompressedLinear, TiedHead, TokenEmbedding, owned_tables
 from vocabpress.hf.report import load_report
-from vocabpress.job import whole_request
-from vocabpress.methods.ldlq import LDLQ
 
 QUIET = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
 RATIOS = {
@@ -37,16 +33,7 @@ RATIOS = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _fast():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(whole_request, "LDLQ", partial(LDLQ, memory=8))
-        yield
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    return write_lines(tmp_path_factory.mktemp("text") / "words.txt", [*LONG_LINES, *LINES])
+pytestmark = pytest.mark.usefixtures("short_memory")
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """Whole models: what is refused, before the work where that is possible, and that nothing is left behind."""
 
-from functools import partial
-
 import pytest
 import torch
 from transformers import AutoModel, BertConfig, BertModel
@@ -9,23 +7,12 @@ from transformers import AutoModel, BertConfig, BertModel
 import tiny
 import wide
 from command import run
-from measuring import LINES, LONG_LINES, write_lines
 from vocabpress import Budget, compress
 from vocabpress.hf.inner import body_config
 from vocabpress.job import whole_request
 from vocabpress.methods.ldlq import LDLQ
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _fast():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(whole_request, "LDLQ", partial(LDLQ, memory=8))
-        yield
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    return write_lines(tmp_path_factory.mktemp("text") / "words.txt", [*LONG_LINES, *LINES])
+pytestmark = pytest.mark.usefixtures("short_memory")
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import json
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,25 @@ from transformers import (
 )
 
 import tiny
+from measuring import LINES, LONG_LINES, write_lines
 from vocabpress import TCQ, compress
 from vocabpress.calibrate.outputs import Output, Ran
-from vocabpress.job import write
+from vocabpress.job import whole_request, write
+from vocabpress.methods.ldlq import LDLQ
+
+
+@pytest.fixture(scope="module")
+def short_memory():
+    """Codes of jobs that are fast to find."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(whole_request, "LDLQ", partial(LDLQ, memory=8))
+        yield
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    return write_lines(tmp_path_factory.mktemp("text") / "words.txt", [*LONG_LINES, *LINES])
+
 
 SIZES = {
     "vocab_size": tiny.VOCAB,

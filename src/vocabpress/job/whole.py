@@ -27,6 +27,7 @@ from vocabpress.methods.tcq import WORDS
 
 TABLE = ""  # the name of the token table among the pieces
 GRID = [0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.4, 1.6, 1.8, 2, 2.25, 2.5, 3, 3.5, 4, 5, 6, 8]
+RETRIES = 3  # of a table that leaves too little for the maps
 TABLE_HEADER = 4096  # bytes for names of the table's tensors in the file, before they are known
 # What an error of the table counts, beside one of the maps. To second order it would be 1, but errors of equal tokens
 # in a sequence add up. On all-MiniLM-L6-v2 at 25x the split of the bytes that this gives is the best of three.
@@ -60,10 +61,12 @@ class Whole:
         """
         maps = self.body.pieces()
         table = self._table_piece(maps)
-        fitted, room = self._fit_beside(maps, table, limit, TABLE_HEADER)
-        lacking = least_bytes(maps) - room
-        if lacking > 0:  # the names of the table's tensors take more than was thought
-            fitted, room = self._fit_beside(maps, table, limit, TABLE_HEADER + lacking)
+        fitted, room, header = *self._fit_beside(maps, table, limit, TABLE_HEADER), TABLE_HEADER
+        for _ in range(RETRIES):
+            if (lacking := least_bytes(maps) - room) <= 0:
+                break
+            header += lacking  # the names of the table's tensors take more than was thought
+            fitted, room = self._fit_beside(maps, table, limit, header)
         check_room(maps, limit, room)
         return self._code(fitted, share_out(maps, 8 * room))
 
