@@ -224,7 +224,7 @@ def bad_inputs(source, tmp):
             small(crushed(source, tmp / "strange", "abacus"), out),
             "can't load a body quantised by abacus",
         ),
-        "no such body": (small(source, out, "--body", "int7"), "unknown body 'int7'; choose from int8"),
+        "no such body": (small(source, out, "--body", "int7"), "unknown body 'int7'; choose from trellis, int8"),
     }
 
 

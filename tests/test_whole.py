@@ -37,12 +37,12 @@ pytestmark = pytest.mark.usefixtures("short_memory")
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, text):
+def whole(tmp_path_factory, plain_text):
     made = {}
 
     def make(name):
         if name not in made:
-            made[name] = wide.Done(name, tmp_path_factory.mktemp("whole"), text, model_ratio=RATIOS[name])
+            made[name] = wide.Done(name, tmp_path_factory.mktemp("whole"), plain_text, model_ratio=RATIOS[name])
         return made[name]
 
     return make
@@ -140,9 +140,9 @@ def test_what_is_written_about_it(whole):
     assert f"linear maps of body | {body.bytes_before:,} | {body.bytes_after:,}" in page
 
 
-def test_maps_at_one_rate_from_the_command_line(text, tmp_path, capsys):
+def test_maps_at_one_rate_from_the_command_line(plain_text, tmp_path, capsys):
     source = wide.save("gpt2", tmp_path / "in")
-    command = ("compress", source, "-o", tmp_path / "out", "--ratio", "6", "--set", "memory=8", "--text", text)
+    command = ("compress", source, "-o", tmp_path / "out", "--ratio", "6", "--set", "memory=8", "--text", plain_text)
     code, out, err = run(capsys, *command, "--body", "trellis", "--body-bits", "2", "--json")
     assert code == 0, err
     report = json.loads(out)
@@ -164,17 +164,17 @@ def test_maps_at_one_rate_from_the_command_line(text, tmp_path, capsys):
     assert 90_000 < json.loads(out)["model_bytes_after"] <= 95_000
 
 
-def test_a_sixteen_bit_original_stays_in_its_dtype(text, tmp_path):
+def test_a_sixteen_bit_original_stays_in_its_dtype(plain_text, tmp_path):
     source = wide.save("llama", tmp_path / "in", torch.bfloat16)
-    compress(source, tmp_path / "out", method=wide.FAST, text=[text], model_ratio=3)
+    compress(source, tmp_path / "out", method=wide.FAST, text=[plain_text], model_ratio=3)
     kinds = wide.entries(tmp_path / "out" / "model.safetensors")
     assert kinds["model.norm.weight"] == "BF16"
     assert (tmp_path / "out" / "model.safetensors").stat().st_size <= (source / "model.safetensors").stat().st_size / 3
     assert AutoModel.from_pretrained(tmp_path / "out").dtype == torch.bfloat16
 
 
-def test_a_job_is_repeated_to_the_byte(whole, text, tmp_path):
-    again = wide.Done("sentences", tmp_path, text, model_ratio=RATIOS["sentences"])
+def test_a_job_is_repeated_to_the_byte(whole, plain_text, tmp_path):
+    again = wide.Done("sentences", tmp_path, plain_text, model_ratio=RATIOS["sentences"])
     assert parts_of(again.file) == parts_of(whole("sentences").file)
 
 
@@ -188,16 +188,16 @@ def test_tied_tensors_stay_one_in_sixteen_bits(whole):
     assert isinstance(model.cls.predictions.decoder, TiedHead)
 
 
-def test_less_is_lost_where_more_is_allowed(whole, text, tmp_path):
-    gentle = wide.Done("llama", tmp_path, text, model_ratio=5)
+def test_less_is_lost_where_more_is_allowed(whole, plain_text, tmp_path):
+    gentle = wide.Done("llama", tmp_path, plain_text, model_ratio=5)
     assert gentle.report.change.quality > whole("llama").report.change.quality
     assert gentle.report.linears[0].relative_error < whole("llama").report.linears[0].relative_error
 
 
-def test_recovery_of_a_whole_model_keeps_to_its_size(text, tmp_path):
+def test_recovery_of_a_whole_model_keeps_to_its_size(plain_text, tmp_path):
     source = wide.save("sentences", tmp_path / "in")
     size = (source / "model.safetensors").stat().st_size
-    report = compress(source, tmp_path / "out", method=wide.FAST, text=[text], model_ratio=6, recover=0.02)
+    report = compress(source, tmp_path / "out", method=wide.FAST, text=[plain_text], model_ratio=6, recover=0.02)
     assert report.model_bytes_after <= size / 6
     kinds = wide.entries(tmp_path / "out" / "model.safetensors")  # scales are what is trained
     assert sum(key.endswith(".table.columns") for key in kinds) == report.linears[0].maps
@@ -205,7 +205,7 @@ def test_recovery_of_a_whole_model_keeps_to_its_size(text, tmp_path):
     AutoModel.from_pretrained(tmp_path / "out")
 
 
-def test_weights_that_are_read_without_a_call_stay_as_they_are(text, tmp_path, monkeypatch):
+def test_weights_that_are_read_without_a_call_stay_as_they_are(plain_text, tmp_path, monkeypatch):
     """As where a fused operator takes the weights of modules that are never run."""
 
     def forward(self, hidden_states):
@@ -213,7 +213,7 @@ def test_weights_that_are_read_without_a_call_stay_as_they_are(text, tmp_path, m
         return self.intermediate_act_fn(states)
 
     monkeypatch.setattr(BertIntermediate, "forward", forward)
-    done = wide.Done("bert, one layer", tmp_path, text, model_ratio=4)
+    done = wide.Done("bert, one layer", tmp_path, plain_text, model_ratio=4)
     kinds = wide.entries(done.file)
     assert kinds["encoder.layer.0.intermediate.dense.weight"] == "F16"
     assert kinds["encoder.layer.0.output.dense.weight"] == "U8"

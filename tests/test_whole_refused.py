@@ -39,20 +39,20 @@ EXCLUDED = {
 
 
 @pytest.mark.parametrize("more", EXCLUDED)
-def test_what_excludes_a_size_of_the_model(more, source, text, tmp_path, capsys):
-    code, out, err = run(capsys, "compress", source, "-o", tmp_path / "out", "--text", text, *more.split())
+def test_what_excludes_a_size_of_the_model(more, source, plain_text, tmp_path, capsys):
+    code, out, err = run(capsys, "compress", source, "-o", tmp_path / "out", "--text", plain_text, *more.split())
     assert (code, out) == (2, ""), err
     assert EXCLUDED[more] in err
     assert err.splitlines()[-1].startswith("vocabpress: error: ")
     assert not list(tmp_path.iterdir())
 
 
-def test_the_least_size_that_an_error_names_can_be_had(source, text, tmp_path):
+def test_the_least_size_that_an_error_names_can_be_had(source, plain_text, tmp_path):
     words = r"takes [\d,]+ bytes at the least, .* for what is not coded.*; got 9,000"
     with pytest.raises(ValueError, match=words) as refused:
-        compress(source, tmp_path / "out", method=wide.FAST, text=[text], model_size=9000)
+        compress(source, tmp_path / "out", method=wide.FAST, text=[plain_text], model_size=9000)
     least = int(str(refused.value).split()[4].replace(",", ""))
-    report = compress(source, tmp_path / "out", method=wide.FAST, text=[text], model_size=least)
+    report = compress(source, tmp_path / "out", method=wide.FAST, text=[plain_text], model_size=least)
     assert 0.85 * least < report.model_bytes_after <= least
 
 
@@ -89,11 +89,11 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("change", BROKEN)
-def test_numbers_that_cant_be_stored_are_found_before_the_work(change, text, tmp_path, capsys, monkeypatch):
+def test_numbers_that_cant_be_stored_are_found_before_the_work(change, plain_text, tmp_path, capsys, monkeypatch):
     source = damaged(tmp_path / "in", change)
     monkeypatch.setattr(LDLQ, "fit", None)
     monkeypatch.setattr("vocabpress.job.compress.ask", None)
-    command = ("compress", source, "-o", tmp_path / "out", "--text", text)
+    command = ("compress", source, "-o", tmp_path / "out", "--text", plain_text)
     measured = ("--no-measure",) if change is nan_norm else ()
     for more in (("--model-ratio", "5", *measured), ("--body", "trellis", "--ratio", "5", *measured)):
         code, out, err = run(capsys, *command, *more)
@@ -102,15 +102,15 @@ def test_numbers_that_cant_be_stored_are_found_before_the_work(change, text, tmp
     assert [file.name for file in tmp_path.iterdir()] == ["in"]
 
 
-def test_a_number_that_grew_too_large_leaves_nothing(text, tmp_path, monkeypatch):
+def test_a_number_that_grew_too_large_leaves_nothing(plain_text, tmp_path, monkeypatch):
     source = damaged(tmp_path / "in", large_norm)
     monkeypatch.setattr(whole_request.WholeRequest, "check_original", lambda *_: None)
     with pytest.raises(ValueError, match=r"LayerNorm\.weight reaches 1e\+06, too large for float16"):
-        compress(source, tmp_path / "out", method=wide.FAST, text=[text], model_ratio=5)
+        compress(source, tmp_path / "out", method=wide.FAST, text=[plain_text], model_ratio=5)
     assert [file.name for file in tmp_path.iterdir()] == ["in"]
 
 
-def test_an_interrupted_run_leaves_nothing(source, text, tmp_path, monkeypatch):
+def test_an_interrupted_run_leaves_nothing(source, plain_text, tmp_path, monkeypatch):
     calls = []
 
     def fit(self, *arguments):
@@ -122,31 +122,31 @@ def test_an_interrupted_run_leaves_nothing(source, text, tmp_path, monkeypatch):
     plain = LDLQ.fit
     monkeypatch.setattr(LDLQ, "fit", fit)
     with pytest.raises(KeyboardInterrupt):
-        compress(source, tmp_path / "out", method=wide.FAST, text=[text], model_ratio=5)
+        compress(source, tmp_path / "out", method=wide.FAST, text=[plain_text], model_ratio=5)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_body_that_is_quantised_or_has_no_maps(text, tmp_path):
+def test_a_body_that_is_quantised_or_has_no_maps(plain_text, tmp_path):
     pytest.importorskip("torchao.quantization")
     source = wide.save("bert", tmp_path / "in")
     compress(source, tmp_path / "int8", method="svd", budget=Budget.ratio(4), measure=False, body="int8")
     with pytest.raises(ValueError, match="is compressed or quantised already; start from the original"):
-        compress(tmp_path / "int8", tmp_path / "out", text=[text], model_ratio=5)
+        compress(tmp_path / "int8", tmp_path / "out", text=[plain_text], model_ratio=5)
     model = AutoModel.from_pretrained(source, quantization_config=body_config("int8"))
     model.save_pretrained(tmp_path / "body")
     tiny.tokenizer_files(tmp_path / "body")
     with pytest.raises(ValueError, match="the body is quantised by torchao already, so its maps can't be coded"):
-        compress(tmp_path / "body", tmp_path / "out", text=[text], body="trellis")
+        compress(tmp_path / "body", tmp_path / "out", text=[plain_text], body="trellis")
     BertModel(BertConfig(**tiny.BERT, vocab_size=tiny.VOCAB, max_position_embeddings=64)).save_pretrained(
         tmp_path / "s"
     )
     tiny.tokenizer_files(tmp_path / "s", pad_token="w209")
     with pytest.raises(ValueError, match="BertModel has no linear maps that can be coded; compress its table alone"):
-        compress(tmp_path / "s", tmp_path / "out", text=[text], model_ratio=3)
+        compress(tmp_path / "s", tmp_path / "out", text=[plain_text], model_ratio=3)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_model_without_a_tokenizer_says_what_it_lacks(tmp_path, text):
+def test_a_model_without_a_tokenizer_says_what_it_lacks(tmp_path, plain_text):
     wide.make("bert").save_pretrained(tmp_path / "in")
     with (
         pytest.warns(UserWarning, match="not measured"),

@@ -64,7 +64,7 @@ def short_memory():
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory):
+def plain_text(tmp_path_factory):
     return write_lines(tmp_path_factory.mktemp("text") / "words.txt", [*LONG_LINES, *LINES])
 
 

@@ -33,15 +33,15 @@ class Traces:
         states: The embedding output first, then each layer's output; (batch, tokens, width) each.
         heard: Attention scores and outputs of feed-forward blocks, if the model records them.
         logits: (batch, tokens, V) of a language model, (batch, classes) of a classifier, else None.
-        sentences: Embeddings of unit length, (batch, width), of a model that pools its states, else None.
         loss: The model's own, if the batch has labels.
+        sentences: Embeddings of unit length, (batch, width), of a model that pools its states, else None.
     """
 
     states: tuple[Tensor, ...]
     heard: Heard
     logits: Tensor | None
-    sentences: Tensor | None = None
     loss: Tensor | None = None
+    sentences: Tensor | None = None
 
 
 def trace(model: nn.Module, batch: Batch, logits: bool, pooling: str | None = None) -> Traces:
@@ -51,7 +51,7 @@ def trace(model: nn.Module, batch: Batch, logits: bool, pooling: str | None = No
     states = output.get("hidden_states") or (*output.encoder_hidden_states, *output.decoder_hidden_states)
     found = output.get("logits") if logits else None
     sentences = None if pooling is None else pooled(states[-1], batch["attention_mask"], pooling)
-    return Traces(tuple(states), heard, found, sentences, output.get("loss") if "labels" in batch else None)
+    return Traces(tuple(states), heard, found, output.get("loss") if "labels" in batch else None, sentences)
 
 
 def terms(student: Traces, teacher: Traces, mask: Tensor, normalised: bool = True) -> dict[str, Tensor]:
