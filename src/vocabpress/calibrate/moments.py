@@ -194,11 +194,13 @@ def read_directly(maps: Mapping[str, nn.Module], run: Output) -> set[str]:
             weight.requires_grad_(True)
         with torch.enable_grad():
             value = run().value
-        found = torch.autograd.grad(value, list(weights.values()), allow_unused=True) if value.requires_grad else ()
+        if not value.requires_grad:
+            return set()
+        found = torch.autograd.grad(value, list(weights.values()), allow_unused=True)
     finally:
         for weight in weights.values():
             weight.requires_grad_(False)
-    return {name for name, gradient in zip(weights, found, strict=False) if gradient is not None and gradient.any()}
+    return {name for name, gradient in zip(weights, found, strict=True) if gradient is not None and gradient.any()}
 
 
 def input_rows(model: Any) -> list[nn.Module]:

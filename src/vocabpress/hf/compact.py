@@ -68,7 +68,7 @@ def _unescaped(string: str) -> str:
     r"""A JSON string with ``é`` for ``\u00e9``; half of a pair of surrogates has no UTF-8 and stays escaped."""
     if "\\u" not in string:
         return string
-    shorter = json.dumps(json.loads(string, strict=False), ensure_ascii=False)
+    shorter = json.dumps(json.loads(string), ensure_ascii=False)
     try:
         shorter.encode("utf-8")
     except UnicodeEncodeError:
