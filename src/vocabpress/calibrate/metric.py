@@ -12,15 +12,17 @@ that the text lacks have one, too, so a little text weights a whole vocabulary.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vocabpress.calibrate.calibration import HEAD_STRENGTH, STRENGTH, Calibration
+from vocabpress.calibrate.moments import Seen, input_rows
 from vocabpress.calibrate.outputs import Output, Outputs
 from vocabpress.hf.modules import TokenEmbedding
 from vocabpress.progress import Bar
+
+HEAD = "head"  # its name among the modules that are seen
 
 
 def measure_metric(outputs: Outputs, progress: bool) -> Calibration:
@@ -33,9 +35,8 @@ def measure_metric(outputs: Outputs, progress: bool) -> Calibration:
     table, head = model.get_input_embeddings(), model.get_output_embeddings()
     if isinstance(table, TokenEmbedding):
         raise ValueError("the model is compressed already; measure the original")
-    weight: Any = table.weight
-    embeddings = [each for each in model.modules() if isinstance(each, nn.Embedding) and each.weight is weight]
-    head = head if getattr(head, "weight", None) is weight else None
+    embeddings = input_rows(model)
+    head = head if getattr(head, "weight", None) is embeddings[0].weight else None
     for run in Bar(outputs.batches, desc="metric", disable=not progress):
         gradients, states, probability = gradients_of(embeddings, head, run)
         predicted = predicted + probability.double().cpu()
@@ -60,24 +61,11 @@ def gradients_of(embeddings: Sequence[nn.Module], head: nn.Module | None, run: O
     its predicted probabilities there; without a head they are empty and zero. ``embeddings`` are all modules that read
     the table: an encoder and its decoder may each have one.
     """
-    leaves: list[Tensor] = []
-    read: list[Tensor] = []
-
-    def cut(_module: nn.Module, _inputs: Any, rows: Tensor) -> Tensor:
-        leaves.append(rows.detach().requires_grad_())
-        return leaves[-1]
-
-    hooks: list[Any] = [embedding.register_forward_hook(cut) for embedding in embeddings]
-    if head is not None:
-        hooks.append(head.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].detach())))
-    try:
-        with torch.enable_grad():
-            ran = run()
-        gradients = torch.autograd.grad(ran.value, leaves)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    modules = {str(number): embedding for number, embedding in enumerate(embeddings)}
+    with Seen(modules if head is None else {**modules, HEAD: head}) as seen, torch.enable_grad():
+        ran = run()
+    gradients = torch.autograd.grad(ran.value, [rows for name, _, rows in seen.found if name != HEAD])
     found = torch.cat([gradient[ran.counts] for gradient in gradients])
     if ran.predicts is None or ran.probability is None or head is None:
         return found, found[:0], found.new_zeros(())
-    return found, torch.cat([each[ran.predicts] for each in read]), ran.probability
+    return found, torch.cat([states[ran.predicts] for name, states, _ in seen.found if name == HEAD]), ran.probability
