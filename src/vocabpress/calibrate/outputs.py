@@ -22,7 +22,16 @@ from vocabpress.evaluate.batches import by_length
 from vocabpress.evaluate.language import CAUSAL, MASKED, head_kind
 from vocabpress.evaluate.sentences import open_encoder
 from vocabpress.hf.checkpoint import named_class, open_model, open_tokenizer
-from vocabpress.recover.text import UNSCORED, Batch, Sequences, lengths_of, ready, tokenise, with_own_labels
+from vocabpress.recover.text import (
+    UNSCORED,
+    Batch,
+    Sequences,
+    lengths_of,
+    ready,
+    tokenise,
+    tokenise_stream,
+    with_own_labels,
+)
 from vocabpress.texts import read_lines
 
 
@@ -58,7 +67,11 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Reading:
-    """How text is read for a calibration; the fields are arguments of `vocabpress.calibrate.calibrate`."""
+    """How text is read for a calibration: arguments of `vocabpress.calibrate.calibrate`, and one field more.
+
+    Attributes:
+        stream: Whether a causal language model reads windows of a stream of lines, not one line at a time.
+    """
 
     text: Sequence[str | Path]
     sequences: int
@@ -67,6 +80,7 @@ class Reading:
     seed: int
     device: torch.device
     progress: bool
+    stream: bool = False
 
     def __post_init__(self) -> None:
         if min(self.sequences, self.batch_size) < 1 or self.max_length < 4:
@@ -126,7 +140,8 @@ def _of_tokens(folder: Path, reading: Reading) -> Outputs:
 
         return run
 
-    examples = _drawn(tokenise(reading.text, tokenizer, reading.max_length, reading.progress), reading, draw)
+    read = tokenise_stream if reading.stream and kind == CAUSAL else tokenise
+    examples = _drawn(read(reading.text, tokenizer, reading.max_length, reading.progress), reading, draw)
     sequences = Sequences(examples, [], tokenizer.pad_token_id or 0)  # pyright: ignore[reportArgumentType]
     if kind in (MASKED, CAUSAL):
         sequences = with_own_labels(sequences, model, tokenizer, reading.seed)
