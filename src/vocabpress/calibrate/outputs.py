@@ -34,6 +34,8 @@ from vocabpress.recover.text import (
 )
 from vocabpress.texts import read_lines
 
+FAST_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")  # what processors call their products of it
+
 
 class Ran(NamedTuple):
     """What a model gave for a batch.
@@ -67,10 +69,11 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Reading:
-    """How text is read for a calibration: arguments of `vocabpress.calibrate.calibrate`, and one field more.
+    """How text is read for a calibration: arguments of `vocabpress.calibrate.calibrate`, and two fields more.
 
     Attributes:
         stream: Whether a causal language model reads windows of a stream of lines, not one line at a time.
+        dtype: In which the model of tokens runs.
     """
 
     text: Sequence[str | Path]
@@ -81,6 +84,7 @@ class Reading:
     device: torch.device
     progress: bool
     stream: bool = False
+    dtype: torch.dtype = torch.float32
 
     def __post_init__(self) -> None:
         if min(self.sequences, self.batch_size) < 1 or self.max_length < 4:
@@ -90,6 +94,12 @@ class Reading:
             )
         if not self.text:
             raise ValueError("a calibration reads text; give --text FILE, or text=[…]")
+
+
+def dtype_to_run_in(stored: torch.dtype, device: torch.device) -> torch.dtype:
+    """Bfloat16 for what is stored in it, where that halves the time; else float32."""
+    able = device.type != "cpu" or any(torch.cpu.get_capabilities().get(name) for name in FAST_BFLOAT16)
+    return stored if stored == torch.bfloat16 and able else torch.float32
 
 
 def read_outputs(folder: Path, reading: Reading) -> Outputs:
@@ -120,7 +130,7 @@ def _of_sentences(folder: Path, reading: Reading) -> Outputs:
 
 def _of_tokens(folder: Path, reading: Reading) -> Outputs:
     kind = head_kind(folder)
-    model = open_model(folder, named_class(folder)) if kind else _without_head(folder)
+    model = open_model(folder, named_class(folder), dtype=reading.dtype) if kind else _without_head(folder)
     kind = None if model.config.is_encoder_decoder else kind
     model.to(reading.device).requires_grad_(False)  # pyright: ignore[reportArgumentType]
     tokenizer, draw = open_tokenizer(folder), torch.Generator().manual_seed(reading.seed)

@@ -14,7 +14,7 @@ from vocabpress.calibrate.layers import Stack, find_stacks
 from vocabpress.calibrate.metric import TableMetric
 from vocabpress.calibrate.moments import Moments, measure_moments, read_directly
 from vocabpress.calibrate.observed import input_rows
-from vocabpress.calibrate.outputs import Outputs, Reading, read_outputs
+from vocabpress.calibrate.outputs import Outputs, Reading, dtype_to_run_in, read_outputs
 from vocabpress.chunks import chunks
 from vocabpress.embeddings import CompressedEmbedding
 from vocabpress.embeddings.inference import lookup
@@ -50,6 +50,7 @@ class Body:
     Args:
         folder: Folder of the checkpoint.
         size: Weights of the model without its token table.
+        stored: Their dtype in the checkpoint.
         text: Files to calibrate on.
         names: Maps that may be coded, those of the model that is compressed: here it may have another head.
         method: How maps are coded.
@@ -65,6 +66,7 @@ class Body:
         self,
         folder: Path,
         size: int,
+        stored: torch.dtype,
         text: Sequence[Path],
         names: Collection[str],
         method: LDLQ,
@@ -74,7 +76,8 @@ class Body:
     ) -> None:
         place = torch.device(device or "cpu")
         sequences = max(FEWEST, min(SEQUENCES, WEIGHTS // size))
-        reading = Reading(text, sequences, BATCH, LENGTH, seed, place, progress, stream=True)
+        dtype = dtype_to_run_in(stored, place)
+        reading = Reading(text, sequences, BATCH, LENGTH, seed, place, progress, stream=True, dtype=dtype)
         self.outputs: Outputs = read_outputs(folder, reading)
         self.outputs.model.config.use_cache = False
         self.method, self.progress = method, progress

@@ -134,8 +134,11 @@ class WholeRequest:
         tokens = TOKENS if text.name == DECLARATION and writes(folder) else 0
         with own_files(folder, tokens, seed, torch.device(bench.device or "cpu"), bench.progress) as own:
             names, files = find_maps(bench.original.model), [*own, *text.files]
-            size = bench.original.model.num_parameters() - bench.original.weight.numel()
-            body = Body(folder, size, files, names, self.method, seed, bench.device, bench.progress)
+            original = bench.original
+            size = original.model.num_parameters() - original.weight.numel()
+            body = Body(
+                folder, size, original.weight.dtype, files, names, self.method, seed, bench.device, bench.progress
+            )
         known = body.with_metric(known) if measures else known
         whole = Whole(bench, body, known)
         if not self.limited:
