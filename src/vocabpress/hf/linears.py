@@ -7,7 +7,7 @@ layer (all heads together) and both maps of each feed-forward block as one Krone
 import re
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
@@ -87,6 +87,7 @@ class LinearOutcome:
         bytes_after: Bytes of the saved tensors.
         relative_error: Sum of squared errors divided by the sum of squares, over all their weights.
         seconds: Time of the fits.
+        idle: Maps that the output for the text does not depend on, such as a pooler that nothing reads.
     """
 
     role: str
@@ -98,6 +99,7 @@ class LinearOutcome:
     bytes_after: int
     relative_error: float
     seconds: float
+    idle: list[str] = field(default_factory=list)
 
 
 def count_numbers(form: CompressedEmbedding) -> int:

@@ -98,6 +98,11 @@ class Body:
         found = known.joined(self.measured)
         return found if found.predicted is None else found.by_predictions()
 
+    @property
+    def idle(self) -> list[str]:
+        """Maps that no output depends on."""
+        return [name for name in self.maps if self.moments[name].idle]
+
     def pieces(self) -> dict[str, Piece]:
         """The rates of each map, and what they cost the output for a token."""
         found = {}
