@@ -1,16 +1,16 @@
 """A matrix whose rows and columns have scales of their own."""
 
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from vocabpress.budget import DTYPES, dtype_name
-from vocabpress.embeddings.base import Build, CompressedEmbedding
+from vocabpress.embeddings.base import CompressedEmbedding
+from vocabpress.embeddings.configured import Configured
 from vocabpress.embeddings.fields import BOOLEAN, DTYPE, FORM
 
 
-class Scaled(CompressedEmbedding):
+class Scaled(Configured):
     """Entry (i, j) is ``rows[i] * columns[j]`` times the entry of ``inner``.
 
     Few numbers, which are trained where all others are codes, as QuIP# does (Tseng et al., ICML 2024, section 5).
@@ -87,16 +87,3 @@ class Scaled(CompressedEmbedding):
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.outputs(self.inner.logits(self.inputs(hidden)))
-
-    def config(self) -> dict[str, Any]:
-        return {
-            "form": "scaled",
-            "inner": self.inner.config(),
-            "rows": self.rows is not None,
-            "columns": self.columns is not None,
-            "dtype": dtype_name(self.stored_dtype),
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], build: Build) -> Self:
-        return cls(build(config["inner"]), config["rows"], config["columns"], DTYPES[config["dtype"]])
