@@ -62,8 +62,16 @@ class Rotated(Configured):
     def dense(self) -> Tensor:
         return turned_back(self.inner.dense(), self.seed)
 
+    def inputs(self, hidden: Tensor) -> Tensor:
+        """Vectors whose inner products with rows of ``inner`` are, but for `outputs`, those with rows of this form."""
+        return rotate(hidden, self.seed, OF_COLUMNS)
+
+    def outputs(self, logits: Tensor) -> Tensor:
+        """Logits of ``inner`` as those of this form."""
+        return rotate_back(logits, self.seed, OF_ROWS)
+
     def logits(self, hidden: Tensor) -> Tensor:
-        return rotate_back(self.inner.logits(rotate(hidden, self.seed, OF_COLUMNS)), self.seed, OF_ROWS)
+        return self.outputs(self.inner.logits(self.inputs(hidden)))
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, seed={self.seed}"

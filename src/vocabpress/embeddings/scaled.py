@@ -1,6 +1,6 @@
 """A matrix whose rows and columns have scales of their own."""
 
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -38,21 +38,6 @@ class Scaled(Configured):
         self.rows = nn.Parameter(torch.ones(self.num_embeddings)) if rows else None
         self.columns = nn.Parameter(torch.ones(self.embedding_dim)) if columns else None
         self.inner = inner
-
-    @classmethod
-    def of(
-        cls,
-        inner: CompressedEmbedding,
-        rows: Tensor | None,
-        columns: Tensor | None,
-        dtype: torch.dtype = torch.float16,
-    ) -> Self:
-        """The form with these scales, (num_embeddings) and (embedding_dim), or without."""
-        form = cls(inner, rows is not None, columns is not None, dtype).to(inner.device)
-        for own, given in ((form.rows, rows), (form.columns, columns)):
-            if own is not None and given is not None:
-                own.data.copy_(given)
-        return form
 
     @property
     def dtype(self) -> torch.dtype:

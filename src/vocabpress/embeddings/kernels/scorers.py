@@ -7,6 +7,7 @@ threads share out the rows once for a whole expression, not for each of its part
 """
 
 from collections.abc import Callable
+from copy import copy
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
@@ -19,9 +20,9 @@ from vocabpress.embeddings.combine import Columns, Sum, forms
 from vocabpress.embeddings.dense import Dense
 from vocabpress.embeddings.kernels import sums
 from vocabpress.embeddings.kernels.decoders import books_of, codes_of, places_of, scales_of, small_table
-from vocabpress.embeddings.kernels.maps import Score, rotated_score, scaled_score
+from vocabpress.embeddings.kernels.maps import Score
 from vocabpress.embeddings.kernels.threads import in_threads
-from vocabpress.embeddings.kernels.tiles import by_rows, tiles, turning
+from vocabpress.embeddings.kernels.tiles import tiles
 from vocabpress.embeddings.projected import Projected
 from vocabpress.embeddings.rotated import Rotated
 from vocabpress.embeddings.rows import CHUNK, Rows
@@ -31,10 +32,7 @@ from vocabpress.embeddings.scaled import Scaled
 Add = Callable[[int, int, Any], object]
 """Adds the inner products with the rows from the first to the last, (n, rows), float32, to what is there."""
 Adder = Callable[[Any], Add]
-MOST_BY_TABLES, MOST_BY_BYTES = (
-    64,
-    8,
-)  # vectors up to which codes are read through tables, or rows as they lie (benchmarks/heads.py)
+MOST_BY_TABLES, MOST_BY_BYTES = 64, 8  # vectors up to which tables serve, or rows as they lie (benchmarks/heads.py)
 ROWS = 16  # for which tables are made: what that of a byte takes, 256 sums, decodes the byte of a dozen rows
 WORTH = 4096  # rows that are worth a thread
 SHARES = 64  # that the rows of blocks are cut into; each has as many rows of every block
@@ -46,12 +44,46 @@ def scorer(form: CompressedEmbedding) -> Score:
     Raises:
         NoKernelError: If it holds a form that is none of `EMBEDDINGS`.
     """
-    if isinstance(form, Rotated):
-        return rotated_score(form, scorer(form.inner))
-    if isinstance(form, Scaled):
-        return scaled_score(form, scorer(form.inner))
-    codes, rows, most = by_codes(form), by_rows(form), limit(form)
+    if isinstance(form, Rotated | Scaled):
+        return _around(form, scorer(form.inner))
+    if isinstance(form, Projected) and form.activation is None:
+        return _turned(form, scorer(form.inner))
+    codes, rows, most = by_codes(form), tiles(form), limit(form)
     return lambda hidden: (codes if len(hidden) <= most else rows)(hidden)
+
+
+def _around(form: Rotated | Scaled, inner: Score) -> Score:
+    """From changed vectors, since the rows need not be."""
+    twin = copy(form)  # what is made of a form must not refer to it
+
+    def score(hidden: Any) -> Any:
+        scores = inner(twin.inputs(torch.from_numpy(hidden)).detach().numpy())
+        return twin.outputs(torch.from_numpy(scores)).detach().numpy()
+
+    return score
+
+
+def _turned(form: Projected, inner: Score) -> Score:
+    """From vectors that are turned to those of the inner rows."""
+    turn = turning(form)
+
+    def score(hidden: Any) -> Any:
+        vectors, offset = turn(hidden)
+        out = inner(vectors)
+        return out if offset is None else numpy.add(out, offset, out=out)
+
+    return score
+
+
+def turning(form: Projected) -> Callable[[Any], tuple[Any, Any]]:
+    """How vectors are turned to those of the inner rows, and what is added to their inner products, (n, 1)."""
+    basis, bias = small_table(form.basis), None if form.bias is None else form.bias.detach().float()
+
+    def turn(hidden: Any) -> tuple[Any, Any]:
+        vectors = torch.from_numpy(hidden)
+        return (vectors @ basis().T).numpy(), None if bias is None else (vectors @ bias).numpy()[:, None]
+
+    return turn
 
 
 def limit(form: CompressedEmbedding) -> int:
