@@ -176,11 +176,7 @@ def by_loops(
     """What ``make`` puts together for a table, kept by a name; None where loops don't serve."""
     if not HAVE_NUMBA or values.device.type != "cpu" or (torch.is_grad_enabled() and trains(table, values)):
         return None
-    return cached(table, name, partial(_of_loops, make), _watch)
-
-
-def _watch(table: CompressedEmbedding) -> Watch:
-    return Watch(table, copied(table))
+    return cached(table, name, partial(_of_loops, make), lambda table: Watch(table, copied(table)))
 
 
 def _of_loops(make: Callable[[CompressedEmbedding], Any], table: CompressedEmbedding) -> Any | None:

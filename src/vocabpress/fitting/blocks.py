@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import overload
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,18 +35,11 @@ class ProportionalRanks(Sequence[tuple[int, ...]]):
     def __len__(self) -> int:
         return len(self._raised) + 1
 
-    @overload
-    def __getitem__(self, index: int) -> tuple[int, ...]: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[tuple[int, ...]]: ...
-    def __getitem__(self, index: int | slice) -> tuple[int, ...] | list[tuple[int, ...]]:
+    def __getitem__(self, steps: Any) -> Any:
         """The ranks after so many steps."""
-        if isinstance(index, slice):
-            return [self[step] for step in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        steps = self._raised[: index % len(self)]
-        return tuple((1 + torch.bincount(steps, minlength=self._blocks)).tolist())
+        if not 0 <= steps < len(self):
+            raise IndexError(steps)
+        return tuple((1 + torch.bincount(self._raised[:steps], minlength=self._blocks)).tolist())
 
 
 def full_ranks(sizes: Sequence[int], width: int) -> list[int]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vocabpress.embeddings import CompressedEmbedding, Dense, Projected, Rows, Scalar, Sum
+from vocabpress.embeddings.combine import forms
 from vocabpress.embeddings.scalar import ScaleAxis
 from vocabpress.fitting.quantise import quantise
 
@@ -54,7 +55,7 @@ def unevenness(metric: Tensor) -> float:
 def can_fold(form: CompressedEmbedding) -> bool:
     """Whether all rows of a form are read through a basis, or are floats."""
     if isinstance(form, Sum | Rows):
-        return all(can_fold(part) for part in _parts(form))
+        return all(can_fold(part) for part in parts_of(form))
     if isinstance(form, Projected):
         basis = form.basis
         return form.activation is None and (
@@ -67,7 +68,7 @@ def can_fold(form: CompressedEmbedding) -> bool:
 def fold(form: CompressedEmbedding, matrix: Tensor) -> None:
     """Multiply every row by ``matrix``, (d, d), in place, in a form that `can_fold`; integers are rounded again."""
     if isinstance(form, Sum | Rows):
-        for part in _parts(form):
+        for part in parts_of(form):
             fold(part, matrix)
     elif isinstance(form, Dense):
         form.rows.data = form.rows @ matrix
@@ -81,6 +82,6 @@ def fold(form: CompressedEmbedding, matrix: Tensor) -> None:
             form.bias.data = form.bias @ matrix
 
 
-def _parts(form: Sum | Rows) -> list[CompressedEmbedding]:
-    modules = form.parts if isinstance(form, Sum) else form.blocks
-    return [module for module in modules if isinstance(module, CompressedEmbedding)]
+def parts_of(form: Sum | Rows) -> list[CompressedEmbedding]:
+    """What is added up, or the blocks."""
+    return forms(form.parts if isinstance(form, Sum) else form.blocks)

@@ -33,7 +33,7 @@ from torch import Tensor
 from vocabpress.embeddings import CompressedEmbedding, Projected
 from vocabpress.fitting.blocks import ProportionalRanks, contiguous, empty_block, empty_blocks, full_ranks, store_blocks
 from vocabpress.fitting.quantise import Factors
-from vocabpress.fitting.reassign import Options, Storage, reassign
+from vocabpress.fitting.reassign import Storage, reassign
 from vocabpress.fitting.table import Table
 from vocabpress.methods.base import Family, Method, Plan
 from vocabpress.settings import AtLeast0, AtLeast1, BlockCount, check_settings
@@ -90,10 +90,11 @@ class GroupReduce(Method):
     ) -> CompressedEmbedding:
         block_of, _ = self.assign_blocks(weights)
         if self.rounds and len(plan["sizes"]) > 1:
-            storage = self._storage(*table.shape, plan)
-            options = Options(self.rounds, self.moving_ratio, self.least_candidates)
-            title = f"{type(self).__name__.lower()}: moving tokens"
-            block_of = reassign(table, weights, block_of, plan["ranks"], storage, options, title, progress)
+            block_of = reassign(
+                table, weights, block_of, plan["ranks"], self._storage(*table.shape, plan),
+                rounds=self.rounds, moving_ratio=self.moving_ratio, least_candidates=self.least_candidates,
+                title=f"{type(self).__name__.lower()}: moving tokens", progress=progress,
+            )  # fmt: skip
         return store_blocks(table, block_of, plan["ranks"], weights, self.factors)
 
     def _storage(self, num_embeddings: int, embedding_dim: int, plan: Plan) -> Storage:

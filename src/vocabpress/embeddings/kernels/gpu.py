@@ -21,7 +21,7 @@ from vocabpress.embeddings.combine import Columns, Sum, forms
 from vocabpress.embeddings.kernels.pieces import Memory, UncutError, cut
 from vocabpress.embeddings.kernels.watch import Watch, cached
 from vocabpress.embeddings.projected import ACTIVATIONS, Projected
-from vocabpress.embeddings.rows import Rows
+from vocabpress.embeddings.rows import Rows, picked
 
 Read = Callable[[Tensor], Tensor]
 
@@ -130,7 +130,7 @@ def _places(form: CompressedEmbedding) -> tuple[tuple[Tensor | int, ...], dict[s
 
 
 def _blocks(form: Rows) -> Read:
-    """Every block reads every token, and `where` picks: how many lie in each, only the device knows."""
+    """Every block reads every token: how many lie in each, only the device knows."""
     (places, options), rows = _places(form), form.num_embeddings
     readers = [_inner(block) for block in forms(form.blocks)]
 
@@ -140,12 +140,7 @@ def _blocks(form: Rows) -> Read:
         if len(ids):
             with torch.cuda.device_of(ids):
                 kernels.find_rows[(len(ids),)](ids, block, row, rows, *places, **options)
-        first, *others = readers
-        result = first(torch.where(block == 0, row, 0).clamp(min=0))
-        for index, other in enumerate(others, start=1):
-            inside = block == index
-            result = torch.where(inside[:, None], other(torch.where(inside, row, 0)), result)
-        return torch.where((row < 0)[:, None], torch.nan, result)
+        return torch.where((row < 0)[:, None], torch.nan, picked(readers, block, row.clamp(min=0)))
 
     return read
 
