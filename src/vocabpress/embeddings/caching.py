@@ -14,14 +14,11 @@ from torch.nn.functional import embedding, linear
 
 from vocabpress.budget import Budget
 from vocabpress.chunks import chunks
-from vocabpress.embeddings.base import CompressedEmbedding
-from vocabpress.embeddings.dense import Dense
+from vocabpress.embeddings import CompressedEmbedding, Dense, Scaled, Trellis
 from vocabpress.embeddings.inference import dense, in_graph, logits, lookup, top_logits, trains
 from vocabpress.embeddings.kernels.decoders import copied
 from vocabpress.embeddings.kernels.maps import read_whole
 from vocabpress.embeddings.kernels.watch import Watch
-from vocabpress.embeddings.scaled import Scaled
-from vocabpress.embeddings.trellis import Trellis
 
 Kept = Literal["dense", "codes"]
 """What of a whole table stays in memory: its decoded rows, or only its codes."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
-from vocabpress.embeddings.base import CompressedEmbedding
+from vocabpress.embeddings import CompressedEmbedding, Projected
 from vocabpress.embeddings.kernels import gpu
 from vocabpress.embeddings.kernels.compiling import HAVE_NUMBA
 from vocabpress.embeddings.kernels.decoders import NoKernelError, copied, decoder, tensors
@@ -24,7 +24,6 @@ from vocabpress.embeddings.kernels.maps import SHARE, Decode, Score, read_whole
 from vocabpress.embeddings.kernels.scorers import scorer
 from vocabpress.embeddings.kernels.threads import in_threads
 from vocabpress.embeddings.kernels.watch import Watch, cached
-from vocabpress.embeddings.projected import Projected
 
 MANY = 64  # ids among which it pays to look for equal ones
 TOP_WHOLE = 8  # vectors whose inner products with all rows may be held at once

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vocabpress.embeddings.base import CompressedEmbedding
-from vocabpress.embeddings.combine import Columns, Sum, forms
+from vocabpress.embeddings import Columns, CompressedEmbedding, Projected, Rows, Sum
+from vocabpress.embeddings.combine import forms
 from vocabpress.embeddings.kernels.pieces import Memory, UncutError, cut
 from vocabpress.embeddings.kernels.watch import Watch, cached
-from vocabpress.embeddings.projected import ACTIVATIONS, Projected
-from vocabpress.embeddings.rows import Rows, picked
+from vocabpress.embeddings.projected import ACTIVATIONS
+from vocabpress.embeddings.rows import picked
 
 Read = Callable[[Tensor], Tensor]
 

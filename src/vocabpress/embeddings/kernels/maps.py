@@ -11,13 +11,10 @@ import numpy
 import torch
 from torch import Tensor
 
-from vocabpress.embeddings.base import CompressedEmbedding
+from vocabpress.embeddings import CompressedEmbedding, Projected, Rotated, Scaled, Tiles
 from vocabpress.embeddings.kernels.loops import LANES, join_tiles, turn_back
 from vocabpress.embeddings.kernels.threads import in_threads
-from vocabpress.embeddings.projected import Projected
-from vocabpress.embeddings.rotated import OF_COLUMNS, OF_ROWS, Rotated, blocks_of, cosines, signs
-from vocabpress.embeddings.scaled import Scaled
-from vocabpress.embeddings.tiles import Tiles
+from vocabpress.embeddings.rotated import OF_COLUMNS, OF_ROWS, blocks_of, cosines, signs
 
 Decode = Callable[[Any, Any], Any]
 """Writes rows, float32 (n, d), for ids, int64 (n)."""

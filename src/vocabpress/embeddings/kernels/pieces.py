@@ -12,13 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vocabpress.embeddings.base import CompressedEmbedding
-from vocabpress.embeddings.codebooks import Codebooks
-from vocabpress.embeddings.combine import Columns, forms
-from vocabpress.embeddings.dense import Dense
-from vocabpress.embeddings.rows import Rows
-from vocabpress.embeddings.scalar import Scalar
-from vocabpress.embeddings.trellis import Trellis
+from vocabpress.embeddings import Codebooks, Columns, CompressedEmbedding, Dense, Rows, Scalar, Trellis
+from vocabpress.embeddings.combine import forms
 
 
 class Kind(IntEnum):

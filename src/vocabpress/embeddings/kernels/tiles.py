@@ -5,7 +5,7 @@ from typing import Any
 import numpy
 import torch
 
-from vocabpress.embeddings.base import CompressedEmbedding
+from vocabpress.embeddings import CompressedEmbedding
 from vocabpress.embeddings.kernels.decoders import decoder
 from vocabpress.embeddings.kernels.maps import Score, has_products, read_whole
 from vocabpress.embeddings.kernels.threads import in_threads
