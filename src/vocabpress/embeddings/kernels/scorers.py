@@ -25,9 +25,10 @@ from vocabpress.embeddings.kernels.threads import in_threads
 from vocabpress.embeddings.kernels.tiles import tiles
 from vocabpress.embeddings.projected import Projected
 from vocabpress.embeddings.rotated import Rotated
-from vocabpress.embeddings.rows import CHUNK, Rows
+from vocabpress.embeddings.rows import Rows
 from vocabpress.embeddings.scalar import Scalar
 from vocabpress.embeddings.scaled import Scaled
+from vocabpress.packing import unpack
 
 Add = Callable[[int, int, Any], object]
 """Adds the inner products with the rows from the first to the last, (n, rows), float32, to what is there."""
@@ -234,7 +235,10 @@ def _rows(form: Rows) -> Adder:
     blocks, rows = [adder(block) for block in forms(form.blocks)], form.num_embeddings
     sizes = [block.num_embeddings for block in forms(form.blocks)]
     starts = [*accumulate(sizes[:-1], initial=0)]
-    block_of, bits, counts, _ = places_of(form)
+    places_of(form)  # refuses a map that gives blocks other tokens than they have
+    order = None
+    if form.block_of is not None:  # where each token's row is, if the blocks lie one after another
+        order = unpack(form.block_of, form.map_bits, rows).numpy().argsort(kind="stable").argsort()
 
     def prepare(hidden: Any) -> Add:
         adds, parts = [block(hidden) for block in blocks], numpy.zeros((len(hidden), rows), numpy.float32)
@@ -245,21 +249,9 @@ def _rows(form: Rows) -> Adder:
                 add(own, end, parts[:, start + own : start + end])
 
         in_threads(part, SHARES, max(1, SHARES * WORTH // rows))
-        return Whole(_in_order(parts, numpy.array(starts), block_of, counts, bits) if bits else parts)
+        return Whole(parts if order is None else parts.take(order, axis=1))
 
     return prepare
-
-
-def _in_order(parts: Any, starts: Any, block_of: Any, counts: Any, bits: int) -> Any:
-    """Inner products that lie block by block, (n, V), in the order of tokens."""
-    out, rows = numpy.empty_like(parts), parts.shape[1]
-
-    def part(first: int, last: int) -> None:
-        span = slice(first * CHUNK, min(last * CHUNK, rows))
-        sums.from_blocks(parts, starts, block_of, bits, counts[first], span.start, out[:, span])
-
-    in_threads(part, len(counts), WORTH // CHUNK)
-    return out
 
 
 ADDERS: dict[type[CompressedEmbedding], Callable[[Any], Adder]] = {
