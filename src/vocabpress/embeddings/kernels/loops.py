@@ -128,27 +128,6 @@ def read_rows(block_of: Any, bits: int, counts: Any, chunk: int, bounds: Any, pi
 
 
 @compiled
-def join_tiles(tiles: Any, strips: Any, places: Any, columns: int, out: Any) -> None:
-    """Rows of a matrix from its tiles.
-
-    Args:
-        tiles: Those of some strips of rows, strip by strip, (strips * tiles of a strip, rows of a tile * columns).
-        strips: The strip of each row, int64 (n).
-        places: The row in the strip, int64 (n).
-        columns: Of a tile.
-        out: (n, d), is written.
-    """
-    width = out.shape[1]
-    across = (width + columns - 1) // columns
-    for row in range(len(strips)):
-        start = places[row] * columns
-        for tile in range(across):
-            first, source = tile * columns, tiles[strips[row] * across + tile]
-            for column in range(min(columns, width - first)):
-                out[row, first + column] = source[start + column]
-
-
-@compiled
 def turn_back(matrix: Any, by_rows: bool, block: int, cosines: Any, factors: Any, first: int, last: int) -> None:
     """Undo `rotated.rotate` of rows or columns of a matrix, in place.
 

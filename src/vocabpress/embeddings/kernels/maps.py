@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vocabpress.embeddings import CompressedEmbedding, Projected, Rotated, Scaled, Tiles
-from vocabpress.embeddings.kernels.loops import LANES, join_tiles, turn_back
+from vocabpress.embeddings.kernels.loops import LANES, turn_back
 from vocabpress.embeddings.kernels.threads import in_threads
 from vocabpress.embeddings.rotated import OF_COLUMNS, OF_ROWS, blocks_of, cosines, signs
 
@@ -52,7 +52,8 @@ def tiles_decoder(form: Tiles, inner: Decode) -> Decode:
     def decode(ids: Any, out: Any) -> None:
         strips, place = numpy.unique(ids // rows, return_inverse=True)
         numbers = (strips[:, None] * across + numpy.arange(across)).reshape(-1)
-        join_tiles(rows_by(inner, numbers, rows * columns), place, ids % rows, columns, out)
+        tiles = rows_by(inner, numbers, rows * columns).reshape(-1, across, rows, columns)
+        out[:] = tiles[place, :, ids % rows].reshape(len(ids), across * columns)[:, : out.shape[1]]
 
     return decode
 
