@@ -29,7 +29,6 @@ from vocabpress.embeddings.kronecker import Kronecker
 from vocabpress.embeddings.projected import ACTIVATIONS, Projected
 from vocabpress.embeddings.rotated import Rotated
 from vocabpress.embeddings.rows import CHUNK, Rows
-from vocabpress.embeddings.scalar import Scalar
 from vocabpress.embeddings.scaled import Scaled
 from vocabpress.embeddings.tiles import Tiles
 from vocabpress.embeddings.trellis import Trellis, all_words
@@ -177,25 +176,6 @@ def places_of(form: CompressedEmbedding) -> tuple[Any, int, Any, int]:
     except ValueError as error:
         raise NoKernelError(str(error)) from None
     return form.block_of.numpy(), form.map_bits, form.counted(form.block_of).contiguous().numpy(), CHUNK
-
-
-def codes_of(form: Scalar | Codebooks) -> Any:
-    """Packed codes, (V, bytes of a row), side by side; a view where they are that already."""
-    return form.codes.contiguous().numpy()
-
-
-def scales_of(form: Scalar) -> tuple[Any, int]:
-    """Scales, (V or 1, groups), and how many neighbours share one."""
-    if form.scales is None:
-        return numpy.ones((1, 1), numpy.float32), form.embedding_dim
-    group = {"row": form.embedding_dim, "column": 1}.get(form.scale_axis, form.group_size or 1)
-    return floats(form.scales), group
-
-
-def books_of(form: Codebooks) -> Any:
-    """For each code of a row the first word of its book, (stages * segments)."""
-    books = numpy.arange(form.words.num_embeddings >> form.bits).reshape(form.stages, -1) << form.bits
-    return numpy.broadcast_to(books, (form.stages, form.segments)).flatten()
 
 
 def _by_torch(form: CompressedEmbedding) -> Decode:

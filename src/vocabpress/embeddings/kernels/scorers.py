@@ -19,8 +19,8 @@ from vocabpress.embeddings.codebooks import Codebooks
 from vocabpress.embeddings.combine import Columns, Sum, forms
 from vocabpress.embeddings.dense import Dense
 from vocabpress.embeddings.kernels import sums
-from vocabpress.embeddings.kernels.decoders import books_of, codes_of, places_of, scales_of, small_table
-from vocabpress.embeddings.kernels.maps import Score
+from vocabpress.embeddings.kernels.decoders import places_of, small_table
+from vocabpress.embeddings.kernels.maps import Score, floats
 from vocabpress.embeddings.kernels.threads import in_threads
 from vocabpress.embeddings.kernels.tiles import tiles
 from vocabpress.embeddings.projected import Projected
@@ -141,8 +141,8 @@ def _dense(form: Dense) -> Adder:
 
 
 def _scalar(form: Scalar) -> Adder:
-    codes, bits, columns = codes_of(form), form.bits, form.embedding_dim
-    scales, _ = scales_of(form)
+    codes, bits, columns = form.codes.contiguous().numpy(), form.bits, form.embedding_dim
+    scales = numpy.ones((1, 1), numpy.float32) if form.scales is None else floats(form.scales)
     if form.scale_axis == "group" or bits not in (1, 2, 4, 8):
         return _whole(tiles(form))
     by_row = len(scales) > 1
@@ -178,8 +178,9 @@ def _halves(vectors: Any, length: int) -> Any:
 
 
 def _codebooks(form: Codebooks) -> Adder:
-    codes, bits, segments = codes_of(form), form.bits, form.segments
-    words, books = small_table(form.words), books_of(form)
+    codes, bits, segments, words = form.codes.contiguous().numpy(), form.bits, form.segments, small_table(form.words)
+    firsts = numpy.arange(form.words.num_embeddings >> bits).reshape(form.stages, -1) << bits
+    books = numpy.broadcast_to(firsts, (form.stages, segments)).flatten()  # of each code the first word of its book
     per_byte = 8 // bits if 8 % bits == 0 else 1
 
     def prepare(hidden: Any) -> Add:
