@@ -102,7 +102,6 @@ class HotRows(_Caching):
         self.limit = limit
 
     def lookup(self, table: CompressedEmbedding, ids: Tensor) -> Tensor:
-        """As the table's own."""
         if in_graph(ids) or trains(table):
             return super().lookup(table, ids)
         hot: _Hot = self._of(table)
@@ -130,7 +129,6 @@ class Resident(_Caching):
     """
 
     def lookup(self, table: CompressedEmbedding, ids: Tensor) -> Tensor:
-        """As the table's own."""
         if isinstance(table, Scaled) and _only_scales_train(table):
             return table.scaled(self.lookup(table.inner, ids), ids)
         if self._reads_codes(table, ids):
@@ -139,7 +137,6 @@ class Resident(_Caching):
         return embedding(ids.to(rows.device), rows).to(ids.device)
 
     def logits(self, table: CompressedEmbedding, hidden: Tensor) -> Tensor:
-        """As the table's own."""
         if isinstance(table, Scaled) and _only_scales_train(table):
             return table.outputs(self.logits(table.inner, table.inputs(hidden)))
         if self._reads_codes(table, hidden):
@@ -148,7 +145,6 @@ class Resident(_Caching):
         return linear(hidden.to(rows.device), rows.to(hidden.dtype)).to(hidden.device)
 
     def top(self, table: CompressedEmbedding, hidden: Tensor, count: int, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-        """As the table's own."""
         return super().top(table if self._reads_codes(table, hidden) else self._of(table), hidden, count, bias)
 
     def _reads_codes(self, table: CompressedEmbedding, values: Tensor) -> bool:

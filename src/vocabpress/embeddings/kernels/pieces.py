@@ -54,7 +54,7 @@ class UncutError(Exception):
 class Memory:
     """Where the numbers of forms lie, for a reader that takes them as they are; it must live as long as its addresses.
 
-    All its methods but `refresh` give an address, and raise `UncutError` where the numbers do not lie as wanted.
+    Numbers that do not lie as they are wanted raise `UncutError`.
     """
 
     def __init__(self) -> None:
@@ -63,30 +63,30 @@ class Memory:
         self._words: list[tuple[CompressedEmbedding, Tensor]] = []
 
     def codes(self, codes: Tensor) -> int:
-        """Of packed codes."""
+        """Address of packed codes."""
         if not codes.is_contiguous():
             raise UncutError
         self._kept.append(codes.detach())
         return codes.data_ptr()
 
     def numbers(self, tensor: Tensor) -> int:
-        """Of floats, which may be copied."""
+        """Address of floats, which may be copied."""
         self.dtypes.add(tensor.dtype)
         return self.codes(tensor)
 
     def rows(self, form: Dense) -> int:
-        """Of rows."""
+        """Address of the rows themselves."""
         return self.numbers(form.rows)
 
     def words(self, form: Codebooks) -> int:
-        """Of decoded words."""
+        """Address of decoded words."""
         words = form.words.dense().contiguous()
         if not isinstance(form.words, Dense) or words is not form.words.rows:
             self._words.append((form.words, words))
         return self.numbers(words)
 
     def states(self, form: Trellis, width: int) -> int:
-        """Of what the states of a trellis stand for; none where that is computed."""
+        """Address of what the states of a trellis stand for; 0 where that is computed."""
         return 0
 
     def refresh(self) -> None:
