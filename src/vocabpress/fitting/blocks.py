@@ -59,16 +59,10 @@ def empty_block(rows: int, width: int, rank: int, factors: Factors) -> Compresse
     return low if low.total_bits() < whole.total_bits() else whole
 
 
-def empty_blocks(sizes: Sequence[int], width: int, ranks: Sequence[int], factors: Factors, mapped: bool) -> Rows:
-    """The empty form of a table in blocks of these sizes and ranks; blocks without rows are left out."""
-    blocks = [empty_block(size, width, rank, factors) for size, rank in zip(sizes, ranks, strict=True) if size]
-    return Rows(blocks, mapped)
-
-
 def store_blocks(
     table: Table | Tensor, block_of: Tensor, ranks: Sequence[int], weights: Tensor, factors: Factors
 ) -> Rows:
-    """The weighted SVD of each block, in the form of :func:`empty_blocks`.
+    """The weighted SVD of each block, in the form of :func:`empty_block`; blocks without rows are left out.
 
     Ranks are clipped to what a block can have. A block whose rows all have the weight 0 is fitted with equal weights.
     """

@@ -86,13 +86,10 @@ class Compositional(Method):
         rows = table.map(lambda _, some: some / scale).cached()
         start = _Coder(rows, plan["books"], 1 << self.bits, generator)
         network = self._train(start, rows, weights, generator, progress)
-        codes = torch.empty(len(table), plan["books"], dtype=torch.uint8, device=table.device)
-        rows.fill([codes], lambda _, some: [network.codes(some)])
-        books = refit(rows, codes, network.books.detach(), weights) * scale
+        books = refit(rows, network.codes, network.books.detach(), weights) * scale
         words = store_factor(books.flatten(0, 1), self.factors, "row")
         form = Codebooks(len(table), words, self.bits, stages=plan["books"]).to(table.device)
-        for places, some in zip(form.codes.split(ROWS_PER_CALL), codes.split(ROWS_PER_CALL), strict=True):
-            places.copy_(pack(some, self.bits))
+        rows.fill([form.codes], lambda _, some: [pack(network.codes(some), self.bits)])
         return form
 
     def expected_seconds(self, sample: Table, num_embeddings: int, budget: Budget) -> float | None:

@@ -30,8 +30,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from vocabpress.embeddings import CompressedEmbedding, Projected
-from vocabpress.fitting.blocks import ProportionalRanks, contiguous, empty_block, empty_blocks, full_ranks, store_blocks
+from vocabpress.embeddings import CompressedEmbedding, Projected, Rows
+from vocabpress.fitting.blocks import ProportionalRanks, contiguous, empty_block, full_ranks, store_blocks
 from vocabpress.fitting.quantise import Factors
 from vocabpress.fitting.reassign import Storage, reassign
 from vocabpress.fitting.table import Table
@@ -83,7 +83,10 @@ class GroupReduce(Method):
         return [Family({"sizes": sizes, "mapped": mapped}, "ranks", ranks)]
 
     def empty(self, num_embeddings: int, embedding_dim: int, plan: Plan) -> CompressedEmbedding:
-        return empty_blocks(plan["sizes"], embedding_dim, plan["ranks"], self.factors, plan["mapped"])
+        blocks = zip(plan["sizes"], plan["ranks"], strict=True)
+        return Rows(
+            [empty_block(size, embedding_dim, rank, self.factors) for size, rank in blocks if size], plan["mapped"]
+        )
 
     def fit_plan(
         self, table: Table, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
