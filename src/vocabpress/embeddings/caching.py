@@ -14,7 +14,7 @@ from torch.nn.functional import embedding, linear
 
 from vocabpress.budget import Budget
 from vocabpress.chunks import chunks
-from vocabpress.embeddings import CompressedEmbedding, Dense, Scaled, Trellis
+from vocabpress.embeddings import CompressedEmbedding, Dense, Trellis
 from vocabpress.embeddings.inference import dense, in_graph, logits, lookup, top_logits, trains
 from vocabpress.embeddings.kernels.decoders import copied
 from vocabpress.embeddings.kernels.maps import read_whole
@@ -123,22 +123,15 @@ class HotRows(_Caching):
 
 
 class Resident(_Caching):
-    """Keeps the whole table decoded, in the dtype of the model: a small file, the speed and memory of a dense table.
-
-    Where only the scales of a `Scaled` train, the table inside it is kept instead, and scaled at every reading.
-    """
+    """Keeps the whole table decoded, in the dtype of the model: a small file, the speed and memory of a dense table."""
 
     def lookup(self, table: CompressedEmbedding, ids: Tensor) -> Tensor:
-        if isinstance(table, Scaled) and _only_scales_train(table):
-            return table.scaled(self.lookup(table.inner, ids), ids)
         if self._reads_codes(table, ids):
             return super().lookup(table, ids)
         rows: Tensor = self._of(table).rows
         return embedding(ids.to(rows.device), rows).to(ids.device)
 
     def logits(self, table: CompressedEmbedding, hidden: Tensor) -> Tensor:
-        if isinstance(table, Scaled) and _only_scales_train(table):
-            return table.outputs(self.logits(table.inner, table.inputs(hidden)))
         if self._reads_codes(table, hidden):
             return super().logits(table, hidden)
         rows: Tensor = self._of(table).rows
@@ -170,12 +163,6 @@ def _decoded(table: CompressedEmbedding) -> Tensor:
     for part in chunks(*rows.shape):
         rows[part] = lookup(table, ids[part])
     return rows
-
-
-def _only_scales_train(table: Scaled) -> bool:
-    """Whether the rows inside are constant, while those of the table change at every step of an optimiser."""
-    scales = [*table.parameters(recurse=False)]
-    return any(own.requires_grad for own in scales) and not any(own.requires_grad for own in table.inner.parameters())
 
 
 def must_decode(table: CompressedEmbedding) -> bool:

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +155,8 @@ def compress(
     request = Request(original.method_for(named), budget or FALLBACK, seed, shapes)
     wanted = None if budget is not None or shapes is not None or asked.limited else quality or DEFAULT
     progress = progress and not shards.rank
-    with nullcontext(NO_TEXT) if shards.rank else open_text(files, text, folder, measure) as read:
+    with ExitStack() as stack:
+        read = NO_TEXT if shards.rank else stack.enter_context(open_text(files, text, folder, measure))
         if recover is not None:
             check_text(read)
         probe = None
@@ -165,12 +166,15 @@ def compress(
             warnings.warn(f"the table gets {FALLBACK}, because no quality is measured", stacklevel=2)
         bench = Bench(original, request, shards.agree_on(probe is not None), probe, device, shards, progress)
         wanted = wanted if bench.measured else None
-        folds = bench.takes_metric(wanted) and not asked.measures(original)
-        calibrating = Calibrating(folder, original, read, text, folds, seed, device, progress)
-        known = shards.agree_on(None if shards.rank else calibrating.of(known))
+        calibrating = Calibrating(folder, original, read, text, bench.takes_metric(wanted), seed, device, progress)
+        if not shards.rank:
+            needed = bool(asked) or recover is not None
+            calibrating = stack.enter_context(calibrating.with_own_text(known, needed))
+        read = calibrating.text
+        known, measures = shards.agree_on(None if shards.rank else calibrating.of(known, bool(asked)))
         known.check(*original.shape)
         if asked:
-            settled, maps, known = asked.fit(bench, folder, read, known, wanted, quality is not None)
+            settled, maps, known = asked.fit(bench, folder, read.files, known, measures, wanted, quality is not None)
         else:
             maps = compress_linears(original.model, shapes, device, progress)
             settled = bench.settle(wanted, quality is not None, known)

@@ -1,5 +1,6 @@
 """What a user asks of the whole model, not of its table alone."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,6 @@ import torch
 
 from vocabpress.budget import Budget
 from vocabpress.calibrate.calibration import Calibration
-from vocabpress.calibrate.own import TOKENS, own_files, writes
 from vocabpress.fitting.shards import Shards
 from vocabpress.hf.fit import Maps
 from vocabpress.hf.folders import weight_bytes
@@ -20,7 +20,6 @@ from vocabpress.hf.request import LinearShapes
 from vocabpress.hf.tables import base_prefix
 from vocabpress.job.body import Body, named
 from vocabpress.job.search import Bench, Settled
-from vocabpress.job.text import DECLARATION, JobText
 from vocabpress.job.whole import Whole
 from vocabpress.methods.ldlq import LDLQ, check_weight
 
@@ -105,35 +104,35 @@ class WholeRequest:
             if tensor.dtype == torch.float32 and name not in coded | table:
                 shortened(name, tensor)
 
-    def measures(self, original: Original) -> bool:
-        """Whether the pass over text that the maps need measures the metric of the table, too: not that of a head."""
-        return bool(self) and not original.ties_head
-
     def body(self, other: str | None) -> str | None:
         """The body as the command line has it; ``other`` if this is no request."""
         return TRELLIS if self.bits is not None else other
 
     def fit(
-        self, bench: Bench, folder: Path, text: JobText, known: Calibration, wanted: float | None, insists: bool
+        self,
+        bench: Bench,
+        folder: Path,
+        files: Sequence[Path],
+        known: Calibration,
+        measures: bool,
+        wanted: float | None,
+        insists: bool,
     ) -> tuple[Settled, Maps, Calibration]:
         """Fit table and maps, and install the maps; the calibration is the one that the table was fitted with.
 
         Args:
             bench: The original, and what measures it.
             folder: Folder of the checkpoint.
-            text: To calibrate on; a causal model writes some itself if none is the user's.
+            files: Text to calibrate on.
             known: Which errors of the table matter.
+            measures: Whether its metric is still to be measured.
             wanted: The quality of the table beside a body as it is; None takes the size of the request.
             insists: As in `Bench.search`.
         """
-        seed = bench.request.seed
-        tokens = TOKENS if text.name == DECLARATION and writes(folder) else 0
-        with own_files(folder, tokens, seed, torch.device(bench.device or "cpu"), bench.progress) as own:
-            names, files = find_maps(bench.original.model), [*own, *text.files]
-            size = bench.original.model.num_parameters() - bench.original.weight.numel()
-            body = Body(folder, size, files, names, self.method, seed, bench.device, bench.progress)
-        if self.measures(bench.original) and text.name != DECLARATION and known.metric is None:
-            known = body.with_metric(known)
+        names, table = find_maps(bench.original.model), bench.original.weight
+        size, where = bench.original.model.num_parameters() - table.numel(), (bench.device, bench.progress)
+        body = Body(folder, size, table.dtype, files, names, self.method, bench.request.seed, *where)
+        known = body.with_metric(known) if measures else known
         whole = Whole(bench, body, known)
         if not self.limited:
             assert self.bits is not None
