@@ -5,14 +5,11 @@ weight of compression errors this is the empirical Fisher information of e.g. Op
 1992), shared by all tokens. Rows that are read through a basis B can be read through B T instead.
 """
 
-from typing import cast
-
 import torch
 from torch import Tensor
 
 from vocabpress.embeddings import CompressedEmbedding, Dense, Projected, Rows, Scalar, Sum
 from vocabpress.embeddings.combine import forms
-from vocabpress.embeddings.scalar import ScaleAxis
 from vocabpress.fitting.quantise import quantise
 
 FLOOR = 1e-2  # least eigenvalue over the mean: directions that do not affect the model still count a little
@@ -74,8 +71,9 @@ def fold(form: CompressedEmbedding, matrix: Tensor) -> None:
         form.rows.data = form.rows @ matrix
     elif isinstance(form, Projected):
         if isinstance(form.basis, Scalar):
-            like, axis = form.basis, cast("ScaleAxis", form.basis.scale_axis)
-            form.basis = quantise(like.dense() @ matrix, like.bits, axis, like.group_size, like.stored_dtype)
+            like = form.basis
+            turned = like.dense() @ matrix
+            form.basis = quantise(turned, like.bits, like.scale_axis, like.group_size, like.stored_dtype)
         else:
             fold(form.basis, matrix)
         if form.bias is not None:
