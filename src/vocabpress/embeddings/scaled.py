@@ -44,13 +44,8 @@ class Scaled(Configured):
         scales = self.rows if self.columns is None else self.columns
         return self.inner.dtype if scales is None else scales.dtype
 
-    def scaled(self, entries: Tensor, ids: Tensor | None = None) -> Tensor:
-        """Rows of ``inner``, (*n, embedding_dim), as those of this form.
-
-        Args:
-            entries: Of the rows ``ids``, (*n), or of all of them.
-            ids: Which rows.
-        """
+    def _scaled(self, entries: Tensor, ids: Tensor | None = None) -> Tensor:
+        """Rows of ``inner``, all or some, (*n, embedding_dim), as those of this form."""
         entries = entries.to(self.dtype)
         if self.rows is not None:
             entries = entries * (self.rows if ids is None else self.rows[ids])[..., None]
@@ -65,10 +60,10 @@ class Scaled(Configured):
         return logits if self.rows is None else logits * self.rows.to(logits.dtype)
 
     def lookup(self, ids: Tensor) -> Tensor:
-        return self.scaled(self.inner.lookup(ids), ids)
+        return self._scaled(self.inner.lookup(ids), ids)
 
     def dense(self) -> Tensor:
-        return self.scaled(self.inner.dense())
+        return self._scaled(self.inner.dense())
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.outputs(self.inner.logits(self.inputs(hidden)))

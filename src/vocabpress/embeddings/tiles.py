@@ -73,7 +73,9 @@ class Tiles(Configured):
         return tiles.gather(-2, place).flatten(-3)[..., : self.embedding_dim]
 
     def dense(self) -> Tensor:
-        return joined(self.inner.dense(), self.num_embeddings, self.embedding_dim, self.rows, self.columns)
+        down = -(-self.num_embeddings // self.rows)
+        grid = self.inner.dense().reshape(down, self.across, self.rows, self.columns).transpose(1, 2)
+        return grid.reshape(down * self.rows, -1)[: self.num_embeddings, : self.embedding_dim]
 
     def logits(self, hidden: Tensor) -> Tensor:
         return hidden @ self.dense().to(hidden.dtype).T
@@ -85,10 +87,3 @@ class Tiles(Configured):
 def tiles_of(num_embeddings: int, embedding_dim: int, rows: int, columns: int) -> int:
     """How many tiles cover a matrix."""
     return -(-num_embeddings // rows) * -(-embedding_dim // columns)
-
-
-def joined(tiles: Tensor, num_embeddings: int, embedding_dim: int, rows: int, columns: int) -> Tensor:
-    """The matrix, (num_embeddings, embedding_dim), that tiles cover, (tiles, rows * columns)."""
-    down, across = -(-num_embeddings // rows), -(-embedding_dim // columns)
-    grid = tiles.reshape(down, across, rows, columns).transpose(1, 2)
-    return grid.reshape(down * rows, across * columns)[:num_embeddings, :embedding_dim]
