@@ -7,7 +7,7 @@ layer (all heads together) and both maps of each feed-forward block as one Krone
 import re
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
@@ -53,6 +53,8 @@ FFN_LAST = (
 )
 PLACES = (("attention", False, ATTENTION), ("ffn", False, FFN_FIRST), ("ffn", True, FFN_LAST))
 
+BODY = "body"  # the role of all maps together, where they are coded
+
 
 @dataclass(frozen=True)
 class LinearInfo:
@@ -85,6 +87,7 @@ class LinearOutcome:
         bytes_after: Bytes of the saved tensors.
         relative_error: Sum of squared errors divided by the sum of squares, over all their weights.
         seconds: Time of the fits.
+        idle: Maps that the output for the text does not depend on, such as a pooler that nothing reads.
     """
 
     role: str
@@ -96,6 +99,7 @@ class LinearOutcome:
     bytes_after: int
     relative_error: float
     seconds: float
+    idle: list[str] = field(default_factory=list)
 
 
 def count_numbers(form: CompressedEmbedding) -> int:

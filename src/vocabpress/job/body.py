@@ -98,6 +98,11 @@ class Body:
         found = known.joined(self.measured)
         return found if found.predicted is None else found.by_predictions()
 
+    @property
+    def idle(self) -> list[str]:
+        """Maps that no output depends on."""
+        return [name for name in self.maps if self.moments[name].idle]
+
     def pieces(self) -> dict[str, Piece]:
         """The rates of each map, and what they cost the output for a token."""
         found = {}
@@ -107,6 +112,11 @@ class Body:
             rows, columns = weight.shape
             found[name] = map_piece((rows, columns), cost, self.method)
         return found
+
+    def start_again(self, original: Any) -> None:
+        """Take the numbers of the maps from the original."""
+        for name, module in self.maps.items():
+            module.load_state_dict(original.base_model.get_submodule(name).state_dict())
 
     @torch.no_grad()
     def read(self, table: CompressedEmbedding) -> None:

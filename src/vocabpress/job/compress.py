@@ -55,6 +55,7 @@ def compress(
     body_bits: float | None = None,
     model_size: str | int | None = None,
     model_ratio: float | None = None,
+    model_quality: float | None = None,
     tie: bool = False,
     fast_tokenizer_only: bool = False,
     seed: int = 0,
@@ -94,6 +95,8 @@ def compress(
         model_size: Instead of sizes of the table and the body: the most bytes that the weight file may have, such as
             ``"4MB"``. One slope shares them out over the table and all linear maps.
         model_ratio: The same as a fraction of the bytes of the original's weight files.
+        model_quality: Instead of either: the least quality, over 0 and below 100, of the whole model; the file is the
+            smallest of at most three.
         tie: Whether an output head that is stored apart, and holds the same numbers as the table, is tied to it and
             compressed with it. Without, it is left as it is, and a warning says so.
         fast_tokenizer_only: Whether to leave out the vocabularies that tokenizer.json repeats: vocab.txt, vocab.json,
@@ -123,8 +126,8 @@ def compress(
     shapes = LinearShapes.read(linears) if isinstance(linears, Mapping) else linears
     named = make_method(method) if isinstance(method, str) else method
     check_size(budget, quality, shapes, measure)
-    asked = WholeRequest.of(body, body_bits, model_size, model_ratio, recover is not None)
-    asked.check(budget, quality, shapes, shards)
+    asked = WholeRequest.of(body, body_bits, model_size, model_ratio, model_quality, recover is not None)
+    asked.check(budget, quality, shapes, measure, shards)
     body = None if asked else body
     check_minutes(recover, shards.world)
     command = as_command(
@@ -142,6 +145,7 @@ def compress(
         body_bits=asked.bits,
         model_size=asked.size,
         model_ratio=asked.ratio,
+        model_quality=asked.quality,
         tie=tie or None,
         fast_tokenizer_only=fast_tokenizer_only or None,
         seed=seed,
@@ -161,7 +165,8 @@ def compress(
             check_text(read)
         probe = None
         if measure and not shards.rank:
-            probe = _ask(original, folder, read, wanted, quality is not None, progress)
+            insists = quality is not None or model_quality is not None
+            probe = _ask(original, folder, read, wanted, insists, progress)
         elif wanted is not None and not shards.rank:
             warnings.warn(f"the table gets {FALLBACK}, because no quality is measured", stacklevel=2)
         bench = Bench(original, request, shards.agree_on(probe is not None), probe, device, shards, progress)
@@ -182,7 +187,7 @@ def compress(
         attach(original.model, VocabpressConfig(**done.stored, rest="float16" if asked else None))
         if shards.rank:  # the first process measures and writes
             return shards.agree_on(None)
-        label = Label(model, folder, output, command, page, wanted, fast_tokenizer_only)
+        label = Label(model, folder, output, command, page, wanted or asked.quality, fast_tokenizer_only)
         how = None if recover is None else Recovering(folder, read, recover, seed, device, bool(asked))
         report = write(target, bench, label, done, settled, known, how)
     return shards.agree_on(report)
