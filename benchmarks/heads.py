@@ -16,7 +16,7 @@ from torch import Tensor
 
 from common import RESULTS, milliseconds, parse
 from randomtables import SHAPES, forms
-from vocabpress.embeddings import CompressedEmbedding
+from vocabpress.embeddings import CompressedEmbedding, Projected
 from vocabpress.embeddings.inference import logits, top_logits
 from vocabpress.embeddings.kernels import scorers
 from vocabpress.results import Result, write_results
@@ -35,7 +35,8 @@ def reading_of(count: int) -> Callable[[], object]:
 
 def both_ways(form: CompressedEmbedding, generator: torch.Generator) -> dict[str, float]:
     """Milliseconds by tables of inner products and by decoded tiles, for growing numbers of vectors."""
-    metrics, codes, rows = dict[str, float](), scorers.by_codes(form), scorers.by_rows(form)
+    form = form.inner if isinstance(form, Projected) else form
+    metrics, codes, rows = dict[str, float](), scorers.by_codes(form), scorers.tiles(form)
     for count in CROSSING:
         hidden = torch.randn(count, form.embedding_dim, generator=generator).numpy()
         both = milliseconds([lambda h=hidden: codes(h), lambda h=hidden: rows(h)], SECONDS)

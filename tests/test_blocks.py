@@ -8,7 +8,7 @@ from cases import low_rank_table
 from vocabpress import SVD, Budget, DiscBlock, GroupReduce
 from vocabpress.embeddings import Dense, Projected
 from vocabpress.fitting.blocks import ProportionalRanks, by_first_row, empty_block, store_blocks
-from vocabpress.fitting.reassign import Options, Storage, _Blocks, reassign
+from vocabpress.fitting.reassign import Storage, _Blocks, reassign
 from vocabpress.methods.discblock import clusters
 from vocabpress.reconstruction import reconstruction
 
@@ -16,6 +16,10 @@ from vocabpress.reconstruction import reconstruction
 def zipf(count=400, seed=1):
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     return (count / torch.arange(1.0, count + 1))[order]
+
+
+def options(rounds, moving_ratio, least_candidates):
+    return {"rounds": rounds, "moving_ratio": moving_ratio, "least_candidates": least_candidates}
 
 
 def free(count, limit=10**9):
@@ -120,16 +124,16 @@ def test_a_round_moves_each_token_to_the_block_that_brute_force_finds_best():
 
     best = torch.tensor([min(range(4), key=lambda block: distance(row, block)) for row in table])
     assert 5 <= int((best != start).sum()) < 40
-    ranks, options = [2] * 4, Options(rounds=1, moving_ratio=1.0, least_candidates=1)
-    assert torch.equal(reassign(table, torch.ones(40), start, ranks, free(4), options), best)
+    ranks = [2] * 4
+    assert torch.equal(reassign(table, torch.ones(40), start, ranks, free(4), **options(1, 1.0, 1)), best)
     gains = torch.tensor(
         [distance(row, own) - distance(row, to) for row, own, to in zip(table, start, best, strict=True)]
     )
     three_of = 3.01 / int((best != start).sum())
-    few = reassign(table, torch.ones(40), start, ranks, free(4), Options(1, three_of, 1))
+    few = reassign(table, torch.ones(40), start, ranks, free(4), **options(1, three_of, 1))
     assert set((few != start).nonzero()[:, 0].tolist()) == set(gains.topk(3).indices.tolist())
-    none = Options(rounds=9, moving_ratio=1.0, least_candidates=int((best != start).sum()) + 1)
-    assert torch.equal(reassign(table, torch.ones(40), start, ranks, free(4), none), start)
+    none = options(9, 1.0, int((best != start).sum()) + 1)
+    assert torch.equal(reassign(table, torch.ones(40), start, ranks, free(4), **none), start)
 
 
 def test_moves_stay_inside_the_limit_and_lower_the_error():
@@ -142,12 +146,12 @@ def test_moves_stay_inside_the_limit_and_lower_the_error():
 
     storage = Storage(bits, bits([200, 200]) + 30, [2.0, 9.0], [False, False])
     before = _Blocks(table, weights, start.clone(), ranks, storage.whole).error()
-    moved = reassign(table, weights, start, ranks, storage, Options(100, 0.1, 5))
+    moved = reassign(table, weights, start, ranks, storage, **options(100, 0.1, 5))
     assert bits(torch.bincount(moved).tolist()) <= storage.limit
     assert _Blocks(table, weights, moved, ranks, storage.whole).error() < 0.8 * before
     # Without a limit all go where the rank is high.
     everywhere = reassign(
-        table, weights, start, ranks, Storage(bits, 10**9, [2.0, 9.0], [False, False]), Options(100, 1, 1)
+        table, weights, start, ranks, Storage(bits, 10**9, [2.0, 9.0], [False, False]), **options(100, 1, 1)
     )
     assert int((everywhere == 1).sum()) > 380
 
@@ -248,9 +252,8 @@ def test_moving_tokens_lowers_the_error_even_where_some_blocks_are_whole(method,
 
 def test_a_small_whole_block_keeps_its_rows_and_a_block_of_full_rank_takes_any():
     table, start = low_rank_table(60, 6), torch.tensor([0] * 3 + [1] * 27 + [2] * 30)
-    options = Options(rounds=5, moving_ratio=1.0, least_candidates=1)
     storage = Storage(sum, 10**9, [1.0] * 3, [True, False, True])
-    moved = reassign(table, torch.ones(60), start, [3, 1, 6], storage, options)
+    moved = reassign(table, torch.ones(60), start, [3, 1, 6], storage, **options(5, 1.0, 1))
     assert (moved == 0).nonzero()[:, 0].tolist() == [0, 1, 2]
     assert bool((moved[3:] == 2).all())
 

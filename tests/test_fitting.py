@@ -4,7 +4,8 @@ import math
 import pytest
 import torch
 
-from vocabpress.fitting.binary import StageOptions, flip_bits, train_codes
+from vocabpress.fitting import binary
+from vocabpress.fitting.binary import flip_bits, train_codes
 from vocabpress.fitting.lowrank import principal_axes, ridge, weighted_svd
 from vocabpress.fitting.quantise import quantise
 from vocabpress.methods import LightToken
@@ -130,7 +131,9 @@ def test_annealed_bit_flips_end_nearer_to_the_optimum_than_plain_ones():
     assert ends[1] < ends[0]
 
 
-def calls_of_the_loss(options: StageOptions) -> int:
+def calls_of_the_loss(monkeypatch, epochs, **constants) -> int:
+    for name, value in constants.items():
+        monkeypatch.setattr(binary, name, value)
     calls = 0
 
     def loss(y, x):
@@ -140,19 +143,19 @@ def calls_of_the_loss(options: StageOptions) -> int:
 
     table = torch.randn(600, 8)
     codes = train_codes(
-        table, torch.zeros_like(table), 8, torch.ones(600), loss, options, torch.Generator().manual_seed(0)
+        table, torch.zeros_like(table), 8, torch.ones(600), loss, epochs, torch.Generator().manual_seed(0)
     )[:]
     assert set(codes.unique().tolist()) == {-1.0, 1.0}
     return calls
 
 
-def test_a_stage_stops_when_its_codes_saturate_or_its_loss_is_flat():
+def test_a_stage_stops_when_its_codes_saturate_or_its_loss_is_flat(monkeypatch):
+    monkeypatch.setattr(binary, "BATCH_SIZE", 100)
     steps = math.ceil(0.97 * 600 / 100) + 1  # batches of an epoch, and one look at the held-out rows
-    all_of_them = StageOptions(6, batch_size=100, saturation=2.0, patience=100)
-    assert calls_of_the_loss(all_of_them) == 6 * steps
+    assert calls_of_the_loss(monkeypatch, 6, SATURATION=2.0, PATIENCE=100) == 6 * steps
+    assert calls_of_the_loss(monkeypatch, 60, PATIENCE=2) < 60 * steps
     # At so low a temperature every logit is saturated from the start: one epoch, and the detector ends it.
-    assert calls_of_the_loss(StageOptions(6, batch_size=100, temperature=(1e-4, 1e-5))) == steps
-    assert calls_of_the_loss(StageOptions(60, batch_size=100, saturation=2.0, patience=2)) < 60 * steps
+    assert calls_of_the_loss(monkeypatch, 6, SATURATION=0.9, TEMPERATURES=(1e-4, 1e-5)) == steps
 
 
 def test_trained_codes_beat_the_random_rotation_that_they_start_from():
@@ -160,7 +163,7 @@ def test_trained_codes_beat_the_random_rotation_that_they_start_from():
     errors = []
     for epochs in (0, 8):
         codes = train_codes(
-            table, torch.zeros_like(table), 12, torch.ones(3000), LightToken(loss="mse").row_loss, StageOptions(epochs),
+            table, torch.zeros_like(table), 12, torch.ones(3000), LightToken(loss="mse").row_loss, epochs,
             torch.Generator().manual_seed(0),
         )[:]  # fmt: skip
         decoder = ridge(codes, table, torch.ones(3000))

@@ -13,7 +13,7 @@ LEAST_GATE, MOST_GATE = 0.001, 1.0
 
 
 class Gated(nn.Module):
-    """Replaces a token embedding while its gates are learned.
+    """Replaces a token embedding while its gates are learned; the parameters of its own are trained.
 
     In the row of token t, coordinates j >= g_t d are masked. The gradient treats each coordinate of the mask as the
     gate times d. Then one of several square layers compensates for the masked coordinates. A linear selector chooses it
@@ -48,10 +48,6 @@ class Gated(nn.Module):
     def weight(self) -> Tensor:
         """The original table, for models that read it."""
         return self.original.weight  # pyright: ignore[reportReturnType]
-
-    def trained(self) -> list[nn.Parameter]:
-        """Trained parameters: gates, layers and selector."""
-        return [self.gates, self.layers, self.offsets, self.share, self.scores, self.bias]
 
     def forward(self, ids: Tensor) -> Tensor:
         """The original rows, or inside `reading` other rows; shape (*ids.shape, d)."""

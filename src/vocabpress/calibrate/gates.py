@@ -139,7 +139,7 @@ class Learning:
         steps = max(1, len(sequences.training) // settings.batch_size)  # of an epoch
         training = Training(
             self.model,
-            torch.optim.SGD(self.gated.trained(), lr=settings.learning_rate),
+            torch.optim.SGD(self.gated.parameters(recurse=False), lr=settings.learning_rate),
             rate=lambda step: RATE_DECAY ** -max(0, step // steps + 1 - -(-settings.epochs // 3)),
             loss=self._loss,
             judge=self.judge,

@@ -14,13 +14,11 @@ from torch.nn.functional import embedding, linear
 
 from vocabpress.budget import Budget
 from vocabpress.chunks import chunks
-from vocabpress.embeddings.base import CompressedEmbedding
-from vocabpress.embeddings.dense import Dense
+from vocabpress.embeddings import CompressedEmbedding, Dense, Trellis
 from vocabpress.embeddings.inference import dense, in_graph, logits, lookup, top_logits, trains
 from vocabpress.embeddings.kernels.decoders import copied
 from vocabpress.embeddings.kernels.maps import read_whole
 from vocabpress.embeddings.kernels.watch import Watch
-from vocabpress.embeddings.trellis import Trellis
 
 Kept = Literal["dense", "codes"]
 """What of a whole table stays in memory: its decoded rows, or only its codes."""
@@ -104,7 +102,6 @@ class HotRows(_Caching):
         self.limit = limit
 
     def lookup(self, table: CompressedEmbedding, ids: Tensor) -> Tensor:
-        """As the table's own."""
         if in_graph(ids) or trains(table):
             return super().lookup(table, ids)
         hot: _Hot = self._of(table)
@@ -129,21 +126,18 @@ class Resident(_Caching):
     """Keeps the whole table decoded, in the dtype of the model: a small file, the speed and memory of a dense table."""
 
     def lookup(self, table: CompressedEmbedding, ids: Tensor) -> Tensor:
-        """As the table's own."""
         if self._reads_codes(table, ids):
             return super().lookup(table, ids)
         rows: Tensor = self._of(table).rows
         return embedding(ids.to(rows.device), rows).to(ids.device)
 
     def logits(self, table: CompressedEmbedding, hidden: Tensor) -> Tensor:
-        """As the table's own."""
         if self._reads_codes(table, hidden):
             return super().logits(table, hidden)
         rows: Tensor = self._of(table).rows
         return linear(hidden.to(rows.device), rows.to(hidden.dtype)).to(hidden.device)
 
     def top(self, table: CompressedEmbedding, hidden: Tensor, count: int, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-        """As the table's own."""
         return super().top(table if self._reads_codes(table, hidden) else self._of(table), hidden, count, bias)
 
     def _reads_codes(self, table: CompressedEmbedding, values: Tensor) -> bool:

@@ -1,16 +1,17 @@
 """Codes that select words from codebooks: product codes, additive codes, and combinations."""
 
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from vocabpress.embeddings.base import ROWS_PER_CHUNK, Build, CompressedEmbedding
+from vocabpress.embeddings.base import ROWS_PER_CHUNK, CompressedEmbedding
+from vocabpress.embeddings.configured import Configured
 from vocabpress.embeddings.fields import BOOLEAN, FORM, MAX_COLUMNS, ROWS, integer
 from vocabpress.packing import MAX_BITS, pack, packed_bytes, unpack
 
 
-class Codebooks(CompressedEmbedding):
+class Codebooks(Configured):
     """A row is ``segments`` pieces side by side, each the sum of ``stages`` words selected by its codes.
 
     Piece ``j`` of row ``i`` is ``sum_s book[s, j][codes[i, s, j]]``. One stage is a product code (Jegou et al., 2011);
@@ -30,7 +31,6 @@ class Codebooks(CompressedEmbedding):
     """
 
     codes: Tensor
-    stored_dtype = torch.float32  # unused: it has no continuous tensor of its own
     read_whole = ("words",)
     fields: ClassVar = {
         "num_embeddings": ROWS,
@@ -94,22 +94,6 @@ class Codebooks(CompressedEmbedding):
             for packed in self.codes.split(ROWS_PER_CHUNK)
         ]
         return torch.cat(sums).T.to(hidden.dtype).reshape(*hidden.shape[:-1], self.num_embeddings)
-
-    def config(self) -> dict[str, Any]:
-        return {
-            "form": "codebooks",
-            "num_embeddings": self.num_embeddings,
-            "words": self.words.config(),
-            "bits": self.bits,
-            "segments": self.segments,
-            "stages": self.stages,
-            "shared": self.shared,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], build: Build) -> Self:
-        options = {key: config[key] for key in ("bits", "segments", "stages", "shared")}
-        return cls(config["num_embeddings"], build(config["words"]), **options)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, bits={self.bits}, segments={self.segments}, stages={self.stages}"

@@ -1,16 +1,17 @@
 """Forms made of other forms: `Sum` adds the rows of its parts, `Columns` puts them side by side."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from vocabpress.embeddings.base import Build, CompressedEmbedding
+from vocabpress.embeddings.base import CompressedEmbedding
+from vocabpress.embeddings.configured import Configured
 from vocabpress.embeddings.fields import COLUMNS, FORMS
 
 
-class Sum(CompressedEmbedding):
+class Sum(Configured):
     """Row ``i`` is the sum of the parts' rows ``i``.
 
     Args:
@@ -20,7 +21,6 @@ class Sum(CompressedEmbedding):
         ValueError: If there is no part, or the shapes differ.
     """
 
-    stored_dtype = torch.float32  # unused: it has no tensor of its own
     fields: ClassVar = {"parts": FORMS}
 
     def __init__(self, parts: Sequence[CompressedEmbedding]) -> None:
@@ -37,15 +37,8 @@ class Sum(CompressedEmbedding):
     def logits(self, hidden: Tensor) -> Tensor:
         return torch.stack([part.logits(hidden) for part in forms(self.parts)]).sum(0)
 
-    def config(self) -> dict[str, Any]:
-        return {"form": "sum", "parts": [part.config() for part in forms(self.parts)]}
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any], build: Build) -> Self:
-        return cls([build(part) for part in config["parts"]])
-
-
-class Columns(CompressedEmbedding):
+class Columns(Configured):
     """Row ``i`` is the parts' rows ``i`` side by side, and zeros up to ``embedding_dim``.
 
     Args:
@@ -56,7 +49,6 @@ class Columns(CompressedEmbedding):
         ValueError: If there is no part, their numbers of rows differ, or they are wider than ``embedding_dim``.
     """
 
-    stored_dtype = torch.float32  # unused: it has no tensor of its own
     fields: ClassVar = {"parts": FORMS, "embedding_dim": COLUMNS}
 
     def __init__(self, parts: Sequence[CompressedEmbedding], embedding_dim: int | None = None) -> None:
@@ -78,14 +70,6 @@ class Columns(CompressedEmbedding):
     def logits(self, hidden: Tensor) -> Tensor:
         pieces = hidden[..., : sum(self.widths)].split(self.widths, -1)
         return torch.stack([part.logits(own) for part, own in zip(forms(self.parts), pieces, strict=True)]).sum(0)
-
-    def config(self) -> dict[str, Any]:
-        parts = [part.config() for part in forms(self.parts)]
-        return {"form": "columns", "parts": parts, "embedding_dim": self.embedding_dim}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], build: Build) -> Self:
-        return cls([build(part) for part in config["parts"]], config["embedding_dim"])
 
 
 def forms(modules: nn.ModuleList) -> list[CompressedEmbedding]:

@@ -1,16 +1,15 @@
 """Plain float rows: factors of low-rank forms, and the baseline."""
 
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from vocabpress.budget import DTYPES, dtype_name
-from vocabpress.embeddings.base import Build, CompressedEmbedding
+from vocabpress.embeddings.configured import Configured
 from vocabpress.embeddings.fields import COLUMNS, DTYPE, ROWS
 
 
-class Dense(CompressedEmbedding):
+class Dense(Configured):
     """Row ``i`` is ``rows[i]``.
 
     Args:
@@ -41,15 +40,3 @@ class Dense(CompressedEmbedding):
 
     def dense(self) -> Tensor:
         return self.rows
-
-    def config(self) -> dict[str, Any]:
-        return {
-            "form": "dense",
-            "num_embeddings": self.num_embeddings,
-            "embedding_dim": self.embedding_dim,
-            "dtype": dtype_name(self.stored_dtype),
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], build: Build) -> Self:
-        return cls(config["num_embeddings"], config["embedding_dim"], DTYPES[config["dtype"]])

@@ -1,11 +1,11 @@
-"""Check the fields of a stored config. Files can come from anywhere, so all is checked before anything is built."""
+"""The fields of a stored config. Files can come from anywhere, so all is checked before anything is built."""
 
 import reprlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from vocabpress.budget import DTYPES
+from vocabpress.budget import DTYPES, dtype_name
 
 MAX_ROWS, MAX_COLUMNS = 2**32, 2**24  # of a form; larger sizes would overflow
 MAX_DEPTH = 16  # of forms inside forms; methods store at most 6 levels
@@ -20,11 +20,15 @@ class Field:
         description: Allowed values, for messages: "a number from 1 to 8".
         allows: Whether a JSON value is allowed.
         forms: The configs of forms inside a value.
+        write: The JSON value of a form's attribute.
+        read: The constructor's argument of a JSON value; the second argument builds the forms inside.
     """
 
     description: str
     allows: Callable[[Any], bool]
     forms: Callable[[Any], Iterable[Any]] = lambda value: ()
+    write: Callable[[Any], Any] = lambda value: value
+    read: Callable[[Any, Callable[[Any], Any]], Any] = lambda value, build: value
 
 
 def integer(low: int, high: int) -> Field:
@@ -55,15 +59,32 @@ def rows_of_integers(*ranges: tuple[int, int]) -> Field:
             for row in value
         )
 
-    return Field(f"a list of lists of {len(ranges)} whole numbers in {list(ranges)}", allows)
+    description = f"a list of lists of {len(ranges)} whole numbers in {list(ranges)}"
+    return Field(description, allows, write=lambda rows: [list(row) for row in rows])
 
 
 NULL = one_of(None)
-BOOLEAN = Field("true or false", lambda value: isinstance(value, bool))
-DTYPE = one_of(*DTYPES)
+BOOLEAN = Field(
+    "true or false",
+    lambda value: isinstance(value, bool),
+    write=lambda value: value if isinstance(value, bool) else value is not None,  # whether a tensor is there
+)
+DTYPE = replace(one_of(*DTYPES), write=dtype_name, read=lambda name, build: DTYPES[name])
 ROWS, COLUMNS = integer(0, MAX_ROWS), integer(0, MAX_COLUMNS)
-FORM = Field("the config of a form", lambda value: isinstance(value, dict), lambda value: (value,))
-FORMS = Field("a list of configs of forms", lambda value: _is_list(value), lambda value: value)
+FORM = Field(
+    "the config of a form",
+    lambda value: isinstance(value, dict),
+    lambda value: (value,),
+    write=lambda form: form.config(),
+    read=lambda config, build: build(config),
+)
+FORMS = Field(
+    "a list of configs of forms",
+    lambda value: _is_list(value),
+    lambda value: value,
+    write=lambda forms: [form.config() for form in forms],
+    read=lambda configs, build: [build(config) for config in configs],
+)
 
 
 def check_config(config: Any, known: Mapping[str, Mapping[str, Field]], place: str = "form", depth: int = 1) -> None:

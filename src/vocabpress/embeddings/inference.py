@@ -8,36 +8,27 @@ is put together once, and again when its numbers or parts change; a reading is t
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
-from vocabpress.embeddings.base import CompressedEmbedding
+from vocabpress.embeddings import CompressedEmbedding, Projected
 from vocabpress.embeddings.kernels import gpu
 from vocabpress.embeddings.kernels.compiling import HAVE_NUMBA
 from vocabpress.embeddings.kernels.decoders import NoKernelError, copied, decoder, tensors
 from vocabpress.embeddings.kernels.loops import inside
-from vocabpress.embeddings.kernels.maps import SHARE, Decode, Score, read_whole
+from vocabpress.embeddings.kernels.maps import SHARE, Score, read_whole
 from vocabpress.embeddings.kernels.scorers import scorer
 from vocabpress.embeddings.kernels.threads import in_threads
 from vocabpress.embeddings.kernels.watch import Watch, cached
-from vocabpress.embeddings.projected import Projected
 
 MANY = 64  # ids among which it pays to look for equal ones
 TOP_WHOLE = 8  # vectors whose inner products with all rows may be held at once
 TOP_TILE = 8192  # rows whose inner products are, for more of them
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # loops work in float32
-
-
-class RowReader(NamedTuple):
-    """How loops read the rows of a table, and the dtype that they have there."""
-
-    decode: Decode
-    dtype: torch.dtype
-    least: int  # rows that are worth a thread
 
 
 def lookup(table: CompressedEmbedding, ids: Tensor, repeated: bool = False) -> Tensor:
@@ -59,18 +50,13 @@ def lookup(table: CompressedEmbedding, ids: Tensor, repeated: bool = False) -> T
         distinct, place = ids.unique(return_inverse=True)
         if len(distinct) < ids.numel():
             return embedding(place, lookup(table, distinct))
-    reader: RowReader | None = None if graph else by_loops(table, ids, "rows", _row_reader)
-    if reader is None:
+    read = None if graph else by_loops(table, ids, "rows", _row_reader)
+    if read is None:
         return _without_loops(table, ids)
-    flat, columns = ids.reshape(-1).to(torch.int64).contiguous().numpy(), table.embedding_dim
+    flat = ids.reshape(-1).to(torch.int64).contiguous().numpy()
     if not inside(flat, table.num_embeddings):
         raise IndexError(f"ids lie in 0 … {table.num_embeddings - 1}, got {int(ids.min())} … {int(ids.max())}")
-    rows = numpy.empty((len(flat), columns), numpy.float32)
-    if len(flat) < 2 * reader.least:
-        reader.decode(flat, rows)
-    else:
-        in_threads(lambda first, last: reader.decode(flat[first:last], rows[first:last]), len(flat), reader.least)
-    return torch.from_numpy(rows).to(reader.dtype).view(*ids.shape, columns)
+    return read(flat).view(*ids.shape, table.embedding_dim)
 
 
 def _without_loops(table: CompressedEmbedding, ids: Tensor) -> Tensor:
@@ -176,11 +162,7 @@ def by_loops(
     """What ``make`` puts together for a table, kept by a name; None where loops don't serve."""
     if not HAVE_NUMBA or values.device.type != "cpu" or (torch.is_grad_enabled() and trains(table, values)):
         return None
-    return cached(table, name, partial(_of_loops, make), _watch)
-
-
-def _watch(table: CompressedEmbedding) -> Watch:
-    return Watch(table, copied(table))
+    return cached(table, name, partial(_of_loops, make), lambda table: Watch(table, copied(table)))
 
 
 def _of_loops(make: Callable[[CompressedEmbedding], Any], table: CompressedEmbedding) -> Any | None:
@@ -192,6 +174,17 @@ def _of_loops(make: Callable[[CompressedEmbedding], Any], table: CompressedEmbed
         return None
 
 
-def _row_reader(table: CompressedEmbedding) -> RowReader | None:
-    decode, dtype, least = decoder(table), table.dtype, sys.maxsize if read_whole(table) else SHARE
-    return RowReader(decode, dtype, least) if dtype in DTYPES else None
+def _row_reader(table: CompressedEmbedding) -> Callable[[Any], Tensor] | None:
+    """How loops read rows of a table, by ids of one axis, in the dtype that they have there."""
+    decode, dtype, columns = decoder(table), table.dtype, table.embedding_dim
+    least = sys.maxsize if read_whole(table) else SHARE  # rows that are worth a thread
+
+    def read(ids: Any) -> Tensor:
+        rows = numpy.empty((len(ids), columns), numpy.float32)
+        if len(ids) < 2 * least:
+            decode(ids, rows)
+        else:
+            in_threads(lambda first, last: decode(ids[first:last], rows[first:last]), len(ids), least)
+        return torch.from_numpy(rows).to(dtype)
+
+    return read if dtype in DTYPES else None

@@ -1,14 +1,15 @@
 """The Kronecker product of two small tables."""
 
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 from torch import Tensor
 
-from vocabpress.embeddings.base import Build, CompressedEmbedding
+from vocabpress.embeddings.base import CompressedEmbedding
+from vocabpress.embeddings.configured import Configured
 from vocabpress.embeddings.fields import FORM, ROWS
 
 
-class Kronecker(CompressedEmbedding):
+class Kronecker(Configured):
     """The table ``left (x) right``: row ``i`` is ``left[i // m] (x) right[i % m]``, where ``right`` has m rows.
 
     With a right factor of one row, every row of the table is a row of ``left`` times one shared vector. This is the
@@ -40,7 +41,6 @@ class Kronecker(CompressedEmbedding):
                 f"{self.num_embeddings}; the left one needs {-(-self.num_embeddings // right.num_embeddings)}"
             )
         self.embedding_dim = left.embedding_dim * right.embedding_dim
-        self.stored_dtype = left.stored_dtype  # unused: it has no tensor of its own
         self.left, self.right = left, right
 
     def lookup(self, ids: Tensor) -> Tensor:
@@ -59,11 +59,3 @@ class Kronecker(CompressedEmbedding):
         else:
             products = right.logits(left.logits(square.transpose(-1, -2)).transpose(-1, -2))
         return products.flatten(-2)[..., : self.num_embeddings]
-
-    def config(self) -> dict[str, Any]:
-        factors = {"left": self.left.config(), "right": self.right.config()}
-        return {"form": "kronecker", **factors, "num_embeddings": self.num_embeddings}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], build: Build) -> Self:
-        return cls(build(config["left"]), build(config["right"]), config["num_embeddings"])

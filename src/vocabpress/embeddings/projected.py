@@ -1,19 +1,19 @@
 """Rows of a small table times a matrix: low rank, a decoder, or one layer of an MLP."""
 
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
-from vocabpress.budget import DTYPES, dtype_name
-from vocabpress.embeddings.base import Build, CompressedEmbedding
+from vocabpress.embeddings.base import CompressedEmbedding
+from vocabpress.embeddings.configured import Configured
 from vocabpress.embeddings.fields import BOOLEAN, DTYPE, FORM, one_of
 
 ACTIVATIONS = {"elu": nn.functional.elu, "tanh": torch.tanh, "relu": torch.relu}
 Activation = Literal["elu", "tanh", "relu"]
 
 
-class Projected(CompressedEmbedding):
+class Projected(Configured):
     """Row ``i`` is ``activation(inner[i] @ basis + bias)``.
 
     The basis is also a table in any form, (inner.embedding_dim, embedding_dim): ``Dense`` for a decoder in float16,
@@ -87,18 +87,3 @@ class Projected(CompressedEmbedding):
             return super().logits(hidden)
         logits = self.inner.logits(self.basis.logits(hidden))
         return logits if self.bias is None else logits + (hidden @ self.bias.to(hidden.dtype))[..., None]
-
-    def config(self) -> dict[str, Any]:
-        return {
-            "form": "projected",
-            "inner": self.inner.config(),
-            "basis": self.basis.config(),
-            "bias": self.bias is not None,
-            "activation": self.activation,
-            "dtype": dtype_name(self.stored_dtype),
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], build: Build) -> Self:
-        inner, basis = build(config["inner"]), build(config["basis"])
-        return cls(inner, basis, config["bias"], config["activation"], DTYPES[config["dtype"]])

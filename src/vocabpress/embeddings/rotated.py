@@ -7,13 +7,14 @@ transform the rotations follow.
 
 import math
 from functools import lru_cache
-from typing import Any, ClassVar, Self, TypeVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
-from vocabpress.embeddings.base import Build, CompressedEmbedding
+from vocabpress.embeddings.base import CompressedEmbedding
+from vocabpress.embeddings.configured import Configured
 from vocabpress.embeddings.fields import FORM, integer
 
 OF_ROWS, OF_COLUMNS = 0, 1  # the streams of signs of the two sides
@@ -23,7 +24,7 @@ MOST_BITS = 6  # a Hadamard transform is done by matrices of at most 2**6 rows
 MASK = 0xFFFFFFFF
 
 
-class Rotated(CompressedEmbedding):
+class Rotated(Configured):
     """The matrix ``U^T inner V``, with orthogonal U and V that are made from the seed; nothing of them is stored.
 
     So ``inner`` holds ``rotate(rotate(W, seed, OF_COLUMNS).T, seed, OF_ROWS).T`` for a matrix W. Every entry depends on
@@ -37,7 +38,6 @@ class Rotated(CompressedEmbedding):
         ValueError: If the seed is out of range, or a side of ``inner`` is empty.
     """
 
-    stored_dtype = torch.float32  # unused: it has no tensor of its own
     read_whole = ("inner",)
     fields: ClassVar = {"inner": FORM, "seed": integer(0, MAX_SEED)}
 
@@ -62,15 +62,16 @@ class Rotated(CompressedEmbedding):
     def dense(self) -> Tensor:
         return turned_back(self.inner.dense(), self.seed)
 
+    def inputs(self, hidden: Tensor) -> Tensor:
+        """Vectors whose inner products with rows of ``inner`` are, but for `outputs`, those with rows of this form."""
+        return rotate(hidden, self.seed, OF_COLUMNS)
+
+    def outputs(self, logits: Tensor) -> Tensor:
+        """Logits of ``inner`` as those of this form."""
+        return rotate_back(logits, self.seed, OF_ROWS)
+
     def logits(self, hidden: Tensor) -> Tensor:
-        return rotate_back(self.inner.logits(rotate(hidden, self.seed, OF_COLUMNS)), self.seed, OF_ROWS)
-
-    def config(self) -> dict[str, Any]:
-        return {"form": "rotated", "inner": self.inner.config(), "seed": self.seed}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], build: Build) -> Self:
-        return cls(build(config["inner"]), config["seed"])
+        return self.outputs(self.inner.logits(self.inputs(hidden)))
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, seed={self.seed}"

@@ -1,20 +1,21 @@
 """`Rows`: a table divided into blocks of tokens, each with a form of its own."""
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from vocabpress.embeddings.base import ROWS_PER_CHUNK, Build, CompressedEmbedding
+from vocabpress.embeddings.base import ROWS_PER_CHUNK, CompressedEmbedding
 from vocabpress.embeddings.combine import forms
+from vocabpress.embeddings.configured import Configured
 from vocabpress.embeddings.fields import BOOLEAN, FORMS
 from vocabpress.packing import pack, packed_bytes, unpack
 
 CHUNK = 128  # tokens of a map that are read to find one token; a multiple of 8, so that chunks begin with a byte
 
 
-class Rows(CompressedEmbedding):
+class Rows(Configured):
     """Blocks of tokens, each stored in a form of its own.
 
     A token's row in its block is its rank among the block's tokens by id. So only a map from token to block is stored,
@@ -28,7 +29,6 @@ class Rows(CompressedEmbedding):
         ValueError: If there is no block, or the widths differ.
     """
 
-    stored_dtype = torch.float32  # unused: it has no continuous tensor of its own
     block_of: Tensor | None
     fields: ClassVar = {"blocks": FORMS, "mapped": BOOLEAN}
 
@@ -132,35 +132,27 @@ class Rows(CompressedEmbedding):
     def lookup(self, ids: Tensor) -> Tensor:
         block, row = self._find(ids)
         if torch.compiler.is_compiling() or ids.is_meta:
-            return self._pick(block, row)
+            return picked([form.lookup for form in forms(self.blocks)], block, row)
         order = block.flatten().argsort(stable=True)
         counts = torch.bincount(block.flatten(), minlength=len(self.blocks)).tolist()
         rows = row.flatten()[order].split(counts)
         read = torch.cat([form.lookup(of_block) for form, of_block in zip(forms(self.blocks), rows, strict=True)])
         return read[order.argsort()].view(*ids.shape, self.embedding_dim)
 
-    def _pick(self, block: Tensor, row: Tensor) -> Tensor:
-        """Read every id from every block, and select by `where`. No shape depends on data, so it compiles and exports.
-
-        Args:
-            block: Block of each id.
-            row: Row in that block, the same shape.
-        """
-        first, *others = forms(self.blocks)
-        result = first.lookup(torch.where(block == 0, row, 0))
-        for index, form in enumerate(others, start=1):
-            inside = block == index
-            result = torch.where(inside[..., None], form.lookup(torch.where(inside, row, 0)), result)
-        return result
-
     def logits(self, hidden: Tensor) -> Tensor:
         logits = torch.cat([block.logits(hidden) for block in forms(self.blocks)], dim=-1)
         return logits if self.block_of is None else logits[..., self._mapped_place(self.block_of)[1]]
 
-    def config(self) -> dict[str, Any]:
-        blocks = [block.config() for block in forms(self.blocks)]
-        return {"form": "rows", "blocks": blocks, "mapped": self.block_of is not None}
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any], build: Build) -> Self:
-        return cls([build(block) for block in config["blocks"]], config["mapped"])
+def picked(lookups: Sequence[Callable[[Tensor], Tensor]], block: Tensor, row: Tensor) -> Tensor:
+    """Rows by the lookups of blocks: each reads every id, and `where` selects.
+
+    No shape depends on data, so this compiles and exports, and waits for no device. Blocks and rows in them have one
+    shape, (*n).
+    """
+    first, *others = lookups
+    result = first(torch.where(block == 0, row, 0))
+    for index, lookup in enumerate(others, start=1):
+        inside = block == index
+        result = torch.where(inside[..., None], lookup(torch.where(inside, row, 0)), result)
+    return result

@@ -5,15 +5,14 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from vocabpress.budget import DTYPES, dtype_name
-from vocabpress.embeddings.base import Build, CompressedEmbedding
+from vocabpress.embeddings.configured import Configured
 from vocabpress.embeddings.fields import COLUMNS, DTYPE, MAX_COLUMNS, NULL, ROWS, either, integer, one_of
 from vocabpress.packing import MAX_BITS, pack, packed_bytes, unpack
 
 ScaleAxis = Literal["none", "row", "column", "group"]
 
 
-class Scalar(CompressedEmbedding):
+class Scalar(Configured):
     """Entry (i, j) is ``level(i, j) * scale``; a code ``c`` of n bits has the level ``2 c / (2**n - 1) - 1``.
 
     The 2**n levels are evenly spaced from -1 to +1, so a scale is the largest entry that can be represented, with any
@@ -90,22 +89,6 @@ class Scalar(CompressedEmbedding):
         if self.group_size is not None:
             scales = scales.repeat_interleave(self.group_size, dim=-1)[..., : self.embedding_dim]
         return levels * scales
-
-    def config(self) -> dict[str, Any]:
-        return {
-            "form": "scalar",
-            "num_embeddings": self.num_embeddings,
-            "embedding_dim": self.embedding_dim,
-            "bits": self.bits,
-            "scale_axis": self.scale_axis,
-            "group_size": self.group_size,
-            "dtype": dtype_name(self.stored_dtype),
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], build: Build) -> Self:
-        options = {key: value for key, value in config.items() if key not in ("form", "dtype")}
-        return cls(**options, dtype=DTYPES[config["dtype"]])
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, bits={self.bits}, scale_axis={self.scale_axis}"

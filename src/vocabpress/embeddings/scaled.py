@@ -1,16 +1,16 @@
 """A matrix whose rows and columns have scales of their own."""
 
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from vocabpress.budget import DTYPES, dtype_name
-from vocabpress.embeddings.base import Build, CompressedEmbedding
+from vocabpress.embeddings.base import CompressedEmbedding
+from vocabpress.embeddings.configured import Configured
 from vocabpress.embeddings.fields import BOOLEAN, DTYPE, FORM
 
 
-class Scaled(CompressedEmbedding):
+class Scaled(Configured):
     """Entry (i, j) is ``rows[i] * columns[j]`` times the entry of ``inner``.
 
     Few numbers, which are trained where all others are codes, as QuIP# does (Tseng et al., ICML 2024, section 5).
@@ -39,33 +39,13 @@ class Scaled(CompressedEmbedding):
         self.columns = nn.Parameter(torch.ones(self.embedding_dim)) if columns else None
         self.inner = inner
 
-    @classmethod
-    def of(
-        cls,
-        inner: CompressedEmbedding,
-        rows: Tensor | None,
-        columns: Tensor | None,
-        dtype: torch.dtype = torch.float16,
-    ) -> Self:
-        """The form with these scales, (num_embeddings) and (embedding_dim), or without."""
-        form = cls(inner, rows is not None, columns is not None, dtype).to(inner.device)
-        for own, given in ((form.rows, rows), (form.columns, columns)):
-            if own is not None and given is not None:
-                own.data.copy_(given)
-        return form
-
     @property
     def dtype(self) -> torch.dtype:
         scales = self.rows if self.columns is None else self.columns
         return self.inner.dtype if scales is None else scales.dtype
 
-    def scaled(self, entries: Tensor, ids: Tensor | None = None) -> Tensor:
-        """Rows of ``inner``, (*n, embedding_dim), as those of this form.
-
-        Args:
-            entries: Of the rows ``ids``, (*n), or of all of them.
-            ids: Which rows.
-        """
+    def _scaled(self, entries: Tensor, ids: Tensor | None = None) -> Tensor:
+        """Rows of ``inner``, all or some, (*n, embedding_dim), as those of this form."""
         entries = entries.to(self.dtype)
         if self.rows is not None:
             entries = entries * (self.rows if ids is None else self.rows[ids])[..., None]
@@ -80,23 +60,10 @@ class Scaled(CompressedEmbedding):
         return logits if self.rows is None else logits * self.rows.to(logits.dtype)
 
     def lookup(self, ids: Tensor) -> Tensor:
-        return self.scaled(self.inner.lookup(ids), ids)
+        return self._scaled(self.inner.lookup(ids), ids)
 
     def dense(self) -> Tensor:
-        return self.scaled(self.inner.dense())
+        return self._scaled(self.inner.dense())
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.outputs(self.inner.logits(self.inputs(hidden)))
-
-    def config(self) -> dict[str, Any]:
-        return {
-            "form": "scaled",
-            "inner": self.inner.config(),
-            "rows": self.rows is not None,
-            "columns": self.columns is not None,
-            "dtype": dtype_name(self.stored_dtype),
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], build: Build) -> Self:
-        return cls(build(config["inner"]), config["rows"], config["columns"], DTYPES[config["dtype"]])

@@ -1,18 +1,19 @@
 """A matrix cut into tiles, each of them a row of another form: codes that run over a piece of both sides."""
 
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
-from vocabpress.embeddings.base import Build, CompressedEmbedding
+from vocabpress.embeddings.base import CompressedEmbedding
+from vocabpress.embeddings.configured import Configured
 from vocabpress.embeddings.fields import FORM, MAX_COLUMNS, MAX_ROWS, integer
 
 MAX_SIDE = 256  # of a tile
 
 
-class Tiles(CompressedEmbedding):
+class Tiles(Configured):
     """Entry (i, j) is an entry of the tile that it lies in; a tile is a row of ``inner``.
 
     Tiles follow one another from left to right, then from top to bottom, and so do the entries in a tile. The last
@@ -30,7 +31,6 @@ class Tiles(CompressedEmbedding):
         ValueError: If a side is out of range, or ``inner`` has another shape.
     """
 
-    stored_dtype = torch.float32  # unused: it has no tensor of its own
     read_whole = ("inner",)
     fields: ClassVar = {
         "inner": FORM,
@@ -73,25 +73,12 @@ class Tiles(CompressedEmbedding):
         return tiles.gather(-2, place).flatten(-3)[..., : self.embedding_dim]
 
     def dense(self) -> Tensor:
-        return joined(self.inner.dense(), self.num_embeddings, self.embedding_dim, self.rows, self.columns)
+        down = -(-self.num_embeddings // self.rows)
+        grid = self.inner.dense().reshape(down, self.across, self.rows, self.columns).transpose(1, 2)
+        return grid.reshape(down * self.rows, -1)[: self.num_embeddings, : self.embedding_dim]
 
     def logits(self, hidden: Tensor) -> Tensor:
         return hidden @ self.dense().to(hidden.dtype).T
-
-    def config(self) -> dict[str, Any]:
-        return {
-            "form": "tiles",
-            "inner": self.inner.config(),
-            "num_embeddings": self.num_embeddings,
-            "embedding_dim": self.embedding_dim,
-            "rows": self.rows,
-            "columns": self.columns,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], build: Build) -> Self:
-        sides = [config[name] for name in ("num_embeddings", "embedding_dim", "rows", "columns")]
-        return cls(build(config["inner"]), *sides)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, tiles of {self.rows} x {self.columns}"
@@ -100,10 +87,3 @@ class Tiles(CompressedEmbedding):
 def tiles_of(num_embeddings: int, embedding_dim: int, rows: int, columns: int) -> int:
     """How many tiles cover a matrix."""
     return -(-num_embeddings // rows) * -(-embedding_dim // columns)
-
-
-def joined(tiles: Tensor, num_embeddings: int, embedding_dim: int, rows: int, columns: int) -> Tensor:
-    """The matrix, (num_embeddings, embedding_dim), that tiles cover, (tiles, rows * columns)."""
-    down, across = -(-num_embeddings // rows), -(-embedding_dim // columns)
-    grid = tiles.reshape(down, across, rows, columns).transpose(1, 2)
-    return grid.reshape(down * rows, across * columns)[:num_embeddings, :embedding_dim]

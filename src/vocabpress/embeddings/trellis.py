@@ -7,13 +7,12 @@ the bit-shift trellis, whose state is the last bits of the stream, and words tha
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
-from vocabpress.budget import DTYPES, dtype_name
-from vocabpress.embeddings.base import Build, CompressedEmbedding
+from vocabpress.embeddings.configured import Configured
 from vocabpress.embeddings.fields import DTYPE, MAX_COLUMNS, ROWS, integer, rows_of_integers
 from vocabpress.packing import MAX_BITS, pack, packed_bytes
 
@@ -57,7 +56,7 @@ def _all_words(memory: int, width: int, dtype: torch.dtype, device: torch.device
         return words(torch.arange(2**memory, device=device), width, exact).to(dtype)
 
 
-class Trellis(CompressedEmbedding):
+class Trellis(Configured):
     """Entry (i, j) is a word of the state at column j, times the scale of its run.
 
     A row is a stream of bits whose end is joined to its beginning. Each step appends the bits of its run. The last
@@ -134,20 +133,6 @@ class Trellis(CompressedEmbedding):
             pieces.append(nn.functional.embedding(states[..., step : step + count], table).flatten(-2))
             step += count
         return torch.cat(pieces, -1)
-
-    def config(self) -> dict[str, Any]:
-        return {
-            "form": "trellis",
-            "num_embeddings": self.num_embeddings,
-            "runs": [list(run) for run in self.runs],
-            "memory": self.memory,
-            "dtype": dtype_name(self.stored_dtype),
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], build: Build) -> Self:
-        runs = [Run(*run) for run in config["runs"]]
-        return cls(config["num_embeddings"], runs, config["memory"], DTYPES[config["dtype"]])
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, row_bits={self.row_bits}, memory={self.memory}"

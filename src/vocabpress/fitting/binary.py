@@ -6,13 +6,12 @@ table are stored as bits (`Signs`).
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from vocabpress.fitting.loop import Minimiser, RowBatch, Schedule, cosine_decay
+from vocabpress.fitting.loop import RowBatch, Schedule, cosine_decay, minimise
 from vocabpress.fitting.lowrank import principal_axes, ridge
 from vocabpress.fitting.table import Places, Readable, Table
 from vocabpress.packing import pack, packed_bytes, unpack
@@ -20,31 +19,15 @@ from vocabpress.packing import pack, packed_bytes, unpack
 RowLoss = Callable[[Tensor, Tensor], Tensor]
 """(reconstruction, original), both (batch, d) -> a value per row."""
 
+BATCH_SIZE, LEARNING_RATE = 512, 0.03  # of Adam at the start; it falls by a cosine to a twentieth
+TEMPERATURES = 0.5, 0.05  # of the sigmoid at the start and at the end, annealed geometrically
+SATURATION = 0.9  # share of saturated codes at which training stops
+PATIENCE = 3  # epochs without a better held-out loss after which it stops, too
 NOTHING = 1e-12  # root mean square of the residual, below which there is nothing to learn
 REFIT_ROWS = 6000  # rows, at least, on which the decoder of held-out codes is fitted
 HELD_OUT = 0.03  # share of the rows that training does not see; their loss ends it when it is flat
 SATURATED = 4.0  # |logit / temperature| beyond which a tempered sigmoid passes hardly any gradient
 BITS_PER_BLOCK, ROWS_PER_CHUNK = 32, 4096  # of the coordinate descent: sized for the processor's cache
-
-
-@dataclass(frozen=True)
-class StageOptions:
-    """How one binary autoencoder is trained.
-
-    Attributes:
-        epochs: Maximum number of epochs.
-        learning_rate: Learning rate of Adam at the start, falling by a cosine to a twentieth.
-        temperature: Temperature of the sigmoid at the start and at the end, annealed geometrically.
-        saturation: Share of saturated codes at which training stops.
-        patience: Epochs without a better held-out loss after which it stops, too.
-    """
-
-    epochs: int
-    batch_size: int = 512
-    learning_rate: float = 0.03
-    temperature: tuple[float, float] = (0.5, 0.05)
-    saturation: float = 0.9
-    patience: int = 3
 
 
 class Signs:
@@ -107,21 +90,27 @@ def _spread(table: Table) -> Tensor:
     return variances.clamp(min=0).sqrt().to(table.dtype)
 
 
+def temperature(done: float) -> float:
+    """The temperature after the share ``done`` of the training, 0 to 1."""
+    start, end = TEMPERATURES
+    return start * (end / start) ** done
+
+
 def train_codes(
     table: Table | Tensor,
     base: Readable,
     bits: int,
     weights: Tensor,
     loss: RowLoss,
-    options: StageOptions,
+    epochs: int,
     generator: torch.Generator,
     title: str = "",
     progress: bool = False,
 ) -> Signs:
     """Train a binary autoencoder on ``table - base``, both (V, d), and return its hard codes, (V, bits).
 
-    Training stops when the codes saturate, when the held-out loss of the *hard* codes is flat, or after the last
-    epoch. The loss sees whole rows, base included: the cosine of a residual is not the cosine that matters.
+    Training stops when the codes saturate, when the held-out loss of the *hard* codes is flat, or after so many
+    epochs. The loss sees whole rows, base included: the cosine of a residual is not the cosine that matters.
     """
     table = Table.of(table)
     rest = table.minus(base)
@@ -129,10 +118,10 @@ def train_codes(
     scale = rest.mean_square().sqrt().to(table.dtype)
     if float(scale) <= NOTHING:
         return Signs(packed.fill_(255), bits)
-    stage = _Stage(table, rest, scale, weights, loss, options, bits, generator)
-    schedule = Schedule(options.epochs, options.batch_size, options.learning_rate, partial(cosine_decay, least=0.05))
-    parameters = list(stage.network.parameters())
-    Minimiser(parameters, stage.losses, schedule, generator, title, progress).run(table, stage.finished, stage.seen)
+    stage = _Stage(table, rest, scale, weights, loss, epochs, bits, generator)
+    schedule = Schedule(epochs, BATCH_SIZE, LEARNING_RATE, partial(cosine_decay, least=0.05))
+    trained, losses = list(stage.network.parameters()), stage.losses
+    minimise(trained, losses, schedule, table, generator, title, progress, stage.finished, stage.seen)
     stage.rows.fill([packed], lambda _, rows: [pack((stage.network.codes(rows) > 0).byte(), 1)])
     return Signs(packed, bits)
 
@@ -147,13 +136,13 @@ class _Stage:
         scale: Tensor,
         weights: Tensor,
         loss: RowLoss,
-        options: StageOptions,
+        epochs: int,
         bits: int,
         generator: torch.Generator,
     ) -> None:
-        self.table, self.scale, self.weights, self.loss, self.options = table, scale, weights, loss, options
+        self.table, self.scale, self.weights, self.loss, self.epochs = table, scale, weights, loss, epochs
         self.rows = rest.map(lambda _, rows: rows / scale).cached()
-        self.network = BinaryAutoencoder(self.rows, bits, weights, options.temperature[0], generator)
+        self.network = BinaryAutoencoder(self.rows, bits, weights, TEMPERATURES[0], generator)
         order = torch.randperm(len(table), generator=generator, device=table.device)
         held_out, self.seen = order.tensor_split([max(1, int(HELD_OUT * len(table)))])
         if not len(self.seen):  # a table of one row
@@ -163,25 +152,20 @@ class _Stage:
         self.sample, self.shares = rest.gather(some) / scale, weights[some]
         self.best, self.flat_for = math.inf, 0
 
-    def temperature(self, done: float) -> float:
-        """Temperature after the share ``done`` of the training, 0 to 1."""
-        start, end = self.options.temperature
-        return start * (end / start) ** done
-
     def losses(self, batch: RowBatch) -> Tensor:
         """Weighted losses of whole rows, from soft codes."""
         original, rows = self.table[batch.ids], self.rows[batch.ids]
-        reconstructed = original + self.scale * (self.network(rows, self.temperature(batch.done)) - rows)
+        reconstructed = original + self.scale * (self.network(rows, temperature(batch.done)) - rows)
         return self.weights[batch.ids] * self.loss(reconstructed, original) / self.scale.square()
 
     @torch.no_grad()
     def finished(self, epoch: int) -> bool:
         """Whether most codes are saturated, or the held-out loss has been flat for too long."""
-        limit = SATURATED * self.temperature((epoch + 1) / self.options.epochs)
+        limit = SATURATED * temperature((epoch + 1) / self.epochs)
         saturated, value = self._held_out(limit)
         self.flat_for = 0 if value < self.best * (1 - 1e-3) else self.flat_for + 1
         self.best = min(self.best, value)
-        return saturated > self.options.saturation or self.flat_for >= self.options.patience
+        return saturated > SATURATION or self.flat_for >= PATIENCE
 
     def _held_out(self, limit: float) -> tuple[float, float]:
         """The share of scores beyond the limit in the held-out rows, and their mean loss from *hard* codes.

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import overload
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,18 +35,11 @@ class ProportionalRanks(Sequence[tuple[int, ...]]):
     def __len__(self) -> int:
         return len(self._raised) + 1
 
-    @overload
-    def __getitem__(self, index: int) -> tuple[int, ...]: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[tuple[int, ...]]: ...
-    def __getitem__(self, index: int | slice) -> tuple[int, ...] | list[tuple[int, ...]]:
+    def __getitem__(self, steps: Any) -> Any:
         """The ranks after so many steps."""
-        if isinstance(index, slice):
-            return [self[step] for step in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        steps = self._raised[: index % len(self)]
-        return tuple((1 + torch.bincount(steps, minlength=self._blocks)).tolist())
+        if not 0 <= steps < len(self):
+            raise IndexError(steps)
+        return tuple((1 + torch.bincount(self._raised[:steps], minlength=self._blocks)).tolist())
 
 
 def full_ranks(sizes: Sequence[int], width: int) -> list[int]:
@@ -66,16 +59,10 @@ def empty_block(rows: int, width: int, rank: int, factors: Factors) -> Compresse
     return low if low.total_bits() < whole.total_bits() else whole
 
 
-def empty_blocks(sizes: Sequence[int], width: int, ranks: Sequence[int], factors: Factors, mapped: bool) -> Rows:
-    """The empty form of a table in blocks of these sizes and ranks; blocks without rows are left out."""
-    blocks = [empty_block(size, width, rank, factors) for size, rank in zip(sizes, ranks, strict=True) if size]
-    return Rows(blocks, mapped)
-
-
 def store_blocks(
     table: Table | Tensor, block_of: Tensor, ranks: Sequence[int], weights: Tensor, factors: Factors
 ) -> Rows:
-    """The weighted SVD of each block, in the form of :func:`empty_blocks`.
+    """The weighted SVD of each block, in the form of :func:`empty_block`; blocks without rows are left out.
 
     Ranks are clipped to what a block can have. A block whose rows all have the weight 0 is fitted with equal weights.
     """

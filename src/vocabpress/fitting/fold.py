@@ -5,13 +5,11 @@ weight of compression errors this is the empirical Fisher information of e.g. Op
 1992), shared by all tokens. Rows that are read through a basis B can be read through B T instead.
 """
 
-from typing import cast
-
 import torch
 from torch import Tensor
 
 from vocabpress.embeddings import CompressedEmbedding, Dense, Projected, Rows, Scalar, Sum
-from vocabpress.embeddings.scalar import ScaleAxis
+from vocabpress.embeddings.combine import forms
 from vocabpress.fitting.quantise import quantise
 
 FLOOR = 1e-2  # least eigenvalue over the mean: directions that do not affect the model still count a little
@@ -54,7 +52,7 @@ def unevenness(metric: Tensor) -> float:
 def can_fold(form: CompressedEmbedding) -> bool:
     """Whether all rows of a form are read through a basis, or are floats."""
     if isinstance(form, Sum | Rows):
-        return all(can_fold(part) for part in _parts(form))
+        return all(can_fold(part) for part in parts_of(form))
     if isinstance(form, Projected):
         basis = form.basis
         return form.activation is None and (
@@ -67,20 +65,21 @@ def can_fold(form: CompressedEmbedding) -> bool:
 def fold(form: CompressedEmbedding, matrix: Tensor) -> None:
     """Multiply every row by ``matrix``, (d, d), in place, in a form that `can_fold`; integers are rounded again."""
     if isinstance(form, Sum | Rows):
-        for part in _parts(form):
+        for part in parts_of(form):
             fold(part, matrix)
     elif isinstance(form, Dense):
         form.rows.data = form.rows @ matrix
     elif isinstance(form, Projected):
         if isinstance(form.basis, Scalar):
-            like, axis = form.basis, cast("ScaleAxis", form.basis.scale_axis)
-            form.basis = quantise(like.dense() @ matrix, like.bits, axis, like.group_size, like.stored_dtype)
+            like = form.basis
+            turned = like.dense() @ matrix
+            form.basis = quantise(turned, like.bits, like.scale_axis, like.group_size, like.stored_dtype)
         else:
             fold(form.basis, matrix)
         if form.bias is not None:
             form.bias.data = form.bias @ matrix
 
 
-def _parts(form: Sum | Rows) -> list[CompressedEmbedding]:
-    modules = form.parts if isinstance(form, Sum) else form.blocks
-    return [module for module in modules if isinstance(module, CompressedEmbedding)]
+def parts_of(form: Sum | Rows) -> list[CompressedEmbedding]:
+    """What is added up, or the blocks."""
+    return forms(form.parts if isinstance(form, Sum) else form.blocks)

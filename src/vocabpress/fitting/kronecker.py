@@ -12,8 +12,6 @@ added up, at most min(m1 n1, m2 n2).
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -23,7 +21,7 @@ from torch.nn.functional import pad
 from vocabpress.embeddings import CompressedEmbedding, Kronecker, Sum
 from vocabpress.fitting.lowrank import principal_axes
 from vocabpress.fitting.quantise import Factors, empty_factor, store_factor
-from vocabpress.fitting.table import Decoded, Places, Readable, Table
+from vocabpress.fitting.table import Beside, Decoded, Places, Readable, Table
 
 LEAST_WEIGHT = 1e-6  # over the mean: a row of weight 0 is still fitted where that costs the others nothing
 SWEEPS, FLAT = 25, 1e-5  # of the alternating least squares: the most, and the relative gain that ends them
@@ -74,10 +72,11 @@ class KroneckerBlocks(NamedTuple):
         return left.transpose(0, 1)
 
     def solve_right(self, left: Readable) -> Tensor:
-        """The best right factors for these left ones, (terms, m2, n2); left factors as (m1, terms, n1)."""
+        """The best right factors for these left ones, (terms, m2, n2); left factors as (m1, terms * n1)."""
+        width = self.matrix.shape[1] // (self.rows * self.width)
 
         def sums(places: slice, rows: Tensor) -> tuple[Tensor, Tensor]:
-            some = left[places]
+            some = left[places].unflatten(1, (-1, width))
             gram = torch.einsum("ip,its->pts", self.weights[places], torch.einsum("itj,isj->its", some, some))
             return gram.double(), torch.einsum("ijpq,itj->tpq", self.weighted(places, rows), some).double()
 
@@ -133,7 +132,7 @@ def nearest_products(blocks: KroneckerBlocks, terms: int) -> tuple[Tensor, Tenso
     right = _leading_axes(blocks.rearranged(), terms).unflatten(1, (blocks.rows, blocks.width))
     left, explained = blocks.solve_left(right), -math.inf  # weighted square that the products account for
     for _ in range(SWEEPS if not blocks.level else 0):
-        right = blocks.solve_right(left.transpose(0, 1))
+        right = blocks.solve_right(left.transpose(0, 1).flatten(1))
         left = blocks.solve_left(right)
         before, explained = explained, blocks.explained(left, right)
         if explained <= before * (1 + FLAT):
@@ -160,16 +159,6 @@ def empty_kronecker(
     return parts[0] if terms == 1 else Sum(parts)
 
 
-@dataclass(frozen=True)
-class _Lefts:
-    """Left factors as they are stored, read as (some of m1, terms, n1)."""
-
-    forms: Sequence[CompressedEmbedding]
-
-    def __getitem__(self, places: Places) -> Tensor:
-        return torch.stack([Decoded(form)[places] for form in self.forms], 1)
-
-
 def fit_kronecker(
     matrix: Table | Tensor, rows: int, width: int, terms: int, factors: Factors, weights: Tensor | None = None
 ) -> CompressedEmbedding:
@@ -179,7 +168,7 @@ def fit_kronecker(
     """
     blocks = KroneckerBlocks.of(matrix, rows, width, weights)
     lefts = [store_factor(left, factors, "column") for left in nearest_products(blocks, terms)[0]]
-    rights = blocks.solve_right(_Lefts(lefts))
+    rights = blocks.solve_right(Beside([Decoded(left) for left in lefts]))
     parts = [
         Kronecker(left, store_factor(right, factors, "row"), len(matrix))
         for left, right in zip(lefts, rights, strict=True)

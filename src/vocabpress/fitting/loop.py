@@ -4,14 +4,15 @@ Where several processes have a table's rows, each draws the same batches, sees t
 and gradients are added up: the same training but for the order of sums.
 """
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vocabpress.fitting.shards import Shards
 from vocabpress.fitting.table import Table
@@ -37,6 +38,7 @@ class RowBatch(NamedTuple):
 RowLosses = Callable[[RowBatch], Tensor]
 """A batch -> the loss of each of its own rows; what is minimised is their mean over the batch."""
 
+Module = TypeVar("Module", bound=nn.Module)
 SMALL_BATCH = 128
 
 
@@ -55,59 +57,82 @@ def cosine_decay(done: float, least: float = 0.0) -> float:
     return least + (1 - least) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-@dataclass
-class Minimiser:
-    """Adam over batches of rows drawn without replacement, shuffled in each epoch.
+def minimise(
+    parameters: Sequence[Tensor],
+    loss: RowLosses,
+    schedule: Schedule,
+    table: Table,
+    generator: torch.Generator,
+    title: str = "",
+    progress: bool = False,
+    after_epoch: Callable[[int], object] = lambda _: None,
+    among: Tensor | None = None,
+) -> None:
+    """Change leaf tensors in place by Adam, over batches of a table's rows, all or those ``among``.
 
-    Attributes:
-        parameters: Leaf tensors; changed in place.
-        loss: The loss of the rows of a batch.
-        generator: Draws the batches; its device is where the ids are.
+    The generator draws the batches; its device is where the ids are. Training stops early if ``after_epoch(epoch)``,
+    counted from 0, is true.
     """
+    device = generator.device
+    optimiser = torch.optim.Adam(parameters, lr=schedule.learning_rate, fused=True)
+    num_rows = len(table) if among is None else len(among)
+    steps_per_epoch = -(-num_rows // schedule.batch_size)
+    total = schedule.epochs * steps_per_epoch
+    bar = Bar(total=total, desc=title, disable=not progress)
+    with bar, torch.enable_grad(), _threads_for(schedule.batch_size):
+        for epoch in range(schedule.epochs):
+            summed = torch.zeros((), device=device)
+            order = torch.randperm(num_rows, generator=generator, device=device)
+            order = order if among is None else among[order]
+            for step, ids in enumerate(order.split(schedule.batch_size), start=epoch * steps_per_epoch):
+                optimiser.param_groups[0]["lr"] = schedule.learning_rate * schedule.decay(step / total)
+                optimiser.zero_grad()
+                batch = _batch(ids, table, step / total)
+                value = loss(batch).sum() / batch.size
+                value.backward()
+                _add_gradients(parameters, table.shards)
+                optimiser.step()
+                summed += value.detach()
+                bar.update()
+            bar.set_note(loss=f"{float(summed) / steps_per_epoch:.4g}", epoch=f"{epoch + 1}/{schedule.epochs}")
+            if after_epoch(epoch):
+                break
 
-    parameters: Sequence[Tensor]
-    loss: RowLosses
-    schedule: Schedule
-    generator: torch.Generator
-    title: str = ""
-    progress: bool = False
 
-    def run(
-        self, table: Table, after_epoch: Callable[[int], object] = lambda _: None, among: Tensor | None = None
-    ) -> None:
-        """Train on all rows, or those ``among``; stop early if ``after_epoch(epoch)``, counted from 0, is true."""
-        schedule, device = self.schedule, self.generator.device
-        optimiser = torch.optim.Adam(self.parameters, lr=schedule.learning_rate, fused=True)
-        num_rows = len(table) if among is None else len(among)
-        steps_per_epoch = -(-num_rows // schedule.batch_size)
-        total = schedule.epochs * steps_per_epoch
-        bar = Bar(total=total, desc=self.title, disable=not self.progress)
-        with bar, torch.enable_grad(), _threads_for(schedule.batch_size):
-            for epoch in range(schedule.epochs):
-                summed = torch.zeros((), device=device)
-                order = torch.randperm(num_rows, generator=self.generator, device=device)
-                order = order if among is None else among[order]
-                for step, ids in enumerate(order.split(schedule.batch_size), start=epoch * steps_per_epoch):
-                    optimiser.param_groups[0]["lr"] = schedule.learning_rate * schedule.decay(step / total)
-                    optimiser.zero_grad()
-                    batch = _batch(ids, table, step / total)
-                    value = self.loss(batch).sum() / batch.size
-                    value.backward()
-                    self._add_gradients(table.shards)
-                    optimiser.step()
-                    summed += value.detach()
-                    bar.update()
-                bar.set_note(loss=f"{float(summed) / steps_per_epoch:.4g}", epoch=f"{epoch + 1}/{schedule.epochs}")
-                if after_epoch(epoch):
-                    break
+def best_epoch(
+    network: Module,
+    judge: Callable[[], float],
+    loss: RowLosses,
+    schedule: Schedule,
+    table: Table,
+    generator: torch.Generator,
+    title: str,
+    progress: bool,
+    least: float = math.inf,
+) -> Module:
+    """Train a network by `minimise`; returns it as it was after the epoch that was judged best.
 
-    def _add_gradients(self, shards: Shards) -> None:
-        """The gradients of the whole batch, from those of each process' rows; one message for all parameters."""
-        if shards.world > 1:
-            gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-            joined = shards.add(torch.cat([gradient.flatten() for gradient in gradients]))
-            for gradient, part in zip(gradients, joined.split([each.numel() for each in gradients]), strict=True):
-                gradient.copy_(part.view_as(gradient))
+    ``least`` is what the network is judged to be at the start; with infinity the first epoch is better in any case.
+    """
+    best = copy.deepcopy(network)
+
+    def look(_: int) -> None:
+        nonlocal best, least
+        found = judge()
+        if found < least:
+            best, least = copy.deepcopy(network), found
+
+    minimise(list(network.parameters()), loss, schedule, table, generator, title, progress, look)
+    return best.requires_grad_(False)
+
+
+def _add_gradients(parameters: Sequence[Tensor], shards: Shards) -> None:
+    """The gradients of the whole batch, from those of each process' rows; one message for all parameters."""
+    if shards.world > 1:
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        joined = shards.add(torch.cat([gradient.flatten() for gradient in gradients]))
+        for gradient, part in zip(gradients, joined.split([each.numel() for each in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
 
 
 def _batch(ids: Tensor, table: Table, done: float) -> RowBatch:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vocabpress.fitting.shards import Combine, Value, added, chunk_borders
-from vocabpress.fitting.table import Places, Table, draw
+from vocabpress.fitting.shards import Combine, Value, added
+from vocabpress.fitting.table import Table, draw
 
 PointsPart = Callable[[slice, Tensor, Tensor], Value]
 """(places of the rows, their points (books, n, width), the weight of each point (n)) -> a value."""
@@ -26,13 +26,7 @@ class Points:
         """Points from a tensor (books, n, width)."""
         if isinstance(points, Points):
             return points
-        books, count, width = points.shape
-        shape = (count, books * width)
-
-        def read(places: Places, everywhere: bool) -> Tensor:
-            return points[:, places].transpose(0, 1).flatten(1)
-
-        return cls(Table(shape, points.dtype, points.device, read, chunk_borders(*shape), count, in_memory=True), books)
+        return cls(Table.of(points.transpose(0, 1).flatten(1)), len(points))
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -17,21 +17,6 @@ PRICES = 24  # halvings of the interval in which the price of a bit is sought
 
 
 @dataclass(frozen=True)
-class Options:
-    """When rows move, and when to stop.
-
-    Attributes:
-        rounds: Maximum number of rounds.
-        moving_ratio: Share of the rows with a better block that move in a round, those that gain most.
-        least_candidates: Stop when fewer rows than that have a better block.
-    """
-
-    rounds: int
-    moving_ratio: float
-    least_candidates: int
-
-
-@dataclass(frozen=True)
 class Storage:
     """What blocks cost.
 
@@ -54,11 +39,17 @@ def reassign(
     block_of: Tensor,
     ranks: Sequence[int],
     storage: Storage,
-    options: Options,
+    *,
+    rounds: int,
+    moving_ratio: float,
+    least_candidates: int,
     title: str = "",
     progress: bool = False,
 ) -> Tensor:
     """Move rows between blocks in rounds, the subspaces refitted after each, while the weighted error falls.
+
+    In a round the share ``moving_ratio`` of the rows with a better block moves, those that gain most; fewer such rows
+    than ``least_candidates`` end it.
 
     A row costs ``w_i * squared error + price * bits of a row of that block``. The price is 0 where the moves fit the
     limit, and else the lowest at which they do: without it every row would go to the block of the highest rank. A block
@@ -72,9 +63,9 @@ def reassign(
     blocks = _Blocks(table, weights, block_of.clone(), ranks, storage.whole)
     row_bits = torch.tensor(storage.row_bits, dtype=table.dtype, device=table.device)
     best, best_error = block_of, blocks.error()
-    with Bar(total=options.rounds, desc=title, disable=not progress) as bar:
-        for _ in range(options.rounds):
-            rows, targets = _moves(blocks, row_bits, storage, options)
+    with Bar(total=rounds, desc=title, disable=not progress) as bar:
+        for _ in range(rounds):
+            rows, targets = _moves(blocks, row_bits, storage, moving_ratio, least_candidates)
             if not len(rows):
                 break
             blocks.move(rows, targets)
@@ -88,7 +79,9 @@ def reassign(
     return best
 
 
-def _moves(blocks: "_Blocks", row_bits: Tensor, storage: Storage, options: Options) -> tuple[Tensor, Tensor]:
+def _moves(
+    blocks: "_Blocks", row_bits: Tensor, storage: Storage, moving_ratio: float, least_candidates: int
+) -> tuple[Tensor, Tensor]:
     """Rows to move and the blocks to move them to, within the limit; none if too small a number would gain."""
     block_of = blocks.block_of
     sizes = torch.bincount(block_of, minlength=len(row_bits))
@@ -99,9 +92,9 @@ def _moves(blocks: "_Blocks", row_bits: Tensor, storage: Storage, options: Optio
         least, target = costs.min(1)
         gains = costs.gather(1, block_of[:, None])[:, 0] - least
         candidates = int((gains > 0).sum())
-        if candidates < options.least_candidates:
+        if candidates < least_candidates:
             return block_of[:0], target[:0]
-        rows = gains.topk(max(1, int(options.moving_ratio * candidates))).indices
+        rows = gains.topk(max(1, int(moving_ratio * candidates))).indices
         return rows, target[rows]
 
     def added(rows: Tensor, targets: Tensor) -> float:

@@ -18,7 +18,6 @@ option there, off by default), their biases set so that the start *is* that SVD;
 the rows' losses; latents and decoder may be stored in 8 or 4 bits.
 """
 
-import copy
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -26,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from vocabpress.embeddings import CompressedEmbedding, Projected
-from vocabpress.fitting.loop import Minimiser, RowBatch, Schedule
+from vocabpress.fitting.loop import RowBatch, Schedule, best_epoch
 from vocabpress.fitting.lowrank import weighted_svd
 from vocabpress.fitting.quantise import Factors, empty_factor, store_factor
 from vocabpress.fitting.table import Table
@@ -81,23 +80,16 @@ class Autoencoder(Method):
     def _train(
         self, network: "_Layers", table: Table, weights: Tensor, generator: torch.Generator, progress: bool
     ) -> "_Layers":
-        best, best_cosine = copy.deepcopy(network), mean_cosine(network, table, weights)
-
         def loss(batch: RowBatch) -> Tensor:
             alpha, rows = 1 - 0.9 * min(int(batch.done * 30) / 20, 1.0), table[batch.ids]
             return weights[batch.ids] * direction_loss(network(rows), rows, alpha, self.cosine_weight, self.l1_weight)
 
-        def pick_best(epoch: int) -> None:
-            nonlocal best, best_cosine
-            cosine = mean_cosine(network, table, weights)
-            if cosine > best_cosine:
-                best, best_cosine = copy.deepcopy(network), cosine
+        def judge() -> float:
+            return -mean_cosine(network, table, weights)
 
         # Both published schedules go by thirtieths of the training: the rate halves after every 4.
         schedule = Schedule(self.epochs, self.batch_size, self.learning_rate, lambda done: 0.5 ** (int(done * 30) // 4))
-        parameters = list(network.parameters())
-        Minimiser(parameters, loss, schedule, generator, "autoencoder", progress).run(table, pick_best)
-        return best.requires_grad_(False)
+        return best_epoch(network, judge, loss, schedule, table, generator, "autoencoder", progress, least=judge())
 
 
 class _Layers(nn.Module):

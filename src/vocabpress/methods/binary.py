@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from vocabpress.embeddings import CompressedEmbedding, Dense, Projected, Scalar
-from vocabpress.fitting.loop import Minimiser, RowBatch, Schedule, cosine_decay
+from vocabpress.fitting.loop import RowBatch, Schedule, cosine_decay, minimise
 from vocabpress.fitting.lowrank import weighted_mean
 from vocabpress.fitting.table import Table
 from vocabpress.methods.base import Family, Method, Plan, largest_entry
@@ -127,4 +127,4 @@ class _Tied:
 
         rate = method.learning_rate * float(self.frame.detach().square().mean().sqrt())
         schedule = Schedule(method.epochs, method.batch_size, rate, cosine_decay)
-        Minimiser([self.frame, self.offset], loss, schedule, generator, "binary", progress).run(self.table)
+        minimise([self.frame, self.offset], loss, schedule, self.table, generator, "binary", progress)

@@ -19,7 +19,6 @@ on the size of gradients, so that they need no clipping. Epochs are judged by th
 weighted least-squares fit of all words to the codes, which is never worse. Token weights multiply the rows' losses.
 """
 
-import copy
 import math
 import time
 from dataclasses import dataclass, replace
@@ -31,7 +30,7 @@ from torch import Tensor, nn
 from vocabpress.budget import Budget
 from vocabpress.embeddings import Codebooks, CompressedEmbedding
 from vocabpress.fitting.codes import decode, refit
-from vocabpress.fitting.loop import Minimiser, RowBatch, Schedule, cosine_decay
+from vocabpress.fitting.loop import RowBatch, Schedule, best_epoch, cosine_decay
 from vocabpress.fitting.quantise import Factors, empty_factor, store_factor
 from vocabpress.fitting.table import Table
 from vocabpress.methods.base import Family, Method, Plan
@@ -87,13 +86,10 @@ class Compositional(Method):
         rows = table.map(lambda _, some: some / scale).cached()
         start = _Coder(rows, plan["books"], 1 << self.bits, generator)
         network = self._train(start, rows, weights, generator, progress)
-        codes = torch.empty(len(table), plan["books"], dtype=torch.uint8, device=table.device)
-        rows.fill([codes], lambda _, some: [network.codes(some)])
-        books = refit(rows, codes, network.books.detach(), weights) * scale
+        books = refit(rows, network.codes, network.books.detach(), weights) * scale
         words = store_factor(books.flatten(0, 1), self.factors, "row")
         form = Codebooks(len(table), words, self.bits, stages=plan["books"]).to(table.device)
-        for places, some in zip(form.codes.split(ROWS_PER_CALL), codes.split(ROWS_PER_CALL), strict=True):
-            places.copy_(pack(some, self.bits))
+        rows.fill([form.codes], lambda _, some: [pack(network.codes(some), self.bits)])
         return form
 
     def expected_seconds(self, sample: Table, num_embeddings: int, budget: Budget) -> float | None:
@@ -110,7 +106,6 @@ class Compositional(Method):
     ) -> "_Coder":
         some = torch.randperm(len(rows), generator=generator, device=rows.device)[:JUDGED_ROWS]
         judged = rows.gather(some)
-        best, best_error = copy.deepcopy(network), math.inf
 
         def loss(batch: RowBatch) -> Tensor:
             original = rows[batch.ids]
@@ -122,17 +117,12 @@ class Compositional(Method):
             return weights[batch.ids] * left.square().sum(-1) / 2
 
         @torch.no_grad()
-        def pick_best(epoch: int) -> None:
-            nonlocal best, best_error
+        def judge() -> float:
             left = decode(network.codes(judged), network.books) - judged
-            error = float(weights[some] @ left.square().sum(-1))
-            if error < best_error:
-                best, best_error = copy.deepcopy(network), error
+            return float(weights[some] @ left.square().sum(-1))
 
         schedule = Schedule(self.epochs, self.batch_size, self.learning_rate, cosine_decay)
-        parameters = list(network.parameters())
-        Minimiser(parameters, loss, schedule, generator, "compositional", progress).run(rows, pick_best)
-        return best.requires_grad_(False)
+        return best_epoch(network, judge, loss, schedule, rows, generator, "compositional", progress)
 
 
 class _Coder(nn.Module):

@@ -30,10 +30,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from vocabpress.embeddings import CompressedEmbedding, Projected
-from vocabpress.fitting.blocks import ProportionalRanks, contiguous, empty_block, empty_blocks, full_ranks, store_blocks
+from vocabpress.embeddings import CompressedEmbedding, Projected, Rows
+from vocabpress.fitting.blocks import ProportionalRanks, contiguous, empty_block, full_ranks, store_blocks
 from vocabpress.fitting.quantise import Factors
-from vocabpress.fitting.reassign import Options, Storage, reassign
+from vocabpress.fitting.reassign import Storage, reassign
 from vocabpress.fitting.table import Table
 from vocabpress.methods.base import Family, Method, Plan
 from vocabpress.settings import AtLeast0, AtLeast1, BlockCount, check_settings
@@ -83,17 +83,21 @@ class GroupReduce(Method):
         return [Family({"sizes": sizes, "mapped": mapped}, "ranks", ranks)]
 
     def empty(self, num_embeddings: int, embedding_dim: int, plan: Plan) -> CompressedEmbedding:
-        return empty_blocks(plan["sizes"], embedding_dim, plan["ranks"], self.factors, plan["mapped"])
+        blocks = zip(plan["sizes"], plan["ranks"], strict=True)
+        return Rows(
+            [empty_block(size, embedding_dim, rank, self.factors) for size, rank in blocks if size], plan["mapped"]
+        )
 
     def fit_plan(
         self, table: Table, plan: Plan, weights: Tensor, generator: torch.Generator, progress: bool
     ) -> CompressedEmbedding:
         block_of, _ = self.assign_blocks(weights)
         if self.rounds and len(plan["sizes"]) > 1:
-            storage = self._storage(*table.shape, plan)
-            options = Options(self.rounds, self.moving_ratio, self.least_candidates)
-            title = f"{type(self).__name__.lower()}: moving tokens"
-            block_of = reassign(table, weights, block_of, plan["ranks"], storage, options, title, progress)
+            block_of = reassign(
+                table, weights, block_of, plan["ranks"], self._storage(*table.shape, plan),
+                rounds=self.rounds, moving_ratio=self.moving_ratio, least_candidates=self.least_candidates,
+                title=f"{type(self).__name__.lower()}: moving tokens", progress=progress,
+            )  # fmt: skip
         return store_blocks(table, block_of, plan["ranks"], weights, self.factors)
 
     def _storage(self, num_embeddings: int, embedding_dim: int, plan: Plan) -> Storage:

@@ -35,7 +35,7 @@ from pydantic import Field
 from torch import Tensor
 
 from vocabpress.embeddings import CompressedEmbedding, Projected, Scalar, Sum
-from vocabpress.fitting.binary import Signs, StageOptions, flip_bits, train_codes
+from vocabpress.fitting.binary import Signs, flip_bits, train_codes
 from vocabpress.fitting.lowrank import ridge, weighted_svd
 from vocabpress.fitting.quantise import Factors, empty_factor, store_factor
 from vocabpress.fitting.table import Beside, Decoded, Places, Readable, Table, draw
@@ -172,8 +172,7 @@ class LightToken(Method):
         stages = []
         for number, bits in enumerate(stage_bits(plan), start=1):
             title = f"lighttoken: stage {number}/{plan['stages']}, {bits} bits"
-            options = StageOptions(self.epochs)
-            codes = train_codes(table, base, bits, weights, self.row_loss, options, generator, title, progress)
+            codes = train_codes(table, base, bits, weights, self.row_loss, self.epochs, generator, title, progress)
             fitted = ridge(codes, table.minus(base), weights, RIDGE, offset=True)
             base = _Base(base.offset + fitted[0], [*base.parts, (codes, fitted[1:])])
             stages.append(codes.packed)

@@ -108,14 +108,15 @@ class Residual(CodebookMethod):
         start = min(4 * rounds, K_MEANS_ROUNDS)
         found = residual_kmeans(points, weights, stages, count, start, generator) if points.table.in_memory else None
         books = []
-        steps = Bar(total=rounds * points.shape[0], desc="residual: fit", disable=not progress)
-        with steps as bar:
+        with Bar(total=rounds * points.shape[0], desc="residual: fit", disable=not progress) as bar:
             for number in range(points.shape[0]):
                 own = points.segment(number)
                 own = replace(own, table=own.table.cached())  # if the table is not: it is read many times
-                book = found[number] if found is not None else None
-                if book is None:
-                    book = residual_kmeans(own, weights, stages, count, start, generator)[0]
+                book = (
+                    residual_kmeans(own, weights, stages, count, start, generator)[0]
+                    if found is None
+                    else found[number]
+                )
                 for _ in range(rounds):
                     book = refit(own, partial(beam_search, books=book, width=self.beam), book, weights)
                     bar.update()

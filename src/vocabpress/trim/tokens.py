@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import regex
+from tokenizers.pre_tokenizers import ByteLevel
 
 MODELS = ("WordPiece", "BPE", "Unigram", "WordLevel")
 BYTE_TOKENS = {f"<0x{number:02X}>" for number in range(256)}  # for byte fallback
@@ -135,11 +136,7 @@ def _merges(model: dict[str, Any]) -> list[tuple[str, str]]:
 def _alphabet(data: dict[str, Any]) -> list[str]:
     """The 256 characters by which a byte-level tokenizer represents bytes; none for other tokenizers."""
     parts = [part for key in ("pre_tokenizer", "normalizer") for part in _components(data.get(key))]
-    if not any(part.get("type") == "ByteLevel" for part in parts):
-        return []
-    shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    hidden = 256 - len(shown)
-    return [chr(number) for number in (*shown, *range(256, 256 + hidden))]
+    return ByteLevel.alphabet() if any(part.get("type") == "ByteLevel" for part in parts) else []
 
 
 def _components(part: Any) -> list[dict[str, Any]]:

@@ -22,14 +22,13 @@ from vocabpress.embeddings.codebooks import Codebooks
 from vocabpress.embeddings.combine import Columns, Sum, forms
 from vocabpress.embeddings.dense import Dense
 from vocabpress.embeddings.kernels import loops
-from vocabpress.embeddings.kernels.loops import Leaf
 from vocabpress.embeddings.kernels.maps import Decode, floats, rotated_decoder, rows_by, scaled_decoder, tiles_decoder
+from vocabpress.embeddings.kernels.pieces import Memory, UncutError, cut
 from vocabpress.embeddings.kernels.watch import Watch, cached
 from vocabpress.embeddings.kronecker import Kronecker
 from vocabpress.embeddings.projected import ACTIVATIONS, Projected
 from vocabpress.embeddings.rotated import Rotated
 from vocabpress.embeddings.rows import CHUNK, Rows
-from vocabpress.embeddings.scalar import Scalar
 from vocabpress.embeddings.scaled import Scaled
 from vocabpress.embeddings.tiles import Tiles
 from vocabpress.embeddings.trellis import Trellis, all_words
@@ -111,22 +110,53 @@ def _is_copied(numbers: Tensor) -> bool:
     return numbers.dtype != torch.float32 or not numbers.is_contiguous()
 
 
+class Arrays(Memory):
+    """For loops: numbers as float32, side by side, where they lie so, and else copies."""
+
+    def _address(self, array: Any) -> int:
+        self._kept.append(array)
+        return array.ctypes.data
+
+    def numbers(self, tensor: Tensor) -> int:
+        return self._address(floats(tensor))
+
+    def rows(self, form: Dense) -> int:
+        if not _lies_there(form):
+            raise UncutError
+        return self.numbers(form.rows)
+
+    def codes(self, codes: Tensor) -> int:
+        return self._address(codes.contiguous().numpy())
+
+    def words(self, form: Codebooks) -> int:
+        if not _is_fixed(form.words):
+            raise UncutError
+        return self.numbers(small_table(form.words)())
+
+    def states(self, form: Trellis, width: int) -> int:
+        return self._address(_states(form.memory, width, form.scales.dtype))
+
+
+@lru_cache(maxsize=32)
+def _states(memory: int, width: int, dtype: torch.dtype) -> Any:
+    """The words of every state, float32; those of the scales' dtype, as plain torch has them."""
+    return floats(all_words(memory, width, torch.zeros((), dtype=dtype)))
+
+
 class _Loop(partial[None]):
     """The loop of an expression of leaves, and the arrays that its addresses point at."""
 
-    arrays: list[Any]
+    arrays: Arrays
 
 
 def _flat(form: CompressedEmbedding) -> Decode | None:
     """One loop for the whole expression, or None where it is not one of leaves."""
-    arrays, leaves, bounds = list[Any](), list[Leaf](), [0]
-    for block in forms(form.blocks) if type(form) is Rows else [form]:
-        own = _leaves(block, 0, arrays)
-        if own is None:
-            return None
-        leaves += own
-        bounds.append(len(leaves))
-    loop = _Loop(loops.read_rows, *places_of(form), numpy.array(bounds), numpy.array(leaves, numpy.int64))
+    arrays = Arrays()
+    try:
+        pieces, bounds = cut(form, arrays)
+    except UncutError:
+        return None
+    loop = _Loop(loops.read_rows, *places_of(form), numpy.array(bounds), numpy.array(pieces, numpy.int64))
     loop.arrays = arrays
     return loop
 
@@ -146,83 +176,6 @@ def places_of(form: CompressedEmbedding) -> tuple[Any, int, Any, int]:
     except ValueError as error:
         raise NoKernelError(str(error)) from None
     return form.block_of.numpy(), form.map_bits, form.counted(form.block_of).contiguous().numpy(), CHUNK
-
-
-def _leaves(form: CompressedEmbedding, column: int, arrays: list[Any]) -> list[Leaf] | None:
-    """The leaves of a row from a column on, or None where a part is no leaf; adds the arrays that they point at."""
-    if type(form) is Columns:
-        found = list[Leaf]()
-        for part, width in zip(forms(form.parts), form.widths, strict=True):
-            own = _leaves(part, column, arrays)
-            if own is None:
-                return None
-            found, column = [*found, *own], column + width
-        return [*found, Leaf(loops.ZERO, column, form.embedding_dim - sum(form.widths))]
-
-    def at(array: Any) -> int:
-        arrays.append(array)
-        return array.ctypes.data
-
-    if _lies_there(form):
-        size = form.embedding_dim
-        return [Leaf(loops.DENSE, column, size, values=at(floats(form.rows)), size=size, step=size)]
-    make = LEAVES.get(type(form))
-    if make is None or (type(form) is Codebooks and not _is_fixed(form.words)):
-        return None
-    return [make(form, column, at)]
-
-
-def _scalar(form: Scalar, column: int, at: Callable[[Any], int]) -> Leaf:
-    scales, group = scales_of(form)
-    own, codes = scales.shape[1], codes_of(form)
-    return Leaf(
-        loops.SCALAR, column, form.embedding_dim, at(codes), codes.shape[1], form.bits, at(scales), own,
-        step=own if form.scale_axis in ("row", "group") else 0, width=group,
-    )  # fmt: skip
-
-
-def codes_of(form: Scalar | Codebooks | Trellis) -> Any:
-    """Packed codes, (V, bytes of a row), side by side; a view where they are that already."""
-    return form.codes.contiguous().numpy()
-
-
-def scales_of(form: Scalar) -> tuple[Any, int]:
-    """Scales, (V or 1, groups), and how many neighbours share one."""
-    if form.scales is None:
-        return numpy.ones((1, 1), numpy.float32), form.embedding_dim
-    group = {"row": form.embedding_dim, "column": 1}.get(form.scale_axis, form.group_size or 1)
-    return floats(form.scales), group
-
-
-def _codebooks(form: Codebooks, column: int, at: Callable[[Any], int]) -> Leaf:
-    width, books, codes = form.words.embedding_dim, books_of(form), codes_of(form)
-    values = at(small_table(form.words)().numpy()) if _is_fixed(form.words) else 0
-    return Leaf(
-        loops.CODEBOOKS, column, form.embedding_dim, at(codes), codes.shape[1], form.bits, values,
-        form.words.num_embeddings * width, width=width, more=at(books), length=len(books),
-    )  # fmt: skip
-
-
-def books_of(form: Codebooks) -> Any:
-    """For each code of a row the first word of its book, (stages * segments)."""
-    books = numpy.arange(form.words.num_embeddings >> form.bits).reshape(form.stages, -1) << form.bits
-    return numpy.broadcast_to(books, (form.stages, form.segments)).flatten()
-
-
-def _trellis(form: Trellis, column: int, at: Callable[[Any], int]) -> Leaf:
-    scales, codes, dtype = floats(form.scales), codes_of(form), form.scales.dtype
-    runs = [(*run, at(_words(form.memory, run.width, dtype)) if run.bits else 0) for run in form.runs]
-    more = numpy.array(runs, numpy.int64).flatten()
-    return Leaf(
-        loops.TRELLIS, column, form.embedding_dim, at(codes), codes.shape[1], form.memory, at(scales), len(scales),
-        width=form.row_bits, more=at(more), length=len(more),
-    )  # fmt: skip
-
-
-@lru_cache(maxsize=32)
-def _words(memory: int, width: int, dtype: torch.dtype) -> Any:
-    """The words of every state, float32; those of the scales' dtype, as plain torch has them."""
-    return floats(all_words(memory, width, torch.zeros((), dtype=dtype)))
 
 
 def _by_torch(form: CompressedEmbedding) -> Decode:
@@ -289,11 +242,6 @@ def _rows(form: Rows) -> Decode:
     return decode
 
 
-LEAVES: dict[type[CompressedEmbedding], Callable[[Any, int, Callable[[Any], int]], Leaf]] = {
-    Scalar: _scalar,
-    Codebooks: _codebooks,
-    Trellis: _trellis,
-}
 DECODERS: dict[type[CompressedEmbedding], Callable[[Any], Decode]] = {
     Projected: _projected,
     Sum: _sum,

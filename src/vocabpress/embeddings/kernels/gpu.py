@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vocabpress.embeddings.base import CompressedEmbedding
-from vocabpress.embeddings.combine import Columns, Sum, forms
-from vocabpress.embeddings.kernels.pieces import Cut, cut
+from vocabpress.embeddings import Columns, CompressedEmbedding, Projected, Rows, Sum
+from vocabpress.embeddings.combine import forms
+from vocabpress.embeddings.kernels.pieces import Memory, UncutError, cut
 from vocabpress.embeddings.kernels.watch import Watch, cached
-from vocabpress.embeddings.projected import ACTIVATIONS, Projected
-from vocabpress.embeddings.rows import Rows
+from vocabpress.embeddings.projected import ACTIVATIONS
+from vocabpress.embeddings.rows import picked
 
 Read = Callable[[Tensor], Tensor]
 
@@ -69,9 +69,9 @@ def reader(table: CompressedEmbedding) -> Read | None:
 
 def _reader(form: CompressedEmbedding) -> Read | None:
     """How a form is read, or None where it reads itself; holds no reference to the form, which it is kept for."""
-    pieces = cut(form)
-    if pieces is not None:
-        return _of_pieces(form, pieces) if pieces.dtype in DTYPES else None
+    flat = _flat(form)
+    if flat is not None:
+        return flat
     if isinstance(form, Projected):
         return _projected(form)
     if isinstance(form, Rows):
@@ -89,20 +89,28 @@ def _inner(form: CompressedEmbedding) -> Read:
     return _reader(form) or form.lookup
 
 
-def _of_pieces(form: CompressedEmbedding, pieces: Cut) -> Read:
-    """Found and decoded by one launch."""
-    (places, options), rows, width = _places(form), form.num_embeddings, form.embedding_dim
-    tile = min(MOST_COLUMNS, 1 << (pieces.widest - 1).bit_length())
+def _flat(form: CompressedEmbedding) -> Read | None:
+    """Rows that are found and decoded by one launch, or None where the form is not one of leaves."""
+    memory = Memory()
+    try:
+        pieces, counts = cut(form, memory)
+    except UncutError:
+        return None
+    if len(memory.dtypes) != 1 or not memory.dtypes.issubset(DTYPES):  # torch would promote
+        return None
+    (dtype,), (places, options) = memory.dtypes, _places(form)
+    rows, width, widest = form.num_embeddings, form.embedding_dim, max(piece.columns for piece in pieces)
+    records = torch.tensor(pieces, dtype=torch.int64, device=form.device)
+    bounds = torch.tensor(counts, dtype=torch.int32, device=form.device)
+    tile = min(MOST_COLUMNS, 1 << (widest - 1).bit_length())
 
     def read(ids: Tensor) -> Tensor:
-        out = torch.empty(len(ids), width, dtype=pieces.dtype, device=ids.device)
-        pieces.refresh()
+        out = torch.empty(len(ids), width, dtype=dtype, device=ids.device)
+        memory.refresh()
         if len(ids):
-            given = (ids, out, rows, width, *places, pieces.bounds, pieces.records)
-            with torch.cuda.device_of(ids):
-                kernels.read_pieces[(len(ids),)](
-                    *given, **options, TILE=tile, enable_fp_fusion=False
-                )  # rounded as by torch
+            given = (ids, out, rows, width, *places, bounds, records)
+            with torch.cuda.device_of(ids):  # rounded as by torch
+                kernels.read_pieces[(len(ids),)](*given, **options, TILE=tile, enable_fp_fusion=False)
         return out
 
     return read
@@ -122,7 +130,7 @@ def _places(form: CompressedEmbedding) -> tuple[tuple[Tensor | int, ...], dict[s
 
 
 def _blocks(form: Rows) -> Read:
-    """Every block reads every token, and `where` picks: how many lie in each, only the device knows."""
+    """Every block reads every token: how many lie in each, only the device knows."""
     (places, options), rows = _places(form), form.num_embeddings
     readers = [_inner(block) for block in forms(form.blocks)]
 
@@ -132,12 +140,7 @@ def _blocks(form: Rows) -> Read:
         if len(ids):
             with torch.cuda.device_of(ids):
                 kernels.find_rows[(len(ids),)](ids, block, row, rows, *places, **options)
-        first, *others = readers
-        result = first(torch.where(block == 0, row, 0).clamp(min=0))
-        for index, other in enumerate(others, start=1):
-            inside = block == index
-            result = torch.where(inside[:, None], other(torch.where(inside, row, 0)), result)
-        return torch.where((row < 0)[:, None], torch.nan, result)
+        return torch.where((row < 0)[:, None], torch.nan, picked(readers, block, row.clamp(min=0)))
 
     return read
 

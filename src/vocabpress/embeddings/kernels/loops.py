@@ -4,31 +4,15 @@ They work on arrays that are known to fit together: a byte is read only where a 
 there is one, and ids are checked once, by `inside`. No loop holds Python's lock.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy
 
 from vocabpress.embeddings.kernels.compiling import carray, compiled, pointer_to
+from vocabpress.embeddings.kernels.pieces import Kind
 
 LANES = 16  # vectors that are turned side by side
-ZERO, DENSE, SCALAR, CODEBOOKS, TRELLIS = range(5)  # how a leaf is coded
-
-
-class Leaf(NamedTuple):
-    """Neighbouring columns of a block of rows, coded in one way; addresses are of memory that somebody else owns."""
-
-    kind: int
-    column: int  # the first, in the row of the table
-    columns: int
-    codes: int = 0  # address of the packed codes
-    stride: int = 0  # bytes of a row of them
-    bits: int = 0  # a code's; TRELLIS: a state's
-    values: int = 0  # address of rows, scales or words, float32
-    size: int = 0  # how many
-    step: int = 0  # values from one row to the next; none where all rows share them
-    width: int = 0  # SCALAR: columns that share a scale; CODEBOOKS: columns of a word; TRELLIS: bits of a row
-    more: int = 0  # address of int64: of CODEBOOKS the first word of each code's book, of TRELLIS the runs
-    length: int = 0  # how many
+ZERO, DENSE, SCALAR, CODEBOOKS, TRELLIS = map(int, Kind)  # numbers, which loops compare
 
 
 @compiled
@@ -103,8 +87,8 @@ def find_all(block_of: Any, bits: int, counts: Any, chunk: int, ids: Any, blocks
 
 
 @compiled
-def read_rows(block_of: Any, bits: int, counts: Any, chunk: int, bounds: Any, leaves: Any, ids: Any, out: Any) -> None:
-    """Rows of blocks of leaves.
+def read_rows(block_of: Any, bits: int, counts: Any, chunk: int, bounds: Any, pieces: Any, ids: Any, out: Any) -> None:
+    """Rows of blocks of pieces.
 
     Args:
         block_of: The packed map from token to block, uint8.
@@ -112,8 +96,8 @@ def read_rows(block_of: Any, bits: int, counts: Any, chunk: int, bounds: Any, le
         counts: Tokens of each block before every ``chunk``-th token, int32 (chunks, blocks); without a map the first
             token of each block, (1, blocks).
         chunk: Tokens.
-        bounds: Leaves before each block, and all of them, int64 (blocks + 1).
-        leaves: A `Leaf` a line, int64.
+        bounds: Pieces before each block, and all of them, int64 (blocks + 1).
+        pieces: A `Piece` a line, int64; what they have addresses of is float32.
         ids: (n).
         out: (n, columns), float32, is written.
     """
@@ -121,42 +105,26 @@ def read_rows(block_of: Any, bits: int, counts: Any, chunk: int, bounds: Any, le
     for place in range(len(ids)):
         block, row = find(ids[place], block_of, bits, counts, chunk)
         for number in range(bounds[block], bounds[block + 1]):
-            kind, column, columns, codes, stride, size_of, values, size, step, width, more, length = leaves[number]
+            (
+                kind, column, columns, codes, stride, values, size_of, width, groups,
+                segments, stages, books, before, row_bits, memory, states,
+            ) = pieces[number]  # fmt: skip
             own = carray(pointer_to(start + place * row_bytes + 4 * column), columns, numpy.float32)
             stream = carray(pointer_to(codes + row * stride), stride, numpy.uint8)
-            numbers = carray(pointer_to(values + 4 * row * step), size, numpy.float32)
-            extra = carray(pointer_to(more), length, numpy.int64)
             if kind == SCALAR:
-                read_scalar(stream, size_of, numbers, width, own)
+                scales = carray(pointer_to(values + 4 * row * groups), (columns + width - 1) // width, numpy.float32)
+                read_scalar(stream, size_of, scales, width, own)
             elif kind == CODEBOOKS:
-                read_codebooks(stream, size_of, numbers, width, extra, own)
+                words = carray(pointer_to(values), (stages * books * width) << size_of, numpy.float32)
+                read_codebooks(stream, size_of, words, width, segments, stages, books, own)
             elif kind == TRELLIS:
-                read_trellis(stream, size_of, width, numbers, extra, own)
+                scale = carray(pointer_to(values), 1, numpy.float32)[0]
+                words = carray(pointer_to(states), width << memory, numpy.float32)
+                read_trellis(stream, memory, row_bits, before, size_of, width, words, scale, own)
             elif kind == DENSE:
-                own[:] = numbers
+                own[:] = carray(pointer_to(values + 4 * row * stride), columns, numpy.float32)
             else:
                 own[:] = 0
-
-
-@compiled
-def join_tiles(tiles: Any, strips: Any, places: Any, columns: int, out: Any) -> None:
-    """Rows of a matrix from its tiles.
-
-    Args:
-        tiles: Those of some strips of rows, strip by strip, (strips * tiles of a strip, rows of a tile * columns).
-        strips: The strip of each row, int64 (n).
-        places: The row in the strip, int64 (n).
-        columns: Of a tile.
-        out: (n, d), is written.
-    """
-    width = out.shape[1]
-    across = (width + columns - 1) // columns
-    for row in range(len(strips)):
-        start = places[row] * columns
-        for tile in range(across):
-            first, source = tile * columns, tiles[strips[row] * across + tile]
-            for column in range(min(columns, width - first)):
-                out[row, first + column] = source[start + column]
 
 
 @compiled
@@ -254,47 +222,42 @@ def read_scalar(stream: Any, bits: int, scales: Any, group: int, out: Any) -> No
 
 
 @compiled
-def read_codebooks(stream: Any, bits: int, words: Any, width: int, books: Any, out: Any) -> None:
+def read_codebooks(
+    stream: Any, bits: int, words: Any, width: int, segments: int, stages: int, books: int, out: Any
+) -> None:
     """A row of codes into books: pieces side by side, each the sum of its stages' words, (words * width)."""
-    segments = len(out) // width
-    for place in range(len(books)):
-        word, first = (books[place] + code_at(stream, place, bits)) * width, place % segments * width
-        if place < segments:
-            out[first : first + width] = 0
-        if width == 8:  # the usual one: a loop whose length is known takes a third of the time
-            for column in range(8):
-                out[first + column] += words[word + column]
-        else:
-            piece, own = out[first : first + width], words[word : word + width]
-            for column in range(width):
-                piece[column] += own[column]
+    for stage in range(stages):
+        for segment in range(segments):
+            book = stage * books + (segment if books > 1 else 0)
+            word = ((book << bits) + code_at(stream, stage * segments + segment, bits)) * width
+            first = segment * width
+            if stage == 0:
+                out[first : first + width] = 0
+            if width == 8:  # the usual one: a loop whose length is known takes a third of the time
+                for column in range(8):
+                    out[first + column] += words[word + column]
+            else:
+                piece, own = out[first : first + width], words[word : word + width]
+                for column in range(width):
+                    piece[column] += own[column]
 
 
 @compiled
-def read_trellis(stream: Any, memory: int, row_bits: int, scales: Any, runs: Any, out: Any) -> None:
-    """A row of trellis codes, ``memory`` bits a state.
-
-    Each of the ``runs`` is its columns, bits, width, and the address of what a state stands for at that width, float32.
-    """
-    length, mask = len(stream), (1 << memory) - 1
-    end, column, state = 0, 0, 0
-    for bit in range(row_bits - memory, row_bits):  # the ring: before the first bit comes the last
-        state = state >> 1 | (stream[bit >> 3] >> (bit & 7) & 1) << (memory - 1)
-    for run in range(len(scales)):
-        columns, bits, width, words = runs[4 * run], runs[4 * run + 1], runs[4 * run + 2], runs[4 * run + 3]
-        if bits == 0:
-            out[column : column + columns] = 0.0
-            column += columns
-            continue
-        table = carray(pointer_to(words), width << memory, numpy.float32)
-        for _ in range(columns // width):
-            place = end >> 3
-            window = numpy.int64(stream[place])
-            if place + 1 < length:
-                window |= numpy.int64(stream[place + 1]) << 8
-            fresh = window >> (end & 7) & ((1 << bits) - 1)
-            state = (state >> bits | fresh << (memory - bits)) & mask
-            end += bits
-            for word in range(width):
-                out[column + word] = table[state * width + word] * scales[run]
-            column += width
+def read_trellis(
+    stream: Any, memory: int, row_bits: int, start: int, bits: int, width: int, words: Any, scale: Any, out: Any
+) -> None:
+    """A run of trellis codes whose first bit is ``start``: ``bits`` new ones for each ``width`` columns."""
+    length, mask, end, state = len(stream), (1 << memory) - 1, start, 0
+    for bit in range(start - memory, start):
+        place = bit if bit >= 0 else bit + row_bits  # the ring: before the first bit comes the last
+        state = state >> 1 | (stream[place >> 3] >> (place & 7) & 1) << (memory - 1)
+    for first in range(0, len(out), width):
+        place = end >> 3
+        window = numpy.int64(stream[place])
+        if place + 1 < length:
+            window |= numpy.int64(stream[place + 1]) << 8
+        fresh = window >> (end & 7) & ((1 << bits) - 1)
+        state = (state >> bits | fresh << (memory - bits)) & mask
+        end += bits
+        for word in range(width):
+            out[first + word] = words[state * width + word] * scale

@@ -1,7 +1,6 @@
 """How loops read the forms that change the entries of another form: `Tiles`, `Rotated` and `Scaled`, as maps have them.
 
-A decoder or a score is made from that of the form inside. Inner products with a rotated matrix are those of vectors
-that were rotated, so that the matrix need not be.
+A decoder is made from that of the form inside.
 """
 
 import math
@@ -12,13 +11,10 @@ import numpy
 import torch
 from torch import Tensor
 
-from vocabpress.embeddings.base import CompressedEmbedding
-from vocabpress.embeddings.kernels.loops import LANES, join_tiles, turn_back
+from vocabpress.embeddings import CompressedEmbedding, Projected, Rotated, Scaled, Tiles
+from vocabpress.embeddings.kernels.loops import LANES, turn_back
 from vocabpress.embeddings.kernels.threads import in_threads
-from vocabpress.embeddings.projected import Projected
-from vocabpress.embeddings.rotated import OF_COLUMNS, OF_ROWS, Rotated, blocks_of, cosines, rotate, rotate_back, signs
-from vocabpress.embeddings.scaled import Scaled
-from vocabpress.embeddings.tiles import Tiles
+from vocabpress.embeddings.rotated import OF_COLUMNS, OF_ROWS, blocks_of, cosines, signs
 
 Decode = Callable[[Any, Any], Any]
 """Writes rows, float32 (n, d), for ids, int64 (n)."""
@@ -56,7 +52,8 @@ def tiles_decoder(form: Tiles, inner: Decode) -> Decode:
     def decode(ids: Any, out: Any) -> None:
         strips, place = numpy.unique(ids // rows, return_inverse=True)
         numbers = (strips[:, None] * across + numpy.arange(across)).reshape(-1)
-        join_tiles(rows_by(inner, numbers, rows * columns), place, ids % rows, columns, out)
+        tiles = rows_by(inner, numbers, rows * columns).reshape(-1, across, rows, columns)
+        out[:] = tiles[place, :, ids % rows].reshape(len(ids), across * columns)[:, : out.shape[1]]
 
     return decode
 
@@ -93,7 +90,7 @@ def _turning(length: int, seed: int, stream: int, by_rows: bool) -> Callable[[An
 
 def scaled_decoder(form: Scaled, inner: Decode) -> Decode:
     """Rows, scaled where they were written."""
-    of_rows, of_columns = _scales(form)
+    of_rows, of_columns = (None if own is None else floats(own) for own in (form.rows, form.columns))
 
     def decode(ids: Any, out: Any) -> None:
         inner(ids, out)
@@ -103,30 +100,3 @@ def scaled_decoder(form: Scaled, inner: Decode) -> Decode:
             out *= of_rows[ids, None]
 
     return decode
-
-
-def rotated_score(form: Rotated, inner: Score) -> Score:
-    """Inner products with rows that need not be turned back, since the vectors are turned."""
-    seed = form.seed
-
-    def score(hidden: Any) -> Any:
-        outputs = inner(rotate(torch.from_numpy(hidden), seed, OF_COLUMNS).numpy())
-        return rotate_back(torch.from_numpy(outputs), seed, OF_ROWS).numpy()
-
-    return score
-
-
-def scaled_score(form: Scaled, inner: Score) -> Score:
-    """Inner products of scaled vectors, scaled."""
-    of_rows, of_columns = _scales(form)
-
-    def score(hidden: Any) -> Any:
-        outputs = inner(hidden if of_columns is None else hidden * of_columns)
-        return outputs if of_rows is None else outputs * of_rows
-
-    return score
-
-
-def _scales(form: Scaled) -> tuple[Any, Any]:
-    of_rows, of_columns = (None if own is None else floats(own) for own in (form.rows, form.columns))
-    return of_rows, of_columns

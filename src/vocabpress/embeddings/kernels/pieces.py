@@ -1,24 +1,19 @@
-"""What one kernel has to know of a table: the pieces that its rows are cut into, each coded in one way.
+"""What one loop or kernel has to know of a table: the pieces that its rows are cut into, each coded in one way.
 
 A leaf is a piece, a trellis one for each of its runs; `Columns` lays pieces side by side, `Rows` has a list of them for
-each block. So any expression of these is one list of numbers, which a kernel walks through, and reading a row of it is
-one launch, whatever methods stored.
+each block. So any expression of these is one list of numbers, which a loop on the processor or a kernel on a GPU walks
+through, and reading a row of it is one call, whatever methods stored.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from vocabpress.embeddings.base import CompressedEmbedding
-from vocabpress.embeddings.codebooks import Codebooks
-from vocabpress.embeddings.combine import Columns, forms
-from vocabpress.embeddings.dense import Dense
-from vocabpress.embeddings.rows import Rows
-from vocabpress.embeddings.scalar import Scalar
-from vocabpress.embeddings.trellis import Trellis
+from vocabpress.embeddings import Codebooks, Columns, CompressedEmbedding, Dense, Rows, Scalar, Trellis
+from vocabpress.embeddings.combine import forms
 
 
 class Kind(IntEnum):
@@ -32,11 +27,11 @@ class Kind(IntEnum):
 
 
 class Piece(NamedTuple):
-    """Neighbouring columns of a block; addresses are those of the device, and what a kind has no use for is 0."""
+    """Neighbouring columns of a block; addresses are those of a `Memory`, and what a kind has no use for is 0."""
 
     kind: Kind
+    column: int  # the first, in the row of the table
     columns: int
-    column: int = 0  # the first, in the row of the table
     codes: int = 0  # address of the packed codes
     stride: int = 0  # from one row to the next: bytes of codes, numbers of `DENSE`
     values: int = 0  # address of rows, scales, words, or the one scale of a run
@@ -49,160 +44,147 @@ class Piece(NamedTuple):
     start: int = 0  # TRELLIS: bits of the row before this run
     row_bits: int = 0
     memory: int = 0
-
-
-class Cut(NamedTuple):
-    """A table as its pieces.
-
-    Attributes:
-        records: A line for each piece, its fields in their order; int64, (pieces, fields).
-        bounds: Pieces before each block, and all of them; int32, (blocks + 1).
-        widest: Columns of the widest piece.
-        dtype: Of the rows.
-        ones: What the records hold addresses of and the table does not hold itself: scales of forms that have none.
-        words: Those of codebooks, and where they are decoded to.
-    """
-
-    records: Tensor
-    bounds: Tensor
-    widest: int
-    dtype: torch.dtype
-    ones: list[Tensor]
-    words: list[tuple[CompressedEmbedding, Tensor]]
-
-    def refresh(self) -> None:
-        """Decode the words anew, from the numbers that they are stored as now."""
-        for form, decoded in self.words:
-            decoded.copy_(form.dense())
-
-
-class _Found(NamedTuple):
-    """What comes up while a form is cut: see `Cut`, and the dtypes of rows."""
-
-    ones: list[Tensor]
-    words: list[tuple[CompressedEmbedding, Tensor]]
-    dtypes: set[torch.dtype]
+    states: int = 0  # address of the words of all states, where they are not computed
 
 
 class UncutError(Exception):
-    """The form is none that is made of pieces."""
+    """The form is none that is made of pieces, or its numbers do not lie as a reader wants them."""
 
 
-def cut(form: CompressedEmbedding) -> Cut | None:
-    """The pieces of a form, or None where it is not one of leaves, `Columns` and one `Rows` around them."""
-    blocks = forms(form.blocks) if isinstance(form, Rows) else [form]
-    found = _Found([], [], set())
-    try:
-        pieces = [_placed(_pieces(block, found)) for block in blocks]
-    except UncutError:
-        return None
-    if len(found.dtypes) != 1:  # torch would promote
-        return None
-    (dtype,), counts = found.dtypes, torch.tensor([0, *map(len, pieces)])
-    flat = [piece for of_block in pieces for piece in of_block]
-    return Cut(
-        torch.tensor(flat, dtype=torch.int64, device=form.device),
-        counts.cumsum(0, dtype=torch.int32).to(form.device),
-        max(piece.columns for piece in flat),
-        dtype,
-        found.ones,
-        found.words,
-    )
+class Memory:
+    """Where the numbers of forms lie, for a reader that takes them as they are; it must live as long as its addresses.
 
-
-def _placed(pieces: Sequence[Piece]) -> list[Piece]:
-    """The same, each with the column that it begins at."""
-    placed, column = [], 0
-    for piece in pieces:
-        placed.append(piece._replace(column=column))
-        column += piece.columns
-    return placed
-
-
-def _pieces(form: CompressedEmbedding, found: _Found) -> list[Piece]:
-    """Side by side; adds to what is found.
-
-    Raises:
-        UncutError: If the form has no pieces.
+    Numbers that do not lie as they are wanted raise `UncutError`.
     """
-    if isinstance(form, Columns):
-        parts = [piece for part in forms(form.parts) for piece in _pieces(part, found)]
-        rest = form.embedding_dim - sum(form.widths)
-        return [*parts, Piece(Kind.ZERO, rest)] if rest else parts
-    if isinstance(form, Dense):
-        found.dtypes.add(form.rows.dtype)
-        return [Piece(Kind.DENSE, form.embedding_dim, stride=form.embedding_dim, values=_address(form.rows))]
-    if isinstance(form, Scalar):
-        scales = torch.ones(1, device=form.device) if form.scales is None else form.scales
-        found.ones.append(scales)
-        found.dtypes.add(scales.dtype)
-        return [_scalar(form, scales)]
-    if isinstance(form, Codebooks):
+
+    def __init__(self) -> None:
+        self.dtypes: set[torch.dtype] = set()
+        self._kept: list[Any] = []
+        self._words: list[tuple[CompressedEmbedding, Tensor]] = []
+
+    def codes(self, codes: Tensor) -> int:
+        """Address of packed codes."""
+        if not codes.is_contiguous():
+            raise UncutError
+        self._kept.append(codes.detach())
+        return codes.data_ptr()
+
+    def numbers(self, tensor: Tensor) -> int:
+        """Address of floats, which may be copied."""
+        self.dtypes.add(tensor.dtype)
+        return self.codes(tensor)
+
+    def rows(self, form: Dense) -> int:
+        """Address of the rows themselves."""
+        return self.numbers(form.rows)
+
+    def words(self, form: Codebooks) -> int:
+        """Address of decoded words."""
         words = form.words.dense().contiguous()
         if not isinstance(form.words, Dense) or words is not form.words.rows:
-            found.words.append((form.words, words))
-        found.dtypes.add(words.dtype)
-        return [_codebooks(form, words)]
-    if isinstance(form, Trellis):
-        found.dtypes.add(form.scales.dtype)
-        return _runs(form)
-    raise UncutError
+            self._words.append((form.words, words))
+        return self.numbers(words)
+
+    def states(self, form: Trellis, width: int) -> int:
+        """Address of what the states of a trellis stand for; 0 where that is computed."""
+        return 0
+
+    def refresh(self) -> None:
+        """Decode words from the numbers that they are stored as now."""
+        for form, decoded in self._words:
+            decoded.copy_(form.dense())
 
 
-def _address(tensor: Tensor) -> int:
-    """Of the first number.
+def cut(form: CompressedEmbedding, memory: Memory) -> tuple[list[Piece], list[int]]:
+    """The pieces of a form's blocks, block after block, and how many come before each block, and at the end.
 
     Raises:
-        UncutError: If the numbers do not lie one after another.
+        UncutError: If the form is not one of leaves, `Columns` and one `Rows` around them.
     """
-    if not tensor.is_contiguous():
-        raise UncutError
-    return tensor.data_ptr()
+    pieces, bounds = list[Piece](), [0]
+    for block in forms(form.blocks) if type(form) is Rows else [form]:
+        pieces += _side_by_side(block, 0, memory)
+        bounds.append(len(pieces))
+    return pieces, bounds
 
 
-def _scalar(form: Scalar, scales: Tensor) -> Piece:
-    return Piece(
+def _side_by_side(form: CompressedEmbedding, column: int, memory: Memory) -> list[Piece]:
+    """The pieces of a row of a form that begins at a column."""
+    if type(form) is not Columns:
+        make = LEAVES.get(type(form))
+        if make is None:
+            raise UncutError
+        return make(form, column, memory)
+    pieces, end = list[Piece](), column + form.embedding_dim
+    for part, width in zip(forms(form.parts), form.widths, strict=True):
+        pieces += _side_by_side(part, column, memory)
+        column += width
+    return [*pieces, Piece(Kind.ZERO, column, end - column)] if column < end else pieces
+
+
+def _dense(form: Dense, column: int, memory: Memory) -> list[Piece]:
+    size = form.embedding_dim
+    return [Piece(Kind.DENSE, column, size, stride=size, values=memory.rows(form))]
+
+
+def _scalar(form: Scalar, column: int, memory: Memory) -> list[Piece]:
+    scales = torch.ones(1, device=form.device) if form.scales is None else form.scales
+    piece = Piece(
         Kind.SCALAR,
+        column,
         form.embedding_dim,
-        codes=_address(form.codes),
+        codes=memory.codes(form.codes),
         stride=form.codes.shape[1],
-        values=_address(scales),
+        values=memory.numbers(scales),
         bits=form.bits,
         width={"column": 1, "group": form.group_size or 1}.get(form.scale_axis, form.embedding_dim),
         groups=scales.shape[1] if form.scale_axis in ("row", "group") else 0,
     )
+    return [piece]
 
 
-def _codebooks(form: Codebooks, words: Tensor) -> Piece:
-    return Piece(
+def _codebooks(form: Codebooks, column: int, memory: Memory) -> list[Piece]:
+    piece = Piece(
         Kind.CODEBOOKS,
+        column,
         form.embedding_dim,
-        codes=_address(form.codes),
+        codes=memory.codes(form.codes),
         stride=form.codes.shape[1],
-        values=words.data_ptr(),
+        values=memory.words(form),
         bits=form.bits,
-        width=words.shape[1],
+        width=form.words.embedding_dim,
         segments=form.segments,
         stages=form.stages,
         books=1 if form.shared else form.segments,
     )
+    return [piece]
 
 
-def _runs(form: Trellis) -> list[Piece]:
-    pieces, start, scales = [], 0, _address(form.scales)
-    for place, run in enumerate(form.runs):
+def _trellis(form: Trellis, column: int, memory: Memory) -> list[Piece]:
+    pieces, start, codes = list[Piece](), 0, memory.codes(form.codes)
+    for run, scale in zip(form.runs, form.scales.detach(), strict=True):
         piece = Piece(
             Kind.TRELLIS,
+            column,
             run.columns,
-            codes=_address(form.codes),
+            codes=codes,
             stride=form.codes.shape[1],
-            values=scales + place * form.scales.itemsize,
+            values=memory.numbers(scale),
             bits=run.bits,
             width=run.width,
             start=start,
             row_bits=form.row_bits,
             memory=form.memory,
+            states=memory.states(form, run.width),
         )
-        pieces.append(piece if run.bits else Piece(Kind.ZERO, run.columns))
-        start += run.columns // run.width * run.bits
+        pieces.append(piece if run.bits else Piece(Kind.ZERO, column, run.columns))
+        start, column = start + run.columns // run.width * run.bits, column + run.columns
     return pieces
+
+
+LEAVES: dict[type[CompressedEmbedding], Callable[[Any, int, Memory], list[Piece]]] = {
+    Dense: _dense,
+    Scalar: _scalar,
+    Codebooks: _codebooks,
+    Trellis: _trellis,
+}

@@ -7,6 +7,7 @@ threads share out the rows once for a whole expression, not for each of its part
 """
 
 from collections.abc import Callable
+from copy import copy
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
@@ -18,23 +19,21 @@ from vocabpress.embeddings.codebooks import Codebooks
 from vocabpress.embeddings.combine import Columns, Sum, forms
 from vocabpress.embeddings.dense import Dense
 from vocabpress.embeddings.kernels import sums
-from vocabpress.embeddings.kernels.decoders import books_of, codes_of, places_of, scales_of, small_table
-from vocabpress.embeddings.kernels.maps import Score, rotated_score, scaled_score
+from vocabpress.embeddings.kernels.decoders import places_of, small_table
+from vocabpress.embeddings.kernels.maps import Score, floats
 from vocabpress.embeddings.kernels.threads import in_threads
-from vocabpress.embeddings.kernels.tiles import by_rows, tiles, turning
+from vocabpress.embeddings.kernels.tiles import tiles
 from vocabpress.embeddings.projected import Projected
 from vocabpress.embeddings.rotated import Rotated
-from vocabpress.embeddings.rows import CHUNK, Rows
+from vocabpress.embeddings.rows import Rows
 from vocabpress.embeddings.scalar import Scalar
 from vocabpress.embeddings.scaled import Scaled
+from vocabpress.packing import unpack
 
 Add = Callable[[int, int, Any], object]
 """Adds the inner products with the rows from the first to the last, (n, rows), float32, to what is there."""
 Adder = Callable[[Any], Add]
-MOST_BY_TABLES, MOST_BY_BYTES = (
-    64,
-    8,
-)  # vectors up to which codes are read through tables, or rows as they lie (benchmarks/heads.py)
+MOST_BY_TABLES, MOST_BY_BYTES = 64, 8  # vectors up to which tables serve, or rows as they lie (benchmarks/heads.py)
 ROWS = 16  # for which tables are made: what that of a byte takes, 256 sums, decodes the byte of a dozen rows
 WORTH = 4096  # rows that are worth a thread
 SHARES = 64  # that the rows of blocks are cut into; each has as many rows of every block
@@ -46,12 +45,46 @@ def scorer(form: CompressedEmbedding) -> Score:
     Raises:
         NoKernelError: If it holds a form that is none of `EMBEDDINGS`.
     """
-    if isinstance(form, Rotated):
-        return rotated_score(form, scorer(form.inner))
-    if isinstance(form, Scaled):
-        return scaled_score(form, scorer(form.inner))
-    codes, rows, most = by_codes(form), by_rows(form), limit(form)
+    if isinstance(form, Rotated | Scaled):
+        return _around(form, scorer(form.inner))
+    if isinstance(form, Projected) and form.activation is None:
+        return _turned(form, scorer(form.inner))
+    codes, rows, most = by_codes(form), tiles(form), limit(form)
     return lambda hidden: (codes if len(hidden) <= most else rows)(hidden)
+
+
+def _around(form: Rotated | Scaled, inner: Score) -> Score:
+    """From changed vectors, since the rows need not be."""
+    twin = copy(form)  # what is made of a form must not refer to it
+
+    def score(hidden: Any) -> Any:
+        scores = inner(twin.inputs(torch.from_numpy(hidden)).detach().numpy())
+        return twin.outputs(torch.from_numpy(scores)).detach().numpy()
+
+    return score
+
+
+def _turned(form: Projected, inner: Score) -> Score:
+    """From vectors that are turned to those of the inner rows."""
+    turn = turning(form)
+
+    def score(hidden: Any) -> Any:
+        vectors, offset = turn(hidden)
+        out = inner(vectors)
+        return out if offset is None else numpy.add(out, offset, out=out)
+
+    return score
+
+
+def turning(form: Projected) -> Callable[[Any], tuple[Any, Any]]:
+    """How vectors are turned to those of the inner rows, and what is added to their inner products, (n, 1)."""
+    basis, bias = small_table(form.basis), None if form.bias is None else form.bias.detach().float()
+
+    def turn(hidden: Any) -> tuple[Any, Any]:
+        vectors = torch.from_numpy(hidden)
+        return (vectors @ basis().T).numpy(), None if bias is None else (vectors @ bias).numpy()[:, None]
+
+    return turn
 
 
 def limit(form: CompressedEmbedding) -> int:
@@ -108,8 +141,8 @@ def _dense(form: Dense) -> Adder:
 
 
 def _scalar(form: Scalar) -> Adder:
-    codes, bits, columns = codes_of(form), form.bits, form.embedding_dim
-    scales, _ = scales_of(form)
+    codes, bits, columns = form.codes.contiguous().numpy(), form.bits, form.embedding_dim
+    scales = numpy.ones((1, 1), numpy.float32) if form.scales is None else floats(form.scales)
     if form.scale_axis == "group" or bits not in (1, 2, 4, 8):
         return _whole(tiles(form))
     by_row = len(scales) > 1
@@ -145,8 +178,9 @@ def _halves(vectors: Any, length: int) -> Any:
 
 
 def _codebooks(form: Codebooks) -> Adder:
-    codes, bits, segments = codes_of(form), form.bits, form.segments
-    words, books = small_table(form.words), books_of(form)
+    codes, bits, segments, words = form.codes.contiguous().numpy(), form.bits, form.segments, small_table(form.words)
+    firsts = numpy.arange(form.words.num_embeddings >> bits).reshape(form.stages, -1) << bits
+    books = numpy.broadcast_to(firsts, (form.stages, segments)).flatten()  # of each code the first word of its book
     per_byte = 8 // bits if 8 % bits == 0 else 1
 
     def prepare(hidden: Any) -> Add:
@@ -202,7 +236,10 @@ def _rows(form: Rows) -> Adder:
     blocks, rows = [adder(block) for block in forms(form.blocks)], form.num_embeddings
     sizes = [block.num_embeddings for block in forms(form.blocks)]
     starts = [*accumulate(sizes[:-1], initial=0)]
-    block_of, bits, counts, _ = places_of(form)
+    places_of(form)  # refuses a map that gives blocks other tokens than they have
+    order = None
+    if form.block_of is not None:  # where each token's row is, if the blocks lie one after another
+        order = unpack(form.block_of, form.map_bits, rows).numpy().argsort(kind="stable").argsort()
 
     def prepare(hidden: Any) -> Add:
         adds, parts = [block(hidden) for block in blocks], numpy.zeros((len(hidden), rows), numpy.float32)
@@ -213,21 +250,9 @@ def _rows(form: Rows) -> Adder:
                 add(own, end, parts[:, start + own : start + end])
 
         in_threads(part, SHARES, max(1, SHARES * WORTH // rows))
-        return Whole(_in_order(parts, numpy.array(starts), block_of, counts, bits) if bits else parts)
+        return Whole(parts if order is None else parts.take(order, axis=1))
 
     return prepare
-
-
-def _in_order(parts: Any, starts: Any, block_of: Any, counts: Any, bits: int) -> Any:
-    """Inner products that lie block by block, (n, V), in the order of tokens."""
-    out, rows = numpy.empty_like(parts), parts.shape[1]
-
-    def part(first: int, last: int) -> None:
-        span = slice(first * CHUNK, min(last * CHUNK, rows))
-        sums.from_blocks(parts, starts, block_of, bits, counts[first], span.start, out[:, span])
-
-    in_threads(part, len(counts), WORTH // CHUNK)
-    return out
 
 
 ADDERS: dict[type[CompressedEmbedding], Callable[[Any], Adder]] = {

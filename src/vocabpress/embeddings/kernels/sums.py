@@ -11,20 +11,6 @@ PLACES_AT_ONCE = 28  # tables of 256 floats that stay in the nearest memory whil
 ROWS_AT_ONCE = 1024  # whose codes stay in the next one
 
 
-@compiled
-def from_blocks(parts: Any, starts: Any, block_of: Any, bits: int, before: Any, first: int, out: Any) -> None:
-    """Columns that lie block by block, (n, V), put in the order of tokens, (n, tokens from the first on).
-
-    Blocks begin at ``starts``, and have so many tokens ``before`` the first one here; the map has ``bits`` a token.
-    """
-    following = starts + before
-    for column in range(out.shape[1]):
-        block = code_at(block_of, first + column, bits)
-        for row in range(len(out)):
-            out[row, column] = parts[row, following[block]]
-        following[block] += 1
-
-
 @summing
 def word_products(words: Any, book: int, entries: Any, out: Any) -> None:
     """Inner products of a piece of a vector, (width), with words from ``book`` on, as many as ``out`` has."""

@@ -1,44 +1,17 @@
 """Inner products of many vectors with all rows: rows decoded tile by tile, and a tile multiplied before the next."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy
 import torch
 
-from vocabpress.embeddings.base import CompressedEmbedding
-from vocabpress.embeddings.kernels.decoders import decoder, small_table
+from vocabpress.embeddings import CompressedEmbedding
+from vocabpress.embeddings.kernels.decoders import decoder
 from vocabpress.embeddings.kernels.maps import Score, has_products, read_whole
 from vocabpress.embeddings.kernels.threads import in_threads
-from vocabpress.embeddings.projected import Projected
 
 TILE = 8192  # rows that are decoded at a time
 SHARE = 512  # rows of a tile that are worth a thread
-
-
-def by_rows(form: CompressedEmbedding) -> Score:
-    """For many: whole rows decoded, but not turned, since it is the vectors that are."""
-    if type(form) is not Projected or form.activation is not None:
-        return tiles(form)
-    turn, inner = turning(form), by_rows(form.inner)
-
-    def score(hidden: Any) -> Any:
-        vectors, offset = turn(hidden)
-        out = inner(vectors)
-        return out if offset is None else numpy.add(out, offset, out=out)
-
-    return score
-
-
-def turning(form: Projected) -> Callable[[Any], tuple[Any, Any]]:
-    """How vectors are turned to those of the inner rows, and what is added to their inner products, (n, 1)."""
-    basis, bias = small_table(form.basis), None if form.bias is None else form.bias.detach().float()
-
-    def turn(hidden: Any) -> tuple[Any, Any]:
-        vectors = torch.from_numpy(hidden)
-        return (vectors @ basis().T).numpy(), None if bias is None else (vectors @ bias).numpy()[:, None]
-
-    return turn
 
 
 def tiles(form: CompressedEmbedding) -> Score:

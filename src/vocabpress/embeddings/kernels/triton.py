@@ -19,8 +19,8 @@ _DENSE, _SCALAR, _CODEBOOKS, _TRELLIS = (
     tl.constexpr(int(kind)) for kind in (Kind.DENSE, Kind.SCALAR, Kind.CODEBOOKS, Kind.TRELLIS)
 )
 (
-    _KIND, _COLUMNS, _COLUMN, _CODES, _STRIDE, _VALUES, _BITS, _WIDTH, _GROUPS,
-    _SEGMENTS, _STAGES, _BOOKS, _START, _ROW_BITS, _MEMORY,
+    _KIND, _COLUMN, _COLUMNS, _CODES, _STRIDE, _VALUES, _BITS, _WIDTH, _GROUPS,
+    _SEGMENTS, _STAGES, _BOOKS, _START, _ROW_BITS, _MEMORY, _STATES,
 ) = (tl.constexpr(place) for place in range(len(Piece._fields)))  # fmt: skip
 _FIELDS = tl.constexpr(len(Piece._fields))
 

@@ -76,15 +76,12 @@ class Watch:
 def bytes_of(tensors: Sequence[Tensor]) -> Callable[[], bool]:
     """A call that says whether the bytes of tensors are as they are now; the tensors must stay where they are."""
     if HAVE_NUMBA and all(tensor.device.type == "cpu" and tensor.is_contiguous() for tensor in tensors):
-        places = [numpy.array([get(tensor) for tensor in tensors], numpy.int64) for get in (Tensor.data_ptr, _size)]
+        looks = (Tensor.data_ptr, attrgetter("nbytes"))
+        places = [numpy.array([look(tensor) for tensor in tensors], numpy.int64) for look in looks]
         hashes = [hash_at(int(address), int(size)) for address, size in zip(*places, strict=True)]
         return partial(same_bytes, *places, numpy.array(hashes, numpy.uint64))
     before = [*map(_torch_hash, tensors)]
     return lambda: [*map(_torch_hash, tensors)] == before
-
-
-def _size(tensor: Tensor) -> int:
-    return tensor.nbytes
 
 
 def _is_large(codes: Tensor) -> bool:
