@@ -8,11 +8,7 @@ IGNORED = ["onnx/*", "openvino/*", "*.h5", "*.msgpack", "*.ot", "*.onnx", "*.ggu
 
 
 def at(model: str, revision: str | None) -> str:
-    """A model's id with a revision, in the form that all functions accept: ``org/name@revision``.
-
-    Raises:
-        ValueError: If the model is a folder.
-    """
+    """A model's id with a revision, as all functions accept it, ``org/name@revision``; a ValueError for a folder."""
     if revision is None:
         return model
     if Path(model).exists():
@@ -27,11 +23,7 @@ def split(model: str | Path) -> tuple[str, str | None]:
 
 
 def check(model: str | Path) -> None:
-    """Check that a model exists, without a download.
-
-    Raises:
-        ValueError: If it does not.
-    """
+    """Raise a ValueError if a model does not exist, without a download."""
     if _local_folder(model) is not None:
         return
     from huggingface_hub import constants  # imported as late as possible, for a fast command line
@@ -50,11 +42,7 @@ def check(model: str | Path) -> None:
 
 
 def find(model: str | Path) -> Path:
-    """The folder of a model. A hub id is downloaded if it is not in the cache.
-
-    Raises:
-        ValueError: If there is no such model.
-    """
+    """The folder of a model, which is downloaded if it is not in the cache; a ValueError if there is none."""
     folder = _local_folder(model)
     return _download(*split(model)) if folder is None else folder
 
@@ -69,11 +57,7 @@ def _download(name: str, revision: str | None) -> Path:
 
 
 def _local_folder(model: str | Path) -> Path | None:
-    """The local folder of a model; None if the name may be a hub id.
-
-    Raises:
-        ValueError: If it is a file, or a path that does not exist.
-    """
+    """The local folder of a model; None if the name may be a hub id, a ValueError if it can only be a path."""
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder

@@ -8,7 +8,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
@@ -49,7 +49,6 @@ def _expanded(path: str) -> list[Path]:
 
 
 def _is_pipe(path: Path) -> bool:
-    """Whether a file can be read only once."""
     try:
         mode = path.stat().st_mode
     except OSError:
@@ -62,14 +61,9 @@ def _spool(path: str) -> Path:
     with ExitStack() as stack:
         stream = sys.stdin.buffer if path == STDIN else stack.enter_context(Path(path).open("rb"))
         copy = stack.enter_context(tempfile.NamedTemporaryFile(prefix="vocabpress-", suffix=".txt", delete=False))
-        atexit.register(_delete, Path(copy.name))
+        atexit.register(Path(copy.name).unlink, missing_ok=True)
         shutil.copyfileobj(stream, copy)
         return Path(copy.name)
-
-
-def _delete(copy: Path) -> None:
-    with suppress(OSError):
-        copy.unlink()
 
 
 def _with_field(path: str) -> tuple[Path, str]:

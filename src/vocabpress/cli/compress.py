@@ -215,11 +215,7 @@ def parse_budget(
     reference: str | None,
     quality: float | None = None,
 ) -> Any:
-    """The budget of the options, if there is one.
-
-    Raises:
-        ValueError: If there are several, or a reference without a ratio.
-    """
+    """The budget of the options, if there is one; a ValueError if there are several, or a reference without a ratio."""
     options = {"--quality": quality, "--ratio": ratio, "--bits-per-weight": bits_per_weight, "--size": size}
     given = [name for name, value in options.items() if value is not None]
     if len(given) > 1:

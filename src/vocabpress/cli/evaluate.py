@@ -92,12 +92,9 @@ def evaluate(
 
 
 def choose_tasks(names: Sequence[str], settings: Mapping[str, str], shared: Mapping[str, Any]) -> dict[str, Any]:
-    """Make the tasks by name, with groups expanded.
+    """Make the tasks and groups of tasks by name, with ``settings`` of ``task.field`` or ``field``.
 
-    Args:
-        names: Names of tasks and groups.
-        settings: ``task.field`` or ``field`` -> value.
-        shared: Options that set the field of the same name -> value, or None.
+    Options in ``shared`` that are not None set the field of the same name.
     """
     tasks = dict.fromkeys(each for name in names for each in TASK_GROUPS.get(name, (name,)))
     per_task: dict[str, dict[str, Any]] = {name: {} for name in tasks}

@@ -62,14 +62,7 @@ class ModelAgreement(Task):
 def compare(
     original: PreTrainedModel, model: PreTrainedModel, batch: dict[str, Tensor], has_head: bool
 ) -> dict[str, float]:
-    """Sums over the tokens of a batch of ``input_ids`` and ``attention_mask``.
-
-    Returns:
-        ``hidden_cosine``; with a head also those of `divergences`.
-
-    Raises:
-        ValueError: If widths or vocabularies differ.
-    """
+    """Sums over the tokens of a batch: ``hidden_cosine``, and with a head those of `divergences`."""
     inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
     (wanted, right), (found, logits) = (_states(each, inputs, has_head) for each in (original, model))
     if wanted.shape != found.shape or right.shape != logits.shape:

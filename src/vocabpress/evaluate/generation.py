@@ -126,14 +126,7 @@ def read_answers(
 ) -> list[dict[str, str]]:
     """Greedy answers to `PROMPTS`, in the chat template if the tokenizer has one.
 
-    Args:
-        models: The model under ``""``, and the original, if there is one, under ``"_original"``.
-        tokenizer: Of both.
-        new_tokens: Tokens of an answer at most.
-        bar: Moves by one for each answer.
-
-    Returns:
-        ``prompt``, ``answer``, and with an original ``original``, its answer.
+    Each has ``prompt``, ``answer`` of the model ``""``, and ``original`` if there is a model ``"_original"``.
     """
     found = []
     for prompt in PROMPTS:

@@ -50,11 +50,7 @@ def head_kind(folder: Path) -> str | None:
 
 
 def load_language_model(subject: Subject, kind: str, dtype: str = "float32") -> tuple[PreTrainedModel, Any]:
-    """The subject's model with a head of this kind, in this dtype, and its tokenizer.
-
-    Raises:
-        ValueError: If the checkpoint is a language model of the other kind, or can't be read.
-    """
+    """The subject's model with a head of this kind, and its tokenizer; a ValueError if it has one of the other kind."""
     name, other = named_class(subject.model).__name__, CAUSAL if kind == MASKED else MASKED
     if name in CLASSES[other] and name not in CLASSES[kind]:
         raise ValueError(
@@ -89,11 +85,7 @@ def table_rows(model: PreTrainedModel) -> int:
 
 
 def tokens_of(text: str, tokenizer: Any, model: PreTrainedModel) -> list[int]:
-    """A text's tokens, without special ones.
-
-    Raises:
-        ValueError: If there is none, or the table has no row for one.
-    """
+    """A text's tokens, without special ones; a ValueError if there is none, or the table has no row for one."""
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     if not ids:
         raise ValueError("the tokenizer finds no token in the text; give text in the model's language")
@@ -103,15 +95,10 @@ def tokens_of(text: str, tokenizer: Any, model: PreTrainedModel) -> list[int]:
 
 
 def logits_at(model: PreTrainedModel, inputs: dict[str, Tensor], at: Tensor, **options: Any) -> tuple[Any, Tensor]:
-    """The model's output, and its logits at some positions, (positions, V).
+    """The model's output, and its logits, (positions, V), where ``at``, (batch, longest), is true.
 
-    If transformers knows the head's module, the head runs only at those positions.
-
-    Args:
-        model: With a language-modelling head.
-        inputs: Output of `pad`, on the model's device.
-        at: The positions, (batch, longest), boolean.
-        options: Further arguments of the model.
+    If transformers knows the head's module, the head runs only at those positions. The ``inputs`` are of `pad`, on the
+    model's device.
     """
 
     def select(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -139,14 +126,7 @@ def score(
 ) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     """The losses of a model, and if there is an original its own and how far the predictions are from it.
 
-    Args:
-        subject: The model's folder and its original.
-        model: The subject's model; its tables are decoded here, and its head is replaced.
-        kind: Kind of the model.
-        sequences: Sequences to score.
-        text: All tokens of the text, for counts.
-        batch_size: Sequences at a time.
-        filler: The padding token.
+    The model's tables are decoded here, and its head is replaced. The tokens of ``text`` are counted; ``filler`` pads.
 
     Returns:
         ``nll``, in nats. With an original also ``nll_original``; ``nll_head_original``, the model's with the original's
@@ -248,8 +228,7 @@ def _give_head(model: PreTrainedModel, original: PreTrainedModel) -> bool:
 def averages(scores: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, float]:
     """Metrics from the numbers of `score`: perplexities, ``exp`` of a mean loss, under other names, and other means.
 
-    Raises:
-        ValueError: If a perplexity overflows.
+    A ValueError if a perplexity overflows.
     """
     means = {name: float(values.mean()) for name, values in scores.items()}
     losses = {name: means.pop(name) for name in scores if name.startswith("nll")}

@@ -90,14 +90,7 @@ def mask_lines(
 ) -> list[ScoredSequence]:
     """Tokenise lines and mask whole words of each, as the tokenizer splits them; lines without words are left out.
 
-    Args:
-        lines: Text.
-        tokenizer: A fast one, with a mask token.
-        vocabulary: Number of tokens that a random replacement is drawn from.
-        length: Tokens of a line at most, special ones included.
-        probability: Share of the tokens to mask.
-        seed: Decides words and replacements.
-        progress: Whether to draw a progress bar.
+    A line has at most ``length`` tokens; random replacements are drawn from the first ``vocabulary`` tokens.
     """
     draw, found = random.Random(seed), []
     for encoded in encode_lines(lines, tokenizer, length, progress):

@@ -21,23 +21,14 @@ class ScoredPair(NamedTuple):
 
 
 class PairColumns(NamedTuple):
-    """Columns of a file, counted from 0.
-
-    Attributes:
-        first: Column of the first text.
-        second: Column of the second text.
-        score: Column of the score.
-        separator: Between columns; None is any white space.
-        highest: The highest possible score; the lowest is 0.
-        unscored: Whether rows may lack a score; these are left out.
-    """
+    """Columns of the two texts and the score in a file, counted from 0."""
 
     first: int
     second: int
     score: int
-    separator: str | None = "\t"
-    highest: float = math.inf
-    unscored: bool = False
+    separator: str | None = "\t"  # None is any white space
+    highest: float = math.inf  # possible score; the lowest is 0
+    unscored: bool = False  # whether rows may lack a score; these are left out
 
 
 STSB = PairColumns(5, 6, 4, highest=5.0)
@@ -46,11 +37,7 @@ WORD_PAIRS = PairColumns(0, 1, 2, separator=None)
 
 
 def read_pairs(file: Path, columns: PairColumns) -> list[ScoredPair]:
-    """Read a file of pairs; blank lines are ignored, quotes are text.
-
-    Raises:
-        ValueError: With file and line number, if a line is invalid; also if the file holds fewer than two pairs.
-    """
+    """Read a file of pairs, at least two; a ValueError names the file and the line that is invalid."""
     places = (columns.first, columns.second, columns.score)
     needed, between = max(places) + 1, "tabs" if columns.separator == "\t" else "white space"
     pairs: list[ScoredPair] = []

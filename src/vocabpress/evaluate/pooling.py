@@ -30,14 +30,10 @@ def pooling_of(folder: Path) -> str:
 
 
 def embed(model: PreTrainedModel, inputs: dict[str, Tensor], folder: Path) -> Tensor:
-    """Sentence embeddings of unit length, (sentences, d), float32; layers after the pooling are left out.
+    """Sentence embeddings of unit length, (sentences, d), float32, pooled as the checkpoint's folder says.
 
-    Of a model with several parts it is the text part, of an encoder-decoder the encoder.
-
-    Args:
-        model: Its head, if it has one, is not used.
-        inputs: ``input_ids`` and ``attention_mask``, padded at the end, on the model's device.
-        folder: Folder of the checkpoint.
+    A head and layers after the pooling are not used. Of a model with several parts it is the text part, of an
+    encoder-decoder the encoder. The ``inputs`` are padded at the end.
     """
     body: Any = model.get_encoder() if model.config.is_encoder_decoder else model.base_model
     body = getattr(body, "text_model", body)

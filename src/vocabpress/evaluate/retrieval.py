@@ -83,14 +83,7 @@ def found_paragraphs(
 ) -> dict[str, float]:
     """``top1``, the share of questions whose paragraph is nearest, and ``mrr``, the mean reciprocal rank, times 100.
 
-    Args:
-        encoder: The model.
-        questions: As in `read_layout`.
-        prefixes: Texts before each ``query`` and ``passage``.
-        progress: Whether to draw a progress bar.
-
-    Returns:
-        Also the numbers of ``questions`` and ``paragraphs``.
+    Also the numbers of ``questions`` and ``paragraphs``. ``prefixes`` are texts before each ``query`` and ``passage``.
     """
     place = {context: row for row, context in enumerate(dict.fromkeys(each["context"] for each in questions))}
     asked = embed(encoder, [each["question"] for each in questions], progress, "query", prefixes["query"])

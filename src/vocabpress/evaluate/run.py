@@ -24,17 +24,11 @@ from vocabpress.results import Result, environment, read_results, write_results
 
 @dataclass(frozen=True)
 class Labels:
-    """Overrides of what results state about the model.
+    """Overrides of what results state about the model."""
 
-    Attributes:
-        variant: Name of the row; None takes the method's.
-        settings: Override the keys of `provenance`.
-        bytes: Override the counted sizes, if the model's dense table stands for what a peer would store.
-    """
-
-    variant: str | None = None
-    settings: Mapping[str, Any] | None = None
-    bytes: Mapping[str, int] | None = None
+    variant: str | None = None  # name of the row; None takes the method's
+    settings: Mapping[str, Any] | None = None  # instead of those of `provenance`
+    bytes: Mapping[str, int] | None = None  # if the model's dense table stands for what a peer would store
 
 
 def provenance(folder: Path) -> dict[str, Any]:

@@ -17,15 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Agreement of two encoders on the same sentences.
+    """Agreement of two encoders on the same sentences."""
 
-    Attributes:
-        mean_cosine: Mean cosine between the two embeddings of a sentence.
-        spearman: Rank correlation, over all pairs of sentences, of the two encoders' cosines.
-    """
-
-    mean_cosine: float
-    spearman: float
+    mean_cosine: float  # between the two embeddings of a sentence
+    spearman: float  # rank correlation, over all pairs of sentences, of the two encoders' cosines
 
 
 SENTENCES_PER_CALL = 2048  # an encoder sorts those of one call by length
@@ -57,12 +52,8 @@ def embed(
 ) -> Tensor:
     """Unit-length embeddings, (sentences, d), on the CPU.
 
-    Args:
-        encoder: The model.
-        sentences: Texts.
-        progress: Whether to draw a progress bar.
-        side: In retrieval, the side that they are on; some models have a module for each.
-        prefix: Text before each sentence; None takes the model's own of that name, if it has one.
+    In retrieval some models have a module for each ``side``. The text ``prefix`` is put before each sentence; None
+    takes the model's own for that side, if it has one.
     """
     encode = {None: encoder.encode, "query": encoder.encode_query, "document": encoder.encode_document}[side]
     parts, given = list[Tensor](), list(sentences)

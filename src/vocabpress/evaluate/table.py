@@ -114,11 +114,7 @@ class TableErrors(Task):
 
 
 def token_counts(subject: Subject, num_embeddings: int) -> tuple[Any, Tensor | None, str | None]:
-    """The tokenizer, the counts of its tokens, (V), and their source; three times None without tokenizer and text.
-
-    Raises:
-        ValueError: If there is text but no tokenizer.
-    """
+    """The tokenizer, the counts of its tokens, (V), and their source; three times None without tokenizer and text."""
     try:
         tokenizer = subject.tokenizer()
     except ValueError:

@@ -102,11 +102,7 @@ def copy_files(source: Path, target: Path, files: Iterable[Path]) -> None:
 
 
 def module_folders(source: Path) -> list[str]:
-    """The subfolders in modules.json of sentence-transformers.
-
-    Raises:
-        ValueError: If it is not a list of modules, or names a folder outside.
-    """
+    """The subfolders in modules.json of sentence-transformers; a ValueError if it is broken, or names one outside."""
     modules = source / "modules.json"
     if not modules.is_file():
         return []

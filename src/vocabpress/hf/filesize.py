@@ -29,12 +29,9 @@ def form_tensors(place: str, form: CompressedEmbedding) -> dict[str, Tensor]:
 
 
 def header_bytes(model: PreTrainedModel, state: Mapping[str, Tensor], largest: int) -> int:
-    """At most the bytes of the header of a file, with digests of all tensors.
+    """At most the bytes of the header of a file, with digests of all tensors and offsets of at most ``largest``.
 
-    Args:
-        model: The model, whose ties and names in files decide what is written.
-        state: All tensors of the model as they will be saved, under their names; only shapes and dtypes are read.
-        largest: Offsets have as many digits as this one.
+    The model's ties and names in files decide which tensors of ``state`` are written; only shapes and dtypes are read.
     """
     state = {name: tensor.to("meta") for name, tensor in state.items() if name not in _ignored(model)}
     written = _written(model, state)

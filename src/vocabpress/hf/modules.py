@@ -26,12 +26,7 @@ class _Reads(ReadsTable):
         self.reader = Reader()
 
     def read(self, table: CompressedEmbedding, owner: bool | None = None) -> None:
-        """Go on with another table of the same width.
-
-        Args:
-            table: The table.
-            owner: Whether its tensors belong to this module; if not, it only refers to them. None is as before.
-        """
+        """Go on with another table of the same width, which belongs to this module if ``owner``; None is as before."""
         if self.owns_table if owner is None else owner:
             self.table = table
         else:  # no key in the state dict, no second copy on `.to()`
@@ -41,10 +36,7 @@ class _Reads(ReadsTable):
 
     @property
     def weight(self) -> Tensor:
-        """The dense table, unscaled as in the original; rebuilt at every access.
-
-        It is a reading, see `WeightReading`.
-        """
+        """The dense table, unscaled as in the original; a `WeightReading`, rebuilt at every access."""
         return WeightReading.of(self.table)
 
 
@@ -108,16 +100,11 @@ class TokenEmbedding(_Reads):
         return torch.full((), self.scale) if self.scale is not None and self.rounds_scale else self.scale
 
     def extra_repr(self) -> str:
-        """Shape, and the token that stands for none."""
         return f"{self.num_embeddings}, {self.embedding_dim}, padding_idx={self.padding_idx}"
 
 
 def check_embedding(original: nn.Module) -> None:
-    """See that an embedding does nothing that `TokenEmbedding` can't.
-
-    Raises:
-        ValueError: If it does.
-    """
+    """Raise a ValueError if an embedding does more than `TokenEmbedding` can."""
     tensors = (*original.named_parameters(recurse=False), *original.named_buffers(recurse=False))
     known = {name for name, _ in (*original.named_children(), *tensors)} <= {"weight", "embed_scale", *ADDITIONS}
     plain = type(original).forward is nn.Embedding.forward
@@ -166,7 +153,6 @@ class CompressedLinear(_Reads):
         return values.to(hidden.device), places.to(hidden.device)
 
     def extra_repr(self) -> str:
-        """Shape, as `nn.Linear` says it."""
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
 
 
@@ -208,10 +194,9 @@ def owned_tables(model: nn.Module) -> dict[str, CompressedEmbedding]:
 
 
 def check_readers(model: nn.Module) -> None:
-    """See that every head and embedding without a table of its own reads one that a module of the model owns.
+    """Raise a ValueError if a head or an embedding reads a table that no module of the model owns.
 
-    Raises:
-        ValueError: If one does not, such as the head of a model whose embedding alone was exchanged for a trained copy.
+    Such is the head of a model whose embedding alone was exchanged for a trained copy.
     """
     owned = {id(table) for table in owned_tables(model).values()}
     for name, module in model.named_modules():

@@ -59,11 +59,7 @@ class Original:
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> Self:
-        """Find the input table of a model.
-
-        Raises:
-            ValueError: If it has none, or the table is compressed or quantised already.
-        """
+        """Find the input table of a model; a ValueError if it has none, or it is compressed or quantised already."""
         name = input_table_name(model)
         weight = model.get_submodule(name).weight
         if not isinstance(weight, nn.Parameter):
@@ -76,7 +72,6 @@ class Original:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(V, d)."""
         return self.weight.shape[0], self.weight.shape[1]
 
     @property
@@ -119,11 +114,7 @@ class Original:
         return name if all(torch.equal(head.weight[part], table[part]) for part in chunks(*self.shape)) else None
 
     def with_tied_head(self) -> Self:
-        """Tie an output head whose weight equals the table, in the model and in its config.
-
-        Raises:
-            ValueError: If the weights differ, or the model's class can't tie them.
-        """
+        """Tie an output head whose weight equals the table; a ValueError if it differs, or the class can't tie it."""
         model, name = self.model, self.equal_head()
         if name is None:
             raise ValueError(

@@ -28,15 +28,10 @@ GENERATES = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
 
 @dataclass(frozen=True)
 class Page:
-    """A model's page.
+    """A model's page."""
 
-    Attributes:
-        metadata: YAML metadata; empty if there is none or it can't be read.
-        text: The text below the metadata.
-    """
-
-    metadata: dict[str, Any] = field(default_factory=dict)
-    text: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict)  # empty if there is none or it can't be read
+    text: str = ""  # below the metadata
 
 
 def read_page(folder: Path) -> Page:
@@ -61,13 +56,9 @@ def read_page(folder: Path) -> Page:
 
 
 def metadata(original: Page, base_model: str | None, relation: str, tags: list[str]) -> str:
-    """YAML metadata for a model made from another: the fields that still hold, the base model, and tags.
+    """YAML metadata for a model made from another: the fields that still hold, the base model, and further tags.
 
-    Args:
-        original: Page of the original, or of an earlier model made from it.
-        base_model: Id of the original on the hub, or None if unknown.
-        relation: Relation to the base model, in the hub's terms.
-        tags: Tags to add. All tags become text, because the hub accepts nothing else.
+    The ``relation`` to the base model is in the hub's terms. All tags become text, because it accepts nothing else.
     """
     old = original.metadata
     fields: dict[str, Any] = {key: old[key] for key in COPIED_FIELDS if old.get(key) is not None}
@@ -100,12 +91,7 @@ def size_table(corner: str, before: str, rows: Iterable[tuple[str, int, int]]) -
 
 
 def original_text(page: Page, own: bool = False) -> str:
-    """The original's text, to put below ours; empty if there is none.
-
-    Args:
-        page: Page of the original, or a page of ours that may contain the original's text.
-        own: Whether the page is ours.
-    """
+    """The original's text, to put below ours, from its page or, if that is our ``own``, from the end of it."""
     if not own:
         return page.text
     _, found, text = page.text.partition(f"\n{ORIGINAL_HEADING}\n")
@@ -127,13 +113,9 @@ def auto_class(architecture: str) -> str:
 
 
 def snippet(folder: Path, architecture: str, output: str, first: str = "") -> str:
-    """Python code that loads a checkpoint and runs it.
+    """Python code that loads a checkpoint from ``output`` and runs it, after the lines ``first``.
 
-    Args:
-        folder: Folder of the checkpoint, or of one with the same companions.
-        architecture: Class of the model.
-        output: Name of the folder to load.
-        first: Lines to put before the code.
+    Its companions are those in ``folder``.
     """
     place = json.dumps(output)
     if (folder / "modules.json").is_file():
@@ -153,7 +135,6 @@ print(model.similarity(embeddings, embeddings))"""
 
 
 def _use(folder: Path, loader: str) -> list[str]:
-    """Lines that run a model with its tokenizer."""
     if loader == "AutoModelForCausalLM" and _chats(folder):
         return [
             'messages = [{"role": "user", "content": "What is the capital of France?"}]',

@@ -98,11 +98,7 @@ class VocabpressQuantizer(HfQuantizer):
         self.inner.preprocess_model(model, **kwargs)
 
     def _place(self, model: PreTrainedModel) -> list[tuple[str, str | None, CompressedEmbedding]]:
-        """Install the config's tables on the meta device.
-
-        Returns:
-            For each table the end of its keys in files, its anchor, and the table.
-        """
+        """Install the config's tables on the meta device; returns the end of each one's keys, its anchor, and it."""
         self._dtype = torch.get_default_dtype()  # transformers builds the model under its own dtype
         config, placed = self.quantization_config, []
         separate = [f"{prefix}{name}" for name in config.separate for prefix in {"", base_prefix(model)}]
@@ -122,11 +118,7 @@ class VocabpressQuantizer(HfQuantizer):
     def _check_files(
         self, model: PreTrainedModel, files: list[str], placed: list[tuple[str, str | None, CompressedEmbedding]]
     ) -> None:
-        """Check that the files match the config, before memory is allocated.
-
-        Raises:
-            ValueError: If they do not.
-        """
+        """Check that the files match the config, before memory is allocated."""
         config, (entries, metadata) = self.quantization_config, read_headers(files)
         for known, key, table in placed:
             check_stored_table(known, key, table, entries)
@@ -178,11 +170,7 @@ class VocabpressQuantizer(HfQuantizer):
     def get_state_dict_and_metadata(  # pyright: ignore[reportIncompatibleMethodOverride]: the base returns None
         self, model: PreTrainedModel
     ) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """The tensors to save: each in its form's stored dtype, the anchor under the original key.
-
-        Raises:
-            ValueError: If a tied head and its embedding no longer read the same table.
-        """
+        """The tensors to save: each in its form's stored dtype, the anchor under the original key."""
         config = self.quantization_config
         if config.inner is not None:  # it changes if the first forward pass unpacks the body
             config.inner = self.inner.quantization_config.to_dict()
@@ -198,11 +186,7 @@ class VocabpressQuantizer(HfQuantizer):
         return state, metadata | version | digests(model, state, config.to_dict())
 
     def _update_configs(self, model: PreTrainedModel) -> None:
-        """Update the configs to the modules that are compressed now; the user may have replaced some.
-
-        Raises:
-            ValueError: If a tied head and its embedding no longer read the same table.
-        """
+        """Update the configs to the modules that are compressed now; the user may have replaced some."""
         check_readers(model)
         config, tables, linears = self.quantization_config, {}, {}
         known = {resolve(model, name): name for name in (*config.tables, *config.linears)}
@@ -250,11 +234,7 @@ class VocabpressQuantizer(HfQuantizer):
 
 
 def all_shortened(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of a model, those of float32 in float16; tensors that share their memory still do.
-
-    Raises:
-        ValueError: If a number is too large for float16.
-    """
+    """Tensors of a model, those of float32 in float16; tensors that share their memory still do."""
     made = dict[tuple[Any, ...], Tensor]()
 
     def short(name: str, tensor: Tensor) -> Tensor:
@@ -269,11 +249,7 @@ def all_shortened(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def shortened(name: str, tensor: Tensor) -> Tensor:
-    """A tensor in float16.
-
-    Raises:
-        ValueError: If a number is too large for float16.
-    """
+    """A tensor in float16; a ValueError if a number is too large for it."""
     short = tensor.to(torch.float16)
     if bool((short.isinf() & tensor.isfinite()).any()):
         reach = float(tensor.abs().max())

@@ -13,17 +13,11 @@ NOT_COUNTED = {REPORT, "README.md"}  # written after the count, from it; no prog
 
 @dataclass(frozen=True)
 class Folder:
-    """Bytes of the files in a folder, without its report and its model card.
+    """Bytes of the files in a folder, without its report and its model card."""
 
-    Attributes:
-        bytes_before: Of the original: the weights that are loaded, config.json, and all that is copied.
-        bytes_after: Sum of `files`.
-        files: Path in the folder -> bytes, the largest first.
-    """
-
-    bytes_before: int
-    bytes_after: int
-    files: dict[str, int]
+    bytes_before: int  # of the original: the weights that are loaded, config.json, and all that is copied
+    bytes_after: int  # sum of `files`
+    files: dict[str, int]  # path in the folder -> bytes, the largest first
 
     @classmethod
     def of(cls, folder: Path, bytes_before: int) -> Self:
@@ -43,11 +37,7 @@ class Folder:
 
 
 def used_bytes(folder: Path) -> int:
-    """Bytes of the files in a model's folder that are loaded or copied: weights, their index, config.json, companions.
-
-    Raises:
-        ValueError: As `companions`.
-    """
+    """Bytes of the files in a model's folder that are loaded or copied: weights, their index, config, companions."""
     weights = weight_files(folder)
     indexes = folder.glob(f"*{weights[0].suffix}{INDEX}") if len(weights) > 1 else ()
     beside = (folder / file for file in companions(folder)[0])

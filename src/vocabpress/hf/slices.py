@@ -15,28 +15,16 @@ from vocabpress.hf.stored import read_headers
 
 
 class StoredTable(NamedTuple):
-    """The place of a token table in the files of a checkpoint.
+    """The place of a token table in the files of a checkpoint."""
 
-    Attributes:
-        file: Path of a safetensors file.
-        key: Name of the tensor in it.
-        shape: (V, d).
-        dtype: Dtype in the file.
-        ties_head: Whether an output head shares it.
-    """
-
-    file: str
-    key: str
-    shape: tuple[int, int]
-    dtype: torch.dtype
-    ties_head: bool
+    file: str  # in safetensors
+    key: str  # of the tensor in it
+    shape: tuple[int, int]  # (V, d)
+    dtype: torch.dtype  # in the file
+    ties_head: bool  # whether an output head shares it
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """Rows ``start`` to ``stop``, (stop - start, d): mapped from the file, and read when they are used.
-
-        Raises:
-            ValueError: If the range is outside the table.
-        """
+        """Rows ``start`` to ``stop``, (stop - start, d), mapped from the file; a ValueError if there are not as many."""
         if not 0 <= start <= stop <= self.shape[0]:
             raise ValueError(f"the table has rows 0 to {self.shape[0]}, got {start} to {stop}")
         with safe_open(self.file, "pt") as opened:
@@ -45,9 +33,6 @@ class StoredTable(NamedTuple):
 
 def find_stored_table(model: str | Path) -> StoredTable:
     """Find the input table of a checkpoint in its files, by the model's names and the tensors' shapes.
-
-    Args:
-        model: A hub id, or a folder with config.json and safetensors.
 
     Raises:
         ValueError: If the model has no table, it is compressed already, or several or no tensors match.

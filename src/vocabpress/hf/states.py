@@ -30,9 +30,7 @@ def anchor(table: CompressedEmbedding) -> str | None:
 def with_stored(state: Mapping[str, Tensor], tables: Mapping[str, CompressedEmbedding]) -> dict[str, Tensor]:
     """Convert a model's state dict to that of files: tables' tensors in their stored dtypes, under their file names.
 
-    Args:
-        state: State dict of the model.
-        tables: Name of the owning module -> table.
+    ``tables`` are by the name of the owning module.
     """
     stored = dict(state)
     for name, table in tables.items():

@@ -27,13 +27,7 @@ UNLIMITED = 10**18  # maximum length of a text in tokens where the tokenizer has
 
 
 class StaticConfig(PreTrainedConfig):
-    """Config of a `StaticModel`.
-
-    Args:
-        vocab_size: Rows of the table.
-        hidden_size: Columns of the table.
-        kwargs: Arguments of `PreTrainedConfig`.
-    """
+    """Config of a `StaticModel`."""
 
     model_type = STATIC
 
@@ -108,9 +102,6 @@ def _converted(folder: Path, changed: int) -> TemporaryDirectory[str]:
 def as_checkpoint(folder: Path) -> Path:
     """Convert a `StaticEmbedding` to a transformers checkpoint with the same table, dtype and tokens.
 
-    Args:
-        folder: Folder of a SentenceTransformer for which :func:`is_static` holds.
-
     Raises:
         ValueError: If sentence-transformers is missing or can't read it, or no token can be used for padding.
     """
@@ -126,11 +117,7 @@ def empty(num_embeddings: int, embedding_dim: int) -> StaticModel:
 def write_companions(
     tokenizer: Tokenizer, embedding_dim: int, folder: Path, following: Sequence[dict[str, Any]] = ()
 ) -> None:
-    """Write what sentence-transformers reads beside a static model: tokenizer, mean pooling, and following modules.
-
-    Raises:
-        ValueError: If no token of the tokenizer can be used for padding.
-    """
+    """Write what sentence-transformers reads beside a static model: tokenizer, mean pooling, and following modules."""
     plain_tokenizer(tokenizer).save_pretrained(folder)
     # Names and keys that sentence-transformers 5 and 6 both know.
     modules = [("", "sentence_transformers.models.Transformer"), (POOLING, "sentence_transformers.models.Pooling")]
@@ -143,11 +130,7 @@ def write_companions(
 
 
 def plain_tokenizer(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
-    """A tokenizer for transformers that gives the tokens of `StaticEmbedding`, without special ones.
-
-    Raises:
-        ValueError: If there is no special or unknown token for padding.
-    """
+    """A tokenizer for transformers that gives the tokens of `StaticEmbedding`, without special ones."""
     stored = json.loads(tokenizer.to_str())
     model, special = stored["model"], [token["content"] for token in stored["added_tokens"] if token["special"]]
     unknown = model.get("unk_token")

@@ -47,11 +47,7 @@ def install(model: PreTrainedModel, name: str, table: CompressedEmbedding, separ
 
 
 def check_linear(model: PreTrainedModel, name: str) -> nn.Linear:
-    """The module ``name``, if it can be compressed.
-
-    Raises:
-        ValueError: If it does not compute the same as an `nn.Linear`, or is tied to another module.
-    """
+    """The module ``name``; a ValueError if it does not compute the same as an `nn.Linear`, is quantised, or tied."""
     module = model.get_submodule(name)
     if not isinstance(module, nn.Linear) or type(module).forward is not nn.Linear.forward:
         raise ValueError(
@@ -70,11 +66,6 @@ def check_linear(model: PreTrainedModel, name: str) -> nn.Linear:
 
 def install_linear(model: PreTrainedModel, name: str, table: CompressedEmbedding) -> None:
     """Replace the linear map ``name``, or GPT-2's `Conv1D`, by one that reads ``table`` and has the same bias.
-
-    Args:
-        model: Changed in place.
-        name: Name of the map.
-        table: The weight, (outputs, inputs), on any device; moved to the map's, unless that is the meta device.
 
     Raises:
         ValueError: As `check_linear`, or if the shapes differ.
@@ -97,12 +88,7 @@ def _check_shape(name: str, rows: int | None, columns: int | None, table: Compre
 
 
 def uninstall(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Replace compressed embeddings, heads and linear maps by ordinary ones, tied as before.
-
-    Args:
-        model: Changed in place.
-        dtype: Dtype of the dense weights.
-    """
+    """Replace compressed embeddings, heads and linear maps by ordinary ones of this dtype, tied as before."""
     with torch.device("meta"):
         skeleton = type(model)(model.config)
     ties = {

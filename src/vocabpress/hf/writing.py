@@ -30,11 +30,7 @@ WORK_FOLDER = "vocabpress-work"  # prefix of folders with unfinished work inside
 
 
 def check_output(out: str | Path) -> Path:
-    """Check before the work that the output folder is free and can be written.
-
-    Raises:
-        ValueError: If it exists and is not an empty folder, or can't be written to.
-    """
+    """Raise a ValueError before the work if the output is not a new or empty folder, or can't be written to."""
     target = Path(out)
     home = place = _resolved(target)
     try:
@@ -55,7 +51,6 @@ def check_output(out: str | Path) -> Path:
 
 
 def _resolved(target: Path) -> Path:
-    """The absolute path of a target, links resolved."""
     return Path(os.path.realpath(target))
 
 
@@ -149,8 +144,7 @@ def written_at_once(target: Path) -> Iterator[Path]:
 def _move_into(place: Path, temporary: Path) -> None:
     """Move the contents of a temporary folder into the folder that contains it, one run at a time.
 
-    Raises:
-        OSError: If another run was first, or a file can't be moved; then nothing is left in the folder.
+    After an OSError, because another run was first or a file can't be moved, nothing is left in the folder.
     """
     lock = _lock(place, wait=True)
     names = sorted((path.name for path in temporary.iterdir()), key=lambda name: _move_order(temporary / name))
@@ -187,8 +181,7 @@ def _remove(place: Path, names: list[str]) -> None:
 def _lock(folder: Path, wait: bool) -> int | None:
     """Lock a folder until the returned descriptor is closed or the process ends, even when killed.
 
-    Returns:
-        None if another process has the lock, or folders can't be locked, as on some network file systems.
+    None if another process has the lock, or folders can't be locked, as on some network file systems.
     """
     if fcntl is None:
         return None
@@ -227,11 +220,7 @@ def _umask() -> int:
 
 
 def save(model: "PreTrainedModel", folder: Path) -> None:
-    """Call `save_pretrained`, and turn errors of safetensors into OSError.
-
-    Raises:
-        OSError: If the disk is full, for example.
-    """
+    """Call `save_pretrained`; errors of safetensors, such as of a full disk, become an OSError."""
     try:
         model.save_pretrained(folder)
     except SafetensorError as error:  # safetensors wraps the operating system's error in its own

@@ -38,30 +38,18 @@ HOW = (
 
 @dataclass(frozen=True)
 class Block:
-    """A part of a section; what is empty or None is not shown.
-
-    Attributes:
-        title: A heading.
-        note: A paragraph.
-        fold: The line that opens the block; empty for one that is open.
-        cards: Figures in boxes: ``label``, ``value``, ``original``, ``name``.
-        charts: Side by side.
-        sheets: One below another.
-        code: Commands.
-        terms: (term, what it means).
-    """
+    """A part of a section; what is empty or None is not shown."""
 
     title: str = ""
-    note: str = ""
-    fold: str = ""
-    cards: Sequence[dict[str, str]] = ()
-    charts: Sequence[Chart | None] = ()
-    sheets: Sequence[Sheet | None] = ()
-    code: str = ""
-    terms: Sequence[tuple[str, str]] = ()
+    note: str = ""  # a paragraph
+    fold: str = ""  # the line that opens the block; empty for one that is open
+    cards: Sequence[dict[str, str]] = ()  # figures in boxes: ``label``, ``value``, ``original``, ``name``
+    charts: Sequence[Chart | None] = ()  # side by side
+    sheets: Sequence[Sheet | None] = ()  # one below another
+    code: str = ""  # commands
+    terms: Sequence[tuple[str, str]] = ()  # (term, what it means)
 
     def __bool__(self) -> bool:
-        """Whether there is anything to show."""
         return bool(self.note or self.cards or any(self.charts) or any(self.sheets) or self.code or self.terms)
 
 
@@ -74,16 +62,7 @@ class PageSection:
 
 
 def to_page(found: Collection, title: str, progress: bool = False) -> str:
-    """The page.
-
-    Args:
-        found: At least one result.
-        title: Of the page.
-        progress: Whether to draw a progress bar on stderr, over the models.
-
-    Raises:
-        ValueError: If a package of the `report` extra is not installed.
-    """
+    """The page of at least one result; a ValueError if a package of the `report` extra is not installed."""
     models = group(found.results)
     with Bar(total=len(models), desc="drawing", disable=not progress) as bar:
         sections = []
@@ -99,11 +78,7 @@ def to_page(found: Collection, title: str, progress: bool = False) -> str:
 
 
 def render(title: str, lead: str, warnings: Sequence[str], sections: Sequence[PageSection]) -> str:
-    """Sections as HTML, with all that draws the charts.
-
-    Raises:
-        ValueError: If a package of the `report` extra is not installed.
-    """
+    """Sections as HTML, with all that draws the charts."""
     try:
         import vl_convert
         from jinja2 import Environment, FileSystemLoader, StrictUndefined

@@ -136,7 +136,7 @@ def compress_commands(model: str, settings: Mapping[str, Any]) -> list[str]:
     if not is_method(settings.get("method")) or not budget:
         return []
     words = ["vocabpress", "compress", model, "-o", "OUTPUT", "--method", settings["method"]]
-    words += _budget_options(Budget.read(budget))
+    words += Budget.read(budget).options()
     for name, value in (settings.get("fields") or {}).items():
         words += ["--set", f"{name}={value}"] if value is not None else []
     for name, value in (settings.get("linears") or {}).items():
@@ -161,9 +161,3 @@ def _calibration(settings: Mapping[str, Any]) -> list[str]:
         return options if source == "gates" else [*options, "--no-metric"]
     text = [] if "--text" in options else ["--text", "TEXT"]
     return [*options, *text, "--metric-strength", f"{strength:g}"]
-
-
-def _budget_options(budget: Budget) -> list[str]:
-    option = {"ratio": "--ratio", "bits_per_weight": "--bits-per-weight", "bytes": "--size"}[budget.unit]
-    reference = ["--reference", budget.reference] * (budget.reference != "float32")
-    return [option, f"{budget.amount:g}" if budget.unit != "bytes" else f"{budget.amount:.0f}", *reference]

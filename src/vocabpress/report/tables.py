@@ -122,9 +122,7 @@ def size_cells(line: Any) -> list[SheetCell]:
 def value_cells(values: Any, keys: Iterable[Any]) -> list[SheetCell]:
     """A column of a metric, all its numbers to as many decimals: the mean, and spread and n where there are seeds.
 
-    Args:
-        values: A frame with ``mean``, ``spread`` and ``n``.
-        keys: Of its index, one for each cell; those that it lacks are empty.
+    There is a cell for each key, empty where the frame's index lacks it.
     """
     decimals = places(values["mean"])
     known = values[["mean", "spread", "n"]].T.to_dict("list")

@@ -31,11 +31,7 @@ HUB = {"1.1": "rajpurkar/squad", "2.0": "rajpurkar/squad_v2"}
 
 
 def read_squad(version: str, subject: Subject) -> "tuple[Dataset, Dataset]":
-    """Training and development questions, as in `read_questions`; the hub's without a folder.
-
-    Raises:
-        ValueError: If a file is missing or invalid, or the hub can't be reached.
-    """
+    """Training and development questions, as in `read_questions`; the hub's without a folder."""
     if subject.data is None:
         splits = load_hub(HUB[version])
         return splits["train"], splits["validation"]

@@ -92,11 +92,7 @@ def prepare(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model with a head that the subject's seed initialises, and its tokenizer with a padding token.
 
-    ``head`` is the config of the head, such as ``num_labels``.
-
-    Raises:
-        ValueError: If a package of the extra ``train`` is missing, the folder can't be loaded, the model reads fewer
-            tokens, or there is no padding token.
+    ``head`` is the config of the head, such as ``num_labels``. A ValueError if the model reads fewer tokens.
     """
     for module in ("accelerate", "torchmetrics"):
         need(module)
