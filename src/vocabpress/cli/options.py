@@ -58,9 +58,9 @@ def located(model: str, revision: str | None = None) -> str:
     return found
 
 
-def parse_settings(settings: list[str], option: str = "--set") -> dict[str, str]:
+def parse_settings(settings: list[str] | None, option: str = "--set") -> dict[str, str]:
     """Parse ``["epochs=3"]`` to ``{"epochs": "3"}``."""
-    pairs = [entry.partition("=") for entry in settings]
+    pairs = [entry.partition("=") for entry in settings or ()]
     for name, equals, _ in pairs:
         if not equals or not name:
             example = "epochs=10" if option == "--set" else "attention=48x384"

@@ -24,7 +24,7 @@ class StoredTable(NamedTuple):
     ties_head: bool  # whether an output head shares it
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """Rows ``start`` to ``stop``, (stop - start, d), mapped from the file; a ValueError if there are not as many."""
+        """Rows ``start`` to ``stop``, (stop - start, d), mapped from the file; a ValueError if they are not there."""
         if not 0 <= start <= stop <= self.shape[0]:
             raise ValueError(f"the table has rows 0 to {self.shape[0]}, got {start} to {stop}")
         with safe_open(self.file, "pt") as opened:
