@@ -22,19 +22,14 @@ class ModelAgreement(Task):
     """Task ``agreement``: last hidden states, and with a language-modelling head the predictions.
 
     All tokens of a line count equally, special ones included. In an encoder-decoder the encoder is compared.
-
-    Attributes:
-        max_length: Tokens of a line; longer ones are cut.
-        batch_size: Lines at a time; the result does not depend on it.
-        subset: Lines to take from the start of the text; None takes all.
     """
 
     reads_text: ClassVar[bool] = True
     compares: ClassVar[bool] = True
 
-    max_length: Annotated[int, Field(ge=2)] = 128
-    batch_size: AtLeast1 = 8
-    subset: AtLeast1 | None = None
+    max_length: Annotated[int, Field(ge=2)] = 128  # tokens of a line; longer ones are cut
+    batch_size: AtLeast1 = 8  # lines at a time; the result does not depend on it
+    subset: AtLeast1 | None = None  # lines to take from the start of the text; None takes all
 
     def measure(self, subject: Subject) -> Measurement:
         original_folder = subject.original("agreement")

@@ -31,19 +31,13 @@ from vocabpress.settings import AtLeast1
 
 @dataclass(frozen=True)
 class CausalPerplexity(Task):
-    """Task ``clm``.
-
-    Attributes:
-        window: Tokens of a window, at most what the model reads.
-        batch_size: Windows at a time; the result does not depend on it.
-        subset: Lines to take from the start of the text; None takes all.
-    """
+    """Task ``clm``."""
 
     reads_text: ClassVar[bool] = True
 
-    window: Annotated[int, Field(ge=4)] = 512
-    batch_size: AtLeast1 = 4
-    subset: AtLeast1 | None = None
+    window: Annotated[int, Field(ge=4)] = 512  # tokens, at most what the model reads
+    batch_size: AtLeast1 = 4  # windows at a time; the result does not depend on it
+    subset: AtLeast1 | None = None  # lines to take from the start of the text; None takes all
 
     def measure(self, subject: Subject) -> Measurement:
         text = "\n".join(subject.lines("perplexity")[: self.subset])

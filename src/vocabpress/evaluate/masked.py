@@ -34,24 +34,16 @@ BECOMES_MASK, BECOMES_RANDOM = 0.8, 0.1  # others do not change, as in BERT
 
 @dataclass(frozen=True)
 class MaskedPerplexity(Task):
-    """Task ``mlm``.
-
-    Attributes:
-        block: Tokens of a line, at most what the model reads.
-        mask_probability: Share of a line's tokens that are masked.
-        min_tokens: Shorter lines are left out; counted in words that are separated by spaces.
-        batch_size: Lines at a time; the result does not depend on it.
-        subset: Lines to take from the start of those that are long enough; None takes all.
-    """
+    """Task ``mlm``."""
 
     seeded: ClassVar[bool] = True
     reads_text: ClassVar[bool] = True
 
-    block: Annotated[int, Field(ge=8)] = 512
-    mask_probability: Annotated[float, Field(gt=0, lt=1)] = 0.15
-    min_tokens: int = 20
-    batch_size: AtLeast1 = 8
-    subset: AtLeast1 | None = None
+    block: Annotated[int, Field(ge=8)] = 512  # tokens of a line, at most what the model reads
+    mask_probability: Annotated[float, Field(gt=0, lt=1)] = 0.15  # share of a line's tokens that are masked
+    min_tokens: int = 20  # of a line, counted in words that are separated by spaces; shorter ones are left out
+    batch_size: AtLeast1 = 8  # lines at a time; the result does not depend on it
+    subset: AtLeast1 | None = None  # lines to take from the start of those that are long enough; None takes all
 
     def measure(self, subject: Subject) -> Measurement:
         lines = long_lines(subject.lines("masked perplexity"), self.min_tokens)[: self.subset]

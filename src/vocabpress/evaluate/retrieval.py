@@ -24,18 +24,11 @@ QUERY, PASSAGE = ("query",), ("document", "passage", "corpus")  # names of a mod
 
 @dataclass(frozen=True)
 class ParagraphRetrieval(Task):
-    """Task ``retrieval``.
+    """Task ``retrieval``."""
 
-    Attributes:
-        languages: Separated by commas, as in the names of the files (``en`` for ``xquad.en.json``); None takes all.
-        query_prefix: Text before each question; None takes the prompt that the model's folder names for queries, or
-            none.
-        passage_prefix: Text before each paragraph; None as above, for documents or passages.
-    """
-
-    languages: str | None = None
-    query_prefix: str | None = None
-    passage_prefix: str | None = None
+    languages: str | None = None  # separated by commas, ``en`` for ``xquad.en.json``; None takes all
+    query_prefix: str | None = None  # text before each question; None takes the model's own prompt for queries
+    passage_prefix: str | None = None  # text before each paragraph; None takes the model's own for documents
 
     def measure(self, subject: Subject) -> Measurement:
         files = self.read(subject)

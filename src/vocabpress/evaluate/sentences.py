@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vocabpress.evaluate.correlations import spearman
+from vocabpress.hf.static import open_sentence_transformer
 from vocabpress.progress import Bar
 
 if TYPE_CHECKING:
@@ -32,15 +33,7 @@ def open_encoder(folder: Path, device: str = "cpu") -> "SentenceTransformer":
     Raises:
         ValueError: If sentence-transformers is not installed, or can't read the folder.
     """
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError:
-        raise ValueError("sentence encoders need sentence-transformers; pip install 'vocabpress[st]'") from None
-    try:
-        return SentenceTransformer(str(folder), device=device, local_files_only=True).float()
-    except Exception as error:  # a broken checkpoint can raise almost any error
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"sentence-transformers can't load {folder}: {reason}") from None
+    return open_sentence_transformer(folder, "sentence encoders", device).float()
 
 
 def embed(

@@ -20,14 +20,10 @@ SETS = ("stsb", *(f"sts{year[2:]}" for year in YEARS))
 
 @dataclass(frozen=True)
 class SentenceSimilarity(Task):
-    """Task ``sts``.
+    """Task ``sts``."""
 
-    Attributes:
-        split: Split of STS-B; take ``test`` only for a final score.
-        sets: Separated by commas: ``stsb``, ``sts12`` to ``sts16``, or ``years`` for all years in the folder.
-    """
-
-    split: Literal["dev", "test", "train"] = "dev"
+    split: Literal["dev", "test", "train"] = "dev"  # of STS-B; take ``test`` only for a final score
+    # Separated by commas: ``stsb``, ``sts12`` to ``sts16``, or ``years`` for all years in the folder.
     sets: str = f"stsb,{ALL_YEARS}"
 
     def __post_init__(self) -> None:

@@ -30,9 +30,9 @@ SHOWN = 5  # neighbours of a word
 SHOWN_WORDS = "king,Paris,seven,running,bank,quickly,music,doctor"
 
 
-def open_table(folder: Path, device: str) -> CompressedEmbedding:
-    """The token table of a checkpoint; a dense one as `Dense` in its stored dtype."""
-    model = open_model(folder, AutoModel)
+def open_table(folder: Path, device: str = "cpu", whole: bool = True) -> CompressedEmbedding:
+    """The token table of a checkpoint; a dense one as `Dense` in its stored dtype. ``whole`` as in `open_model`."""
+    model = open_model(folder, AutoModel, whole)
     module: Any = model.get_submodule(input_table_name(model))
     if isinstance(module, TokenEmbedding):
         return module.table.to(device)
@@ -42,21 +42,15 @@ def open_table(folder: Path, device: str) -> CompressedEmbedding:
 
 @dataclass(frozen=True)
 class TableErrors(Task):
-    """Task ``reconstruction``: the table against the original's.
-
-    Attributes:
-        k: Number of neighbours of a row.
-        queries: Number of rows whose neighbours are compared; 0 takes all, or in large tables as many as about ten
-            seconds allow, see `vocabpress.neighbours.choose_queries`.
-        words: Separated by commas; the details list the neighbours of words that are one token.
-    """
+    """Task ``reconstruction``: the table against the original's."""
 
     reads_text: ClassVar[bool] = True
     compares: ClassVar[bool] = True
 
-    k: AtLeast1 = 10
+    k: AtLeast1 = 10  # neighbours of a row
+    # Rows whose neighbours are compared; 0 takes all, or in large tables as many as about ten seconds allow.
     queries: AtLeast0 = 0
-    words: str = SHOWN_WORDS
+    words: str = SHOWN_WORDS  # separated by commas; the details list the neighbours of those that are one token
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -68,18 +68,23 @@ def is_static(folder: Path) -> bool:
     return bool(modules) and str(modules[0].get("type", "")).rpartition(".")[2] == "StaticEmbedding"
 
 
-@cache
-def _converted(folder: Path, changed: int) -> TemporaryDirectory[str]:
-    """A temporary checkpoint made of the folder, once for each modification time; deleted when the program ends."""
+def open_sentence_transformer(folder: Path, what: str, device: str = "cpu") -> Any:
+    """A model of sentence-transformers; a ValueError if it can't read the folder, or what needs it is not installed."""
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError:
-        raise ValueError("static embeddings need sentence-transformers; pip install 'vocabpress[st]'") from None
+        raise ValueError(f"{what} need sentence-transformers; pip install 'vocabpress[st]'") from None
     try:
-        source: Any = SentenceTransformer(str(folder), device="cpu", local_files_only=True)[0]
+        return SentenceTransformer(str(folder), device=device, local_files_only=True)
     except Exception as error:  # a broken folder makes it raise almost anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"sentence-transformers can't load {folder}: {reason}") from None
+
+
+@cache
+def _converted(folder: Path, changed: int) -> TemporaryDirectory[str]:
+    """A temporary checkpoint made of the folder, once for each modification time; deleted when the program ends."""
+    source = open_sentence_transformer(folder, "static embeddings")[0]
     weight = source.embedding.weight.detach()
     if not weight.is_floating_point():
         raise ValueError(f"the table of {folder} is quantised already ({weight.dtype}); start from the original")

@@ -92,19 +92,14 @@ def _scores(answered: Sequence[tuple[Any, str]]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Squad(FineTuningTask):
-    """Extractive question answering; a row is a window of a question's paragraph.
+    """Extractive question answering; a row is a window of a question's paragraph."""
 
-    Attributes:
-        version: ``"1.1"``, or ``"2.0"`` with questions that have no answer.
-        stride: Overlap of neighbouring windows, in tokens.
-    """
-
-    version: Literal["1.1", "2.0"] = "1.1"
+    version: Literal["1.1", "2.0"] = "1.1"  # 2.0 has questions without an answer
     _: KW_ONLY
     epochs: AtLeast1 = 2
     learning_rate: Positive = 3e-5
     max_length: Length = 384
-    stride: AtLeast0 = 128
+    stride: AtLeast0 = 128  # overlap of neighbouring windows, in tokens
 
     def __post_init__(self) -> None:
         super().__post_init__()
