@@ -40,7 +40,6 @@ class Budget:
     reference: str = "float32"
 
     def __post_init__(self) -> None:
-        """Refuse what can't be a budget."""
         if self.unit not in UNITS:
             raise ValueError(f"unknown unit {self.unit!r} of a budget; choose from {list(UNITS)}")
         if self.reference not in DTYPES:

@@ -4,7 +4,6 @@ import atexit
 import gzip
 import json
 import shutil
-import stat
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -35,7 +34,8 @@ def sources(paths: Iterable[str | Path]) -> list[Path]:
 
 
 def _expanded(path: str) -> list[Path]:
-    if path == STDIN or _is_pipe(Path(path)):
+    file = Path(path)
+    if path == STDIN or file.is_fifo() or file.is_char_device() or file.is_socket():  # which can be read only once
         return [_spool(path)]
     place, _ = _with_field(path)
     if place.is_dir():
@@ -46,14 +46,6 @@ def _expanded(path: str) -> list[Path]:
     if not place.is_file():
         raise ValueError(f"no such text file: {path}")
     return [Path(path)]
-
-
-def _is_pipe(path: Path) -> bool:
-    try:
-        mode = path.stat().st_mode
-    except OSError:
-        return False
-    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode)
 
 
 def _spool(path: str) -> Path:

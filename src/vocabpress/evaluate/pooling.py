@@ -43,12 +43,9 @@ def embed(model: PreTrainedModel, inputs: dict[str, Tensor], folder: Path) -> Te
 
 
 def pooled(states: Tensor, mask: Tensor, pooling: str) -> Tensor:
-    """Embeddings of unit length, (sentences, d), float32, from states, (sentences, longest, d).
+    """Embeddings of unit length, (sentences, d), float32, from states of the last layer, (sentences, longest, d).
 
-    Args:
-        states: Of the last layer.
-        mask: 0 for padding, which is at the end; (sentences, longest).
-        pooling: As `pooling_of` returns it.
+    The mask is 0 for padding, which is at the end; (sentences, longest).
     """
     states = states.float()
     if pooling == "cls":

@@ -34,7 +34,6 @@ class SentenceSimilarity(Task):
             raise ValueError(f"unknown set {(unknown or [''])[0]!r} of STS; choose from {choices}")
 
     def names(self) -> list[str]:
-        """Names in `sets`."""
         return [name.strip() for name in self.sets.split(",") if name.strip()]
 
     def measure(self, subject: Subject) -> Measurement:

@@ -16,7 +16,6 @@ from transformers import AutoConfig, AutoModel
 from vocabpress.calibrate.counts import count_tokens, vocabulary_order
 from vocabpress.embeddings import CompressedEmbedding, Dense
 from vocabpress.evaluate.task import Measurement, Subject, Task
-from vocabpress.evaluate.words import row_of
 from vocabpress.hf.checkpoint import open_model
 from vocabpress.hf.modules import TokenEmbedding
 from vocabpress.hf.tables import input_table_name
@@ -118,6 +117,25 @@ def token_counts(subject: Subject, num_embeddings: int) -> tuple[Any, Tensor | N
     if subject.text:
         return tokenizer, count_tokens(subject.lines("counting"), tokenizer, num_embeddings), "text"
     return tokenizer, vocabulary_order(tokenizer, num_embeddings), "vocabulary order"
+
+
+def ids_of(tokenizer: Any, word: str) -> list[int]:
+    """The tokens of a word inside a sentence; empty if the tokenizer does not know all of it.
+
+    Byte-level vocabularies include the space before a word, others don't: the spelling with fewer tokens is taken.
+    """
+    spellings = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (f" {word}", word)]
+    ids: list[int] = min(spellings, key=len)  # if equal, that with the space
+    return [] if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids else ids
+
+
+def row_of(tokenizer: Any, word: str) -> int | None:
+    """The single token of a word, or of it in lower case; None if there is none."""
+    for text in (word, word.lower()):
+        ids = ids_of(tokenizer, text)
+        if len(ids) == 1:
+            return ids[0]
+    return None
 
 
 def _metrics(errors: RowErrors, spread: Tensor, weights: Tensor, queries: Queries, shared: Tensor) -> dict[str, float]:

@@ -40,7 +40,6 @@ class Unquantised(HfQuantizer):
     is_trainable = is_qat_trainable = is_compileable = True  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
 
     def is_serializable(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Such a body can be saved."""
         return True
 
 

@@ -106,18 +106,7 @@ def inspect(
     progress: bool = False,
     trust_remote_code: bool = False,
 ) -> Inspection:
-    """Inspect an original.
-
-    Args:
-        model: A hub id, or a folder.
-        text: UTF-8 text files, for the skew.
-        save_counts_to: File for the text's token counts, a `Calibration` for `compress`.
-        progress: Whether to draw a progress bar over the text on stderr.
-        trust_remote_code: Whether code beside the weights may run, for models that transformers does not have.
-
-    Raises:
-        ValueError: As `compress`.
-    """
+    """Inspect an original, and with text the skew of its tokens, whose counts can be saved for `compress`."""
     folder = find_folder(model)
     original = Original.of(load_model(folder, trust_remote_code, quantised=True))
     table, method = original.weight.detach(), original.method_for(None)

@@ -145,9 +145,6 @@ class CompressedLinear(_Reads):
         """The ``count`` largest outputs and their places, falling, both (*hidden.shape[:-1], count).
 
         As ``self(hidden).topk(count)``, but the outputs of many vectors are never there at once.
-
-        Raises:
-            ValueError: If there are not as many outputs.
         """
         values, places = self.reader.top(self.table, hidden.to(self.table.device), count, self.bias)
         return values.to(hidden.device), places.to(hidden.device)
@@ -180,7 +177,6 @@ class TiedHead(CompressedLinear):
         return outputs if self.additional_fc is None else torch.cat((outputs, self.additional_fc(hidden)), dim=-1)
 
     def topk(self, hidden: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """The largest outputs, those of the additional tokens among them."""
         if self.additional_fc is None:
             return super().topk(hidden, count)
         best = self(hidden).topk(count)

@@ -95,13 +95,8 @@ def _stored_as(name: str, key: str | None, part: str, entries: Mapping[str, Entr
 def check_stored_table(name: str, key: str | None, table: CompressedEmbedding, entries: Mapping[str, Entry]) -> None:
     """Check that the files have the tensors of a table, in the shapes and dtypes given by its config.
 
-    The map of tokens to blocks is read here, because transformers uses weights before a load is complete.
-
-    Args:
-        name: Name of the module, relative to the base model.
-        key: The tensor of the table that is stored as ``<name>.weight``.
-        table: Form built from the config, on the meta device.
-        entries: Tensors in the files.
+    The map of tokens to blocks is read here, because transformers uses weights before a load is complete. The tensor
+    ``key`` of the table is stored as ``<name>.weight``, with the name of the module relative to the base model.
 
     Raises:
         ValueError: If a tensor is missing or differs, or a map refers to rows that do not exist.

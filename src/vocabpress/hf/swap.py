@@ -18,13 +18,8 @@ def install(model: PreTrainedModel, name: str, table: CompressedEmbedding, separ
     """Replace the embedding ``name``, and all modules tied to it, by modules that read ``table``.
 
     Transformers ties ``weight`` parameters by their names. These parameters no longer exist, so their ties are dropped:
-    the head now refers to the table itself. Ties of biases remain.
-
-    Args:
-        model: Changed in place.
-        name: Name of the embedding that will own the table.
-        table: The table, on any device; moved to the embedding's, unless that is the meta device.
-        separate: Modules in the model's map of ties that have a weight of their own and are not replaced.
+    the head now refers to the table itself. Ties of biases remain. Modules in the model's map of ties that have a
+    weight of their own, ``separate``, are not replaced.
 
     Raises:
         ValueError: If a module is neither an embedding nor a linear head, or the shapes differ.

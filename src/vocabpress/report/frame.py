@@ -63,7 +63,6 @@ class Model:
 
     @property
     def title(self) -> str:
-        """For a heading."""
         return self.name or "Results that name no model"
 
     @cached_property

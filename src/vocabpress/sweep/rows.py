@@ -154,6 +154,5 @@ class RecoverPlan(PlanSection):
         return cls._with_rest(table, "settings", read)
 
     def covers(self, row: MethodRow, ratio: float, seed: int) -> bool:
-        """Whether this model is recovered."""
         chosen = ((self.only.methods, row.name), (self.only.ratios, ratio), (self.only.seeds, seed))
         return all(values is None or value in values for values, value in chosen)
