@@ -11,7 +11,8 @@ from torch.nn.functional import cosine_similarity
 from transformers import AutoModel, PreTrainedModel
 
 from vocabpress.evaluate.batches import by_length, encode_lines, pad
-from vocabpress.evaluate.language import LOADERS, divergences, head_kind, logits_at, longest_input
+from vocabpress.evaluate.language import LOADERS, head_kind, logits_at, longest_input
+from vocabpress.evaluate.scores import divergences
 from vocabpress.evaluate.task import Measurement, Subject, Task
 from vocabpress.progress import Bar
 from vocabpress.settings import AtLeast1

@@ -16,15 +16,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from vocabpress.evaluate.language import (
-    CAUSAL,
-    ScoredSequence,
-    averages,
-    load_language_model,
-    longest_input,
-    score,
-    tokens_of,
-)
+from vocabpress.evaluate.language import CAUSAL, load_language_model, longest_input, tokens_of
+from vocabpress.evaluate.scores import ScoredSequence, averages, score
 from vocabpress.evaluate.task import Measurement, Subject, Task
 from vocabpress.settings import AtLeast1
 

@@ -17,15 +17,8 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from vocabpress.evaluate.batches import encode_lines
-from vocabpress.evaluate.language import (
-    MASKED,
-    ScoredSequence,
-    averages,
-    load_language_model,
-    longest_input,
-    score,
-    table_rows,
-)
+from vocabpress.evaluate.language import MASKED, load_language_model, longest_input, table_rows
+from vocabpress.evaluate.scores import ScoredSequence, averages, score
 from vocabpress.evaluate.task import Measurement, Subject, Task
 from vocabpress.settings import AtLeast1
 

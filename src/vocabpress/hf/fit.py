@@ -87,7 +87,7 @@ def put(original: Original, fitted: Fitted, calibration: Calibration, maps: Maps
     model, name, prefix = original.model, original.name, base_prefix(original.model)
     conversions: Any = getattr(model, "_weight_conversions", None)
     if conversions:  # a save would undo them
-        setattr(model, "_weight_conversions", without_converters(conversions, [name]))  # noqa: B010
+        vars(model)["_weight_conversions"] = without_converters(conversions, [name])
     separate = original.settle_ties()
     install(model, name, fitted.table, separate)
     stored = {

@@ -137,8 +137,7 @@ def without_deserialisers(model: nn.Module) -> None:
 
     conversions: Any = getattr(model, "_weight_conversions", None)
     if conversions:
-        others = [conversion for conversion in conversions if not of_body(conversion)]
-        setattr(model, "_weight_conversions", others)  # noqa: B010
+        vars(model)["_weight_conversions"] = [each for each in conversions if not of_body(each)]
 
 
 def as_bool(flag: Any) -> bool:

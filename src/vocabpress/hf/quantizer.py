@@ -15,12 +15,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.core_model_loading import WeightRenaming, WeightTransform
 from transformers.quantizers import auto
-from transformers.quantizers.auto import (
-    AUTO_QUANTIZATION_CONFIG_MAPPING,
-    AUTO_QUANTIZER_MAPPING,
-    register_quantization_config,
-    register_quantizer,
-)
 from transformers.quantizers.base import HfQuantizer
 
 from vocabpress.budget import DTYPES
@@ -48,11 +42,9 @@ def attach(model: PreTrainedModel, config: VocabpressConfig) -> None:
     config.inner = None if body is None else body.quantization_config.to_dict()
     quantizer = VocabpressQuantizer(config, pre_quantized=True, inner=body)
     if body is None:
-        marks = {"is_quantized": True, "quantization_method": QUANT_METHOD}
-        for name, value in marks.items():  # as `from_pretrained` does
-            setattr(model, name, value)
+        vars(model).update(is_quantized=True, quantization_method=QUANT_METHOD)  # as `from_pretrained` does
         quantizer.inner.postprocess_model(model)
-    setattr(model, "hf_quantizer", quantizer)  # noqa: B010
+    vars(model)["hf_quantizer"] = quantizer
     quantizer.settle(model)
 
 
@@ -144,7 +136,7 @@ class VocabpressQuantizer(HfQuantizer):
             self._delegate_to(Unquantised(config))
             self.inner.preprocess_model(model)
             self.inner.postprocess_model(model)
-        setattr(model, "hf_quantizer", self)  # noqa: B010
+        vars(model)["hf_quantizer"] = self
         if not self.pre_quantized and not config.tables:
             original, request = Original.of(model), config.request
             maps = compress_linears(model, request.linears)
@@ -235,17 +227,12 @@ class VocabpressQuantizer(HfQuantizer):
 
 def all_shortened(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of a model, those of float32 in float16; tensors that share their memory still do."""
-    made = dict[tuple[Any, ...], Tensor]()
-
-    def short(name: str, tensor: Tensor) -> Tensor:
-        if tensor.dtype != torch.float32 or tensor.is_meta:
-            return tensor
-        place = tensor.data_ptr(), tensor.shape, tensor.stride()
-        if place not in made:
-            made[place] = shortened(name, tensor)
-        return made[place]
-
-    return {name: short(name, tensor) for name, tensor in state.items()}
+    made, short = dict[Any, Tensor](), dict(state)
+    for name, tensor in state.items():
+        if tensor.dtype == torch.float32 and not tensor.is_meta:
+            place = tensor.data_ptr(), tensor.shape, tensor.stride()
+            made[place] = short[name] = made[place] if place in made else shortened(name, tensor)
+    return short
 
 
 def shortened(name: str, tensor: Tensor) -> Tensor:
@@ -276,10 +263,9 @@ def _check_loaded(name: str, table: CompressedEmbedding, model: PreTrainedModel)
         )
 
 
-if AUTO_QUANTIZER_MAPPING.get(QUANT_METHOD) is not VocabpressQuantizer:
-    for mapping in (AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING):
-        mapping.pop(QUANT_METHOD, None)  # the placeholder, see `registration`
-    register_quantization_config(QUANT_METHOD)(VocabpressConfig)
-    register_quantizer(QUANT_METHOD)(VocabpressQuantizer)
+if auto.AUTO_QUANTIZER_MAPPING.get(QUANT_METHOD) is not VocabpressQuantizer:
+    # In the place of the placeholders, see `registration`.
+    auto.AUTO_QUANTIZATION_CONFIG_MAPPING[QUANT_METHOD] = VocabpressConfig
+    auto.AUTO_QUANTIZER_MAPPING[QUANT_METHOD] = VocabpressQuantizer
     # A config given at load can override fields of the checkpoint's only if it has one of these types.
     auto.LOADING_ATTRIBUTES_CONFIG_TYPES = (*auto.LOADING_ATTRIBUTES_CONFIG_TYPES, VocabpressConfig)

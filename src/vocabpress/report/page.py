@@ -9,18 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vocabpress.progress import Bar
-from vocabpress.report import repeat, tables
-from vocabpress.report.charts import (
-    BOUND,
-    CONFIG,
-    Chart,
-    by_frequency,
-    bytes_by_part,
-    common_size,
-    quality,
-    rate_distortion,
-    spectrum_chart,
-)
+from vocabpress.report import charts, repeat, tables
+from vocabpress.report.charts import Chart, by_frequency, common_size
 from vocabpress.report.collect import Collection
 from vocabpress.report.frame import Model, group
 from vocabpress.report.names import metric, short, size
@@ -64,11 +54,7 @@ class PageSection:
 def to_page(found: Collection, title: str, progress: bool = False) -> str:
     """The page of at least one result; a ValueError if a package of the `report` extra is not installed."""
     models = group(found.results)
-    with Bar(total=len(models), desc="drawing", disable=not progress) as bar:
-        sections = []
-        for model in models:
-            sections.append(_section(model))
-            bar.update()
+    sections = [_section(model) for model in Bar(models, desc="drawing", disable=not progress)]
     sections += [_repeat(found.results, models), _meanings(models)]
     named = sum(bool(model.name) for model in models)
     lead = (
@@ -85,10 +71,8 @@ def render(title: str, lead: str, warnings: Sequence[str], sections: Sequence[Pa
     except ImportError as error:
         raise ValueError(f"a report needs {error.name}; pip install 'vocabpress[report]'") from None
     bundle: Any = vl_convert.javascript_bundle  # whose annotations ask for an argument that it does not need
-    charts = [chart for section in sections for block in section.blocks for chart in block.charts if chart]
-    specs = json.dumps(
-        {"config": CONFIG, "specs": [chart.spec for chart in charts]}, separators=(",", ":"), allow_nan=False
-    )
+    drawn = [chart for section in sections for block in section.blocks for chart in block.charts if chart]
+    specs = {"config": charts.CONFIG, "specs": [chart.spec for chart in drawn]}
     # autoescape: names of models and words of vocabularies are other people's text
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
     environment.filters["digest"] = _digest
@@ -97,8 +81,8 @@ def render(title: str, lead: str, warnings: Sequence[str], sections: Sequence[Pa
         lead=lead,
         warnings=warnings,
         sections=sections,
-        drawn_at=charts.index,
-        specs=specs.replace("<", "\\u003c"),
+        drawn_at=drawn.index,
+        specs=json.dumps(specs, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
         style=(HERE / "page.css").read_text(encoding="utf-8"),
         scripts=[bundle(), (HERE / "page.js").read_text(encoding="utf-8")],
     )
@@ -110,20 +94,20 @@ def _digest(script: str) -> str:
 
 
 def _section(model: Model) -> PageSection:
-    keys, more = [rate_distortion(model)], []
+    keys, more = [charts.rate_distortion(model)], []
     for task in model.tasks:
         for index, name in enumerate(model.metrics(task)):
             # the rate-distortion chart shows the errors of rows already
             key = index == 0 and name != "relative_error" and task not in ("recover", "press")
-            (keys if key else more).append(quality(model, task, name))
-    keys += [by_frequency(model, "relative_error"), spectrum_chart(model)]
+            (keys if key else more).append(charts.quality(model, task, name))
+    keys += [by_frequency(model, "relative_error"), charts.spectrum_chart(model)]
     more = [*filter(None, more), by_frequency(model, "mean_cosine")]
     blocks = [
         Block(note=_summary(model), cards=_best(model)),
         Block(charts=keys if any(keys) else more[:1]),
         Block("All tables", sheets=[tables.overview(model)]),
         Block("Before and after recovery", sheets=[tables.recovery(model)]),
-        Block("Bytes by part", charts=[bytes_by_part(model)]),
+        Block("Bytes by part", charts=[charts.bytes_by_part(model)]),
         Block(fold="Every saved tensor", sheets=[tables.saved_tensors(model)]),
         *_neighbours(model),
         *_answers(model),
@@ -226,7 +210,7 @@ def _meanings(models: Sequence[Model]) -> PageSection:
         if known.note and known.label not in labels.setdefault(known.note, []):
             labels[known.note].append(known.label)
     terms = [(", ".join(same), note) for note, same in labels.items()]
-    bound = [(BOUND, BOUND_NOTE)] * any(model.details("bound") for model in models)
+    bound = [(charts.BOUND, BOUND_NOTE)] * any(model.details("bound") for model in models)
     return PageSection("What the figures mean", [Block(terms=terms + bound)])
 
 

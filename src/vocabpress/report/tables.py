@@ -82,10 +82,7 @@ def recovery(model: Model) -> Sheet | None:
         ]
     table = _table("Before → after recovery; columns sort by the change", lines, columns)
     one_way = set(lines.recovered) == {"recovered"}
-    names = [
-        SheetCell(line.name_ if one_way else line.label)
-        for line in lines.rename(columns={"name": "name_"}).itertuples()
-    ]
+    names = [SheetCell(name) for name in (lines["name"] if one_way else lines.label)]
     return Sheet(table.caption, table.heads, [[name, *row[1:]] for name, row in zip(names, table.rows, strict=True)])
 
 
