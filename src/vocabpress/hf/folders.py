@@ -33,7 +33,10 @@ def find_folder(model: str | Path) -> Path:
     folder = find(model)
     if is_static(folder):
         return as_checkpoint(folder)
-    folder = _as_current_layout(folder)
+    if (encoder := _encoder_subfolder(folder)) is not None:
+        folder = Path(_flattened(folder.absolute(), encoder).name)
+    elif (variant := _only_variant(folder)) is not None:
+        folder = Path(_without_variant(folder.absolute(), variant).name)
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         raise ValueError(f"{model} is an adapter, not a model; merge it into its base (peft's merge_and_unload) first")
     if not (folder / "config.json").is_file():
@@ -78,15 +81,6 @@ def weight_files(folder: Path) -> list[Path]:
 def weight_bytes(folder: Path) -> int:
     """Bytes of the `weight_files`."""
     return sum(file.stat().st_size for file in weight_files(folder))
-
-
-def _as_current_layout(folder: Path) -> Path:
-    """The folder itself, or a temporary folder of links to it in the current layout."""
-    encoder = _encoder_subfolder(folder)
-    if encoder is not None:
-        return Path(_flattened(folder.absolute(), encoder).name)
-    variant = _only_variant(folder)
-    return folder if variant is None else Path(_without_variant(folder.absolute(), variant).name)
 
 
 def _encoder_subfolder(folder: Path) -> str | None:

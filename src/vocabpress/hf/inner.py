@@ -73,9 +73,8 @@ def make_config(inner: dict[str, Any]) -> QuantizationConfigMixin:
 
 def make_quantizer(inner: dict[str, Any], pre_quantized: bool) -> HfQuantizer:
     """The quantizer of transformers for a body; errors as `make_config`."""
-    config = make_config(inner)
     with _explained_errors(inner):
-        return AutoHfQuantizer.from_config(config, pre_quantized=pre_quantized)
+        return AutoHfQuantizer.from_config(make_config(inner), pre_quantized=pre_quantized)
 
 
 @contextmanager

@@ -84,8 +84,13 @@ class VocabpressQuantizer(HfQuantizer):
             files = kwargs.get("checkpoint_files") or []  # none if the caller passes a state dict
             check_places(files, model)
             placed = self._place(model)
-            if files:
-                self._check_files(model, files, placed)
+            if files:  # which must match the config before memory is allocated
+                entries, metadata = read_headers(files)
+                for known, key, table in placed:
+                    check_stored_table(known, key, table, entries)
+                check_size(model, files)
+                if self.quantization_config.verify:
+                    check_digests(entries, metadata, self.quantization_config.to_dict())
         # Only now: the installed modules are no `nn.Linear` or `nn.Embedding`, so the body's quantizer skips them.
         self.inner.preprocess_model(model, **kwargs)
 
@@ -106,17 +111,6 @@ class VocabpressQuantizer(HfQuantizer):
                     self._renamings[f"{known}.weight"] = f"{known}.table.{key}"
                 placed.append((known, key, table))
         return placed
-
-    def _check_files(
-        self, model: PreTrainedModel, files: list[str], placed: list[tuple[str, str | None, CompressedEmbedding]]
-    ) -> None:
-        """Check that the files match the config, before memory is allocated."""
-        config, (entries, metadata) = self.quantization_config, read_headers(files)
-        for known, key, table in placed:
-            check_stored_table(known, key, table, entries)
-        check_size(model, files)
-        if config.verify:
-            check_digests(entries, metadata, config.to_dict())
 
     def update_weight_conversions(
         self, weight_conversions: list[WeightTransform], model: PreTrainedModel | None = None

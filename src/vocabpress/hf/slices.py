@@ -6,7 +6,6 @@ from typing import NamedTuple
 import torch
 from safetensors import safe_open
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from vocabpress.hf.checkpoint import empty_model
 from vocabpress.hf.folders import find_folder, weight_files
@@ -39,11 +38,13 @@ def find_stored_table(model: str | Path) -> StoredTable:
     """
     folder = find_folder(model)
     skeleton = Original.of(empty_model(folder))
-    weight = skeleton.weight
+    weight, prefix = skeleton.weight, f"{skeleton.model.base_model_prefix}."
     entries, _ = read_headers([str(file) for file in weight_files(folder)])
     candidates = [key for key, entry in entries.items() if entry.shape == tuple(weight.shape)]
     for place in (skeleton.name, *skeleton.tied):
-        found = [key for key in candidates if _same_parameter(key, f"{place}.weight", skeleton.model)]
+        # Checkpoints with a head and without differ by a prefix.
+        name = f"{place}.weight".removeprefix(prefix)
+        found = [key for key in candidates if key.removeprefix(prefix) == name]
         if len(found) == 1:
             file, (rows, width) = entries[found[0]].file, weight.shape
             stored = StoredTable(file, found[0], (rows, width), weight.dtype, skeleton.ties_head)
@@ -52,9 +53,3 @@ def find_stored_table(model: str | Path) -> StoredTable:
         f"the files of {model} have no tensor of {list(weight.shape)} that is clearly its {skeleton.name}.weight; load "
         "the model instead"
     )
-
-
-def _same_parameter(key: str, name: str, model: PreTrainedModel) -> bool:
-    """Whether a key in the files is a parameter's. Checkpoints with a head and without differ by a prefix."""
-    prefix = f"{model.base_model_prefix}."
-    return key.removeprefix(prefix) == name.removeprefix(prefix)
