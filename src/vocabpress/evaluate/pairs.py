@@ -1,4 +1,4 @@
-"""Pairs of sentences or words with human similarity scores, and the rank correlation of cosines with them."""
+"""Pairs of sentences or words with human similarity scores, and correlations; 0 if all values of one are equal."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from vocabpress.evaluate.cells import read_cells, read_score
-from vocabpress.evaluate.correlations import spearman
 
 
 class ScoredPair(NamedTuple):
@@ -60,3 +59,21 @@ def read_pairs(file: Path, columns: PairColumns) -> list[ScoredPair]:
 def rank_agreement(cosines: Tensor, pairs: Sequence[ScoredPair]) -> float:
     """Spearman correlation of the cosines, shape (pairs), with the scores, times 100."""
     return 100 * spearman(cosines, torch.tensor([pair.score for pair in pairs]))
+
+
+def pearson(a: Tensor, b: Tensor) -> float:
+    """Pearson correlation."""
+    if bool((a == a[0]).all()) or bool((b == b[0]).all()):
+        return 0.0
+    return float(torch.corrcoef(torch.stack([a, b]))[0, 1])
+
+
+def spearman(a: Tensor, b: Tensor) -> float:
+    """Rank correlation; equal values share their mean rank."""
+    return pearson(_ranks(a), _ranks(b))
+
+
+def _ranks(values: Tensor) -> Tensor:
+    _, inverse, counts = torch.unique(values, return_inverse=True, return_counts=True)
+    last = counts.cumsum(0).double()
+    return (last - (counts.double() - 1) / 2)[inverse]

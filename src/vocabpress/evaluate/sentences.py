@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from vocabpress.evaluate.correlations import spearman
+from vocabpress.evaluate.pairs import spearman
 from vocabpress.hf.static import open_sentence_transformer
 from vocabpress.progress import Bar
 

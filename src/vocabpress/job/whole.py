@@ -15,10 +15,10 @@ from vocabpress.embeddings import CompressedEmbedding
 from vocabpress.fitting.allocation import allocate
 from vocabpress.fitting.fold import power
 from vocabpress.hf.checkpoint import open_tokenizer
-from vocabpress.hf.filesize import data_bytes, form_tensors, header_bytes
 from vocabpress.hf.fit import Fitted, Maps, fit
 from vocabpress.hf.linears import LinearOutcome
 from vocabpress.hf.maps import put_map, weight_of
+from vocabpress.hf.sizes import data_bytes, form_tensors, header_bytes
 from vocabpress.hf.tables import base_prefix
 from vocabpress.job.body import Body, Coded
 from vocabpress.job.rates import Piece, check_room, least_bytes, share_out
