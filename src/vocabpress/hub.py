@@ -1,10 +1,12 @@
 """Find models: a local folder, or a download from the hub. A missing model is reported within half a second."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 IGNORED = ["onnx/*", "openvino/*", "*.h5", "*.msgpack", "*.ot", "*.onnx", "*.gguf"]
+SNAPSHOT = re.compile(r"models--(?:(?P<owner>[^/]+?)--)?(?P<name>[^/]+)/snapshots/")  # in the hub's cache
 
 
 def at(model: str, revision: str | None) -> str:
@@ -20,6 +22,22 @@ def split(model: str | Path) -> tuple[str, str | None]:
     """Split into the id of a model of the hub and its revision, None if there is none."""
     name, _, revision = str(model).partition("@")
     return name, revision or None
+
+
+def hub_id(model: str | Path) -> str | None:
+    """The hub id of a model, given its id or a folder in the hub's cache; None for any other folder."""
+    if not Path(model).is_dir():
+        return split(model)[0]
+    found = SNAPSHOT.search(f"{os.path.realpath(model)}/")
+    if found is None:
+        return None
+    return "/".join(filter(None, (found["owner"], found["name"])))
+
+
+def model_name(model: str | Path) -> str:
+    """The name of a model, without its owner or parent folders; links and ``.`` are resolved."""
+    known = hub_id(model)
+    return Path(os.path.realpath(model)).name if known is None else known.rpartition("/")[2]
 
 
 def check(model: str | Path) -> None:

@@ -15,8 +15,8 @@ from vocabpress.evaluate.table import open_table
 from vocabpress.evaluate.task import Subject, Task
 from vocabpress.hf.folders import find_folder, weight_bytes
 from vocabpress.hf.inner import method_of
-from vocabpress.hf.report import model_name
 from vocabpress.hf.writing import check_output
+from vocabpress.hub import model_name
 from vocabpress.results import Result, environment, read_results, write_results
 
 

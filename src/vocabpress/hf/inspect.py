@@ -19,7 +19,7 @@ from vocabpress.hf.checkpoint import load_model, open_tokenizer
 from vocabpress.hf.config import VocabpressConfig
 from vocabpress.hf.folders import find_folder, weight_bytes
 from vocabpress.hf.original import Original, TableInfo
-from vocabpress.hf.report import model_name
+from vocabpress.hub import model_name
 from vocabpress.methods import METHODS, Plan, method_name
 from vocabpress.registration import QUANT_METHOD
 from vocabpress.spectrum import singular_values

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from vocabpress.embeddings import CompressedEmbedding
 from vocabpress.embeddings.caching import Kept, Reader, must_decode, reader_for
-from vocabpress.hf.dense_weight import WeightReading
 from vocabpress.hf.states import ReadsTable
 
 ADDITIONS = ("embed_norm", "additional_embedding", "eoi_embedding")
@@ -16,31 +15,7 @@ ADDITIONS = ("embed_norm", "additional_embedding", "eoi_embedding")
 tokens (Idefics), a row of its own for the end of an image (T5Gemma 2)."""
 
 
-class _Reads(ReadsTable):
-    """What stands for a module with a weight: reads a table, and has its sizes under the names of the original."""
-
-    sizes: tuple[str, str]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.reader = Reader()
-
-    def read(self, table: CompressedEmbedding, owner: bool | None = None) -> None:
-        """Go on with another table of the same width, which belongs to this module if ``owner``; None is as before."""
-        if self.owns_table if owner is None else owner:
-            self.table = table
-        else:  # no key in the state dict, no second copy on `.to()`
-            object.__setattr__(self, "table", table)
-        for name, size in zip(self.sizes, (table.num_embeddings, table.embedding_dim), strict=True):
-            setattr(self, name, size)
-
-    @property
-    def weight(self) -> Tensor:
-        """The dense table, unscaled as in the original; a `WeightReading`, rebuilt at every access."""
-        return WeightReading.of(self.table)
-
-
-class TokenEmbedding(_Reads):
+class TokenEmbedding(ReadsTable):
     """Stands for an `nn.Embedding`: reads rows from a compressed table.
 
     It keeps what the model around it relies on: `padding_idx`, `weight`, which rebuilds the dense table for the few
@@ -117,7 +92,7 @@ def check_embedding(original: nn.Module) -> None:
         )
 
 
-class CompressedLinear(_Reads):
+class CompressedLinear(ReadsTable):
     """Stands for an `nn.Linear`: its weight is a compressed table, and ``table.logits`` is its forward pass.
 
     Args:
@@ -225,7 +200,7 @@ def read_with(model: nn.Module, *, hot_rows: str | int | None = None, resident: 
         >>> vocabpress.read_with(model, hot_rows="1MB")
     """
     reader_for(hot_rows, resident)
-    reading = [module for module in model.modules() if isinstance(module, _Reads)]
+    reading = [module for module in model.modules() if isinstance(module, ReadsTable)]
     heads = {module.table for module in reading if isinstance(module, CompressedLinear)}
     readers: dict[CompressedEmbedding, Reader] = {}
     for module in reading:

@@ -13,6 +13,7 @@ import yaml
 from transformers.models.auto import modeling_auto
 
 METADATA = re.compile(r"\A---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
+NAME_AS_TITLE = re.compile(r"\A\s*#\s+([\w.-]*[-_.\d][\w.-]*)\s*$", re.MULTILINE)  # a name, not a sentence
 COPIED_FIELDS = ("language", "license", "license_name", "license_link", "pipeline_tag", "datasets", "library_name")
 ORIGINAL_HEADING = "# The original's model card"  # the text below it is the original's
 AUTO = {
@@ -53,6 +54,18 @@ def read_page(folder: Path) -> Page:
         warnings.warn(f"the metadata of the model card {file} can't be read and is left out: {reason}", stacklevel=2)
         return Page(text=text)
     return Page(metadata if isinstance(metadata, dict) else {}, text)
+
+
+def named_by(page: str) -> tuple[str | None, str | None]:
+    """The name of a model in the title of its own page, and its hub id, if the page has them.
+
+    As in ``# some-name`` with ``Model.from_pretrained("some-org/some-name")`` below.
+    """
+    title = NAME_AS_TITLE.search(page)
+    if title is None:
+        return None, None
+    known = re.search(rf"[\"'`/]([\w.-]+/{re.escape(title[1])})[\"'`)\s]", page)
+    return title[1], known[1] if known is not None else None
 
 
 def metadata(original: Page, base_model: str | None, relation: str, tags: list[str]) -> str:

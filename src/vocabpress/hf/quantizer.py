@@ -6,7 +6,6 @@ ignores an unknown quantization_config with a warning, and would run on a random
 """
 
 import copy
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -26,7 +25,7 @@ from vocabpress.hf.linears import compress_linears
 from vocabpress.hf.modules import TokenEmbedding, check_readers, keep_in_memory, owned_tables, read_with
 from vocabpress.hf.original import Original
 from vocabpress.hf.overrides import override
-from vocabpress.hf.states import SIGN, anchor, with_stored
+from vocabpress.hf.states import SIGN, all_shortened, anchor, with_stored
 from vocabpress.hf.stored import check_digests, check_places, check_size, check_stored_table, digests, read_headers
 from vocabpress.hf.swap import install, install_linear, uninstall
 from vocabpress.hf.tables import base_prefix, module_name, resolve, text_config
@@ -217,25 +216,6 @@ class VocabpressQuantizer(HfQuantizer):
     def is_compileable(self) -> bool:
         """Whether the body compiles; tables always do, because no shape depends on data."""
         return as_bool(self.inner.is_compileable)
-
-
-def all_shortened(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of a model, those of float32 in float16; tensors that share their memory still do."""
-    made, short = dict[Any, Tensor](), dict(state)
-    for name, tensor in state.items():
-        if tensor.dtype == torch.float32 and not tensor.is_meta:
-            place = tensor.data_ptr(), tensor.shape, tensor.stride()
-            made[place] = short[name] = made[place] if place in made else shortened(name, tensor)
-    return short
-
-
-def shortened(name: str, tensor: Tensor) -> Tensor:
-    """A tensor in float16; a ValueError if a number is too large for it."""
-    short = tensor.to(torch.float16)
-    if bool((short.isinf() & tensor.isfinite()).any()):
-        reach = float(tensor.abs().max())
-        raise ValueError(f"{name} reaches {reach:.3g}, too large for float16; leave the body as it is")
-    return short
 
 
 def _set_config(model: PreTrainedModel, quantization: Any) -> None:

@@ -1,11 +1,6 @@
-"""The report of a compression: the data that the command line prints and that the model card is rendered from.
-
-This module also finds the name of a model, and the command line that equals a call of `compress`.
-"""
+"""The report of a compression: the data that the command line prints and that the model card is rendered from."""
 
 import json
-import os
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,11 +13,8 @@ from vocabpress.budget import Budget
 from vocabpress.hf.linears import LinearOutcome
 from vocabpress.hf.request import LinearShapes
 from vocabpress.hf.sizes import REPORT, Folder
-from vocabpress.hub import split
+from vocabpress.hub import hub_id, split
 from vocabpress.methods import Method, method_name, method_settings
-
-NAME_AS_TITLE = re.compile(r"\A\s*#\s+([\w.-]*[-_.\d][\w.-]*)\s*$", re.MULTILINE)  # a name, not a sentence
-SNAPSHOT = re.compile(r"models--(?:(?P<owner>[^/]+?)--)?(?P<name>[^/]+)/snapshots/")  # in the hub's cache
 
 
 @dataclass(frozen=True)
@@ -162,34 +154,6 @@ def load_report(folder: Path) -> Report | None:
         return Report(**data, linears=linears, recovered=recovered)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-
-
-def hub_id(model: str | Path) -> str | None:
-    """The hub id of a model, given its id or a folder in the hub's cache; None for any other folder."""
-    if not Path(model).is_dir():
-        return split(model)[0]
-    found = SNAPSHOT.search(f"{os.path.realpath(model)}/")
-    if found is None:
-        return None
-    return "/".join(filter(None, (found["owner"], found["name"])))
-
-
-def model_name(model: str | Path) -> str:
-    """The name of a model, without its owner or parent folders; links and ``.`` are resolved."""
-    known = hub_id(model)
-    return Path(os.path.realpath(model)).name if known is None else known.rpartition("/")[2]
-
-
-def named_by(page: str) -> tuple[str | None, str | None]:
-    """The name of a model in the title of its own page, and its hub id, if the page has them.
-
-    As in ``# some-name`` with ``Model.from_pretrained("some-org/some-name")`` below.
-    """
-    title = NAME_AS_TITLE.search(page)
-    if title is None:
-        return None, None
-    known = re.search(rf"[\"'`/]([\w.-]+/{re.escape(title[1])})[\"'`)\s]", page)
-    return title[1], known[1] if known is not None else None
 
 
 def as_command(
