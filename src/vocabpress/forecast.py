@@ -25,7 +25,7 @@ class Forecast:
 
 
 def forecast(method: Method, table: Tensor, budget: Budget) -> Forecast:
-    """The expected cost of a fit of a table, (V, d), some rows of which are read; a ValueError if no plan fits."""
+    """The expected cost of a fit of a table, (V, d), by some of its rows; a ValueError if no plan fits the budget."""
     rows, columns = table.shape
     plans = method.plans(rows, columns, budget, torch.ones(rows))
     limit = budget.max_bits(rows, columns)

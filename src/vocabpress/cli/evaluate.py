@@ -14,8 +14,6 @@ from vocabpress.cli.names import GLUE, TASKS
 texts, library, devices = Later("vocabpress.texts"), Later("vocabpress.evaluate"), Later("vocabpress.hf.compress")
 printing = Later("vocabpress.cli.printing")
 
-TASK_GROUPS = {"glue": GLUE}
-
 
 def evaluate(
     model: options.ModelArgument,
@@ -92,11 +90,11 @@ def evaluate(
 
 
 def choose_tasks(names: Sequence[str], settings: Mapping[str, str], shared: Mapping[str, Any]) -> dict[str, Any]:
-    """Make the tasks and groups of tasks by name, with ``settings`` of ``task.field`` or ``field``.
+    """Make the tasks by name, ``glue`` for all nine, with ``settings`` of ``task.field`` or ``field``.
 
     Options in ``shared`` that are not None set the field of the same name.
     """
-    tasks = dict.fromkeys(each for name in names for each in TASK_GROUPS.get(name, (name,)))
+    tasks = dict.fromkeys(each for name in names for each in (GLUE if name == "glue" else (name,)))
     per_task: dict[str, dict[str, Any]] = {name: {} for name in tasks}
     known = {name: {field.name for field in fields(library.make_task(name))} for name in tasks}
     options = {f"--{name}": (name, value) for name, value in shared.items() if value is not None}

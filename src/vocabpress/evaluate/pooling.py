@@ -32,8 +32,8 @@ def pooling_of(folder: Path) -> str:
 def embed(model: PreTrainedModel, inputs: dict[str, Tensor], folder: Path) -> Tensor:
     """Sentence embeddings of unit length, (sentences, d), float32, pooled as the checkpoint's folder says.
 
-    A head and layers after the pooling are not used. Of a model with several parts it is the text part, of an
-    encoder-decoder the encoder. The ``inputs`` are padded at the end.
+    A head and layers after the pooling are not used. A model with several parts is its text part, an encoder-decoder
+    its encoder. The ``inputs`` are padded at the end.
     """
     body: Any = model.get_encoder() if model.config.is_encoder_decoder else model.base_model
     body = getattr(body, "text_model", body)

@@ -51,7 +51,9 @@ def all_shortened(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in state.items():
         if tensor.dtype == torch.float32 and not tensor.is_meta:
             place = tensor.data_ptr(), tensor.shape, tensor.stride()
-            made[place] = short[name] = made[place] if place in made else shortened(name, tensor)
+            if place not in made:
+                made[place] = shortened(name, tensor)
+            short[name] = made[place]
     return short
 
 

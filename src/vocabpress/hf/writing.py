@@ -111,29 +111,29 @@ def written_at_once(target: Path) -> Iterator[Path]:
     place = _resolved(target)
     inside = place.is_dir()
     made = [parent for parent in place.parents if not parent.exists()]
-    temporary: Path | None = None
+    run: Path | None = None
     lock: int | None = None
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         home = place if inside else place.parent
         _remove_abandoned(home, place)
-        temporary = Path(tempfile.mkdtemp(prefix=_prefix(place), dir=home))
-        lock = _lock(temporary, wait=True)
+        run = Path(tempfile.mkdtemp(prefix=_prefix(place), dir=home))
+        lock = _lock(run, wait=True)
+        temporary = run / "whole"  # which others may read, unlike the folder around it
+        temporary.mkdir()
         yield temporary
         if inside:
             _move_into(place, temporary)
         else:
-            temporary.chmod(0o777 & ~_umask())
             temporary.replace(place)
-            temporary = None
         made = []
     except OSError as error:
         raise ValueError(
             f"can't write {target}: {error.strerror or error}; free some space or give another folder"
         ) from None
     finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        if run is not None:
+            shutil.rmtree(run, ignore_errors=True)
         if lock is not None:
             os.close(lock)
         for parent in made:
@@ -142,7 +142,7 @@ def written_at_once(target: Path) -> Iterator[Path]:
 
 
 def _move_into(place: Path, temporary: Path) -> None:
-    """Move the contents of a temporary folder into the folder that contains it, one run at a time.
+    """Move the contents of a temporary folder into the folder that contains its run, one run at a time.
 
     After an OSError, because another run was first or a file can't be moved, nothing is left in the folder.
     """
@@ -151,11 +151,12 @@ def _move_into(place: Path, temporary: Path) -> None:
     try:
         if _foreign_entries(place):
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
-        (temporary / MOVED).write_text(json.dumps(names), encoding="utf-8")
+        moved = temporary.with_name(MOVED)
+        moved.write_text(json.dumps(names), encoding="utf-8")
         try:
             for name in names:
                 (temporary / name).replace(place / name)
-            (temporary / MOVED).unlink()
+            moved.unlink()
         except BaseException:
             _remove(place, names)
             raise
@@ -211,12 +212,6 @@ def _remove_abandoned(home: Path, place: Path) -> None:
                     _remove(home, _moved_names(run))
                     shutil.rmtree(run, ignore_errors=True)
                 os.close(lock)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def save(model: "PreTrainedModel", folder: Path) -> None:
