@@ -10,12 +10,9 @@ CHUNK_BYTES = 2**23  # of a chunk's rows, in the dtype of the computation
 
 
 def chunks(rows: int, width: int, itemsize: int = 8) -> Iterator[slice]:
-    """Slices over the rows of a table, in order. A table mapped from a file is then never in memory as a whole.
+    """Slices over the rows of a table, (rows, width), in order; ``itemsize`` is that of the computation's dtype.
 
-    Args:
-        rows: Rows of the table.
-        width: Columns of a row.
-        itemsize: Bytes of an entry in the dtype of the computation; 8 for float64.
+    A table mapped from a file is then never in memory as a whole.
     """
     step = max(1, CHUNK_BYTES // (itemsize * width))
     for start in range(0, rows, step):

@@ -21,12 +21,7 @@ class TokenEmbedding(ReadsTable):
     It keeps what the model around it relies on: `padding_idx`, `weight`, which rebuilds the dense table for the few
     models that look at it, and what some embeddings add to the lookup (see `ADDITIONS`), under the names that the
     checkpoint has for it. Not a subclass of `nn.Embedding`: transformers initialises, resizes and ties those by their
-    `weight` parameter, which is not here.
-
-    Args:
-        table: The compressed table.
-        original: The embedding to stand for.
-        owner: Whether the table's tensors belong to this module; if not, it only refers to them.
+    `weight` parameter, which is not here. If this module is not its ``owner``, it only refers to the table's tensors.
 
     Raises:
         ValueError: If the original does more than look up, scale, norm, pad, and put other rows in.
@@ -95,10 +90,8 @@ def check_embedding(original: nn.Module) -> None:
 class CompressedLinear(ReadsTable):
     """Stands for an `nn.Linear`: its weight is a compressed table, and ``table.logits`` is its forward pass.
 
-    Args:
-        table: Shape (out_features, in_features).
-        bias: Shape (out_features), or None.
-        owner: Whether the table's tensors belong to this module; if not, it only refers to them.
+    The table is (out_features, in_features), the bias (out_features). If this module is not its ``owner``, it only
+    refers to the table's tensors.
     """
 
     sizes = ("out_features", "in_features")
@@ -131,10 +124,7 @@ class CompressedLinear(ReadsTable):
 class TiedHead(CompressedLinear):
     """Stands for the `nn.Linear` of an output head tied to the input table. It has no tensor but its own bias.
 
-    Args:
-        table: The compressed table, which belongs to another module.
-        bias: The head's own bias, shape (num_embeddings), or None.
-        additional_fc: The map for tokens that the table does not have (Idefics).
+    A map ``additional_fc`` gives the logits of tokens that the table does not have (Idefics).
     """
 
     def __init__(

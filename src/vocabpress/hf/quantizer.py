@@ -50,10 +50,8 @@ def attach(model: PreTrainedModel, config: VocabpressConfig) -> None:
 class VocabpressQuantizer(HfQuantizer):
     """Builds the compressed modules before a checkpoint loads, and names their tensors when it is saved.
 
-    Args:
-        quantization_config: Config of the checkpoint, or how to compress at load.
-        inner: Quantizer of a body that is quantised already; None makes it from the config.
-        kwargs: ``pre_quantized``, as transformers passes it.
+    The config is that of the checkpoint, or how to compress at load; ``inner``, the quantizer of a body that is
+    quantised already, is made from it if it is None.
     """
 
     requires_calibration = False

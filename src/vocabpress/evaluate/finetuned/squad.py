@@ -44,9 +44,7 @@ def read_squad(version: str, subject: Subject) -> "tuple[Dataset, Dataset]":
 def read_questions(file: Path, version: str) -> "Dataset":
     """The questions of one file, with the hub's columns, which are those of `read_layout`.
 
-    Raises:
-        ValueError: Also if the file has an id twice, if an answer is not at its place in the context, or if version 1.1
-            has a question without answers.
+    A ValueError, too, if an id is there twice, an answer not at its place, or in version 1.1 a question has none.
     """
     questions = read_layout(file)
     seen: set[str] = set()
