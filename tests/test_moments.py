@@ -5,17 +5,10 @@ import torch
 from torch import nn
 
 import wide
-from vocabpress.calibrate.metric import gradients_of
-from vocabpress.calibrate.moments import (
-    MOST_OUTPUTS,
-    Moments,
-    counted,
-    input_rows,
-    measure_moments,
-    read_directly,
-    together,
-)
-from vocabpress.calibrate.outputs import Ran
+from vocabpress.calibrate.metric import TableMetric
+from vocabpress.calibrate.moments import MOST_OUTPUTS, Moments, measure_moments, read_directly
+from vocabpress.calibrate.observed import counted, input_rows
+from vocabpress.calibrate.outputs import Outputs, Ran
 from vocabpress.hf.maps import find_maps, weight_of
 
 
@@ -141,14 +134,24 @@ def test_positions_are_read_by_their_gradients(name):
 @pytest.mark.parametrize("name", ["bert", "bart", "t5"])
 def test_the_metric_of_the_token_table_is_measured_along_with_the_maps(name):
     model = frozen(name)
-    batches, tables = wide.batches(model), input_rows(model)
-    found = measure_moments(model, {str(at): table for at, table in enumerate(tables)}, batches)
-    both = together(list(found.values()))
-    gradients = torch.cat([gradients_of(tables, None, batch)[0] for batch in batches])
-    assert both.tokens == len(gradients)
-    torch.testing.assert_close(both.inputs, gradients.T @ gradients / len(gradients), rtol=1e-4, atol=1e-6)
-    assert float(both.inputs.trace()) > 0
-    assert all(each.outputs is None for each in found.values())
+    batches, tables, metric = wide.batches(model), input_rows(model), TableMetric()
+    measure_moments(model, find_maps(model), batches, also=metric.add)
+    gradients = []
+    for batch in batches:
+        read = []
+        hooks = [
+            table.register_forward_hook(lambda *a, read=read: read.append(a[2].detach().requires_grad_()) or read[-1])
+            for table in tables
+        ]
+        ran = batch()
+        gradients += [gradient[ran.counts] for gradient in torch.autograd.grad(ran.value, read)]
+        for hook in hooks:
+            hook.remove()
+    gradients = torch.cat(gradients)
+    found = metric.calibration(Outputs(model, "hidden", 6, batches))
+    assert (found.metric_tokens, found.metric_head, found.predicted) == (len(gradients), None, None)
+    torch.testing.assert_close(found.metric, gradients.T @ gradients / len(gradients), rtol=1e-4, atol=1e-6)
+    assert float(found.metric.trace()) > 0
 
 
 def test_a_map_that_no_text_reaches_has_no_moments():
@@ -236,9 +239,5 @@ def test_weights_that_are_read_without_a_call_are_found():
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_moments_of_two_readers_of_a_table_are_those_of_all_tokens():
-    one, two = (Moments(torch.eye(2) * size, None, torch.zeros(2), tokens) for size, tokens in ((1, 3), (5, 1)))
-    both = together([one, two])
-    assert (both.tokens, float(both.inputs[0, 0])) == (4, 2)
-    assert not bool(together([Moments.none(2, 2)]).inputs.any())
+def test_outputs_of_wide_maps_are_not_measured():
     assert Moments.none(MOST_OUTPUTS + 1, 2).outputs is None

@@ -8,10 +8,14 @@ import sys
 import threading
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
 import tiny
 from command import run
 from vocabpress import Calibration
+from vocabpress.recover.text import tokenise_stream
 from vocabpress.texts import read_lines, sources
 
 LINES = ["w1 w2 w3", "w4 w5"]
@@ -96,3 +100,22 @@ def test_commands_take_text_from_standard_input(tmp_path, capsys, monkeypatch):
         code, _, err = run(capsys, command, source, "-o", tmp_path / f"out{number}", "--text", "-", *more)
         assert code == 0, err
     assert Calibration.load(tmp_path / "out1").texts == ("-",)
+
+
+@pytest.mark.parametrize("begins", [False, True])
+def test_a_stream_of_lines_is_cut_into_windows(tmp_path, begins):
+    source = tiny.save("gpt2", tmp_path / "model")
+    raw = Tokenizer.from_file(str(source / "tokenizer.json"))
+    if begins:
+        raw.post_processor = TemplateProcessing(single="w207 $A", special_tokens=[("w207", 207)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, unk_token="[UNK]", bos_token="w207")
+    text = tmp_path / "text.txt"
+    text.write_text("w1 w2 w3\n\nw4\nw5 w6 w7 w8 w9 w10\nw4\n", encoding="utf-8")
+    windows = [row["input_ids"] for row in tokenise_stream([text], tokenizer, 4, False)]
+    ids = list(range(1, 11))  # a repeated line is used once
+    if begins:
+        assert windows == [[207, 1, 2, 3], [207, 4, 5, 6], [207, 7, 8, 9]]
+    else:
+        assert windows == [ids[:4], ids[4:8]]
+    whole = [row["input_ids"] for row in tokenise_stream([text], tokenizer, 40, False)]
+    assert whole == [[207, *ids] if begins else ids]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache
 
-from vocabpress.calibrate.moments import counted, given_to
+from vocabpress.calibrate.observed import counted, given_to
 from vocabpress.calibrate.outputs import Output
 
 NAME = "hidden_states"  # of the argument, where it is not the first one

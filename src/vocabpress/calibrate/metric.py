@@ -11,18 +11,52 @@ by its mean predicted probability, which is positive for every token, and close 
 that the text lacks have one, too, so a little text weights a whole vocabulary.
 """
 
-from collections.abc import Sequence
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vocabpress.calibrate.calibration import HEAD_STRENGTH, STRENGTH, Calibration
-from vocabpress.calibrate.moments import Seen, input_rows
-from vocabpress.calibrate.outputs import Output, Outputs
+from vocabpress.calibrate.observed import Observation, counted, observed
+from vocabpress.calibrate.outputs import Outputs, Ran
 from vocabpress.hf.modules import TokenEmbedding
-from vocabpress.progress import Bar
 
-HEAD = "head"  # its name among the modules that are seen
+
+class TableMetric:
+    """The sums that a metric is made of, over batches.
+
+    Attributes:
+        summed: Of g^T g, and of h^T h if there is a head, (d, d).
+        tokens: How many were read.
+        predicted: The probability of each token, summed over what a tied head predicts, (V); None without one.
+    """
+
+    def __init__(self) -> None:
+        self.summed, self.tokens = torch.zeros((), dtype=torch.float64), 0
+        self.predicted: Tensor | None = None
+
+    def add(self, ran: Ran, seen: Observation) -> None:
+        """Add a batch."""
+        gradients = [counted(gradient, ran.counts) for _, _, gradient in seen.rows if gradient is not None]
+        vectors = [*gradients]
+        if ran.predicts is not None and ran.probability is not None and seen.head:
+            vectors += [values[ran.predicts] for _, values, _ in seen.head]
+            probability = ran.probability.double().cpu()
+            self.predicted = probability if self.predicted is None else self.predicted + probability
+        for each in vectors:
+            self.summed = self.summed + (each.double().T @ each.double()).cpu()
+        self.tokens += sum(map(len, gradients))
+
+    def calibration(self, outputs: Outputs) -> Calibration:
+        """The metric, of the outputs that were differentiated."""
+        head = self.predicted is not None
+        return Calibration(
+            metric=(self.summed / max(1, self.tokens)).float(),
+            metric_of=outputs.of,
+            metric_strength=HEAD_STRENGTH if head else STRENGTH,
+            metric_head=True if head else None,
+            metric_sequences=outputs.sequences,
+            metric_tokens=self.tokens,
+            predicted=None if self.predicted is None else (self.predicted / self.predicted.sum()).float(),
+        )
 
 
 def measure_metric(outputs: Outputs, progress: bool) -> Calibration:
@@ -31,41 +65,9 @@ def measure_metric(outputs: Outputs, progress: bool) -> Calibration:
     Raises:
         ValueError: If the model is compressed.
     """
-    model, summed, counted, predicted = outputs.model, torch.zeros(()), 0, torch.zeros(())
-    table, head = model.get_input_embeddings(), model.get_output_embeddings()
-    if isinstance(table, TokenEmbedding):
+    if isinstance(outputs.model.get_input_embeddings(), TokenEmbedding):
         raise ValueError("the model is compressed already; measure the original")
-    embeddings = input_rows(model)
-    head = head if getattr(head, "weight", None) is embeddings[0].weight else None
-    for run in Bar(outputs.batches, desc="metric", disable=not progress):
-        gradients, states, probability = gradients_of(embeddings, head, run)
-        predicted = predicted + probability.double().cpu()
-        for vectors in (gradients.double(), states.double()):
-            summed = summed + (vectors.T @ vectors).cpu()
-        counted += len(gradients)
-    return Calibration(
-        metric=(summed / counted).float(),
-        metric_of=outputs.of,
-        metric_strength=STRENGTH if head is None else HEAD_STRENGTH,
-        metric_head=True if head is not None else None,
-        metric_sequences=outputs.sequences,
-        metric_tokens=counted,
-        predicted=None if head is None else (predicted / predicted.sum()).float(),
-    )
-
-
-def gradients_of(embeddings: Sequence[nn.Module], head: nn.Module | None, run: Output) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradient of the output of ``run`` at each embedded token that counts, (tokens, d).
-
-    The second tensor, (positions, d), is what ``head`` reads at the positions that predict, the third, (V), the sum of
-    its predicted probabilities there; without a head they are empty and zero. ``embeddings`` are all modules that read
-    the table: an encoder and its decoder may each have one.
-    """
-    modules = {str(number): embedding for number, embedding in enumerate(embeddings)}
-    with Seen(modules if head is None else {**modules, HEAD: head}) as seen, torch.enable_grad():
-        ran = run()
-    gradients = torch.autograd.grad(ran.value, [rows for name, _, rows in seen.found if name != HEAD])
-    found = torch.cat([gradient[ran.counts] for gradient in gradients])
-    if ran.predicts is None or ran.probability is None or head is None:
-        return found, found[:0], found.new_zeros(())
-    return found, torch.cat([states[ran.predicts] for name, states, _ in seen.found if name == HEAD]), ran.probability
+    found = TableMetric()
+    for ran, seen in observed(outputs.model, {}, outputs.batches, "metric" if progress else ""):
+        found.add(ran, seen)
+    return found.calibration(outputs)

@@ -12,17 +12,16 @@ is (rows, width) like a token table, so what a map calls outputs are its rows, w
 H that of the gradients.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vocabpress.calibrate.outputs import Output
+from vocabpress.calibrate.observed import Observation, counted, observed
+from vocabpress.calibrate.outputs import Output, Ran
 from vocabpress.hf.maps import weight_of
-from vocabpress.hf.tables import input_table_name
-from vocabpress.progress import Bar
 
 MOST_OUTPUTS = 2**14  # of a map whose G is measured
 
@@ -33,7 +32,7 @@ class Moments:
 
     Attributes:
         inputs: H, (inputs, inputs).
-        outputs: G, (outputs, outputs); None for maps of more than `MOST_OUTPUTS`, and for tables of tokens.
+        outputs: G, (outputs, outputs); None for maps of more than `MOST_OUTPUTS`.
         mean: Of the inputs, (inputs).
         tokens: How many there were; 0 if no text reaches the map.
         coherence: E |sum_t g_t^T x_t|^2 over sequences, over the sum of E |g_t|^2 |x_t|^2; inputs without their mean.
@@ -46,45 +45,18 @@ class Moments:
     coherence: float = 1.0
 
     @classmethod
-    def none(cls, outputs: int, inputs: int, most: int = MOST_OUTPUTS) -> "Moments":
-        """Of a map that nothing has reached so far; G is there for ``most`` outputs or less."""
-        seen = torch.zeros(outputs, outputs) if outputs <= most else None
+    def none(cls, outputs: int, inputs: int) -> "Moments":
+        """Of a map that nothing has reached so far; G is there for `MOST_OUTPUTS` or less."""
+        seen = torch.zeros(outputs, outputs) if outputs <= MOST_OUTPUTS else None
         return cls(torch.zeros(inputs, inputs), seen, torch.zeros(inputs))
 
 
-class Seen:
-    """Records the inputs and outputs of maps while a model runs.
-
-    Args:
-        maps: Name -> module.
-    """
-
-    def __init__(self, maps: Mapping[str, nn.Module]) -> None:
-        self.found: list[tuple[str, Tensor, Tensor]] = []
-        self._hooks = [
-            module.register_forward_hook(self._recorder(name), with_kwargs=True) for name, module in maps.items()
-        ]
-
-    def _recorder(self, name: str) -> Any:
-        def record(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
-            embedding = isinstance(module, nn.Embedding)
-            if embedding:  # nothing before it has a gradient
-                output = output.detach().requires_grad_(torch.is_grad_enabled())
-            self.found.append((name, given_to(args, kwargs).detach(), output))
-            return output.clone() if embedding else output  # some models scale rows in place
-
-        return record
-
-    def __enter__(self) -> "Seen":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for hook in self._hooks:
-            hook.remove()
-
-
 def measure_moments(
-    model: nn.Module, maps: Mapping[str, nn.Module], batches: Sequence[Output], progress: bool = False
+    model: nn.Module,
+    maps: Mapping[str, nn.Module],
+    batches: Sequence[Output],
+    progress: bool = False,
+    also: Callable[[Ran, Observation], object] = lambda ran, seen: None,
 ) -> dict[str, Moments]:
     """The moments of some maps of a frozen model, by a forward and a backward pass for each batch.
 
@@ -93,20 +65,13 @@ def measure_moments(
         maps: Name -> module, `nn.Linear` or alike.
         batches: From `read_outputs`.
         progress: Whether to draw a progress bar on stderr.
+        also: Called with what each batch showed, of the token table and its head, too: `TableMetric.add` for one.
     """
-    rows = input_rows(model)
-    found = {
-        name: Moments.none(*weight_of(module).shape, most=0 if module in rows else MOST_OUTPUTS)
-        for name, module in maps.items()
-    }
+    found = {name: Moments.none(*weight_of(module).shape) for name, module in maps.items()}
     squares = {name: torch.zeros(2, dtype=torch.float64) for name in maps}
-    for run in Bar(batches, desc="linear maps", disable=not progress):
-        with starting_at(rows), Seen(maps) as seen, torch.enable_grad():
-            ran = run()
-        ends = [output for _, _, output in seen.found if output.requires_grad]
-        gradients = iter(torch.autograd.grad(ran.value, ends, allow_unused=True) if ends else ())
-        for name, values, output in seen.found:
-            gradient = next(gradients) if output.requires_grad else None
+    for ran, seen in observed(model, maps, batches, "linear maps" if progress else ""):
+        also(ran, seen)
+        for name, values, gradient in seen.maps:
             if isinstance(maps[name], nn.Embedding):
                 _add_reads(found[name], values, gradient, ran.counts)
             else:
@@ -162,25 +127,6 @@ def _finish(moments: Moments, squares: Tensor) -> None:
         moments.outputs /= tokens
 
 
-def together(parts: Sequence[Moments]) -> Moments:
-    """Moments of several embeddings that read one table: over the tokens of all of them."""
-    tokens = sum(part.tokens for part in parts)
-    shares = [part.tokens / max(1, tokens) for part in parts]
-    inputs = torch.stack([share * part.inputs for share, part in zip(shares, parts, strict=True)]).sum(0)
-    return Moments(inputs, None, torch.zeros(len(inputs)), tokens)
-
-
-def counted(values: Tensor, counts: Tensor) -> Tensor:
-    """The vectors of tokens that count, float32, (n, width); all, where a map does not see tokens side by side."""
-    same = values.shape[:2] == counts.shape and values.ndim >= 3
-    return (values[counts] if same else values).flatten(0, -2).float()
-
-
-def given_to(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
-    """What a map was called with, whether by its place or by its name."""
-    return args[0] if args else next(iter(kwargs.values()))
-
-
 def read_directly(maps: Mapping[str, nn.Module], run: Output) -> set[str]:
     """The maps, of those that were not called, whose weight some other module reads.
 
@@ -201,26 +147,3 @@ def read_directly(maps: Mapping[str, nn.Module], run: Output) -> set[str]:
         for weight in weights.values():
             weight.requires_grad_(False)
     return {name for name, gradient in zip(weights, found, strict=True) if gradient is not None and gradient.any()}
-
-
-def input_rows(model: Any) -> list[nn.Module]:
-    """The embeddings of tokens, whose output the gradients go back to."""
-    weight = model.get_submodule(input_table_name(model)).weight
-    return [each for each in model.modules() if isinstance(each, nn.Embedding) and each.weight is weight]
-
-
-class starting_at:  # noqa: N801
-    """While it lasts, gradients go back to the outputs of these modules, whose parameters are frozen."""
-
-    def __init__(self, modules: Sequence[nn.Module]) -> None:
-        def cut(_module: nn.Module, _inputs: Any, rows: Tensor) -> Tensor:
-            return rows.detach().requires_grad_().clone()
-
-        self._hooks = [module.register_forward_hook(cut) for module in modules]
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        for hook in self._hooks:
-            hook.remove()

@@ -22,8 +22,19 @@ from vocabpress.evaluate.batches import by_length
 from vocabpress.evaluate.language import CAUSAL, MASKED, head_kind
 from vocabpress.evaluate.sentences import open_encoder
 from vocabpress.hf.checkpoint import named_class, open_model, open_tokenizer
-from vocabpress.recover.text import UNSCORED, Batch, Sequences, lengths_of, ready, tokenise, with_own_labels
+from vocabpress.recover.text import (
+    UNSCORED,
+    Batch,
+    Sequences,
+    lengths_of,
+    ready,
+    tokenise,
+    tokenise_stream,
+    with_own_labels,
+)
 from vocabpress.texts import read_lines
+
+FAST_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")  # what processors call their products of it
 
 
 class Ran(NamedTuple):
@@ -58,7 +69,12 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Reading:
-    """How text is read for a calibration; the fields are arguments of `vocabpress.calibrate.calibrate`."""
+    """How text is read for a calibration: arguments of `vocabpress.calibrate.calibrate`, and two fields more.
+
+    Attributes:
+        stream: Whether a causal language model reads windows of a stream of lines, not one line at a time.
+        dtype: In which the model of tokens runs.
+    """
 
     text: Sequence[str | Path]
     sequences: int
@@ -67,6 +83,8 @@ class Reading:
     seed: int
     device: torch.device
     progress: bool
+    stream: bool = False
+    dtype: torch.dtype = torch.float32
 
     def __post_init__(self) -> None:
         if min(self.sequences, self.batch_size) < 1 or self.max_length < 4:
@@ -76,6 +94,12 @@ class Reading:
             )
         if not self.text:
             raise ValueError("a calibration reads text; give --text FILE, or text=[…]")
+
+
+def dtype_to_run_in(stored: torch.dtype, device: torch.device) -> torch.dtype:
+    """Bfloat16 for what is stored in it, where that halves the time; else float32."""
+    able = device.type != "cpu" or any(torch.cpu.get_capabilities().get(name) for name in FAST_BFLOAT16)
+    return stored if stored == torch.bfloat16 and able else torch.float32
 
 
 def read_outputs(folder: Path, reading: Reading) -> Outputs:
@@ -106,7 +130,7 @@ def _of_sentences(folder: Path, reading: Reading) -> Outputs:
 
 def _of_tokens(folder: Path, reading: Reading) -> Outputs:
     kind = head_kind(folder)
-    model = open_model(folder, named_class(folder)) if kind else _without_head(folder)
+    model = open_model(folder, named_class(folder), dtype=reading.dtype) if kind else _without_head(folder)
     kind = None if model.config.is_encoder_decoder else kind
     model.to(reading.device).requires_grad_(False)  # pyright: ignore[reportArgumentType]
     tokenizer, draw = open_tokenizer(folder), torch.Generator().manual_seed(reading.seed)
@@ -126,7 +150,8 @@ def _of_tokens(folder: Path, reading: Reading) -> Outputs:
 
         return run
 
-    examples = _drawn(tokenise(reading.text, tokenizer, reading.max_length, reading.progress), reading, draw)
+    read = tokenise_stream if reading.stream and kind == CAUSAL else tokenise
+    examples = _drawn(read(reading.text, tokenizer, reading.max_length, reading.progress), reading, draw)
     sequences = Sequences(examples, [], tokenizer.pad_token_id or 0)  # pyright: ignore[reportArgumentType]
     if kind in (MASKED, CAUSAL):
         sequences = with_own_labels(sequences, model, tokenizer, reading.seed)

@@ -12,11 +12,12 @@ LINES_AT_ONCE = 512
 
 
 def encode_lines(
-    lines: Sequence[str], tokenizer: Any, max_length: int, progress: bool, **options: Any
+    lines: Sequence[str], tokenizer: Any, max_length: int | None, progress: bool, **options: Any
 ) -> Iterator[Any]:
-    """The tokenizer's output for the lines, cut to ``max_length`` tokens, some hundred lines at a time."""
+    """The tokenizer's output for the lines, cut to ``max_length`` tokens if that is given, some hundred at a time."""
+    options |= {"truncation": max_length is not None, "max_length": max_length}
     for start in Bar(range(0, len(lines), LINES_AT_ONCE), desc="tokenising", disable=not progress):
-        yield tokenizer(list(lines[start : start + LINES_AT_ONCE]), truncation=True, max_length=max_length, **options)
+        yield tokenizer(list(lines[start : start + LINES_AT_ONCE]), **options)
 
 
 def by_length(lengths: Sequence[int], batch_size: int, longest_first: bool = True) -> Iterator[list[int]]:

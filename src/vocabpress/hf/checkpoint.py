@@ -53,7 +53,7 @@ def load_model(
 
 
 def _from_pretrained(
-    folder: Path, loader: Any, dtype: str, trust_remote_code: bool = False, **options: Any
+    folder: Path, loader: Any, dtype: Any, trust_remote_code: bool = False, **options: Any
 ) -> tuple[PreTrainedModel, set[str]]:
     """A model, and the keys that its files lack."""
     files = weight_files(folder)
@@ -100,14 +100,14 @@ def empty_model(folder: Path) -> PreTrainedModel:
         return AutoModel.from_config(config) if loader is AutoModel else loader(config)
 
 
-def open_model(folder: Path, loader: Any = AutoModel, whole: bool = True, dtype: str = "float32") -> PreTrainedModel:
+def open_model(folder: Path, loader: Any = AutoModel, whole: bool = True, dtype: Any = "float32") -> PreTrainedModel:
     """Load a checkpoint, compressed or not, ready to run.
 
     Args:
         folder: Folder of the checkpoint.
         loader: An auto class of transformers, such as ``AutoModelForMaskedLM``.
         whole: Whether every weight must be in the checkpoint; False to train a new head.
-        dtype: A dtype's name, or ``"auto"`` for that of the checkpoint.
+        dtype: A dtype or its name, or ``"auto"`` for that of the checkpoint.
 
     Raises:
         ValueError: If transformers can't read the folder, its weights are pickled, or one is missing.

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from vocabpress.calibrate.calibration import Calibration
 from vocabpress.calibrate.layers import Stack, find_stacks
-from vocabpress.calibrate.moments import Moments, input_rows, measure_moments, read_directly, together
-from vocabpress.calibrate.outputs import Outputs, Reading, read_outputs
+from vocabpress.calibrate.metric import TableMetric
+from vocabpress.calibrate.moments import Moments, measure_moments, read_directly
+from vocabpress.calibrate.observed import input_rows
+from vocabpress.calibrate.outputs import Outputs, Reading, dtype_to_run_in, read_outputs
 from vocabpress.chunks import chunks
 from vocabpress.embeddings import CompressedEmbedding
 from vocabpress.embeddings.inference import lookup
@@ -23,7 +25,6 @@ from vocabpress.progress import Bar
 
 SEQUENCES, FEWEST, LENGTH, BATCH = 768, 64, 128, 16  # that maps are calibrated on
 WEIGHTS = 17 * 10**9  # of the body times sequences: two cores need a minute or two for as much
-TOKENS = "/"  # starts the names of what reads the token table: an encoder and its decoder may each have such a module
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Body:
     Args:
         folder: Folder of the checkpoint.
         size: Weights of the model without its token table.
+        stored: Their dtype in the checkpoint.
         text: Files to calibrate on.
         names: Maps that may be coded, those of the model that is compressed: here it may have another head.
         method: How maps are coded.
@@ -64,6 +66,7 @@ class Body:
         self,
         folder: Path,
         size: int,
+        stored: torch.dtype,
         text: Sequence[Path],
         names: Collection[str],
         method: LDLQ,
@@ -73,16 +76,17 @@ class Body:
     ) -> None:
         place = torch.device(device or "cpu")
         sequences = max(FEWEST, min(SEQUENCES, WEIGHTS // size))
-        reading = Reading(text, sequences, BATCH, LENGTH, seed, place, progress)
+        dtype = dtype_to_run_in(stored, place)
+        reading = Reading(text, sequences, BATCH, LENGTH, seed, place, progress, stream=True, dtype=dtype)
         self.outputs: Outputs = read_outputs(folder, reading)
         self.outputs.model.config.use_cache = False
         self.method, self.progress = method, progress
         self.folder = folder
         model, batches = self.outputs.model, self.outputs.batches
         maps = {name: module for name, module in find_maps(model).items() if name in names}
-        tables = {f"{TOKENS}{number}": module for number, module in enumerate(input_rows(model))}
-        self.moments: dict[str, Moments] = measure_moments(model, {**maps, **tables}, batches, progress)
-        self.tokens = together([self.moments.pop(name) for name in tables])
+        metric = TableMetric()
+        self.moments: dict[str, Moments] = measure_moments(model, maps, batches, progress, metric.add)
+        self.measured = metric.calibration(self.outputs)
         apart = read_directly({name: maps[name] for name, seen in self.moments.items() if not seen.tokens}, batches[0])
         self.maps: Mapping[str, nn.Module] = {name: module for name, module in maps.items() if name not in apart}
         for name, module in self.maps.items():
@@ -90,14 +94,9 @@ class Body:
                 check_map(weight_of(module), self.moments[name].inputs, self.moments[name].outputs)
 
     def with_metric(self, known: Calibration) -> Calibration:
-        """A calibration with the metric of the token table."""
-        return replace(
-            known,
-            metric=self.tokens.inputs,
-            metric_of=self.outputs.of,
-            metric_sequences=self.outputs.sequences,
-            metric_tokens=self.tokens.tokens,
-        )
+        """A calibration with the metric of the token table, and the weights that a tied head gives to tokens."""
+        found = known.joined(self.measured)
+        return found if found.predicted is None else found.by_predictions()
 
     def pieces(self) -> dict[str, Piece]:
         """The rates of each map, and what they cost the output for a token."""

@@ -48,33 +48,33 @@ class Calibrating:
     device: str | None
     progress: bool
 
-    def by_default(self) -> Calibration:
-        """The calibration without text of the user's: Zipf's law over the vocabulary's order, and no metric.
-
-        A causal language model with a tied head gets one, measured on text that it writes, because without a metric
-        the rows of a head are far worse (`benchmarks/tied_weights.py`). Encoders gain nothing from so little text.
-        """
-        known = self.weights(Calibration())
-        model = self.original.model
-        writes = type(model).__name__ in CLASSES[CAUSAL] and model.num_parameters() <= MOST_PARAMETERS
-        speaks = writes and self.original.ties_head and known.source == VOCABULARY_ORDER
-        return self.with_metric(known, TOKENS) if speaks and self.folds else known
-
-    def of(self, given: Calibration) -> Calibration:
-        """The calibration of the job.
+    def of(self, given: Calibration, later: bool = False) -> tuple[Calibration, bool]:
+        """The calibration of the job, and whether its metric is still to be measured.
 
         Args:
             given: The user's; without weights, counts and metric there is none. Its metric, or its lack of one, stays.
+            later: Whether another pass over the text measures the metric, too.
 
         Raises:
             ValueError: If the text holds no token of the table.
         """
-        if not given.leaves_weights_open or given.metric is not None:
-            return self.weights(given)
-        if not self.names:
-            return self.by_default()
         known = self.weights(given)
-        return self.with_metric(known) if self.folds else known
+        if not self._wants_metric(given, known):
+            return known, False
+        return (known, True) if later else (self.with_metric(known), False)
+
+    def _wants_metric(self, given: Calibration, known: Calibration) -> bool:
+        """Whether a metric is measured: on the user's text, or by default on what a model writes.
+
+        A causal language model with a tied head writes some text, because without a metric the rows of a head are far
+        worse (`benchmarks/tied_weights.py`). Encoders gain nothing from so little text: they go by Zipf's law over the
+        order of the vocabulary, without a metric.
+        """
+        if not self.folds or not given.leaves_weights_open or given.metric is not None:
+            return False
+        model = self.original.model
+        writes = type(model).__name__ in CLASSES[CAUSAL] and model.num_parameters() <= MOST_PARAMETERS
+        return bool(self.names) or (writes and self.original.ties_head and known.source == VOCABULARY_ORDER)
 
     def weights(self, known: Calibration) -> Calibration:
         """Add token weights, by the user's text if there is any."""
@@ -83,20 +83,15 @@ class Calibrating:
         tokenizer = lambda: open_tokenizer(self.folder)  # noqa: E731
         return weigh_tokens(known, tokenizer, rows, files, noted=self.names, progress=self.progress)
 
-    def with_metric(self, known: Calibration, own_tokens: int = 0) -> Calibration:
-        """Add the metric, measured on the job's text; a warning if this model has none.
-
-        Args:
-            known: Token counts and the weights that follow from them.
-            own_tokens: Tokens that the model writes itself.
-        """
+    def with_metric(self, known: Calibration) -> Calibration:
+        """Add the metric to token counts and weights, measured on the job's text; a warning if this model has none."""
         try:
             return calibrate(
                 self.folder,
                 text=self.text.files,
                 start=[replace(known, weights=None, exponent=None)],
                 metric=True,
-                own_tokens=own_tokens,
+                own_tokens=0 if self.names else TOKENS,
                 sequences=max(FEWEST_SEQUENCES, min(SEQUENCES, WEIGHTS // self.original.model.num_parameters())),
                 seed=self.seed,
                 device=self.device,

@@ -165,12 +165,12 @@ def compress(
             warnings.warn(f"the table gets {FALLBACK}, because no quality is measured", stacklevel=2)
         bench = Bench(original, request, shards.agree_on(probe is not None), probe, device, shards, progress)
         wanted = wanted if bench.measured else None
-        folds = bench.takes_metric(wanted) and not asked.measures(original)
+        folds = bench.takes_metric(wanted)
         calibrating = Calibrating(folder, original, read, text, folds, seed, device, progress)
-        known = shards.agree_on(None if shards.rank else calibrating.of(known))
+        known, measures = shards.agree_on(None if shards.rank else calibrating.of(known, bool(asked)))
         known.check(*original.shape)
         if asked:
-            settled, maps, known = asked.fit(bench, folder, read, known, wanted, quality is not None)
+            settled, maps, known = asked.fit(bench, folder, read, known, measures, wanted, quality is not None)
         else:
             maps = compress_linears(original.model, shapes, device, progress)
             settled = bench.settle(wanted, quality is not None, known)

@@ -104,7 +104,8 @@ class Whole:
         if counts is None:
             counts = vocabulary_order(open_tokenizer(self.body.folder), rows)
         metric = self.calibration.metric
-        metric = self.body.tokens.inputs if metric is None else metric
+        metric = self.body.measured.metric if metric is None else metric
+        assert metric is not None
         classes, variances = _classes(original.weight.detach(), counts.float(), metric)
         bits = [each for each in GRID if self._possible(each)]
         factor = TABLE_SHARE * statistics.median(piece.factor for piece in maps.values())

@@ -105,16 +105,19 @@ class WholeRequest:
             if tensor.dtype == torch.float32 and name not in coded | table:
                 shortened(name, tensor)
 
-    def measures(self, original: Original) -> bool:
-        """Whether the pass over text that the maps need measures the metric of the table, too: not that of a head."""
-        return bool(self) and not original.ties_head
-
     def body(self, other: str | None) -> str | None:
         """The body as the command line has it; ``other`` if this is no request."""
         return TRELLIS if self.bits is not None else other
 
     def fit(
-        self, bench: Bench, folder: Path, text: JobText, known: Calibration, wanted: float | None, insists: bool
+        self,
+        bench: Bench,
+        folder: Path,
+        text: JobText,
+        known: Calibration,
+        measures: bool,
+        wanted: float | None,
+        insists: bool,
     ) -> tuple[Settled, Maps, Calibration]:
         """Fit table and maps, and install the maps; the calibration is the one that the table was fitted with.
 
@@ -123,6 +126,7 @@ class WholeRequest:
             folder: Folder of the checkpoint.
             text: To calibrate on; a causal model writes some itself if none is the user's.
             known: Which errors of the table matter.
+            measures: Whether its metric is still to be measured.
             wanted: The quality of the table beside a body as it is; None takes the size of the request.
             insists: As in `Bench.search`.
         """
@@ -130,10 +134,12 @@ class WholeRequest:
         tokens = TOKENS if text.name == DECLARATION and writes(folder) else 0
         with own_files(folder, tokens, seed, torch.device(bench.device or "cpu"), bench.progress) as own:
             names, files = find_maps(bench.original.model), [*own, *text.files]
-            size = bench.original.model.num_parameters() - bench.original.weight.numel()
-            body = Body(folder, size, files, names, self.method, seed, bench.device, bench.progress)
-        if self.measures(bench.original) and text.name != DECLARATION and known.metric is None:
-            known = body.with_metric(known)
+            original = bench.original
+            size = original.model.num_parameters() - original.weight.numel()
+            body = Body(
+                folder, size, original.weight.dtype, files, names, self.method, seed, bench.device, bench.progress
+            )
+        known = body.with_metric(known) if measures else known
         whole = Whole(bench, body, known)
         if not self.limited:
             assert self.bits is not None

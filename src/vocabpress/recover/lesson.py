@@ -13,7 +13,7 @@ from vocabpress.evaluate.finetuned.glue_data import LAYOUTS, TEXTS, read_glue
 from vocabpress.evaluate.finetuned.training import check_length, need
 from vocabpress.evaluate.task import Subject
 from vocabpress.recover.settings import LessonSettings
-from vocabpress.recover.text import Sequences, set_aside, tokenise, with_own_labels
+from vocabpress.recover.text import Sequences, set_aside, tokenise, tokenise_stream, with_own_labels
 from vocabpress.texts import read_lines
 
 
@@ -82,7 +82,8 @@ def read_lesson(
         ValueError: If the text or the rows are unusable, or too short.
     """
     if source.task is None:
-        examples = tokenise(source.text, tokenizer, settings.max_length, progress)
+        read = tokenise_stream if settings.stream else tokenise
+        examples = read(source.text, tokenizer, settings.max_length, progress)
         if len(examples) < 20:
             raise ValueError(f"the text gives {len(examples)} sequences, recovery needs 20 or more; give more text")
         sequences = set_aside(examples, settings.held_out, tokenizer.pad_token_id, seed)

@@ -15,7 +15,7 @@ from vocabpress.evaluate.pooling import is_sentence_encoder, pooling_of
 from vocabpress.hf.checkpoint import named_class, open_model, open_tokenizer
 from vocabpress.hf.companions import copy_companions
 from vocabpress.hf.inner import is_quantised
-from vocabpress.hf.modules import TokenEmbedding, owned_tables
+from vocabpress.hf.modules import TiedHead, TokenEmbedding, owned_tables
 from vocabpress.hf.tables import input_table_name
 from vocabpress.hf.writing import save
 from vocabpress.recover.lesson import Source
@@ -65,6 +65,8 @@ class Pair:
                 hold(table)
         for parameter in mine.parameters():
             parameter.requires_grad_(True)
+        if isinstance(self.student.get_output_embeddings(), TiedHead):
+            hold(mine)
 
     def start_again(self) -> None:
         """Load the student again, as it was before training."""

@@ -14,7 +14,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "kroneckerbert": {"hidden": 0.0, "ffn": 1.0, "normalised": False},
 }
 # Newer fields. They are not written at their defaults, so that runs of earlier versions have the same identity.
-NEWER = ("ffn", "sentence", "student", "language_model", "normalised", "minutes")
+NEWER = ("ffn", "sentence", "student", "language_model", "stream", "normalised", "minutes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,8 @@ class LessonSettings:
         held_out: Sequences that are never trained on, at most a tenth of all.
         language_model: Whether text has labels of its own: tokens that are masked (15 %, as in BERT) if the model is a
             masked language model, the next tokens if it is a causal one.
+        stream: Whether text is read as one stream, cut into sequences of ``max_length``, as causal language models
+            read it. Without, each line is a sequence.
 
     Raises:
         ValueError: If a value is out of range.
@@ -36,6 +38,7 @@ class LessonSettings:
     max_length: Annotated[int, Field(ge=4)] = 128
     held_out: AtLeast1 = 256
     language_model: bool = False
+    stream: bool = False
 
     def __post_init__(self) -> None:
         check_settings(self)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from vocabpress.evaluate.batches import by_length, encode_lines, pad
+from vocabpress.evaluate.causal import first_token
 from vocabpress.evaluate.language import CAUSAL, CLASSES, MASKED, table_rows
 from vocabpress.evaluate.masked import choose_places, replacement
 from vocabpress.texts import read_lines
@@ -89,6 +90,28 @@ def tokenise(
     options = {"return_attention_mask": False, "return_overflowing_tokens": True}
     encoded = encode_lines(lines, tokenizer, max_length, progress, **options)
     return [{"input_ids": ids} for part in encoded for ids in part["input_ids"]]
+
+
+def tokenise_stream(
+    files: Sequence[str | Path], tokenizer: PreTrainedTokenizerBase, length: int, progress: bool
+) -> list[Example]:
+    """The sequences of text files as a causal language model reads them: windows of one stream of lines.
+
+    Windows have ``length`` tokens and do not overlap. If the tokenizer starts texts with a special token, each starts
+    with it. A text of less than a window is one sequence.
+
+    Raises:
+        ValueError: If a file is unusable.
+    """
+    lines = [f"{line}\n" for line in dict.fromkeys(read_lines(files, progress))]
+    options = {"return_attention_mask": False, "add_special_tokens": False, "verbose": False}
+    encoded = encode_lines(lines, tokenizer, None, progress, **options)
+    stream = [token for part in encoded for ids in part["input_ids"] for token in ids]
+    begin = first_token(tokenizer)
+    before = [] if begin is None else [begin]
+    room = length - len(before)
+    starts = range(0, max(1, len(stream) - room + 1), room)
+    return [{"input_ids": [*before, *stream[start : start + room]]} for start in starts]
 
 
 def with_own_labels(

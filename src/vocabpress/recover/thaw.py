@@ -1,12 +1,13 @@
-"""Makes integer decoders trainable, and stores them in the same bytes again."""
+"""Makes integer decoders trainable, decodes what is constant, and stores both in the same bytes again."""
 
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from vocabpress.embeddings import CompressedEmbedding, Rotated, Scalar
+from vocabpress.embeddings import Columns, CompressedEmbedding, Rotated, Rows, Scalar, Trellis
 from vocabpress.embeddings.base import Build
+from vocabpress.embeddings.inference import dense
 from vocabpress.fitting.quantise import quantise
 
 DECODERS = ("basis", "right", "words")  # shared by all rows, in `Projected`, `Kronecker`, `Codebooks`
@@ -67,16 +68,70 @@ def thaw(table: CompressedEmbedding, every: bool = False) -> None:
                 setattr(module, name, Thawed(part).to(part.device))
 
 
+class Held(CompressedEmbedding):
+    """A form that is constant during training: its rows, decoded once.
+
+    Args:
+        form: It is not registered, so that nothing of it trains or is saved with the run.
+    """
+
+    rows: Tensor
+
+    def __init__(self, form: CompressedEmbedding) -> None:
+        super().__init__()
+        self.num_embeddings, self.embedding_dim = form.num_embeddings, form.embedding_dim
+        self.held = [form]
+        with torch.no_grad():
+            self.register_buffer("rows", dense(form), persistent=False)
+
+    def lookup(self, ids: Tensor) -> Tensor:
+        return nn.functional.embedding(ids, self.rows)
+
+    def dense(self) -> Tensor:
+        return self.rows
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return hidden @ self.rows.to(hidden.dtype).T
+
+    def config(self) -> dict[str, Any]:
+        return self.held[0].config()
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], build: Build) -> Self:
+        """A form of this config, held."""
+        return cls(build(config))
+
+
 def hold(table: CompressedEmbedding) -> None:
-    """Stop the training of what is rotated: all of it would be decoded at every step, for the sake of one scale."""
-    for part in table.modules():
-        if isinstance(part, Rotated):
-            part.requires_grad_(False)
+    """Stop the training of codes that are decoded as a whole at every step, for the sake of a few scales in them.
+
+    Those are matrices that are rotated, and the rows of a table that an output head is tied to.
+    """
+    if _is_constant(table):
+        table.requires_grad_(False)
+    else:
+        _hold_parts(table)
+
+
+def _hold_parts(module: nn.Module) -> None:
+    for name, part in list(module.named_children()):
+        if isinstance(part, CompressedEmbedding) and _is_constant(part):
+            setattr(module, name, Held(part))
+        else:
+            _hold_parts(part)
+
+
+def _is_constant(form: CompressedEmbedding) -> bool:
+    """Whether a form is a rotated matrix, or trellis codes and nothing else."""
+    parts = [part for part in form.modules() if isinstance(part, CompressedEmbedding)]
+    return isinstance(form, Rotated) or all(isinstance(part, Trellis | Rows | Columns) for part in parts)
 
 
 def freeze(table: CompressedEmbedding) -> None:
-    """Undo `thaw` in place: each decoder gets its stored form, with the trained values."""
+    """Undo `thaw` and `hold` in place: each decoder gets its stored form, with the trained values."""
     for module in list(table.modules()):
         for name, part in list(module.named_children()):
             if isinstance(part, Thawed):
                 setattr(module, name, part.frozen())
+            if isinstance(part, Held):
+                setattr(module, name, part.held[0].to(part.device))
