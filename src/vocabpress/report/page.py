@@ -159,18 +159,17 @@ def _best(model: Model) -> list[dict[str, str]]:
 def _neighbours(model: Model) -> list[Block]:
     """Words, their nearest neighbours in the original, and those in each table of the common size."""
     rows: dict[str, list[list[SheetCell]]] = {}
+
+    def line(label: str, words: Sequence[str], same: int) -> list[SheetCell]:
+        return [SheetCell(label), SheetCell(", ".join(words)), SheetCell(str(same), "", same)]
+
     for row, items in model.detailed("neighbours"):
         for item in items:
             original, near = ([_visible(token) for token in item[key]] for key in ("original", "compressed"))
-            first = [
-                SheetCell("Original"),
-                SheetCell(", ".join(original)),
-                SheetCell(str(len(original)), "", len(original)),
-            ]
+            first = line("Original", original, len(original))
             marked = [text if text in original else f"+{text}" for text in near]
             same = sum(text in original for text in near)
-            line = [SheetCell(row.label), SheetCell(", ".join(marked)), SheetCell(str(same), "", same)]
-            rows.setdefault(_visible(item["word"]), [first]).append(line)
+            rows.setdefault(_visible(item["word"]), [first]).append(line(row.label, marked, same))
     heads = ["method", "nearest first; +: not among the original's", "unchanged"]
     sheets = [Sheet(f"Neighbours of {word}", heads, found, 2) for word, found in rows.items()][:MOST_NEIGHBOURS]
     lead = [Block(f"Nearest neighbours by cosine, at {common_size(model)}", sheets=sheets[:1])]
