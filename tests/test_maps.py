@@ -7,11 +7,12 @@ import torch
 
 from cases import DTYPES, fill, near
 from vocabpress import read_with
-from vocabpress.embeddings import Dense, Rotated, Scaled, Tiles, Trellis, build, inference
+from vocabpress.embeddings import Dense, Projected, Rotated, Rows, Run, Scalar, Scaled, Tiles, Trellis, build, inference
 from vocabpress.embeddings.caching import Reader, Resident
 from vocabpress.embeddings.rotated import OF_COLUMNS, OF_ROWS, rotate, rotate_back, signs, turned
 from vocabpress.embeddings.tiles import tiles_of
 from vocabpress.hf.modules import CompressedLinear
+from vocabpress.recover.thaw import Held, freeze, hold, thaw
 
 LENGTHS = [1, 2, 3, 12, 53, 64, 96, 384, 1024, 1536, 2 * 1031, 1031]
 
@@ -199,34 +200,40 @@ def test_a_map_of_trellis_codes_is_decoded_once():
 
 
 def test_scales_train_while_the_matrix_inside_is_decoded_once(monkeypatch):
-    form, reads = a_map(), Resident()
-    form.inner.requires_grad_(False)
+    form, bits = a_map(), a_map().total_bits()
     hidden = torch.randn(3, 24, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    ids = torch.tensor([[1, 39], [1, 7]])
-    leaves, decoded = (hidden, form.rows, form.columns), []
-    decode = Trellis.lookup
-    monkeypatch.setattr(Trellis, "lookup", lambda own, ids: decoded.append(len(ids)) or decode(own, ids))
+    ids, leaves = torch.tensor([[1, 39], [1, 7]]), (hidden, form.rows, form.columns)
+    read = lambda: (form.logits(hidden), form.lookup(ids), form.dense())  # noqa: E731
+    gradients = lambda: [  # noqa: E731
+        torch.autograd.grad(each.square().sum(), leaves, allow_unused=True) for each in read()
+    ]
+    expected, expected_gradients = read(), gradients()
+    hold(form)
+    decode = lambda *_: pytest.fail("decoded again")  # noqa: E731
+    with monkeypatch.context() as patch:
+        patch.setattr(Trellis, "lookup", decode)
+        torch.testing.assert_close(read(), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(gradients(), expected_gradients, rtol=1e-4, atol=1e-4)
+        assert [name for name, _ in form.named_parameters()] == ["rows", "columns"]
+        assert form.config() == a_map().config()
+    form.rows.data *= 2
+    freeze(form)
+    torch.testing.assert_close(form.dense(), 2 * expected[2], rtol=1e-4, atol=1e-4)
+    assert form.total_bits() == bits
 
-    def gradients(reading):
-        return torch.autograd.grad(reading.square().sum(), leaves, allow_unused=True)
 
-    steps = torch.optim.SGD([form.rows, form.columns], lr=1e-3)
-    for _ in range(2):
-        found, rows_found = gradients(reads.logits(form, hidden)), gradients(reads.lookup(form, ids))
-        kept = reads._cached
-        with torch.no_grad():
-            near(reads.logits(form, hidden), hidden @ form.dense().T, torch.float32)
-        assert reads._cached is kept
-        assert kept[1].rows.shape == (40, 24)
-        expected, rows_expected = gradients(form.logits(hidden)), gradients(form.lookup(ids))
-        for one, other in zip(found + rows_found[1:], expected + rows_expected[1:], strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
-        form.rows.grad, form.columns.grad = found[1:]
-        steps.step()
-    decoded.clear()
-    reads.logits(form, hidden)
-    assert not decoded
-    form.inner.requires_grad_(True)
-    reads.logits(form, hidden).sum().backward()
-    assert form.inner.inner.inner.scales.grad is not None
-    assert reads._cached is None
+@pytest.mark.parametrize("rows", [1, 2])
+def test_the_rows_of_a_tied_table_are_decoded_once(rows):
+    blocks = [Trellis(20, [Run(16, 1)], 8) for _ in range(rows)]
+    for block in blocks:
+        block.codes.random_(generator=torch.Generator().manual_seed(2))
+    basis = Scalar(16, 24, 8, "row")
+    table = Projected(Rows(blocks), basis)
+    before = table.dense()
+    thaw(table)
+    hold(table)
+    assert type(table.inner) is Held
+    assert [name for name, _ in table.named_parameters()] == ["bias", "basis.values"]
+    freeze(table)
+    assert type(table.inner.blocks[-1]) is Trellis
+    torch.testing.assert_close(table.dense(), before)

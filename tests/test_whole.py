@@ -14,6 +14,7 @@ from vocabpress import VocabpressConfig, compress
 from vocabpress.hf.modules import CompressedLinear, TiedHead, TokenEmbedding, owned_tables
 from vocabpress.hf.report import load_report
 from vocabpress.hf.sizes import data_bytes, header_bytes
+from vocabpress.job.whole import Whole
 
 QUIET = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
 RATIOS = {
@@ -194,8 +195,28 @@ def test_less_is_lost_where_more_is_allowed(whole, plain_text, tmp_path):
     assert gentle.report.linears[0].relative_error < whole("llama").report.linears[0].relative_error
 
 
-def test_recovery_of_a_whole_model_keeps_to_its_size(plain_text, tmp_path):
-    source = wide.save("sentences", tmp_path / "in")
+@pytest.mark.parametrize("name", ["sentences", "llama"])
+def test_the_smallest_file_of_a_quality_is_found(name, plain_text, tmp_path, monkeypatch):
+    bits = []
+    real = Whole._fit
+    monkeypatch.setattr(Whole, "_fit", lambda own, limit: bits.append(limit) or real(own, limit))
+    done = wide.Done(name, tmp_path, plain_text, model_quality=95)
+    assert 2 <= len(bits) <= 3
+    assert done.report.change.quality >= 95
+    assert done.report.model_bytes_after <= max(bits)
+    assert (done.report.asked_quality, done.report.fits) == (95, len(bits))
+
+
+def test_a_quality_that_nothing_reaches(plain_text, tmp_path, monkeypatch):
+    monkeypatch.setattr("vocabpress.job.whole.MOST_BITS", 2)
+    with pytest.raises(ValueError, match=r"no file of 2 bits .* has the quality 99.9; the best reached is \d"):
+        wide.Done("sentences", tmp_path, plain_text, model_quality=99.9)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["sentences", "llama"])
+def test_recovery_of_a_whole_model_keeps_to_its_size(name, plain_text, tmp_path):
+    source = wide.save(name, tmp_path / "in")
     size = (source / "model.safetensors").stat().st_size
     report = compress(source, tmp_path / "out", method=wide.FAST, text=[plain_text], model_ratio=6, recover=0.02)
     assert report.model_bytes_after <= size / 6

@@ -21,7 +21,10 @@ def source(tmp_path_factory):
 
 
 EXCLUDED = {
-    "--model-size 1MB --model-ratio 4": "model_size and model_ratio both say how small the file is; give one",
+    "--model-size 1MB --model-ratio 4": "model_size and model_ratio each say how small the file is; give one",
+    "--model-ratio 4 --model-quality 97": "model_ratio and model_quality each say how small the file is; give one",
+    "--model-quality 100": "a quality is over 0 and below 100, got 100",
+    "--model-quality 97 --no-measure": "a quality must be measured; leave out --no-measure",
     "--model-size 1MB --ratio 5": "the size of the model is shared out over the table, too; leave out that",
     "--model-ratio 4 --quality 99": "leave out that of the table",
     "--model-ratio 4 --linears ffn=2x16": "a body of trellis codes has all linear maps; leave out linears",

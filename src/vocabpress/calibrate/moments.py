@@ -14,7 +14,7 @@ H that of the gradients.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,31 @@ from vocabpress.calibrate.outputs import Output, Ran
 from vocabpress.hf.maps import weight_of
 
 MOST_OUTPUTS = 2**14  # of a map whose G is measured
+
+
+class Inputs(NamedTuple):
+    """What maps read in a batch.
+
+    Attributes:
+        squares: The sum of x^T x over the tokens that count, (inputs, inputs).
+        sums: The sum of x, (inputs).
+        count: Tokens.
+        centred: The inputs less their mean, zeros where they don't count, (batch, tokens, inputs); None where tokens
+            do not lie side by side.
+    """
+
+    squares: Tensor
+    sums: Tensor
+    count: int
+    centred: Tensor | None
+
+    @classmethod
+    def of(cls, values: Tensor, counts: Tensor) -> Self:
+        """Of values, (batch, tokens, inputs) or other shapes; see `observed.counted`."""
+        kept = counted(values, counts)
+        side_by_side = values.ndim == 3 and values.shape[:2] == counts.shape
+        centred = (values.float() - kept.mean(0)) * counts[..., None] if side_by_side else None
+        return cls((kept.T @ kept).cpu(), kept.sum(0).cpu(), len(kept), centred)
 
 
 @dataclass
@@ -50,6 +75,24 @@ class Moments:
         seen = torch.zeros(outputs, outputs) if outputs <= MOST_OUTPUTS else None
         return cls(torch.zeros(inputs, inputs), seen, torch.zeros(inputs))
 
+    def add_inputs(self, read: Inputs) -> None:
+        """Add the inputs of a batch."""
+        self.inputs += read.squares
+        self.mean += read.sums
+        self.tokens += read.count
+
+    def add_outputs(self, read: Inputs, gradient: Tensor, counts: Tensor) -> Tensor:
+        """Add the gradients at the outputs of a batch; returns both sums of `coherence`, (2)."""
+        slopes = counted(gradient, counts)
+        if self.outputs is not None:
+            self.outputs += (slopes.T @ slopes).cpu()
+        if read.centred is None:
+            return torch.zeros(2, dtype=torch.float64)
+        slopes = gradient.float() * counts[..., None]
+        together = ((slopes @ slopes.mT) * (read.centred @ read.centred.mT)).sum()
+        alone = (slopes.square().sum(-1) * read.centred.square().sum(-1)).sum()
+        return torch.stack((together, alone)).double().cpu()
+
 
 def measure_moments(
     model: nn.Module,
@@ -71,33 +114,19 @@ def measure_moments(
     squares = {name: torch.zeros(2, dtype=torch.float64) for name in maps}
     for ran, seen in observed(model, maps, batches, "linear maps" if progress else ""):
         also(ran, seen)
+        inputs: dict[Any, Inputs] = {}  # several maps may read one tensor
         for name, values, gradient in seen.maps:
             if isinstance(maps[name], nn.Embedding):
                 _add_reads(found[name], values, gradient, ran.counts)
-            else:
-                _add(found[name], squares[name], values, gradient, ran.counts)
+                continue
+            place = values.data_ptr(), values.shape
+            read = inputs[place] = inputs.get(place) or Inputs.of(values, ran.counts)
+            found[name].add_inputs(read)
+            if gradient is not None:
+                squares[name] += found[name].add_outputs(read, gradient, ran.counts)
     for name, moments in found.items():
         _finish(moments, squares[name])
     return found
-
-
-def _add(moments: Moments, squares: Tensor, values: Tensor, gradient: Tensor | None, counts: Tensor) -> None:
-    kept = counted(values, counts)
-    moments.inputs += (kept.T @ kept).cpu()
-    moments.mean += kept.sum(0).cpu()
-    moments.tokens += len(kept)
-    if gradient is None:
-        return
-    slopes = counted(gradient, counts).float()
-    if moments.outputs is not None:
-        moments.outputs += (slopes.T @ slopes).cpu()
-    if values.ndim != 3 or values.shape[:2] != counts.shape:
-        return
-    centred = (values.float() - kept.mean(0)) * counts[..., None]
-    slopes = gradient.float() * counts[..., None]
-    together = ((slopes @ slopes.mT) * (centred @ centred.mT)).sum()
-    alone = (slopes.square().sum(-1) * centred.square().sum(-1)).sum()
-    squares += torch.stack((together, alone)).double().cpu()
 
 
 def _add_reads(moments: Moments, ids: Tensor, gradient: Tensor | None, counts: Tensor) -> None:

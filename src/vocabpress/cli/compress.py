@@ -94,6 +94,10 @@ def compress(
         float | None,
         typer.Option(help="The same, as the bytes of the original's weight files over those of the new one: 20."),
     ] = None,
+    model_quality: Annotated[
+        float | None,
+        typer.Option(help="The smallest weight file of at most three that keeps the whole model so good: 97."),
+    ] = None,
     tie: Annotated[
         bool, typer.Option("--tie", help="Tie an output head that is stored separately and equals the table.")
     ] = False,
@@ -152,6 +156,7 @@ def compress(
             body_bits=body_bits,
             model_size=model_size,
             model_ratio=model_ratio,
+            model_quality=model_quality,
             tie=tie,
             fast_tokenizer_only=fast_tokenizer_only,
             seed=seed,

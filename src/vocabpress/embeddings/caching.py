@@ -20,7 +20,6 @@ from vocabpress.embeddings.inference import dense, in_graph, logits, lookup, top
 from vocabpress.embeddings.kernels.decoders import copied
 from vocabpress.embeddings.kernels.maps import read_whole
 from vocabpress.embeddings.kernels.watch import Watch
-from vocabpress.embeddings.scaled import Scaled
 from vocabpress.embeddings.trellis import Trellis
 
 Kept = Literal["dense", "codes"]
@@ -127,15 +126,10 @@ class HotRows(_Caching):
 
 
 class Resident(_Caching):
-    """Keeps the whole table decoded, in the dtype of the model: a small file, the speed and memory of a dense table.
-
-    Where only the scales of a `Scaled` train, the table inside it is kept instead, and scaled at every reading.
-    """
+    """Keeps the whole table decoded, in the dtype of the model: a small file, the speed and memory of a dense table."""
 
     def lookup(self, table: CompressedEmbedding, ids: Tensor) -> Tensor:
         """As the table's own."""
-        if isinstance(table, Scaled) and _only_scales_train(table):
-            return table.scaled(self.lookup(table.inner, ids), ids)
         if self._reads_codes(table, ids):
             return super().lookup(table, ids)
         rows: Tensor = self._of(table).rows
@@ -143,8 +137,6 @@ class Resident(_Caching):
 
     def logits(self, table: CompressedEmbedding, hidden: Tensor) -> Tensor:
         """As the table's own."""
-        if isinstance(table, Scaled) and _only_scales_train(table):
-            return table.outputs(self.logits(table.inner, table.inputs(hidden)))
         if self._reads_codes(table, hidden):
             return super().logits(table, hidden)
         rows: Tensor = self._of(table).rows
@@ -177,12 +169,6 @@ def _decoded(table: CompressedEmbedding) -> Tensor:
     for part in chunks(*rows.shape):
         rows[part] = lookup(table, ids[part])
     return rows
-
-
-def _only_scales_train(table: Scaled) -> bool:
-    """Whether the rows inside are constant, while those of the table change at every step of an optimiser."""
-    scales = [*table.parameters(recurse=False)]
-    return any(own.requires_grad for own in scales) and not any(own.requires_grad for own in table.inner.parameters())
 
 
 def must_decode(table: CompressedEmbedding) -> bool:

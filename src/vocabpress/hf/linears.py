@@ -53,6 +53,8 @@ FFN_LAST = (
 )
 PLACES = (("attention", False, ATTENTION), ("ffn", False, FFN_FIRST), ("ffn", True, FFN_LAST))
 
+BODY = "body"  # the role of all maps together, where they are coded
+
 
 @dataclass(frozen=True)
 class LinearInfo:

@@ -108,6 +108,11 @@ class Body:
             found[name] = map_piece((rows, columns), cost, self.method)
         return found
 
+    def start_again(self, original: Any) -> None:
+        """Take the numbers of the maps from the original."""
+        for name, module in self.maps.items():
+            module.load_state_dict(original.base_model.get_submodule(name).state_dict())
+
     @torch.no_grad()
     def read(self, table: CompressedEmbedding) -> None:
         """Go on with the rows of a compressed token table, and the head that is tied to it."""

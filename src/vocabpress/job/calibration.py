@@ -1,15 +1,17 @@
 """Which errors matter to a job: as the user says, by the text, or by default."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import torch
 
 from vocabpress.calibrate import calibrate
 from vocabpress.calibrate.calibration import UNIFORM, VOCABULARY_ORDER, Calibration
 from vocabpress.calibrate.counts import weigh_tokens
-from vocabpress.calibrate.own import MOST_PARAMETERS, TOKENS
-from vocabpress.evaluate.language import CAUSAL, CLASSES
+from vocabpress.calibrate.own import TOKENS, own_files, writes
 from vocabpress.hf.checkpoint import open_tokenizer
 from vocabpress.hf.original import Original
 from vocabpress.job.text import JobText
@@ -37,6 +39,7 @@ class Calibrating:
         seed: Decides which sequences the metric is measured on.
         device: Where to run.
         progress: Whether to draw progress bars on stderr.
+        has_own_text: Whether the text is in part the model's own.
     """
 
     folder: Path
@@ -47,6 +50,23 @@ class Calibrating:
     seed: int
     device: str | None
     progress: bool
+    has_own_text: bool = False
+
+    @contextmanager
+    def with_own_text(self, given: Calibration, needed: bool) -> Iterator["Calibrating"]:
+        """The same, where a causal language model adds to the text what it writes itself, unless there is the user's.
+
+        Args:
+            given: As in `of`.
+            needed: Whether there is a use for text but the metric.
+        """
+        device, tokens = torch.device(self.device or "cpu"), 0
+        if not self.names and (needed or self._wants_metric(given)) and writes(self.folder):
+            with suppress(ValueError):  # without a tokenizer there is no text
+                open_tokenizer(self.folder)
+                tokens = TOKENS
+        with own_files(self.folder, tokens, self.seed, device, self.progress) as own:
+            yield replace(self, text=replace(self.text, files=[*own, *self.text.files]), has_own_text=bool(own))
 
     def of(self, given: Calibration, later: bool = False) -> tuple[Calibration, bool]:
         """The calibration of the job, and whether its metric is still to be measured.
@@ -59,22 +79,19 @@ class Calibrating:
             ValueError: If the text holds no token of the table.
         """
         known = self.weights(given)
-        if not self._wants_metric(given, known):
+        if not self._wants_metric(given) or not (self.names or self.has_own_text):
             return known, False
         return (known, True) if later else (self.with_metric(known), False)
 
-    def _wants_metric(self, given: Calibration, known: Calibration) -> bool:
+    def _wants_metric(self, given: Calibration) -> bool:
         """Whether a metric is measured: on the user's text, or by default on what a model writes.
 
-        A causal language model with a tied head writes some text, because without a metric the rows of a head are far
-        worse (`benchmarks/tied_weights.py`). Encoders gain nothing from so little text: they go by Zipf's law over the
-        order of the vocabulary, without a metric.
+        Without a metric the rows of a tied head are far worse (`benchmarks/tied_weights.py`). Encoders gain nothing
+        from the little text that comes with the package: they go by Zipf's law over the order of the vocabulary.
         """
         if not self.folds or not given.leaves_weights_open or given.metric is not None:
             return False
-        model = self.original.model
-        writes = type(model).__name__ in CLASSES[CAUSAL] and model.num_parameters() <= MOST_PARAMETERS
-        return bool(self.names) or (writes and self.original.ties_head and known.source == VOCABULARY_ORDER)
+        return bool(self.names) or self.original.ties_head
 
     def weights(self, known: Calibration) -> Calibration:
         """Add token weights, by the user's text if there is any."""
@@ -91,7 +108,7 @@ class Calibrating:
                 text=self.text.files,
                 start=[replace(known, weights=None, exponent=None)],
                 metric=True,
-                own_tokens=0 if self.names else TOKENS,
+                own_tokens=0,
                 sequences=max(FEWEST_SEQUENCES, min(SEQUENCES, WEIGHTS // self.original.model.num_parameters())),
                 seed=self.seed,
                 device=self.device,

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ def compress(
     body_bits: float | None = None,
     model_size: str | int | None = None,
     model_ratio: float | None = None,
+    model_quality: float | None = None,
     tie: bool = False,
     fast_tokenizer_only: bool = False,
     seed: int = 0,
@@ -94,6 +95,8 @@ def compress(
         model_size: Instead of sizes of the table and the body: the most bytes that the weight file may have, such as
             ``"4MB"``. One slope shares them out over the table and all linear maps.
         model_ratio: The same as a fraction of the bytes of the original's weight files.
+        model_quality: Instead of either: the least quality, over 0 and below 100, of the whole model; the file is the
+            smallest of at most three.
         tie: Whether an output head that is stored apart, and holds the same numbers as the table, is tied to it and
             compressed with it. Without, it is left as it is, and a warning says so.
         fast_tokenizer_only: Whether to leave out the vocabularies that tokenizer.json repeats: vocab.txt, vocab.json,
@@ -123,8 +126,8 @@ def compress(
     shapes = LinearShapes.read(linears) if isinstance(linears, Mapping) else linears
     named = make_method(method) if isinstance(method, str) else method
     check_size(budget, quality, shapes, measure)
-    asked = WholeRequest.of(body, body_bits, model_size, model_ratio, recover is not None)
-    asked.check(budget, quality, shapes, shards)
+    asked = WholeRequest.of(body, body_bits, model_size, model_ratio, model_quality, recover is not None)
+    asked.check(budget, quality, shapes, measure, shards)
     body = None if asked else body
     check_minutes(recover, shards.world)
     command = as_command(
@@ -142,6 +145,7 @@ def compress(
         body_bits=asked.bits,
         model_size=asked.size,
         model_ratio=asked.ratio,
+        model_quality=asked.quality,
         tie=tie or None,
         fast_tokenizer_only=fast_tokenizer_only or None,
         seed=seed,
@@ -155,22 +159,27 @@ def compress(
     request = Request(original.method_for(named), budget or FALLBACK, seed, shapes)
     wanted = None if budget is not None or shapes is not None or asked.limited else quality or DEFAULT
     progress = progress and not shards.rank
-    with nullcontext(NO_TEXT) if shards.rank else open_text(files, text, folder, measure) as read:
+    with ExitStack() as stack:
+        read = NO_TEXT if shards.rank else stack.enter_context(open_text(files, text, folder, measure))
         if recover is not None:
             check_text(read)
         probe = None
         if measure and not shards.rank:
-            probe = _ask(original, folder, read, wanted, quality is not None, progress)
+            insists = quality is not None or model_quality is not None
+            probe = _ask(original, folder, read, wanted, insists, progress)
         elif wanted is not None and not shards.rank:
             warnings.warn(f"the table gets {FALLBACK}, because no quality is measured", stacklevel=2)
         bench = Bench(original, request, shards.agree_on(probe is not None), probe, device, shards, progress)
         wanted = wanted if bench.measured else None
-        folds = bench.takes_metric(wanted)
-        calibrating = Calibrating(folder, original, read, text, folds, seed, device, progress)
+        calibrating = Calibrating(folder, original, read, text, bench.takes_metric(wanted), seed, device, progress)
+        if not shards.rank:
+            needed = bool(asked) or recover is not None
+            calibrating = stack.enter_context(calibrating.with_own_text(known, needed))
+        read = calibrating.text
         known, measures = shards.agree_on(None if shards.rank else calibrating.of(known, bool(asked)))
         known.check(*original.shape)
         if asked:
-            settled, maps, known = asked.fit(bench, folder, read, known, measures, wanted, quality is not None)
+            settled, maps, known = asked.fit(bench, folder, read.files, known, measures, wanted, quality is not None)
         else:
             maps = compress_linears(original.model, shapes, device, progress)
             settled = bench.settle(wanted, quality is not None, known)
@@ -178,7 +187,7 @@ def compress(
         attach(original.model, VocabpressConfig(**done.stored, rest="float16" if asked else None))
         if shards.rank:  # the first process measures and writes
             return shards.agree_on(None)
-        label = Label(model, folder, output, command, page, wanted, fast_tokenizer_only)
+        label = Label(model, folder, output, command, page, wanted or asked.quality, fast_tokenizer_only)
         how = None if recover is None else Recovering(folder, read, recover, seed, device, bool(asked))
         report = write(target, bench, label, done, settled, known, how)
     return shards.agree_on(report)

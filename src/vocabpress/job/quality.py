@@ -32,14 +32,16 @@ def check_quality(quality: float) -> float:
     return quality
 
 
-def first_bits(quality: float, tied: bool) -> float:
+def first_bits(quality: float, tied: bool, of_tied: float = START_TIED, of_input: float = START_INPUT) -> float:
     """Bits per weight of the first fit.
 
     Args:
         quality: What is asked for.
         tied: Whether an output head shares the table.
+        of_tied: Bits at which models with such a head lose about 1.
+        of_input: The same for other models.
     """
-    return shifted(START_TIED if tied else START_INPUT, 1.0, 100 - quality)
+    return shifted(of_tied if tied else of_input, 1.0, 100 - quality)
 
 
 def shifted(bits: float, loss: float, wanted: float, fall: float = FALL) -> float:

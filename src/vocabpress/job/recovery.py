@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from vocabpress.calibrate.own import writes
 from vocabpress.hf.checkpoint import named_class
 from vocabpress.hf.report import Change, Report, load_report, save_report
 from vocabpress.job.search import Bench
@@ -26,6 +27,19 @@ WHOLE: dict[str, Any] = {
     "batch_size": 48,
     "max_length": 96,
     "learning_rate": 0.001,
+    "patience": 1000,
+}
+# What a causal language model is for are its predictions. A step of few tokens leaves time for many steps.
+PREDICTIONS: dict[str, Any] = {
+    "embedding": 0.0,
+    "hidden": 0.0,
+    "attention": 0.0,
+    "logits": 1.0,
+    "stream": True,
+    "batch_size": 4,
+    "max_length": 256,
+    "held_out": 8,
+    "evaluate_every": 100,
     "patience": 1000,
 }
 
@@ -77,7 +91,8 @@ def recovered(target: Path, compressed: Path, bench: Bench, report: Report, how:
     save_report(report, compressed)
     trained, change, best = target / "recovered", report.change, compressed
     steps = max(1, round(how.minutes * STEPS_PER_MINUTE))
-    settings = Recovery(minutes=how.minutes, steps=steps, **(WHOLE if how.whole else {}))
+    given = (WHOLE if how.whole else {}) | (PREDICTIONS if writes(how.folder) else {})
+    settings = Recovery(minutes=how.minutes, steps=steps, **given)
     try:
         done = recover(
             compressed,

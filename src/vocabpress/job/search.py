@@ -1,7 +1,9 @@
 """Fit a table once to a size, or a few times to a quality, and measure each fit."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 from vocabpress.budget import Budget
 from vocabpress.calibrate.calibration import Calibration
@@ -29,6 +31,69 @@ class Settled:
     fitted: Fitted
     change: Change | None
     fits: int = 1
+
+
+class Measured(Protocol):
+    """A fit that was measured."""
+
+    @property
+    def change(self) -> Change | None: ...
+
+
+Fit = TypeVar("Fit", bound=Measured)
+
+
+def search(
+    quality: float,
+    insists: bool,
+    first: float,
+    most: float,
+    fit_of: Callable[[float], tuple[float, Fit]],
+    progress: bool,
+    what: str = "table",
+) -> tuple[Fit, int]:
+    """The smallest of at most `FITS` fits whose quality is not below ``quality``, and their number.
+
+    Args:
+        quality: What is asked for.
+        insists: Whether a quality that is not reached is an error; else the best is returned, with a warning.
+        first: Bits per weight of the first fit.
+        most: Bits per weight of the largest.
+        fit_of: Fits to bits per weight, or the next larger ones that are possible; returns these and the fit.
+        progress: Whether to print each fit on stderr.
+        what: What is fitted.
+
+    Raises:
+        ValueError: If the quality is not reached.
+    """
+    limit = 100 - quality
+    found, tried, least = list[Fit](), list[Tried](), 0.0
+    bits: float | None = first
+    while bits is not None:
+        possible, fitted = fit_of(bits)
+        least = possible if possible > bits else least
+        assert fitted.change is not None
+        found.append(fitted)
+        tried.append(Tried(possible, fitted.change.loss))
+        if progress:
+            tell(f"fit {len(tried)}: {possible:.3g} bits per weight, quality {fitted.change.quality:.2f}")
+        bits = next_bits(tried, limit, least, most)
+    best = smallest(tried, limit)
+    if best is None:
+        best = min(tried, key=lambda each: each.loss)
+        said = _missed(quality, best, most, what)
+        if insists:
+            raise ValueError(said)
+        warnings.warn(f"{said}; the best is written", stacklevel=5)
+    return found[tried.index(best)], len(found)
+
+
+def _missed(quality: float, best: Tried, most: float, what: str) -> str:
+    reached = f"the best reached is {100 - best.loss:.2f}, at {best.bits:.3g} bits per weight"
+    if best.bits > most * 0.99:
+        return f"no {what} of {most:g} bits per weight or less has the quality {quality:g}; {reached}"
+    more = "--bits-per-weight" if what == "table" else "--model-size"
+    return f"{FITS} fits did not reach the quality {quality:g}; {reached}; more can be had with {more}"
 
 
 @dataclass(frozen=True)
@@ -91,28 +156,14 @@ class Bench:
         Raises:
             ValueError: If no plan fits, or the quality is not reached.
         """
-        limit = 100 - quality
-        found, tried, least = list[Settled](), list[Tried](), 0.0
-        bits: float | None = min(first_bits(quality, self.original.ties_head), self.most)
-        while bits is not None:
+        first = min(first_bits(quality, self.original.ties_head), self.most)
+
+        def fit_of(bits: float) -> tuple[float, Settled]:
             possible = self._possible(bits)
-            least = possible if possible > bits else least
-            settled = self.once(Budget.bits_per_weight(round(possible, 4)), calibration)
-            assert settled.change is not None
-            found.append(settled)
-            tried.append(Tried(possible, settled.change.loss))
-            if self.progress:
-                tell(f"fit {len(tried)}: {possible:.3g} bits per weight, quality {settled.change.quality:.2f}")
-            bits = next_bits(tried, limit, least, self.most)
-        best = smallest(tried, limit)
-        if best is None:
-            best = min(tried, key=lambda each: each.loss)
-            said = self._missed(quality, best)
-            if insists:
-                raise ValueError(said)
-            warnings.warn(f"{said}; the best is written", stacklevel=4)
-        chosen = found[tried.index(best)]
-        return Settled(chosen.fitted, chosen.change, len(found))
+            return possible, self.once(Budget.bits_per_weight(round(possible, 4)), calibration)
+
+        chosen, fits = search(quality, insists, first, self.most, fit_of, self.progress)
+        return Settled(chosen.fitted, chosen.change, fits)
 
     def _possible(self, bits: float) -> float:
         """The bits, or the next larger ones for which the method has a plan."""
@@ -125,12 +176,6 @@ class Bench:
                 bits = min(bits * 1.15, self.most)
             else:
                 return bits
-
-    def _missed(self, quality: float, best: Tried) -> str:
-        reached = f"the best reached is {100 - best.loss:.2f}, at {best.bits:.3g} bits per weight"
-        if best.bits > self.most * 0.99:
-            return f"no table of half the original's bytes or less has the quality {quality:g}; {reached}"
-        return f"{FITS} fits did not reach the quality {quality:g}; {reached}; more can be had with --bits-per-weight"
 
     def change(self, fitted: Fitted) -> Change | None:
         """What a fitted table changes, on all processes."""

@@ -1,8 +1,10 @@
 """Fit the token table and the linear maps of a model: the maps to a rate, or both to the bytes of the whole file."""
 
+import math
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,17 +14,20 @@ from vocabpress.budget import Budget
 from vocabpress.calibrate.calibration import Calibration
 from vocabpress.calibrate.counts import vocabulary_order
 from vocabpress.embeddings import CompressedEmbedding
+from vocabpress.embeddings.inference import dense
 from vocabpress.fitting.allocation import allocate
 from vocabpress.fitting.fold import power
 from vocabpress.hf.checkpoint import open_tokenizer
 from vocabpress.hf.fit import Fitted, Maps, fit
-from vocabpress.hf.linears import LinearOutcome
-from vocabpress.hf.maps import put_map, weight_of
+from vocabpress.hf.linears import BODY, LinearOutcome
+from vocabpress.hf.maps import put_map, set_weight, weight_of
+from vocabpress.hf.report import Change
 from vocabpress.hf.sizes import data_bytes, form_tensors, header_bytes
 from vocabpress.hf.tables import base_prefix
 from vocabpress.job.body import Body, Coded
+from vocabpress.job.quality import first_bits
 from vocabpress.job.rates import Piece, check_room, least_bytes, share_out
-from vocabpress.job.search import Bench, Settled
+from vocabpress.job.search import Bench, Settled, search
 from vocabpress.methods.tcq import WORDS
 
 TABLE = ""  # the name of the token table among the pieces
@@ -32,7 +37,20 @@ TABLE_HEADER = 4096  # bytes for names of the table's tensors in the file, befor
 # What an error of the table counts, beside one of the maps. To second order it would be 1, but errors of equal tokens
 # in a sequence add up. On all-MiniLM-L6-v2 at 25x the split of the bytes that this gives is the best of three.
 TABLE_SHARE = 3.7
+START_WHOLE_TIED, START_WHOLE = 5.2, 3.3  # bits per weight at which models of either kind lose about 1
+MOST_BITS = 8.0
+MARGIN = 1.05  # over the least bytes, for headers that grow
 CLASS = 16  # tokens of the most frequent class
+
+
+@dataclass(frozen=True)
+class Coding:
+    """A fitted table and the maps that were coded behind it, in so many seconds; what they change, if measured."""
+
+    fitted: Fitted
+    maps: Mapping[str, Coded]
+    seconds: float
+    change: Change | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +69,7 @@ class Whole:
 
     def to_bits(self, bits: float, settled: Settled) -> tuple[Settled, Maps]:
         """Code all maps at one rate, beside a table that is fitted."""
-        return self._code(settled.fitted, dict.fromkeys(self.body.maps, bits))
+        return self._install(self._code(settled.fitted, dict.fromkeys(self.body.maps, bits)))
 
     def to_size(self, limit: int) -> tuple[Settled, Maps]:
         """Fit all, so that the weight file has at most ``limit`` bytes.
@@ -59,6 +77,31 @@ class Whole:
         Raises:
             ValueError: If it can't be so small.
         """
+        return self._install(self._fit(limit))
+
+    def to_quality(self, quality: float) -> tuple[Settled, Maps]:
+        """Fit all, so that the weight file is the smallest of a few that have the quality.
+
+        Raises:
+            ValueError: If none has it.
+        """
+        original = self.bench.original
+        entries = original.weight.numel() + sum(weight_of(module).numel() for module in self.body.maps.values())
+        rest, maps = TABLE_HEADER - self._room(0, None), self.body.pieces()
+        least = MARGIN * 8 * least_bytes({**maps, TABLE: self._table_piece(maps)}) / entries
+
+        def fit_of(bits: float) -> tuple[float, Coding]:
+            bits = max(bits, least)
+            coding = self._fit(rest + math.ceil(bits * entries / 8))
+            with self._reading(coding):
+                return bits, replace(coding, change=self.bench.change(coding.fitted))
+
+        first = min(first_bits(quality, original.ties_head, START_WHOLE_TIED, START_WHOLE), MOST_BITS)
+        chosen, fits = search(quality, True, first, MOST_BITS, fit_of, self.bench.progress, "file")
+        settled, maps = self._install(chosen)
+        return replace(settled, change=chosen.change, fits=fits), maps
+
+    def _fit(self, limit: int) -> Coding:
         maps = self.body.pieces()
         table = self._table_piece(maps)
         fitted, room, header = *self._fit_beside(maps, table, limit, TABLE_HEADER), TABLE_HEADER
@@ -120,24 +163,42 @@ class Whole:
             return False
         return True
 
-    def _code(self, fitted: Fitted, bits: Mapping[str, float]) -> tuple[Settled, Maps]:
-        """Code the maps behind a fitted table, install them, and measure."""
-        start, bench = time.perf_counter(), self.bench
+    def _code(self, fitted: Fitted, bits: Mapping[str, float]) -> Coding:
+        """Code the maps behind a fitted table."""
+        start = time.perf_counter()
+        self.body.start_again(self.bench.original.model)
         self.body.read(fitted.table)
-        coded = self.body.code(bits)
-        outcome = self._outcome(coded, time.perf_counter() - start)
-        linears = {}
-        for name, each in coded.items():
-            put_map(bench.original.model, name, each.form, each.shift)
+        return Coding(fitted, self.body.code(bits), time.perf_counter() - start)
+
+    def _install(self, coding: Coding) -> tuple[Settled, Maps]:
+        """Put the coded maps into the original, and measure it with the table."""
+        outcome, linears = self._outcome(coding.maps, coding.seconds), {}
+        for name, each in coding.maps.items():
+            put_map(self.bench.original.model, name, each.form, each.shift)
             linears[name] = each.form.config()
-        return Settled(fitted, bench.change(fitted)), (linears, [outcome])
+        change = self.bench.change(coding.fitted) if coding.change is None else coding.change
+        return Settled(coding.fitted, change), (linears, [outcome])
+
+    @contextmanager
+    def _reading(self, coding: Coding) -> Iterator[None]:
+        """While it lasts, the original has the numbers of the coded maps."""
+        base = self.bench.original.model.base_model
+        modules = {name: base.get_submodule(name) for name in coding.maps}
+        before = {name: {key: each.clone() for key, each in m.state_dict().items()} for name, m in modules.items()}
+        try:
+            for name, each in coding.maps.items():
+                set_weight(modules[name], dense(each.form), each.shift)
+            yield
+        finally:
+            for name, module in modules.items():
+                module.load_state_dict(before[name])
 
     def _outcome(self, coded: Mapping[str, Coded], seconds: float) -> LinearOutcome:
         stored = sum(each.form.total_bits() for each in coded.values())
         weights = [weight_of(self.bench.original.model.base_model.get_submodule(name)) for name in coded]
         entries = sum(weight.numel() for weight in weights)
         return LinearOutcome(
-            role="body",
+            role=BODY,
             shape=f"{stored / entries:.3f} bits",
             maps=len(coded),
             parameters_before=entries,

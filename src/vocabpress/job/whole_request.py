@@ -1,5 +1,6 @@
 """What a user asks of the whole model, not of its table alone."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,6 @@ import torch
 
 from vocabpress.budget import Budget
 from vocabpress.calibrate.calibration import Calibration
-from vocabpress.calibrate.own import TOKENS, own_files, writes
 from vocabpress.fitting.shards import Shards
 from vocabpress.hf.fit import Maps
 from vocabpress.hf.folders import weight_bytes
@@ -19,8 +19,8 @@ from vocabpress.hf.request import LinearShapes
 from vocabpress.hf.states import shortened
 from vocabpress.hf.tables import base_prefix
 from vocabpress.job.body import Body, named
+from vocabpress.job.quality import check_quality
 from vocabpress.job.search import Bench, Settled
-from vocabpress.job.text import DECLARATION, JobText
 from vocabpress.job.whole import Whole
 from vocabpress.methods.ldlq import LDLQ, check_weight
 
@@ -35,12 +35,14 @@ class WholeRequest:
         bits: Bits of an entry of the maps.
         size: Bytes of the weight file.
         ratio: Bytes of the original's weight files over those of the new one.
+        quality: The least quality of the model; the file is the smallest of a few that have it.
         method: How maps are coded.
     """
 
     bits: float | None = None
     size: int | None = None
     ratio: float | None = None
+    quality: float | None = None
     method: LDLQ = field(default_factory=LDLQ)
 
     def __bool__(self) -> bool:
@@ -48,33 +50,48 @@ class WholeRequest:
 
     @property
     def limited(self) -> bool:
-        """Whether the size of the file is given."""
-        return self.size is not None or self.ratio is not None
+        """Whether the size of the file is given, or its quality."""
+        return not self.size is self.ratio is self.quality is None
 
     @classmethod
-    def of(cls, body: Any, bits: float | None, size: Any, ratio: float | None, trains: bool) -> "WholeRequest":
+    def of(
+        cls, body: Any, bits: float | None, size: Any, ratio: float | None, quality: float | None, trains: bool
+    ) -> "WholeRequest":
         """From arguments of `compress`; ``trains`` is whether a recovery follows.
 
         Raises:
             ValueError: If they exclude each other, or are out of range.
         """
-        if size is not None and ratio is not None:
-            raise ValueError("model_size and model_ratio both say how small the file is; give one")
-        limited = size is not None or ratio is not None
+        given = {"model_size": size, "model_ratio": ratio, "model_quality": quality}
+        given = [name for name, value in given.items() if value is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} each say how small the file is; give one")
+        limited = bool(given)
         if bits is not None and (limited or body != TRELLIS):
             raise ValueError("body_bits are for body='trellis' without a size of the model; give --body trellis")
         if limited and body not in (None, TRELLIS):
             raise ValueError(f"a size of the model is reached with a body of trellis codes, got {body!r}; leave it out")
         if ratio is not None and not ratio > 1:
             raise ValueError(f"a ratio of the model is above 1, got {ratio:g}; try 20")
+        if quality is not None:
+            check_quality(quality)
         method = LDLQ(scales=trains)
         if bits is not None and bits not in method.rates:
             raise ValueError(f"body_bits are one of {', '.join(f'{each:g}' for each in method.rates)}, got {bits:g}")
         bytes_ = None if size is None else int(Budget.bytes(size).amount)
-        return cls(BITS if body == TRELLIS and not limited and bits is None else bits, bytes_, ratio, method)
+        return cls(BITS if body == TRELLIS and not limited and bits is None else bits, bytes_, ratio, quality, method)
 
-    def check(self, budget: Budget | None, quality: float | None, linears: LinearShapes | None, shards: Shards) -> None:
+    def check(
+        self,
+        budget: Budget | None,
+        quality: float | None,
+        linears: LinearShapes | None,
+        measure: bool,
+        shards: Shards,
+    ) -> None:
         """Raise ValueError if something beside it says the same otherwise."""
+        if self.quality is not None and not measure:
+            raise ValueError("a quality must be measured; leave out --no-measure (measure=False), or give --model-size")
         if self and linears is not None:
             raise ValueError("a body of trellis codes has all linear maps; leave out linears")
         if self.limited and (budget is not None or quality is not None):
@@ -113,7 +130,7 @@ class WholeRequest:
         self,
         bench: Bench,
         folder: Path,
-        text: JobText,
+        files: Sequence[Path],
         known: Calibration,
         measures: bool,
         wanted: float | None,
@@ -124,25 +141,21 @@ class WholeRequest:
         Args:
             bench: The original, and what measures it.
             folder: Folder of the checkpoint.
-            text: To calibrate on; a causal model writes some itself if none is the user's.
+            files: Text to calibrate on.
             known: Which errors of the table matter.
             measures: Whether its metric is still to be measured.
             wanted: The quality of the table beside a body as it is; None takes the size of the request.
             insists: As in `Bench.search`.
         """
-        seed = bench.request.seed
-        tokens = TOKENS if text.name == DECLARATION and writes(folder) else 0
-        with own_files(folder, tokens, seed, torch.device(bench.device or "cpu"), bench.progress) as own:
-            names, files = find_maps(bench.original.model), [*own, *text.files]
-            original = bench.original
-            size = original.model.num_parameters() - original.weight.numel()
-            body = Body(
-                folder, size, original.weight.dtype, files, names, self.method, seed, bench.device, bench.progress
-            )
+        names, table = find_maps(bench.original.model), bench.original.weight
+        size, where = bench.original.model.num_parameters() - table.numel(), (bench.device, bench.progress)
+        body = Body(folder, size, table.dtype, files, names, self.method, bench.request.seed, *where)
         known = body.with_metric(known) if measures else known
         whole = Whole(bench, body, known)
         if not self.limited:
             assert self.bits is not None
             return *whole.to_bits(self.bits, bench.settle(wanted, insists, known)), known
+        if self.quality is not None:
+            return *whole.to_quality(self.quality), known
         limit = self.size if self.size is not None else int(weight_bytes(folder) / (self.ratio or 1))
         return *whole.to_size(limit), known

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from vocabpress.evaluate.task import Subject
 from vocabpress.recover.settings import LessonSettings
 from vocabpress.recover.text import Sequences, set_aside, tokenise, tokenise_stream, with_own_labels
 from vocabpress.texts import read_lines
+
+FEWEST = 20  # sequences to learn from
 
 
 @dataclass(frozen=True)
@@ -82,10 +85,12 @@ def read_lesson(
         ValueError: If the text or the rows are unusable, or too short.
     """
     if source.task is None:
-        read = tokenise_stream if settings.stream else tokenise
+        read = partial(tokenise_stream, least=FEWEST) if settings.stream else tokenise
         examples = read(source.text, tokenizer, settings.max_length, progress)
-        if len(examples) < 20:
-            raise ValueError(f"the text gives {len(examples)} sequences, recovery needs 20 or more; give more text")
+        if len(examples) < FEWEST:
+            raise ValueError(
+                f"the text gives {len(examples)} sequences, recovery needs {FEWEST} or more; give more text"
+            )
         sequences = set_aside(examples, settings.held_out, tokenizer.pad_token_id, seed)
         if settings.language_model:
             sequences = with_own_labels(sequences, model, tokenizer, seed)
@@ -96,8 +101,9 @@ def read_lesson(
     task: Glue = replace(chosen, max_length=settings.max_length, batch_size=settings.batch_size)
     subject = Subject(Path(), data=source.data, seed=seed, progress=progress)
     rows, dev = read_glue(source.task, subject)
-    if len(rows) < 20:
-        raise ValueError(f"{task.task} has {len(rows)} training rows, recovery needs 20 or more; give GLUE's own files")
+    if len(rows) < FEWEST:
+        count = f"{len(rows)} training rows, recovery needs {FEWEST} or more"
+        raise ValueError(f"{task.task} has {count}; give GLUE's own files")
     examples = task.encode(tokenizer, rows, progress).to_list()
     filler = model.config.pad_token_id if model.config.pad_token_id is not None else tokenizer.pad_token_id
     sequences = set_aside(examples, settings.held_out, filler, seed)

@@ -93,12 +93,12 @@ def tokenise(
 
 
 def tokenise_stream(
-    files: Sequence[str | Path], tokenizer: PreTrainedTokenizerBase, length: int, progress: bool
+    files: Sequence[str | Path], tokenizer: PreTrainedTokenizerBase, length: int, progress: bool, least: int = 1
 ) -> list[Example]:
     """The sequences of text files as a causal language model reads them: windows of one stream of lines.
 
-    Windows have ``length`` tokens and do not overlap. If the tokenizer starts texts with a special token, each starts
-    with it. A text of less than a window is one sequence.
+    Windows do not overlap. They have ``length`` tokens, or fewer in a short text, so that there are ``least`` of them.
+    If the tokenizer starts texts with a special token, each starts with it.
 
     Raises:
         ValueError: If a file is unusable.
@@ -109,8 +109,8 @@ def tokenise_stream(
     stream = [token for part in encoded for ids in part["input_ids"] for token in ids]
     begin = first_token(tokenizer)
     before = [] if begin is None else [begin]
-    room = length - len(before)
-    starts = range(0, max(1, len(stream) - room + 1), room)
+    room = max(1, min(length - len(before), len(stream) // least))
+    starts = range(0, len(stream) - room + 1, room)
     return [{"input_ids": [*before, *stream[start : start + room]]} for start in starts]
 
 
