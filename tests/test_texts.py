@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 import tiny
 from command import run
 from vocabpress import Calibration
-from vocabpress.recover.text import tokenise_stream
+from vocabpress.recover.text import tokenise_stream, with_passages
 from vocabpress.texts import read_lines, sources
 
 LINES = ["w1 w2 w3", "w4 w5"]
@@ -119,3 +119,13 @@ def test_a_stream_of_lines_is_cut_into_windows(tmp_path, begins):
         assert windows == [ids[:4], ids[4:8]]
     whole = [row["input_ids"] for row in tokenise_stream([text], tokenizer, 40, False)]
     assert whole == [[207, *ids] if begins else ids]
+
+
+def test_passages_are_of_lines_that_follow_one_another():
+    lines = [f"line {number}." for number in range(1000)]
+    texts = with_passages(lines, 3)
+    assert " ".join(texts) == " ".join(lines)
+    assert texts == with_passages(lines, 3) != with_passages(lines, 4)
+    counts = [text.count("line") for text in texts]
+    assert set(counts[:-1]) == {1, 2, 3, 4, 5, 6, 7}
+    assert 0.2 < sum(count > 1 for count in counts) / len(counts) < 0.4

@@ -135,6 +135,8 @@ def test_what_is_written_about_it(whole):
     assert 0 < body.relative_error < 0.5
     assert done.report.change.quality > 50
     assert "--model-ratio 8" in done.report.command
+    assert done.report.linears[0].idle == []
+    assert whole("sentences").report.linears[0].idle == ["pooler.dense"]
     assert "--body" not in done.report.command
     page = (done.out / "README.md").read_text(encoding="utf-8")
     assert f"stored as trellis codes, {body.shape} a weight. All other weights are stored in 16 bits." in page

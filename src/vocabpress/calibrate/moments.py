@@ -75,6 +75,11 @@ class Moments:
         seen = torch.zeros(outputs, outputs) if outputs <= MOST_OUTPUTS else None
         return cls(torch.zeros(inputs, inputs), seen, torch.zeros(inputs))
 
+    @property
+    def idle(self) -> bool:
+        """Whether no output depends on the map, as far as was seen."""
+        return not self.tokens or (self.outputs is not None and not bool(self.outputs.any()))
+
     def add_inputs(self, read: Inputs) -> None:
         """Add the inputs of a batch."""
         self.inputs += read.squares

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
 from vocabpress.evaluate.batches import by_length
-from vocabpress.evaluate.language import CAUSAL, MASKED, head_kind
+from vocabpress.evaluate.language import CAUSAL, MASKED, head_kind, longest_input
 from vocabpress.evaluate.sentences import open_encoder
 from vocabpress.hf.checkpoint import named_class, open_model, open_tokenizer
 from vocabpress.recover.text import (
@@ -31,6 +31,7 @@ from vocabpress.recover.text import (
     tokenise,
     tokenise_stream,
     with_own_labels,
+    with_passages,
 )
 from vocabpress.texts import read_lines
 
@@ -72,7 +73,8 @@ class Reading:
     """How text is read for a calibration: arguments of `vocabpress.calibrate.calibrate`, and two fields more.
 
     Attributes:
-        stream: Whether a causal language model reads windows of a stream of lines, not one line at a time.
+        stream: Whether lines that follow one another are read together: by a causal language model as windows of one
+            stream, by a sentence encoder in part as passages. Without, each line is a text.
         dtype: In which the model of tokens runs.
     """
 
@@ -122,10 +124,13 @@ def _of_sentences(folder: Path, reading: Reading) -> Outputs:
 
         return run
 
-    lines = _drawn(list(dict.fromkeys(read_lines(reading.text, reading.progress))), reading, draw)
-    batches = by_length(list(map(len, lines)), reading.batch_size, longest_first=False)
-    batches = [output([lines[row] for row in rows]) for rows in batches]
-    return Outputs(encoder[0].auto_model, "sentence", len(lines), batches)
+    lines = list(dict.fromkeys(read_lines(reading.text, reading.progress)))
+    texts = _drawn(with_passages(lines, reading.seed) if reading.stream else lines, reading, draw)
+    prompts = [prompt for prompt in encoder.prompts.values() if prompt] or [""]
+    texts = [f"{prompts[number % len(prompts)]}{text}" for number, text in enumerate(texts)]
+    batches = by_length(list(map(len, texts)), reading.batch_size, longest_first=False)
+    batches = [output([texts[row] for row in rows]) for rows in batches]
+    return Outputs(encoder[0].auto_model, "sentence", len(texts), batches)
 
 
 def _of_tokens(folder: Path, reading: Reading) -> Outputs:
@@ -151,7 +156,8 @@ def _of_tokens(folder: Path, reading: Reading) -> Outputs:
         return run
 
     read = tokenise_stream if reading.stream and kind == CAUSAL else tokenise
-    examples = _drawn(read(reading.text, tokenizer, reading.max_length, reading.progress), reading, draw)
+    length = longest_input(model, tokenizer, reading.max_length)
+    examples = _drawn(read(reading.text, tokenizer, length, reading.progress), reading, draw)
     sequences = Sequences(examples, [], tokenizer.pad_token_id or 0)  # pyright: ignore[reportArgumentType]
     if kind in (MASKED, CAUSAL):
         sequences = with_own_labels(sequences, model, tokenizer, reading.seed)

@@ -99,6 +99,9 @@ def print_report(report: "Report") -> None:
         headers = ["linear maps", "stored as", "maps", "parameters before", "after", "relative error"]
         coded = report.linears[0].role == "body"
         print_table(headers, rows, "linear maps in trellis codes" if coded else "linear maps as Kronecker products")
+        for part in report.linears:
+            if part.idle:
+                print_line(f"nothing depends on {', '.join(part.idle)}: the fewest bits")
 
 
 def print_recovery(report: "RecoveryReport") -> None:

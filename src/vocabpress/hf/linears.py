@@ -7,7 +7,7 @@ layer (all heads together) and both maps of each feed-forward block as one Krone
 import re
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
@@ -79,6 +79,7 @@ class LinearOutcome:
     bytes_after: int
     relative_error: float  # sum of squared errors divided by the sum of squares, over all their weights
     seconds: float
+    idle: list[str] = field(default_factory=list)  # maps that the output for the text does not depend on, such as a pooler that nothing reads
 
 
 def count_numbers(form: CompressedEmbedding) -> int:

@@ -15,6 +15,7 @@ from vocabpress.calibrate.metric import TableMetric
 from vocabpress.calibrate.moments import Moments, measure_moments, read_directly
 from vocabpress.calibrate.observed import input_rows
 from vocabpress.calibrate.outputs import Outputs, Reading, dtype_to_run_in, read_outputs
+from vocabpress.calibrate.own import writes
 from vocabpress.chunks import chunks
 from vocabpress.embeddings import CompressedEmbedding
 from vocabpress.embeddings.inference import lookup
@@ -23,7 +24,8 @@ from vocabpress.job.rates import Piece, map_piece
 from vocabpress.methods.ldlq import LDLQ, check_map
 from vocabpress.progress import Bar
 
-SEQUENCES, FEWEST, LENGTH, BATCH = 768, 64, 128, 16  # that maps are calibrated on
+SEQUENCES, FEWEST, BATCH = 768, 64, 16  # that maps are calibrated on
+WINDOW, LENGTH = 128, 256  # tokens of a sequence: of a causal language model, and of others at most
 WEIGHTS = 17 * 10**9  # of the body times sequences: two cores need a minute or two for as much
 
 
@@ -77,7 +79,8 @@ class Body:
         place = torch.device(device or "cpu")
         sequences = max(FEWEST, min(SEQUENCES, WEIGHTS // size))
         dtype = dtype_to_run_in(stored, place)
-        reading = Reading(text, sequences, BATCH, LENGTH, seed, place, progress, stream=True, dtype=dtype)
+        length = WINDOW if writes(folder) else LENGTH
+        reading = Reading(text, sequences, BATCH, length, seed, place, progress, stream=True, dtype=dtype)
         self.outputs: Outputs = read_outputs(folder, reading)
         self.outputs.model.config.use_cache = False
         self.method, self.progress = method, progress
@@ -97,6 +100,11 @@ class Body:
         """A calibration with the metric of the token table, and the weights that a tied head gives to tokens."""
         found = known.joined(self.measured)
         return found if found.predicted is None else found.by_predictions()
+
+    @property
+    def idle(self) -> list[str]:
+        """Maps that no output depends on."""
+        return [name for name in self.maps if self.moments[name].idle]
 
     def pieces(self) -> dict[str, Piece]:
         """The rates of each map, and what they cost the output for a token."""

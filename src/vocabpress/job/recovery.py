@@ -25,7 +25,8 @@ WHOLE: dict[str, Any] = {
     "attention": 0.0,
     "sentence": 1.0,
     "batch_size": 48,
-    "max_length": 96,
+    "stream": True,
+    "max_length": 192,
     "learning_rate": 0.001,
     "patience": 1000,
 }

@@ -207,6 +207,7 @@ class Whole:
             bytes_after=stored // 8,
             relative_error=sum(each.error for each in coded.values()) / sum(each.squares for each in coded.values()),
             seconds=seconds,
+            idle=self.body.idle,
         )
 
 

@@ -12,6 +12,7 @@ from vocabpress.evaluate import GLUE, TASKS
 from vocabpress.evaluate.finetuned.glue import Glue
 from vocabpress.evaluate.finetuned.glue_data import LAYOUTS, TEXTS, read_glue
 from vocabpress.evaluate.finetuned.training import check_length, need
+from vocabpress.evaluate.language import CAUSAL, CLASSES, longest_input
 from vocabpress.evaluate.task import Subject
 from vocabpress.recover.settings import LessonSettings
 from vocabpress.recover.text import Sequences, set_aside, tokenise, tokenise_stream, with_own_labels
@@ -85,8 +86,11 @@ def read_lesson(
         ValueError: If the text or the rows are unusable, or too short.
     """
     if source.task is None:
-        read = partial(tokenise_stream, least=FEWEST) if settings.stream else tokenise
-        examples = read(source.text, tokenizer, settings.max_length, progress)
+        read: Any = tokenise
+        if settings.stream:
+            writes = type(model).__name__ in CLASSES[CAUSAL]
+            read = partial(tokenise_stream, least=FEWEST) if writes else partial(tokenise, passages=seed)
+        examples = read(source.text, tokenizer, longest_input(model, tokenizer, settings.max_length), progress)
         if len(examples) < FEWEST:
             raise ValueError(
                 f"the text gives {len(examples)} sequences, recovery needs {FEWEST} or more; give more text"

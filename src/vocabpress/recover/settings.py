@@ -27,8 +27,9 @@ class LessonSettings:
         held_out: Sequences that are never trained on, at most a tenth of all.
         language_model: Whether text has labels of its own: tokens that are masked (15 %, as in BERT) if the model is a
             masked language model, the next tokens if it is a causal one.
-        stream: Whether text is read as one stream, cut into sequences of ``max_length``, as causal language models
-            read it. Without, each line is a sequence.
+        stream: Whether lines that follow one another are read together: by a causal language model as one stream that
+            is cut into sequences of ``max_length``, by other models in part as passages. Without, each line is a
+            sequence.
 
     Raises:
         ValueError: If a value is out of range.

@@ -18,6 +18,7 @@ from vocabpress.evaluate.language import CAUSAL, CLASSES, MASKED, table_rows
 from vocabpress.evaluate.masked import choose_places, replacement
 from vocabpress.texts import read_lines
 
+PASSAGES, PASSAGE = 0.3, (2, 7)  # share of texts that are passages, and their lines
 POOL = 16  # batches whose sequences are sorted by length together, which saves padding
 MASK_PROBABILITY = 0.15  # as BERT was trained
 UNSCORED = -100  # the label that transformers' losses ignore
@@ -76,17 +77,33 @@ def set_aside(sequences: Sequence[Example], held_out: int, filler: Any, seed: in
     )
 
 
-def tokenise(
-    files: Sequence[str | Path], tokenizer: PreTrainedTokenizerBase, max_length: int, progress: bool
-) -> list[Example]:
-    """The sequences of UTF-8 text files, special tokens included: a line each.
+def with_passages(lines: Sequence[str], seed: int) -> list[str]:
+    """Texts of one line, and among them passages of several lines that follow one another."""
+    chance, texts, start = random.Random(seed), list[str](), 0
+    while start < len(lines):
+        count = chance.randint(*PASSAGE) if chance.random() < PASSAGES else 1
+        texts.append(" ".join(lines[start : start + count]))
+        start += count
+    return texts
 
-    A longer line becomes several sequences; of equal lines only the first is used.
+
+def tokenise(
+    files: Sequence[str | Path],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    progress: bool,
+    passages: int | None = None,
+) -> list[Example]:
+    """The sequences of UTF-8 text files, special tokens included: a line each, or a passage of several.
+
+    A longer line becomes several sequences; of equal lines only the first is used. ``passages`` is the seed of
+    `with_passages`; None makes none.
 
     Raises:
         ValueError: If a file is unusable.
     """
     lines = list(dict.fromkeys(read_lines(files, progress)))  # a repeated line must not be trained on and held out
+    lines = lines if passages is None else with_passages(lines, passages)
     options = {"return_attention_mask": False, "return_overflowing_tokens": True}
     encoded = encode_lines(lines, tokenizer, max_length, progress, **options)
     return [{"input_ids": ids} for part in encoded for ids in part["input_ids"]]
