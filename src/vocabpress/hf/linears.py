@@ -79,7 +79,7 @@ class LinearOutcome:
     bytes_after: int
     relative_error: float  # sum of squared errors divided by the sum of squares, over all their weights
     seconds: float
-    idle: list[str] = field(default_factory=list)  # maps that the output for the text does not depend on, such as a pooler that nothing reads
+    idle: list[str] = field(default_factory=list)  # on which the output for the text does not depend
 
 
 def count_numbers(form: CompressedEmbedding) -> int:
