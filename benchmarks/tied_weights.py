@@ -26,7 +26,7 @@ from common import RESULTS, parse
 from vocabpress import TCQ, Budget, Calibration
 from vocabpress.calibrate import calibrate
 from vocabpress.calibrate.own import TOKENS, own_files
-from vocabpress.evaluate.language import divergences
+from vocabpress.evaluate.scores import divergences
 from vocabpress.hf.checkpoint import open_tokenizer
 from vocabpress.results import Result, read_results, write_results
 

@@ -12,8 +12,7 @@ import tiny
 from command import run
 from vocabpress.evaluate import TASKS, Measurement, Task
 from vocabpress.hf.checkpoint import open_model
-from vocabpress.sweep import cell as cell_module
-from vocabpress.sweep import run as run_module
+from vocabpress.sweep import cell as cell_module, run as run_module
 from vocabpress.sweep.expand import expand
 from vocabpress.sweep.plan import read_plan
 

@@ -12,8 +12,8 @@ import tiny
 from test_layouts import old_layout
 from vocabpress import Budget, compress
 from vocabpress.hf import card as card_module
-from vocabpress.hf.page import read_page
-from vocabpress.hf.report import REPORT, load_report, named_by
+from vocabpress.hf.page import named_by, read_page
+from vocabpress.hf.report import REPORT, load_report
 from vocabpress.recover import Recovery, recover
 from vocabpress.trim import trim
 

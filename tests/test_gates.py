@@ -10,8 +10,7 @@ import tiny
 from command import run
 from measuring import save_maskable
 from vocabpress import Budget, Calibration, DiscBlock
-from vocabpress.calibrate import GateSettings, calibrate
-from vocabpress.calibrate import gates as gates_module
+from vocabpress.calibrate import GateSettings, calibrate, gates as gates_module
 from vocabpress.calibrate.counts import tfidf
 from vocabpress.calibrate.gated import Gated
 from vocabpress.calibrate.gates import Learning

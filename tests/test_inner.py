@@ -15,10 +15,9 @@ from vocabpress.evaluate.run import provenance
 from vocabpress.export.run import export
 from vocabpress.hf.checkpoint import load_model
 from vocabpress.hf.compress import compress_model
-from vocabpress.hf.inner import body_config
+from vocabpress.hf.inner import body_config, stored_bytes
 from vocabpress.hf.inspect import inspect
 from vocabpress.hf.modules import TokenEmbedding, owned_tables
-from vocabpress.hf.original import parameter_bytes
 from vocabpress.hf.quantizer import VocabpressQuantizer
 from vocabpress.hf.request import Request
 from vocabpress.recover import Recovery, recover
@@ -124,10 +123,11 @@ def test_inspect_counts_what_a_body_stores(tmp_path, torchao):
     source = quantised("llama", tmp_path)
     model, plain = load_model(source, quantised=True), tiny.make("llama")
     linear = sum(p.numel() for n, p in plain.named_parameters() if "proj" in n)
-    saved = parameter_bytes(plain) - parameter_bytes(model)
+    before, after = (sum(map(stored_bytes, each.parameters())) for each in (plain, model))
+    saved = before - after
     assert 0 < 3 * linear - saved < 0.2 * linear  # three of four bytes, but for a scale a row
     table = inspect(source).tables[0]
-    assert table.share == pytest.approx(table.bytes / parameter_bytes(model))
+    assert table.share == pytest.approx(table.bytes / after)
 
 
 REFUSED = {

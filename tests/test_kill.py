@@ -163,7 +163,7 @@ def test_what_a_killed_run_left_goes_with_the_next_and_nothing_else_does(tmp_pat
         with written_at_once(target) as temporary:
             (temporary / "file").write_text("half")
             signal.pause()
-    while not list(tmp_path.glob(".out-vocabpress-????????/file")):
+    while not list(tmp_path.glob(".out-vocabpress-????????/*/file")):
         time.sleep(0.01)
     (left,) = tmp_path.glob(".out-vocabpress-????????")
     for alive in (True, False):

@@ -13,7 +13,8 @@ from command import run
 from vocabpress import Budget, compress, hub
 from vocabpress.hf.folders import find_folder, weight_files
 from vocabpress.hf.modules import TiedHead, TokenEmbedding
-from vocabpress.hf.report import as_command, hub_id, model_name
+from vocabpress.hf.report import as_command
+from vocabpress.hub import hub_id, model_name
 from vocabpress.methods import TCQ
 
 SMALL = {"method": "svd", "budget": Budget.ratio(4)}

@@ -9,8 +9,7 @@ from transformers import AutoModelForMaskedLM
 
 from measuring import LONG_LINES, measured, write_lines
 from vocabpress.evaluate import make_task
-from vocabpress.evaluate.correlations import spearman
-from vocabpress.evaluate.pairs import SEMEVAL, STSB, WORD_PAIRS, read_pairs
+from vocabpress.evaluate.pairs import SEMEVAL, STSB, WORD_PAIRS, read_pairs, spearman
 from vocabpress.evaluate.table import open_table
 
 

@@ -12,8 +12,7 @@ import pytest
 
 from command import run
 from reporting import BENCHMARKS, EVIL, PLACE, TOKEN, Page, everything, original, result
-from vocabpress import Budget
-from vocabpress import results as results_module
+from vocabpress import Budget, results as results_module
 from vocabpress.report.collect import Collection, collect
 from vocabpress.report.frame import group
 from vocabpress.report.names import method

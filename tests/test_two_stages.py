@@ -12,8 +12,7 @@ from command import run
 from measuring import save_maskable, write_lines
 from tuning import sentences, stopped_at_the_second_look
 from vocabpress import Budget, NearestKronecker, compress
-from vocabpress.evaluate import evaluate
-from vocabpress.evaluate import run as run_module
+from vocabpress.evaluate import evaluate, run as run_module
 from vocabpress.evaluate.finetuned.glue import Glue
 from vocabpress.hf.checkpoint import named_class, open_model, open_tokenizer
 from vocabpress.hf.modules import CompressedLinear, owned_tables

@@ -11,9 +11,9 @@ from transformers.models.bert.modeling_bert import BertIntermediate
 import wide
 from command import run
 from vocabpress import VocabpressConfig, compress
-from vocabpress.hf.filesize import data_bytes, header_bytes
 from vocabpress.hf.modules import CompressedLinear, TiedHead, TokenEmbedding, owned_tables
 from vocabpress.hf.report import load_report
+from vocabpress.hf.sizes import data_bytes, header_bytes
 from vocabpress.job.whole import Whole
 
 QUIET = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}

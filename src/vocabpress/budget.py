@@ -40,7 +40,6 @@ class Budget:
     reference: str = "float32"
 
     def __post_init__(self) -> None:
-        """Refuse what can't be a budget."""
         if self.unit not in UNITS:
             raise ValueError(f"unknown unit {self.unit!r} of a budget; choose from {list(UNITS)}")
         if self.reference not in DTYPES:
@@ -92,6 +91,12 @@ class Budget:
             return cls(**stored)
         except TypeError:
             raise ValueError(f"{stored!r} is no budget; its fields are amount, unit and reference") from None
+
+    def options(self) -> list[str]:
+        """The options of the command line that give it."""
+        name = {"ratio": "--ratio", "bits_per_weight": "--bits-per-weight", "bytes": "--size"}[self.unit]
+        reference = ["--reference", self.reference] if self.reference != Budget.reference else []
+        return [name, f"{self.amount:.0f}" if self.unit == "bytes" else f"{self.amount:g}", *reference]
 
     def max_bits(self, num_embeddings: int, embedding_dim: int) -> int:
         """The most bits that a table of (``num_embeddings``, ``embedding_dim``) may store."""

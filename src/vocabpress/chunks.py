@@ -9,23 +9,10 @@ from collections.abc import Iterator
 CHUNK_BYTES = 2**23  # of a chunk's rows, in the dtype of the computation
 
 
-def rows_at_once(width: int, itemsize: int = 8) -> int:
-    """Rows of a chunk, at least 1.
-
-    Args:
-        width: Columns of a row.
-        itemsize: Bytes of an entry in the dtype of the computation; 8 for float64.
-    """
-    return max(1, CHUNK_BYTES // (itemsize * width))
-
-
 def chunks(rows: int, width: int, itemsize: int = 8) -> Iterator[slice]:
-    """Slices over the rows of a table, in order. A table mapped from a file is then never in memory as a whole.
+    """Slices over the rows of a table, (rows, width), in order; ``itemsize`` is that of the computation's dtype.
 
-    Args:
-        rows: Rows of the table.
-        width: Columns of a row.
-        itemsize: As in `rows_at_once`.
+    A table mapped from a file is then never in memory as a whole.
     """
     step = max(1, CHUNK_BYTES // (itemsize * width))
     for start in range(0, rows, step):

@@ -5,12 +5,9 @@ from pathlib import Path
 
 
 def check_place(path: str | Path, what: str = "", made: bool = False) -> None:
-    """Raise a ValueError if a file can't be written.
+    """Raise a ValueError if a file can't be written, whose folder will be ``made`` or not.
 
-    Args:
-        path: The file.
-        what: Its content, for the message, such as ``"the picture "``.
-        made: Whether its folder will be created.
+    ``what`` is its content, for the message, such as ``"the picture "``.
     """
     file = Path(path).absolute()
     if made:

@@ -15,29 +15,17 @@ SAMPLE = 1536  # rows
 
 @dataclass(frozen=True)
 class Forecast:
-    """The expected cost of a fit.
+    """The expected cost of a fit."""
 
-    Attributes:
-        rows: V.
-        columns: d.
-        table_bytes: Size of the table as it is.
-        stored_bytes: Maximum size of the compressed table.
-        seconds: Time of the fit on this machine, within a factor of about two; None where the method can't predict it.
-    """
-
-    rows: int
-    columns: int
-    table_bytes: int
-    stored_bytes: int
-    seconds: float | None
+    rows: int  # V
+    columns: int  # d
+    table_bytes: int  # of the table as it is
+    stored_bytes: int  # of the compressed table, at most
+    seconds: float | None  # here, within a factor of about two; None where the method can't predict it
 
 
 def forecast(method: Method, table: Tensor, budget: Budget) -> Forecast:
-    """The expected cost of a fit of a table, (V, d), some rows of which are read.
-
-    Raises:
-        ValueError: If no plan fits the budget.
-    """
+    """The expected cost of a fit of a table, (V, d), by some of its rows; a ValueError if no plan fits the budget."""
     rows, columns = table.shape
     plans = method.plans(rows, columns, budget, torch.ones(rows))
     limit = budget.max_bits(rows, columns)

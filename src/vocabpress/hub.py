@@ -1,18 +1,16 @@
 """Find models: a local folder, or a download from the hub. A missing model is reported within half a second."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 IGNORED = ["onnx/*", "openvino/*", "*.h5", "*.msgpack", "*.ot", "*.onnx", "*.gguf"]
+SNAPSHOT = re.compile(r"models--(?:(?P<owner>[^/]+?)--)?(?P<name>[^/]+)/snapshots/")  # in the hub's cache
 
 
 def at(model: str, revision: str | None) -> str:
-    """A model's id with a revision, in the form that all functions accept: ``org/name@revision``.
-
-    Raises:
-        ValueError: If the model is a folder.
-    """
+    """A model's id with a revision, as all functions accept it, ``org/name@revision``; a ValueError for a folder."""
     if revision is None:
         return model
     if Path(model).exists():
@@ -26,12 +24,24 @@ def split(model: str | Path) -> tuple[str, str | None]:
     return name, revision or None
 
 
-def check(model: str | Path) -> None:
-    """Check that a model exists, without a download.
+def hub_id(model: str | Path) -> str | None:
+    """The hub id of a model, given its id or a folder in the hub's cache; None for any other folder."""
+    if not Path(model).is_dir():
+        return split(model)[0]
+    found = SNAPSHOT.search(f"{os.path.realpath(model)}/")
+    if found is None:
+        return None
+    return "/".join(filter(None, (found["owner"], found["name"])))
 
-    Raises:
-        ValueError: If it does not.
-    """
+
+def model_name(model: str | Path) -> str:
+    """The name of a model, without its owner or parent folders; links and ``.`` are resolved."""
+    known = hub_id(model)
+    return Path(os.path.realpath(model)).name if known is None else known.rpartition("/")[2]
+
+
+def check(model: str | Path) -> None:
+    """Raise a ValueError if a model does not exist, without a download."""
     if _local_folder(model) is not None:
         return
     from huggingface_hub import constants  # imported as late as possible, for a fast command line
@@ -50,11 +60,7 @@ def check(model: str | Path) -> None:
 
 
 def find(model: str | Path) -> Path:
-    """The folder of a model. A hub id is downloaded if it is not in the cache.
-
-    Raises:
-        ValueError: If there is no such model.
-    """
+    """The folder of a model, which is downloaded if it is not in the cache; a ValueError if there is none."""
     folder = _local_folder(model)
     return _download(*split(model)) if folder is None else folder
 
@@ -69,11 +75,7 @@ def _download(name: str, revision: str | None) -> Path:
 
 
 def _local_folder(model: str | Path) -> Path | None:
-    """The local folder of a model; None if the name may be a hub id.
-
-    Raises:
-        ValueError: If it is a file, or a path that does not exist.
-    """
+    """The local folder of a model; None if the name may be a hub id, a ValueError if it can only be a path."""
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder

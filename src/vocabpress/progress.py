@@ -72,7 +72,6 @@ class Bar(Generic[T]):
         return min(1.0, (self.n + self.inner) / self.total) if self.total else 0.0
 
     def update(self, units: float = 1) -> None:
-        """Count units as done."""
         self.n, self.inner = self.n + units, 0.0
         self._show()
 
@@ -118,7 +117,6 @@ class Bar(Generic[T]):
         self.last_shown, self.last_share = now, share
 
     def close(self) -> None:
-        """Remove the bar."""
         if self in _open_bars:
             _open_bars.remove(self)
         if self.last_share is not None and self.share >= 1:

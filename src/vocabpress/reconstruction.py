@@ -14,31 +14,20 @@ DECILES = 10
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Weighted errors of a table's rows.
+    """Weighted errors of a table's rows."""
 
-    Attributes:
-        relative_error: Sum of squared errors over the sum of squared deviations from the mean row; 0 is exact, 1 is
-            the error of the mean row alone.
-        mean_cosine: Mean cosine between a row and its reconstruction.
-    """
-
+    # Sum of squared errors over that of squared deviations from the mean row; 0 is exact, 1 is the mean row alone.
     relative_error: float
-    mean_cosine: float
+    mean_cosine: float  # between a row and its reconstruction
 
 
 @dataclass(frozen=True)
 class RowErrors:
-    """Errors of each row of a table, shape (V), float64, on the CPU.
+    """Errors of each row of a table, shape (V), float64, on the CPU."""
 
-    Attributes:
-        squared_error: Squared distance of the row and its reconstruction.
-        cosine: Their cosine; 1 if they are equal, else 0 if one of them is zero.
-        norm_ratio: Length of the reconstruction over that of the row; NaN if the row is zero.
-    """
-
-    squared_error: Tensor
-    cosine: Tensor
-    norm_ratio: Tensor
+    squared_error: Tensor  # squared distance of the row and its reconstruction
+    cosine: Tensor  # of the two; 1 if they are equal, else 0 if one of them is zero
+    norm_ratio: Tensor  # length of the reconstruction over that of the row; NaN if the row is zero
 
     def over(self, deviations: Tensor, weights: Tensor) -> Reconstruction:
         """Sums over the rows, by ``weights``, (V), not all zero, and the result of `deviations`, (V)."""

@@ -18,12 +18,7 @@ STATIC = "vocabpress_static"
 
 
 class Placeholder:
-    """Stands for one of our classes, whose module is imported at the first use.
-
-    Args:
-        module: Module of the class.
-        name: Name of the class.
-    """
+    """Stands for one of our classes, whose module is imported at the first use."""
 
     def __init__(self, module: str, name: str) -> None:
         self._module, self._name = module, name

@@ -5,7 +5,6 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,7 +18,7 @@ SCHEMA_VERSION = 2
 PACKAGES = ("vocabpress", "torch", "transformers", "sentence-transformers", "numpy")
 
 
-def environment(device: str = "cpu", packages: Iterable[str] = PACKAGES) -> dict[str, Any]:
+def environment(device: str = "cpu") -> dict[str, Any]:
     """Versions, commit and machine, on which a result also depends."""
     here = Path(__file__).parent
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=here)
@@ -27,7 +26,7 @@ def environment(device: str = "cpu", packages: Iterable[str] = PACKAGES) -> dict
     status = ["git", "--no-optional-locks", "status", "--porcelain", "."]
     changed = subprocess.run(status, capture_output=True, text=True, check=False, cwd=here)
     return {
-        "versions": {package: _version(package) for package in packages},
+        "versions": {package: _version(package) for package in PACKAGES},
         "python": platform.python_version(),
         "commit": (commit.stdout.strip() or None) if commit.returncode == 0 else None,
         "uncommitted_changes": bool(changed.stdout.strip()) if changed.returncode == 0 else None,

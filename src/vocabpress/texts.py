@@ -4,11 +4,10 @@ import atexit
 import gzip
 import json
 import shutil
-import stat
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,7 +34,8 @@ def sources(paths: Iterable[str | Path]) -> list[Path]:
 
 
 def _expanded(path: str) -> list[Path]:
-    if path == STDIN or _is_pipe(Path(path)):
+    file = Path(path)
+    if path == STDIN or file.is_fifo() or file.is_char_device() or file.is_socket():  # which can be read only once
         return [_spool(path)]
     place, _ = _with_field(path)
     if place.is_dir():
@@ -48,28 +48,14 @@ def _expanded(path: str) -> list[Path]:
     return [Path(path)]
 
 
-def _is_pipe(path: Path) -> bool:
-    """Whether a file can be read only once."""
-    try:
-        mode = path.stat().st_mode
-    except OSError:
-        return False
-    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode)
-
-
 def _spool(path: str) -> Path:
     """A temporary copy of a pipe's content, deleted when the process ends."""
     with ExitStack() as stack:
         stream = sys.stdin.buffer if path == STDIN else stack.enter_context(Path(path).open("rb"))
         copy = stack.enter_context(tempfile.NamedTemporaryFile(prefix="vocabpress-", suffix=".txt", delete=False))
-        atexit.register(_delete, Path(copy.name))
+        atexit.register(Path(copy.name).unlink, missing_ok=True)
         shutil.copyfileobj(stream, copy)
         return Path(copy.name)
-
-
-def _delete(copy: Path) -> None:
-    with suppress(OSError):
-        copy.unlink()
 
 
 def _with_field(path: str) -> tuple[Path, str]:

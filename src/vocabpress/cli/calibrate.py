@@ -5,27 +5,17 @@ from typing import Annotated
 
 import typer
 
+from vocabpress.cli import options
 from vocabpress.cli.later import Later
-from vocabpress.cli.options import (
-    JsonOption,
-    LessonData,
-    LessonTask,
-    LessonText,
-    ModelArgument,
-    RevisionOption,
-    located,
-    parse_settings,
-    print_json,
-)
 
 budgets, files, library = Later("vocabpress.budget"), Later("vocabpress.files"), Later("vocabpress.calibrate")
 printing, typed = Later("vocabpress.cli.printing"), Later("vocabpress.settings")
 
 
 def calibrate(
-    model: ModelArgument,
+    model: options.ModelArgument,
     output: Annotated[Path, typer.Option("-o", "--output", help="File to write, for compress --calibration.")],
-    text: LessonText = None,
+    text: options.LessonText = None,
     start: Annotated[
         list[str] | None,
         typer.Option(
@@ -62,16 +52,16 @@ def calibrate(
     ] = None,
     sequences: Annotated[int, typer.Option(help="Sequences for the metric at most, drawn from the text.")] = 3000,
     max_length: Annotated[int, typer.Option(help="Tokens of a sequence.")] = 128,
-    task: LessonTask = None,
-    data: LessonData = None,
+    task: options.LessonTask = None,
+    data: options.LessonData = None,
     ratio: Annotated[float, typer.Option(help="Ratio to float32 of the tables that evaluate gates.")] = 25,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="field=value for learning gates; may be repeated.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the random generator.")] = 0,
     device: Annotated[str, typer.Option(help="Device: cpu, cuda, cuda:1.")] = "cpu",
-    revision: RevisionOption = None,
-    as_json: JsonOption = False,
+    revision: options.RevisionOption = None,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Find which errors of a model's table matter, from text without labels, and write them to one file.
 
@@ -80,13 +70,13 @@ def calibrate(
     states of other models. With --weights-from gates, token weights are learned from text or, with --task, from the
     rows of a task, with a model that `vocabpress evaluate --task … --keep DIR` fine-tuned.
     """
-    model, learned = located(model, revision), weights_from == "gates"
+    model, learned = options.located(model, revision), weights_from == "gates"
     if settings and not learned:
         raise ValueError("--set is for the training of gates; add --weights-from gates")
     files.check_place(output, "the calibration to ")
     gates = None
     if learned:
-        given = {"max_length": max_length, **parse_settings(settings or [])}
+        given = {"max_length": max_length, **options.parse_settings(settings)}
         gates = library.GateSettings(**typed.read_settings("gates", library.GateSettings, given))
     found = library.calibrate(
         model,
@@ -110,4 +100,4 @@ def calibrate(
     found.save(output)
     printing.print_calibration(found, output)
     if as_json:
-        print_json({"output": str(output), **found.provenance(), "effective_rank": found.effective_rank})
+        options.print_json({"output": str(output), **found.provenance(), "effective_rank": found.effective_rank})

@@ -6,37 +6,19 @@ from typing import Annotated, Any
 
 import typer
 
+from vocabpress.cli import options
 from vocabpress.cli.later import Later
 from vocabpress.cli.names import BODIES, METHODS, PRESETS
-from vocabpress.cli.options import (
-    TEXT,
-    BitsOption,
-    JsonOption,
-    ModelArgument,
-    RatioOption,
-    ReferenceOption,
-    RevisionOption,
-    SettingsOption,
-    SizeOption,
-    TrustOption,
-    located,
-    parse_settings,
-    print_json,
-)
 
 budgets, methods, forecasts = Later("vocabpress.budget"), Later("vocabpress.methods"), Later("vocabpress.forecast")
-library, slices, qualities = (
-    Later("vocabpress.job.compress"),
-    Later("vocabpress.hf.slices"),
-    Later("vocabpress.job.quality"),
-)
-requests, progress = Later("vocabpress.hf.request"), Later("vocabpress.progress")
+library, qualities = Later("vocabpress.job.compress"), Later("vocabpress.job.quality")
+slices, requests, progress = Later("vocabpress.hf.slices"), Later("vocabpress.hf.request"), Later("vocabpress.progress")
 printing, processes = Later("vocabpress.cli.printing"), Later("vocabpress.cli.together")
 DEFAULT = "tcq"
 
 
 def compress(
-    model: ModelArgument,
+    model: options.ModelArgument,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder to make; must not exist, or be empty.")
     ] = None,
@@ -54,10 +36,10 @@ def compress(
             "cosine of sentence embeddings, or 100 exp(-KL) of predictions. [99]"
         ),
     ] = None,
-    ratio: RatioOption = None,
-    bits_per_weight: BitsOption = None,
-    size: SizeOption = None,
-    reference: ReferenceOption = None,
+    ratio: options.RatioOption = None,
+    bits_per_weight: options.BitsOption = None,
+    size: options.SizeOption = None,
+    reference: options.ReferenceOption = None,
     linears: Annotated[
         list[str] | None,
         typer.Option(
@@ -72,7 +54,8 @@ def compress(
     text: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"{TEXT}; the tokens and directions that matter in it are stored more exactly. May be repeated."
+            help=f"{options.TEXT}; the tokens and directions that matter in it are stored more exactly. "
+            "May be repeated."
         ),
     ] = None,
     calibration: Annotated[
@@ -82,7 +65,7 @@ def compress(
             "--text."
         ),
     ] = None,
-    settings: SettingsOption = None,
+    settings: options.SettingsOption = None,
     no_measure: Annotated[
         bool, typer.Option("--no-measure", help="Don't measure what the compression changes; then --ratio 25.")
     ] = False,
@@ -127,21 +110,22 @@ def compress(
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the random generator.")] = 0,
     device: Annotated[str, typer.Option(help="Device: cpu, cuda, cuda:1.")] = "cpu",
-    revision: RevisionOption = None,
-    trust_remote_code: TrustOption = False,
+    revision: options.RevisionOption = None,
+    trust_remote_code: options.TrustOption = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the bytes and the time that it would take, and write nothing.")
     ] = False,
-    as_json: JsonOption = False,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Compress the token table of a model, and write a checkpoint that from_pretrained loads.
 
     Under torchrun all processes fit one table together, each a part of its rows.
     """
-    budget, fields = parse_budget(ratio, bits_per_weight, size, reference, quality), parse_settings(settings or [])
+    budget = parse_budget(ratio, bits_per_weight, size, reference, quality)
+    fields = options.parse_settings(settings)
     if output is None and not dry_run:
         raise ValueError("Missing option '-o' / '--output': the folder to make")
-    model = located(model, revision)
+    model = options.located(model, revision)
     if preset_name is None and reference is not None and ratio is None:
         raise ValueError("--reference is what a ratio is against; give --ratio, or leave it out")
     if preset_name is None:
@@ -149,7 +133,7 @@ def compress(
             "method": methods.make_method(method or DEFAULT, **fields) if method or fields else None,
             "budget": budget,
             "quality": quality,
-            "linears": requests.LinearShapes.read(parse_settings(linears, "--linears")) if linears else None,
+            "linears": requests.LinearShapes.read(options.parse_settings(linears, "--linears")) if linears else None,
         }
     elif method is not None or budget is not None or quality is not None or reference is not None or linears:
         raise ValueError(f"--preset {preset_name} sets method, size and linear maps; give it, or give them")
@@ -188,7 +172,7 @@ def compress(
         f"Written to {output}. To use it, `import vocabpress` and load the folder as before; its README.md shows how."
     )
     if as_json:
-        print_json(asdict(report))
+        options.print_json(asdict(report))
 
 
 def show_forecast(model: str, method: Any, budget: Any, quality: float | None, as_json: bool) -> None:
@@ -210,7 +194,7 @@ def show_forecast(model: str, method: Any, budget: Any, quality: float | None, a
     ]
     printing.print_table(["", ""], rows, f"{found.rows:,} x {found.columns:,} in {kind} by {name}, {size}")
     if as_json:
-        print_json(asdict(found) | {"method": name, "budget": str(budget), "dtype": kind})
+        options.print_json(asdict(found) | {"method": name, "budget": str(budget), "dtype": kind})
 
 
 def parse_budget(
@@ -220,11 +204,7 @@ def parse_budget(
     reference: str | None,
     quality: float | None = None,
 ) -> Any:
-    """The budget of the options, if there is one.
-
-    Raises:
-        ValueError: If there are several, or a reference without a ratio.
-    """
+    """The budget of the options, if there is one; a ValueError if there are several, or a reference without a ratio."""
     options = {"--quality": quality, "--ratio": ratio, "--bits-per-weight": bits_per_weight, "--size": size}
     given = [name for name, value in options.items() if value is not None]
     if len(given) > 1:

@@ -7,18 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
+from vocabpress.cli import options
 from vocabpress.cli.later import Later
 from vocabpress.cli.names import GLUE, TASKS
-from vocabpress.cli.options import TEXT, JsonOption, ModelArgument, located, parse_settings, print_json
 
 texts, library, devices = Later("vocabpress.texts"), Later("vocabpress.evaluate"), Later("vocabpress.hf.compress")
 printing = Later("vocabpress.cli.printing")
 
-TASK_GROUPS = {"glue": GLUE}
-
 
 def evaluate(
-    model: ModelArgument,
+    model: options.ModelArgument,
     task: Annotated[
         list[str],
         typer.Option(help=f"One of {', '.join(TASKS)}, or glue for all nine tasks of GLUE. May be repeated."),
@@ -26,7 +24,7 @@ def evaluate(
     against: Annotated[str | None, typer.Option(help="The original: a hub id or a folder.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the data sets, laid out as in docs/evaluate.md.")] = None,
     text: Annotated[
-        list[str] | None, typer.Option("--text", help=f"{TEXT}, for tasks that read text. May be repeated.")
+        list[str] | None, typer.Option("--text", help=f"{options.TEXT}, for tasks that read text. May be repeated.")
     ] = None,
     subset: Annotated[
         int | None, typer.Option(help="Use only this many lines or training rows, in tasks that can.")
@@ -47,7 +45,7 @@ def evaluate(
         Path | None,
         typer.Option(help="Folder for the fine-tuned models, TASK-seedN; they can be teachers in recover --task."),
     ] = None,
-    as_json: JsonOption = False,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Evaluate a model, compressed or not.
 
@@ -61,8 +59,8 @@ def evaluate(
     With --against, each task also runs on the original, and the results and their difference are shown. With
     --output, results of earlier runs with the same settings are reused.
     """
-    model, against = located(model), None if against is None else located(against)
-    chosen = choose_tasks(task, parse_settings(settings or []), {"subset": subset, "epochs": epochs})
+    model, against = options.located(model), None if against is None else options.located(against)
+    chosen = choose_tasks(task, options.parse_settings(settings), {"subset": subset, "epochs": epochs})
     if seeds < 1:
         raise ValueError(f"--seeds is the number of runs, at least 1, got {seeds}")
     if seeds > 1 and not any(each.seeded for each in chosen.values()):
@@ -88,18 +86,15 @@ def evaluate(
     printing.print_results(results, before)
     if as_json:
         originals = {"original": [asdict(result) for result in before]} if against is not None else {}
-        print_json({"results": [asdict(result) for result in results], **originals})
+        options.print_json({"results": [asdict(result) for result in results], **originals})
 
 
 def choose_tasks(names: Sequence[str], settings: Mapping[str, str], shared: Mapping[str, Any]) -> dict[str, Any]:
-    """Make the tasks by name, with groups expanded.
+    """Make the tasks by name, ``glue`` for all nine, with ``settings`` of ``task.field`` or ``field``.
 
-    Args:
-        names: Names of tasks and groups.
-        settings: ``task.field`` or ``field`` -> value.
-        shared: Options that set the field of the same name -> value, or None.
+    Options in ``shared`` that are not None set the field of the same name.
     """
-    tasks = dict.fromkeys(each for name in names for each in TASK_GROUPS.get(name, (name,)))
+    tasks = dict.fromkeys(each for name in names for each in (GLUE if name == "glue" else (name,)))
     per_task: dict[str, dict[str, Any]] = {name: {} for name in tasks}
     known = {name: {field.name for field in fields(library.make_task(name))} for name in tasks}
     options = {f"--{name}": (name, value) for name, value in shared.items() if value is not None}

@@ -10,13 +10,13 @@ from typing import Annotated
 
 import typer
 
-ProgramArgument = Annotated[
-    str, typer.Argument(help="An installed command such as lm_eval or mteb, a module, or a .py file.")
-]
-RestArgument = Annotated[list[str] | None, typer.Argument(help="Its arguments.")]
 
-
-def execute(program: ProgramArgument, arguments: RestArgument = None) -> None:
+def execute(
+    program: Annotated[
+        str, typer.Argument(help="An installed command such as lm_eval or mteb, a module, or a .py file.")
+    ],
+    arguments: Annotated[list[str] | None, typer.Argument(help="Its arguments.")] = None,
+) -> None:
     """Run a Python program in which transformers loads compressed checkpoints, as after `import vocabpress`."""
     commands = entry_points(group="console_scripts", name=program)
     is_file = program.endswith(".py")

@@ -10,11 +10,7 @@ NOISY = ("torchao", "torch.utils._pytree", "huggingface_hub", "sentence_transfor
 
 
 class Later:
-    """Stands for a module, which is imported at the first use.
-
-    Args:
-        name: Name of the module.
-    """
+    """Stands for a module, which is imported at the first use."""
 
     def __init__(self, name: str) -> None:
         self._name = name

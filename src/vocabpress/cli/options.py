@@ -52,23 +52,15 @@ _stdout: list[TextIO] = []
 
 
 def located(model: str, revision: str | None = None) -> str:
-    """A model with its revision, checked to exist before anything large is imported.
-
-    Raises:
-        ValueError: If it does not exist.
-    """
+    """A model with its revision, checked to exist before anything large is imported."""
     found = hub.at(model, revision)
     hub.check(found)
     return found
 
 
-def parse_settings(settings: list[str], option: str = "--set") -> dict[str, str]:
-    """Parse ``["epochs=3"]`` to ``{"epochs": "3"}``.
-
-    Raises:
-        ValueError: If an entry has no ``=``.
-    """
-    pairs = [entry.partition("=") for entry in settings]
+def parse_settings(settings: list[str] | None, option: str = "--set") -> dict[str, str]:
+    """Parse ``["epochs=3"]`` to ``{"epochs": "3"}``."""
+    pairs = [entry.partition("=") for entry in settings or ()]
     for name, equals, _ in pairs:
         if not equals or not name:
             example = "epochs=10" if option == "--set" else "attention=48x384"

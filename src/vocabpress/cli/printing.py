@@ -71,10 +71,7 @@ def print_line(text: str) -> None:
 
 def print_report(report: "Report") -> None:
     """What `vocabpress compress` did."""
-    sizes = [("token table", report.table_bytes_before, report.table_bytes_after)]
-    sizes += [(f"linear maps of {part.role}", part.bytes_before, part.bytes_after) for part in report.linears]
-    sizes += [("whole model, on disk", report.model_bytes_before, report.model_bytes_after)]
-    rows = [(name, size(before), size(after), f"{before / after:.2f}") for name, before, after in sizes]
+    rows = [(name, size(before), size(after), f"{before / after:.2f}") for name, before, after in report.sizes()]
     title = f"{report.source_name}: {report.table} by {report.method}, {report.sized()}"
     print_table([f"bytes, the original in {report.dtype}", "before", "after", "times smaller"], rows, title)
     if report.folder is not None:
@@ -236,9 +233,7 @@ def _named(value: Any) -> str:
 def print_results(results: Sequence[Result], before: Sequence[Result] = ()) -> None:
     """A table for each task: each metric, over several seeds its mean and sample standard deviation; and answers.
 
-    Args:
-        results: Of one model; those of one task differ in the seed alone.
-        before: Of the original; where a task was run on it, the table has before, after and the difference.
+    Where a task was run on the original, too, the table has ``before``, after and the difference.
     """
     for task in dict.fromkeys(result.task for result in results):
         runs = [result for result in results if result.task == task]
@@ -264,11 +259,7 @@ def print_results(results: Sequence[Result], before: Sequence[Result] = ()) -> N
 
 
 def plot_spectrum(found: "Inspection", path: str | Path) -> None:
-    """The singular values, and the variance they hold, as a PNG.
-
-    Raises:
-        ValueError: If altair is not installed, or the file can't be written.
-    """
+    """The singular values, and the variance they hold, as a PNG."""
     try:
         import altair as alt
         import vl_convert

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
+from vocabpress.cli import options
 from vocabpress.cli.later import Later
-from vocabpress.cli.options import JsonOption, print_json
 
 collecting, pages = Later("vocabpress.report.collect"), Later("vocabpress.report.page")
 frames, tables = Later("vocabpress.report.frame"), Later("vocabpress.report.tables")
@@ -19,7 +19,7 @@ def report(
     output: Annotated[Path, typer.Option("-o", "--output", help="HTML file to write.")] = Path("report.html"),
     markdown: Annotated[Path | None, typer.Option(help="Also write the tables as Markdown to this file.")] = None,
     title: Annotated[str, typer.Option(help="Title of the page.")] = "Compressed vocabulary tables",
-    as_json: JsonOption = False,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Show results as one HTML page that needs no network: charts, tables, commands to repeat them."""
     for path in filter(None, (output, markdown)):
@@ -38,7 +38,7 @@ def report(
     skipped = f"; {found.skipped} JSON files hold no results" if found.skipped else ""
     print(f"{len(found.results)} results from {found.files} files{skipped}. Written to {output}.")
     if as_json:
-        print_json(
+        options.print_json(
             {
                 "output": str(output),
                 "markdown": None if markdown is None else str(markdown),

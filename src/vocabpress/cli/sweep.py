@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from vocabpress.cli import options
 from vocabpress.cli.later import Later
-from vocabpress.cli.options import JsonOption, print_json
 
 cells_of, plans = Later("vocabpress.sweep.expand"), Later("vocabpress.sweep.plan")
 running = Later("vocabpress.sweep.run")
@@ -23,7 +23,7 @@ def sweep(
     workers: Annotated[int | None, typer.Option(help="Local processes at a time; instead of the plan's.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cells, and run none.")] = False,
     cluster: Annotated[str | None, typer.Option(hidden=True, help="Cluster of submitit; local for tests.")] = None,
-    as_json: JsonOption = False,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Run a plan of methods, ratios, tasks and seeds; finished cells are not run again.
 
@@ -40,7 +40,7 @@ def sweep(
     report = running.run_sweep(checked, workers=workers, cluster=cluster or ("slurm" if slurm else None), progress=True)
     show_report(report)
     if as_json:
-        print_json(asdict(report))
+        options.print_json(asdict(report))
     if report.failed:
         raise typer.Exit(SOME_FAILED)
 
@@ -52,7 +52,7 @@ def show_cells(plan: Any, as_json: bool) -> None:
     rows = [(cell.name, cell.stage, "to run" if cell.name in names else "done") for cell in cells]
     printing.print_table(["cell", "stage", "state"], rows, f"{len(cells)} cells, {len(names)} to run")
     if as_json:
-        print_json({"cells": [dict(zip(("name", "stage", "state"), row, strict=True)) for row in rows]})
+        options.print_json({"cells": [dict(zip(("name", "stage", "state"), row, strict=True)) for row in rows]})
 
 
 def show_report(report: Any) -> None:

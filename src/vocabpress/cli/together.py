@@ -17,22 +17,15 @@ from vocabpress.fitting.shards import ALONE, Shards
 TIMEOUT = timedelta(days=1)  # the first process may measure and write for long while the others wait
 
 
-def started_together() -> bool:
-    """Whether torchrun started several processes, of which this is one."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "MASTER_ADDR" in os.environ and dist.is_available()
-
-
 @contextmanager
 def together(device: str) -> Iterator[Shards]:
-    """Join the other processes, if there are any, each with its own CUDA device.
+    """Join the other processes, if there are any, each with its own CUDA device if the ``device`` to fit on is one.
 
     An error in one process ends all, with one line and exit code 2. The first to fail prints the error; the others find
     their connections closed and print nothing.
-
-    Args:
-        device: Where to fit; its type decides the backend, gloo or nccl.
     """
-    if not started_together():
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and "MASTER_ADDR" in os.environ and dist.is_available()
+    if not several:
         yield ALONE
         return
     on_cuda = torch.device(device).type == "cuda"
@@ -53,7 +46,6 @@ def together(device: str) -> Iterator[Shards]:
 
 
 def _another_failed(store: Any) -> bool:
-    """Whether another process failed before this one."""
     try:
         return store.add("vocabpress failed", 1) > 1
     except RuntimeError:  # the process with the store has ended

@@ -6,30 +6,32 @@ from typing import Annotated
 
 import typer
 
+from vocabpress.cli import options
 from vocabpress.cli.later import Later
-from vocabpress.cli.options import TEXT, JsonOption, ModelArgument, RevisionOption, located, print_json
 
 printing, library = Later("vocabpress.cli.printing"), Later("vocabpress.trim")
 
 
 def trim(
-    model: ModelArgument,
+    model: options.ModelArgument,
     output: Annotated[Path, typer.Option("-o", "--output", help="New or empty folder.")],
-    text: Annotated[list[str] | None, typer.Option("--text", help=f"{TEXT}; keep its tokens. May be repeated.")] = None,
+    text: Annotated[
+        list[str] | None, typer.Option("--text", help=f"{options.TEXT}; keep its tokens. May be repeated.")
+    ] = None,
     script: Annotated[
         list[str] | None,
         typer.Option(help="Keep the tokens of this Unicode script, such as Latin or Cyrillic. May be repeated."),
     ] = None,
     min_count: Annotated[int, typer.Option(help="Keep a token if it occurs at least this often in the text.")] = 1,
-    revision: RevisionOption = None,
-    as_json: JsonOption = False,
+    revision: options.RevisionOption = None,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Remove the tokens that the given texts or scripts do not need; the rows of the others are unchanged.
 
     The result is an ordinary checkpoint, which can be used or compressed.
     """
-    model = located(model, revision)
+    model = options.located(model, revision)
     report = library.trim(model, output, text=text or (), scripts=script or (), min_count=min_count, progress=True)
     printing.print_trim(report)
     if as_json:
-        print_json(asdict(report))
+        options.print_json(asdict(report))

@@ -11,7 +11,8 @@ from torch.nn.functional import cosine_similarity
 from transformers import AutoModel, PreTrainedModel
 
 from vocabpress.evaluate.batches import by_length, encode_lines, pad
-from vocabpress.evaluate.language import LOADERS, divergences, head_kind, logits_at, longest_input
+from vocabpress.evaluate.language import LOADERS, head_kind, logits_at, longest_input
+from vocabpress.evaluate.scores import divergences
 from vocabpress.evaluate.task import Measurement, Subject, Task
 from vocabpress.progress import Bar
 from vocabpress.settings import AtLeast1
@@ -22,19 +23,14 @@ class ModelAgreement(Task):
     """Task ``agreement``: last hidden states, and with a language-modelling head the predictions.
 
     All tokens of a line count equally, special ones included. In an encoder-decoder the encoder is compared.
-
-    Attributes:
-        max_length: Tokens of a line; longer ones are cut.
-        batch_size: Lines at a time; the result does not depend on it.
-        subset: Lines to take from the start of the text; None takes all.
     """
 
     reads_text: ClassVar[bool] = True
     compares: ClassVar[bool] = True
 
-    max_length: Annotated[int, Field(ge=2)] = 128
-    batch_size: AtLeast1 = 8
-    subset: AtLeast1 | None = None
+    max_length: Annotated[int, Field(ge=2)] = 128  # tokens of a line; longer ones are cut
+    batch_size: AtLeast1 = 8  # lines at a time; the result does not depend on it
+    subset: AtLeast1 | None = None  # lines to take from the start of the text; None takes all
 
     def measure(self, subject: Subject) -> Measurement:
         original_folder = subject.original("agreement")
@@ -62,14 +58,7 @@ class ModelAgreement(Task):
 def compare(
     original: PreTrainedModel, model: PreTrainedModel, batch: dict[str, Tensor], has_head: bool
 ) -> dict[str, float]:
-    """Sums over the tokens of a batch of ``input_ids`` and ``attention_mask``.
-
-    Returns:
-        ``hidden_cosine``; with a head also those of `divergences`.
-
-    Raises:
-        ValueError: If widths or vocabularies differ.
-    """
+    """Sums over the tokens of a batch: ``hidden_cosine``, and with a head those of `divergences`."""
     inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
     (wanted, right), (found, logits) = (_states(each, inputs, has_head) for each in (original, model))
     if wanted.shape != found.shape or right.shape != logits.shape:

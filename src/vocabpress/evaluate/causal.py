@@ -16,34 +16,21 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from vocabpress.evaluate.language import (
-    CAUSAL,
-    ScoredSequence,
-    averages,
-    load_language_model,
-    longest_input,
-    score,
-    tokens_of,
-)
+from vocabpress.evaluate.language import CAUSAL, load_language_model, longest_input, tokens_of
+from vocabpress.evaluate.scores import ScoredSequence, averages, score
 from vocabpress.evaluate.task import Measurement, Subject, Task
 from vocabpress.settings import AtLeast1
 
 
 @dataclass(frozen=True)
 class CausalPerplexity(Task):
-    """Task ``clm``.
-
-    Attributes:
-        window: Tokens of a window, at most what the model reads.
-        batch_size: Windows at a time; the result does not depend on it.
-        subset: Lines to take from the start of the text; None takes all.
-    """
+    """Task ``clm``."""
 
     reads_text: ClassVar[bool] = True
 
-    window: Annotated[int, Field(ge=4)] = 512
-    batch_size: AtLeast1 = 4
-    subset: AtLeast1 | None = None
+    window: Annotated[int, Field(ge=4)] = 512  # tokens, at most what the model reads
+    batch_size: AtLeast1 = 4  # windows at a time; the result does not depend on it
+    subset: AtLeast1 | None = None  # lines to take from the start of the text; None takes all
 
     def measure(self, subject: Subject) -> Measurement:
         text = "\n".join(subject.lines("perplexity")[: self.subset])

@@ -8,8 +8,7 @@ from pathlib import Path
 def read_cells(file: Path, separator: str | None = "\t") -> Iterator[tuple[str, list[str]]]:
     """The place, for messages, and the cells of each line that is not blank; quotes are text.
 
-    Raises:
-        ValueError: With file and line number, if the file is not UTF-8, with or without a byte-order mark.
+    The file is UTF-8, with or without a byte-order mark; a ValueError if not.
     """
     with file.open("rb") as stream:  # split only at line feeds: sentences contain other line separators of Python
         for number, raw in enumerate(stream, start=1):

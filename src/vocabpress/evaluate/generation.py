@@ -42,26 +42,16 @@ PROMPTS = (
 
 @dataclass(frozen=True)
 class Generation(Task):
-    """Task ``generation``.
-
-    Attributes:
-        prompt_tokens: Tokens of the prompt that is timed.
-        new_tokens: Tokens that are generated after it.
-        repeats: Times that each model is timed; the median counts.
-        answer_tokens: Tokens of each answer at most; 0 generates no answers.
-        dtype: ``"auto"`` is that of the checkpoint, or of the original's.
-        hot_rows: How tables are read, see `vocabpress.read_with`.
-        resident: As above. Without either they are read as after any load.
-    """
+    """Task ``generation``."""
 
     compares: ClassVar[bool] = True
 
-    prompt_tokens: AtLeast1 = 128
-    new_tokens: Annotated[int, Field(ge=2)] = 64
-    repeats: AtLeast1 = 5
-    answer_tokens: AtLeast0 = 48
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    hot_rows: str | None = None
+    prompt_tokens: AtLeast1 = 128  # of the prompt that is timed
+    new_tokens: Annotated[int, Field(ge=2)] = 64  # that are generated after it
+    repeats: AtLeast1 = 5  # times that each model is timed; the median counts
+    answer_tokens: AtLeast0 = 48  # of each answer at most; 0 generates no answers
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # "auto": of the checkpoint, or of the original's
+    hot_rows: str | None = None  # see `vocabpress.read_with`; without this and `resident` it is as after any load
     resident: Kept | None = None
 
     def __post_init__(self) -> None:
@@ -126,14 +116,7 @@ def read_answers(
 ) -> list[dict[str, str]]:
     """Greedy answers to `PROMPTS`, in the chat template if the tokenizer has one.
 
-    Args:
-        models: The model under ``""``, and the original, if there is one, under ``"_original"``.
-        tokenizer: Of both.
-        new_tokens: Tokens of an answer at most.
-        bar: Moves by one for each answer.
-
-    Returns:
-        ``prompt``, ``answer``, and with an original ``original``, its answer.
+    Each has ``prompt``, ``answer`` of the model ``""``, and ``original`` if there is a model ``"_original"``.
     """
     found = []
     for prompt in PROMPTS:

@@ -1,46 +1,23 @@
-"""Scoring of masked and causal language models: heads, batches, likelihoods."""
+"""Masked and causal language models: which is which, how they are loaded, their tokens and logits."""
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-)
+from transformers.models.auto import modeling_auto
 
-from vocabpress.embeddings import Dense
-from vocabpress.evaluate.batches import by_length, pad
 from vocabpress.evaluate.task import Subject
 from vocabpress.hf.checkpoint import named_class
-from vocabpress.hf.modules import TiedHead
-from vocabpress.hf.swap import uninstall
-from vocabpress.hf.tables import input_table_name, module_name
-from vocabpress.progress import Bar
-from vocabpress.reconstruction import frequency_deciles
+from vocabpress.hf.tables import input_table_name
 
 MASKED, CAUSAL = "masked", "causal"
 LOADERS = {MASKED: AutoModelForMaskedLM, CAUSAL: AutoModelForCausalLM}
 CLASSES = {
-    MASKED: set(MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()),
-    CAUSAL: set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()),
+    MASKED: set(modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()),
+    CAUSAL: set(modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()),
 }
 TASK_OF = {MASKED: "mlm", CAUSAL: "clm"}
-POSITIONS_PER_CHUNK = 1024  # positions whose logits are converted to float32 at a time
-
-
-@dataclass(frozen=True)
-class ScoredSequence:
-    """Input tokens, with ``targets``, the right tokens for the logits at the ascending positions ``places``."""
-
-    inputs: list[int]
-    places: Sequence[int]
-    targets: list[int]
 
 
 def head_kind(folder: Path) -> str | None:
@@ -50,11 +27,7 @@ def head_kind(folder: Path) -> str | None:
 
 
 def load_language_model(subject: Subject, kind: str, dtype: str = "float32") -> tuple[PreTrainedModel, Any]:
-    """The subject's model with a head of this kind, in this dtype, and its tokenizer.
-
-    Raises:
-        ValueError: If the checkpoint is a language model of the other kind, or can't be read.
-    """
+    """The subject's model with a head of this kind, and its tokenizer; a ValueError if it has one of the other kind."""
     name, other = named_class(subject.model).__name__, CAUSAL if kind == MASKED else MASKED
     if name in CLASSES[other] and name not in CLASSES[kind]:
         raise ValueError(
@@ -89,11 +62,7 @@ def table_rows(model: PreTrainedModel) -> int:
 
 
 def tokens_of(text: str, tokenizer: Any, model: PreTrainedModel) -> list[int]:
-    """A text's tokens, without special ones.
-
-    Raises:
-        ValueError: If there is none, or the table has no row for one.
-    """
+    """A text's tokens, without special ones; a ValueError if there is none, or the table has no row for one."""
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     if not ids:
         raise ValueError("the tokenizer finds no token in the text; give text in the model's language")
@@ -103,15 +72,10 @@ def tokens_of(text: str, tokenizer: Any, model: PreTrainedModel) -> list[int]:
 
 
 def logits_at(model: PreTrainedModel, inputs: dict[str, Tensor], at: Tensor, **options: Any) -> tuple[Any, Tensor]:
-    """The model's output, and its logits at some positions, (positions, V).
+    """The model's output, and its logits, (positions, V), where ``at``, (batch, longest), is true.
 
-    If transformers knows the head's module, the head runs only at those positions.
-
-    Args:
-        model: With a language-modelling head.
-        inputs: Output of `pad`, on the model's device.
-        at: The positions, (batch, longest), boolean.
-        options: Further arguments of the model.
+    If transformers knows the head's module, the head runs only at those positions. The ``inputs`` are of `pad`, on the
+    model's device.
     """
 
     def select(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -126,145 +90,3 @@ def logits_at(model: PreTrainedModel, inputs: dict[str, Tensor], at: Tensor, **o
         if handle is not None:
             handle.remove()
     return out, out.logits if out.logits.dim() == 2 else out.logits[at]
-
-
-def score(
-    subject: Subject,
-    model: PreTrainedModel,
-    kind: str,
-    sequences: Sequence[ScoredSequence],
-    text: Sequence[int],
-    batch_size: int,
-    filler: int,
-) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """The losses of a model, and if there is an original its own and how far the predictions are from it.
-
-    Args:
-        subject: The model's folder and its original.
-        model: The subject's model; its tables are decoded here, and its head is replaced.
-        kind: Kind of the model.
-        sequences: Sequences to score.
-        text: All tokens of the text, for counts.
-        batch_size: Sequences at a time.
-        filler: The padding token.
-
-    Returns:
-        ``nll``, in nats. With an original also ``nll_original``; ``nll_head_original``, the model's with the original's
-        table at its tied head; and `divergences` from the original, ``kl`` and ``top1_agreement``. Each has shape
-        (scored tokens). And their means for each tenth of the vocabulary, the most frequent tokens first, with the
-        number of scored ``tokens``; a mean of no tokens is None. The overall mean does not show damage to rare tokens.
-
-    Raises:
-        ValueError: If the original has another vocabulary, or a loss is not finite.
-    """
-    lengths = [len(sequence.inputs) for sequence in sequences]
-    batches = [[sequences[row] for row in rows] for rows in by_length(lengths, batch_size)]
-
-    def run(*models: PreTrainedModel) -> dict[str, Tensor]:
-        bar = Bar(batches, desc="likelihoods", disable=not subject.progress)
-        parts = [_scores(models, batch, filler) for batch in bar]
-        found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        if not all(bool(values.isfinite().all()) for values in found.values()):
-            raise ValueError(
-                "the model gives NaN or infinite logits, which have no perplexity; is the checkpoint whole?"
-            )
-        return found
-
-    uninstall(model, model.dtype)  # same predictions, and the head is decoded only once
-    if subject.compared_with_itself():
-        found = run(model)
-        found |= {"nll_original": found["nll"], "nll_head_original": found["nll"]}
-        found |= {"kl": torch.zeros_like(found["nll"]), "top1_agreement": torch.ones_like(found["nll"])}
-    elif subject.against is not None:
-        original = load_original(subject, model, kind)
-        found = run(model, original)
-        if _give_head(model, original):
-            found["nll_head_original"] = run(model)["nll"]
-    else:
-        found = run(model)
-    targets = torch.tensor([token for batch in batches for sequence in batch for token in sequence.targets])
-    return found, _deciles(found, targets, torch.bincount(torch.tensor(text), minlength=table_rows(model)).float())
-
-
-@torch.inference_mode()
-def _scores(models: Sequence[PreTrainedModel], batch: Sequence[ScoredSequence], filler: int) -> dict[str, Tensor]:
-    """``nll`` of the scored tokens of a batch, and what `score` compares with a second model, the original."""
-    inputs = pad([sequence.inputs for sequence in batch], filler)
-    scored = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
-    for row, sequence in enumerate(batch):
-        scored[row, list(sequence.places)] = True
-    device = models[0].device
-    on_device = {name: tensor.to(device) for name, tensor in inputs.items()}
-    logits = [logits_at(model, on_device, scored.to(device))[1] for model in models]
-    targets = torch.tensor([token for sequence in batch for token in sequence.targets], device=device)
-    found = {"nll": _losses(logits[0], targets)}
-    if len(models) == 1:
-        return found
-    return found | {"nll_original": _losses(logits[1], targets)} | divergences(logits[1], logits[0])
-
-
-def _losses(logits: Tensor, targets: Tensor) -> Tensor:
-    """Nats of each target, float64 on the CPU."""
-    parts = zip(logits.split(POSITIONS_PER_CHUNK), targets.split(POSITIONS_PER_CHUNK), strict=True)
-    return torch.cat(
-        [nn.functional.cross_entropy(part.float(), wanted, reduction="none").double().cpu() for part, wanted in parts]
-    )
-
-
-def divergences(original: Tensor, compressed: Tensor) -> dict[str, Tensor]:
-    """Differences of predictions at each position, from logits (positions, V); float64 on the CPU.
-
-    Returns:
-        ``kl``, KL(original || compressed) in nats, and ``top1_agreement``, 1 where both rate one token first, else 0.
-    """
-    kl, same = list[Tensor](), list[Tensor]()
-    parts = zip(original.split(POSITIONS_PER_CHUNK), compressed.split(POSITIONS_PER_CHUNK), strict=True)
-    for before, after in parts:
-        p, q = nn.functional.log_softmax(before.float(), dim=-1), nn.functional.log_softmax(after.float(), dim=-1)
-        kl.append((p.exp() * (p - q)).sum(-1, dtype=torch.float64).cpu())
-        same.append((before.argmax(-1) == after.argmax(-1)).double().cpu())
-    return {"kl": torch.cat(kl), "top1_agreement": torch.cat(same)}
-
-
-def _give_head(model: PreTrainedModel, original: PreTrainedModel) -> bool:
-    """Let a tied output head read the original's table, while the input still reads the model's own.
-
-    Papers that replace the input embedding of a tied model measure this: their new parameter silently unties the head.
-    The head keeps its bias. Returns whether transformers knows a head; else the measurement means nothing.
-    """
-    head: Any = model.get_output_embeddings()
-    embedding: Any = model.get_submodule(input_table_name(model))
-    if head is None:
-        return False
-    if isinstance(head, TiedHead) or head.weight is embedding.weight:
-        source: Any = original.get_submodule(input_table_name(original))
-        if tuple(source.weight.shape) != (head.out_features, head.in_features):
-            raise ValueError("the original has a table of another shape than the model; give what it was made of")
-        table = Dense.of(source.weight.detach(), torch.float32).requires_grad_(False)
-        model.set_submodule(module_name(model, head), TiedHead(table, head.bias))
-    return True
-
-
-def averages(scores: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, float]:
-    """Metrics from the numbers of `score`: perplexities, ``exp`` of a mean loss, under other names, and other means.
-
-    Raises:
-        ValueError: If a perplexity overflows.
-    """
-    means = {name: float(values.mean()) for name, values in scores.items()}
-    losses = {name: means.pop(name) for name in scores if name.startswith("nll")}
-    try:
-        return {names[name]: math.exp(loss) for name, loss in losses.items()} | means
-    except OverflowError:
-        raise ValueError(
-            f"the mean loss is {max(losses.values()):.0f} nats a token, too much for a perplexity"
-        ) from None
-
-
-def _deciles(scores: dict[str, Tensor], targets: Tensor, counts: Tensor) -> list[dict[str, Any]]:
-    deciles = []
-    for ids in frequency_deciles(counts):
-        inside = torch.isin(targets, ids)
-        means = {name: float(each[inside].mean()) if bool(inside.any()) else None for name, each in scores.items()}
-        deciles.append({"tokens": int(inside.sum()), **means})
-    return deciles

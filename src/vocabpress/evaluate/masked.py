@@ -17,15 +17,8 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from vocabpress.evaluate.batches import encode_lines
-from vocabpress.evaluate.language import (
-    MASKED,
-    ScoredSequence,
-    averages,
-    load_language_model,
-    longest_input,
-    score,
-    table_rows,
-)
+from vocabpress.evaluate.language import MASKED, load_language_model, longest_input, table_rows
+from vocabpress.evaluate.scores import ScoredSequence, averages, score
 from vocabpress.evaluate.task import Measurement, Subject, Task
 from vocabpress.settings import AtLeast1
 
@@ -34,24 +27,16 @@ BECOMES_MASK, BECOMES_RANDOM = 0.8, 0.1  # others do not change, as in BERT
 
 @dataclass(frozen=True)
 class MaskedPerplexity(Task):
-    """Task ``mlm``.
-
-    Attributes:
-        block: Tokens of a line, at most what the model reads.
-        mask_probability: Share of a line's tokens that are masked.
-        min_tokens: Shorter lines are left out; counted in words that are separated by spaces.
-        batch_size: Lines at a time; the result does not depend on it.
-        subset: Lines to take from the start of those that are long enough; None takes all.
-    """
+    """Task ``mlm``."""
 
     seeded: ClassVar[bool] = True
     reads_text: ClassVar[bool] = True
 
-    block: Annotated[int, Field(ge=8)] = 512
-    mask_probability: Annotated[float, Field(gt=0, lt=1)] = 0.15
-    min_tokens: int = 20
-    batch_size: AtLeast1 = 8
-    subset: AtLeast1 | None = None
+    block: Annotated[int, Field(ge=8)] = 512  # tokens of a line, at most what the model reads
+    mask_probability: Annotated[float, Field(gt=0, lt=1)] = 0.15  # share of a line's tokens that are masked
+    min_tokens: int = 20  # of a line, counted in words that are separated by spaces; shorter ones are left out
+    batch_size: AtLeast1 = 8  # lines at a time; the result does not depend on it
+    subset: AtLeast1 | None = None  # lines to take from the start of those that are long enough; None takes all
 
     def measure(self, subject: Subject) -> Measurement:
         lines = long_lines(subject.lines("masked perplexity"), self.min_tokens)[: self.subset]
@@ -90,14 +75,7 @@ def mask_lines(
 ) -> list[ScoredSequence]:
     """Tokenise lines and mask whole words of each, as the tokenizer splits them; lines without words are left out.
 
-    Args:
-        lines: Text.
-        tokenizer: A fast one, with a mask token.
-        vocabulary: Number of tokens that a random replacement is drawn from.
-        length: Tokens of a line at most, special ones included.
-        probability: Share of the tokens to mask.
-        seed: Decides words and replacements.
-        progress: Whether to draw a progress bar.
+    A line has at most ``length`` tokens; random replacements are drawn from the first ``vocabulary`` tokens.
     """
     draw, found = random.Random(seed), []
     for encoded in encode_lines(lines, tokenizer, length, progress):

@@ -1,4 +1,4 @@
-"""Pairs of sentences or words with human similarity scores, and the rank correlation of cosines with them."""
+"""Pairs of sentences or words with human similarity scores, and correlations; 0 if all values of one are equal."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from vocabpress.evaluate.cells import read_cells, read_score
-from vocabpress.evaluate.correlations import spearman
 
 
 class ScoredPair(NamedTuple):
@@ -21,23 +20,14 @@ class ScoredPair(NamedTuple):
 
 
 class PairColumns(NamedTuple):
-    """Columns of a file, counted from 0.
-
-    Attributes:
-        first: Column of the first text.
-        second: Column of the second text.
-        score: Column of the score.
-        separator: Between columns; None is any white space.
-        highest: The highest possible score; the lowest is 0.
-        unscored: Whether rows may lack a score; these are left out.
-    """
+    """Columns of the two texts and the score in a file, counted from 0."""
 
     first: int
     second: int
     score: int
-    separator: str | None = "\t"
-    highest: float = math.inf
-    unscored: bool = False
+    separator: str | None = "\t"  # None is any white space
+    highest: float = math.inf  # possible score; the lowest is 0
+    unscored: bool = False  # whether rows may lack a score; these are left out
 
 
 STSB = PairColumns(5, 6, 4, highest=5.0)
@@ -46,11 +36,7 @@ WORD_PAIRS = PairColumns(0, 1, 2, separator=None)
 
 
 def read_pairs(file: Path, columns: PairColumns) -> list[ScoredPair]:
-    """Read a file of pairs; blank lines are ignored, quotes are text.
-
-    Raises:
-        ValueError: With file and line number, if a line is invalid; also if the file holds fewer than two pairs.
-    """
+    """Read a file of pairs, at least two; a ValueError names the file and the line that is invalid."""
     places = (columns.first, columns.second, columns.score)
     needed, between = max(places) + 1, "tabs" if columns.separator == "\t" else "white space"
     pairs: list[ScoredPair] = []
@@ -73,3 +59,21 @@ def read_pairs(file: Path, columns: PairColumns) -> list[ScoredPair]:
 def rank_agreement(cosines: Tensor, pairs: Sequence[ScoredPair]) -> float:
     """Spearman correlation of the cosines, shape (pairs), with the scores, times 100."""
     return 100 * spearman(cosines, torch.tensor([pair.score for pair in pairs]))
+
+
+def pearson(a: Tensor, b: Tensor) -> float:
+    """Pearson correlation."""
+    if bool((a == a[0]).all()) or bool((b == b[0]).all()):
+        return 0.0
+    return float(torch.corrcoef(torch.stack([a, b]))[0, 1])
+
+
+def spearman(a: Tensor, b: Tensor) -> float:
+    """Rank correlation; equal values share their mean rank."""
+    return pearson(_ranks(a), _ranks(b))
+
+
+def _ranks(values: Tensor) -> Tensor:
+    _, inverse, counts = torch.unique(values, return_inverse=True, return_counts=True)
+    last = counts.cumsum(0).double()
+    return (last - (counts.double() - 1) / 2)[inverse]

@@ -30,14 +30,10 @@ def pooling_of(folder: Path) -> str:
 
 
 def embed(model: PreTrainedModel, inputs: dict[str, Tensor], folder: Path) -> Tensor:
-    """Sentence embeddings of unit length, (sentences, d), float32; layers after the pooling are left out.
+    """Sentence embeddings of unit length, (sentences, d), float32, pooled as the checkpoint's folder says.
 
-    Of a model with several parts it is the text part, of an encoder-decoder the encoder.
-
-    Args:
-        model: Its head, if it has one, is not used.
-        inputs: ``input_ids`` and ``attention_mask``, padded at the end, on the model's device.
-        folder: Folder of the checkpoint.
+    A head and layers after the pooling are not used. A model with several parts is its text part, an encoder-decoder
+    its encoder. The ``inputs`` are padded at the end.
     """
     body: Any = model.get_encoder() if model.config.is_encoder_decoder else model.base_model
     body = getattr(body, "text_model", body)
@@ -47,12 +43,9 @@ def embed(model: PreTrainedModel, inputs: dict[str, Tensor], folder: Path) -> Te
 
 
 def pooled(states: Tensor, mask: Tensor, pooling: str) -> Tensor:
-    """Embeddings of unit length, (sentences, d), float32, from states, (sentences, longest, d).
+    """Embeddings of unit length, (sentences, d), float32, from states of the last layer, (sentences, longest, d).
 
-    Args:
-        states: Of the last layer.
-        mask: 0 for padding, which is at the end; (sentences, longest).
-        pooling: As `pooling_of` returns it.
+    The mask is 0 for padding, which is at the end; (sentences, longest).
     """
     states = states.float()
     if pooling == "cls":

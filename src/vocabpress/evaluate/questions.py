@@ -7,14 +7,10 @@ from typing import Any
 
 
 def read_layout(file: Path) -> list[dict[str, Any]]:
-    """The questions of one file, in its order.
+    """The questions of one file, in its order; a ValueError if it is not in SQuAD's layout, or holds none.
 
-    Returns:
-        ``id``, ``question``, ``context``, and ``answers``: several people's ``text`` and ``answer_start``, its first
-        character in the context; empty without an answer.
-
-    Raises:
-        ValueError: If the file is no JSON in SQuAD's layout, or holds no paragraph with a question.
+    Each has ``id``, ``question``, ``context``, and ``answers``: several people's ``text`` and ``answer_start``, its
+    first character in the context; empty without an answer.
     """
     try:
         questions = list(_questions(json.loads(file.read_text(encoding="utf-8"))))

@@ -24,18 +24,11 @@ QUERY, PASSAGE = ("query",), ("document", "passage", "corpus")  # names of a mod
 
 @dataclass(frozen=True)
 class ParagraphRetrieval(Task):
-    """Task ``retrieval``.
+    """Task ``retrieval``."""
 
-    Attributes:
-        languages: Separated by commas, as in the names of the files (``en`` for ``xquad.en.json``); None takes all.
-        query_prefix: Text before each question; None takes the prompt that the model's folder names for queries, or
-            none.
-        passage_prefix: Text before each paragraph; None as above, for documents or passages.
-    """
-
-    languages: str | None = None
-    query_prefix: str | None = None
-    passage_prefix: str | None = None
+    languages: str | None = None  # separated by commas, ``en`` for ``xquad.en.json``; None takes all
+    query_prefix: str | None = None  # text before each question; None takes the model's own prompt for queries
+    passage_prefix: str | None = None  # text before each paragraph; None takes the model's own for documents
 
     def measure(self, subject: Subject) -> Measurement:
         files = self.read(subject)
@@ -83,14 +76,7 @@ def found_paragraphs(
 ) -> dict[str, float]:
     """``top1``, the share of questions whose paragraph is nearest, and ``mrr``, the mean reciprocal rank, times 100.
 
-    Args:
-        encoder: The model.
-        questions: As in `read_layout`.
-        prefixes: Texts before each ``query`` and ``passage``.
-        progress: Whether to draw a progress bar.
-
-    Returns:
-        Also the numbers of ``questions`` and ``paragraphs``.
+    Also the numbers of ``questions`` and ``paragraphs``. ``prefixes`` are texts before each ``query`` and ``passage``.
     """
     place = {context: row for row, context in enumerate(dict.fromkeys(each["context"] for each in questions))}
     asked = embed(encoder, [each["question"] for each in questions], progress, "query", prefixes["query"])

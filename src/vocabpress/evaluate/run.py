@@ -11,30 +11,22 @@ from typing import Any
 from transformers import AutoConfig
 
 from vocabpress.budget import Budget
+from vocabpress.evaluate.table import open_table
 from vocabpress.evaluate.task import Subject, Task
-from vocabpress.hf.checkpoint import open_model
 from vocabpress.hf.folders import find_folder, weight_bytes
 from vocabpress.hf.inner import method_of
-from vocabpress.hf.modules import TokenEmbedding
-from vocabpress.hf.report import model_name
-from vocabpress.hf.tables import input_table_name
 from vocabpress.hf.writing import check_output
+from vocabpress.hub import model_name
 from vocabpress.results import Result, environment, read_results, write_results
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Overrides of what results state about the model.
+    """Overrides of what results state about the model."""
 
-    Attributes:
-        variant: Name of the row; None takes the method's.
-        settings: Override the keys of `provenance`.
-        bytes: Override the counted sizes, if the model's dense table stands for what a peer would store.
-    """
-
-    variant: str | None = None
-    settings: Mapping[str, Any] | None = None
-    bytes: Mapping[str, int] | None = None
+    variant: str | None = None  # name of the row; None takes the method's
+    settings: Mapping[str, Any] | None = None  # instead of those of `provenance`
+    bytes: Mapping[str, int] | None = None  # if the model's dense table stands for what a peer would store
 
 
 def provenance(folder: Path) -> dict[str, Any]:
@@ -63,17 +55,9 @@ def provenance(folder: Path) -> dict[str, Any]:
 
 def sizes(folder: Path, against: Path | None) -> dict[str, int]:
     """Bytes of the table as stored, of the same in float32, and of the weight files."""
-    model = open_model(folder, whole=False)
-    module = model.get_submodule(input_table_name(model))
-    if isinstance(module, TokenEmbedding):
-        table = module.table.total_bits() // 8
-        entries = module.num_embeddings * module.embedding_dim
-    else:
-        weight: Any = module.weight
-        stored = getattr(AutoConfig.from_pretrained(folder), "dtype", None) or weight.dtype
-        entries = weight.numel()
-        table = entries * stored.itemsize
-    counted = {"table": table, "table_float32": entries * 4, "model": weight_bytes(folder)}
+    table = open_table(folder, whole=False)
+    float32 = 4 * table.num_embeddings * table.embedding_dim
+    counted = {"table": table.total_bits() // 8, "table_float32": float32, "model": weight_bytes(folder)}
     return counted if against is None else counted | {"model_before": weight_bytes(against)}
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from vocabpress.evaluate.correlations import spearman
+from vocabpress.evaluate.pairs import spearman
+from vocabpress.hf.static import open_sentence_transformer
 from vocabpress.progress import Bar
 
 if TYPE_CHECKING:
@@ -17,15 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Agreement of two encoders on the same sentences.
+    """Agreement of two encoders on the same sentences."""
 
-    Attributes:
-        mean_cosine: Mean cosine between the two embeddings of a sentence.
-        spearman: Rank correlation, over all pairs of sentences, of the two encoders' cosines.
-    """
-
-    mean_cosine: float
-    spearman: float
+    mean_cosine: float  # between the two embeddings of a sentence
+    spearman: float  # rank correlation, over all pairs of sentences, of the two encoders' cosines
 
 
 SENTENCES_PER_CALL = 2048  # an encoder sorts those of one call by length
@@ -37,15 +33,7 @@ def open_encoder(folder: Path, device: str = "cpu") -> "SentenceTransformer":
     Raises:
         ValueError: If sentence-transformers is not installed, or can't read the folder.
     """
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError:
-        raise ValueError("sentence encoders need sentence-transformers; pip install 'vocabpress[st]'") from None
-    try:
-        return SentenceTransformer(str(folder), device=device, local_files_only=True).float()
-    except Exception as error:  # a broken checkpoint can raise almost any error
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"sentence-transformers can't load {folder}: {reason}") from None
+    return open_sentence_transformer(folder, "sentence encoders", device).float()
 
 
 def embed(
@@ -57,12 +45,8 @@ def embed(
 ) -> Tensor:
     """Unit-length embeddings, (sentences, d), on the CPU.
 
-    Args:
-        encoder: The model.
-        sentences: Texts.
-        progress: Whether to draw a progress bar.
-        side: In retrieval, the side that they are on; some models have a module for each.
-        prefix: Text before each sentence; None takes the model's own of that name, if it has one.
+    In retrieval some models have a module for each ``side``. The text ``prefix`` is put before each sentence; None
+    takes the model's own for that side, if it has one.
     """
     encode = {None: encoder.encode, "query": encoder.encode_query, "document": encoder.encode_document}[side]
     parts, given = list[Tensor](), list(sentences)

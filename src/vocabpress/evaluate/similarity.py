@@ -10,9 +10,8 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from vocabpress.evaluate.pairs import WORD_PAIRS, rank_agreement, read_pairs
-from vocabpress.evaluate.table import open_table
+from vocabpress.evaluate.table import ids_of, open_table
 from vocabpress.evaluate.task import Measurement, Subject, Task
-from vocabpress.evaluate.words import ids_of
 
 FOLDER = "word-similarity"
 

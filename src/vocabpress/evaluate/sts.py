@@ -20,14 +20,10 @@ SETS = ("stsb", *(f"sts{year[2:]}" for year in YEARS))
 
 @dataclass(frozen=True)
 class SentenceSimilarity(Task):
-    """Task ``sts``.
+    """Task ``sts``."""
 
-    Attributes:
-        split: Split of STS-B; take ``test`` only for a final score.
-        sets: Separated by commas: ``stsb``, ``sts12`` to ``sts16``, or ``years`` for all years in the folder.
-    """
-
-    split: Literal["dev", "test", "train"] = "dev"
+    split: Literal["dev", "test", "train"] = "dev"  # of STS-B; take ``test`` only for a final score
+    # Separated by commas: ``stsb``, ``sts12`` to ``sts16``, or ``years`` for all years in the folder.
     sets: str = f"stsb,{ALL_YEARS}"
 
     def __post_init__(self) -> None:
@@ -38,7 +34,6 @@ class SentenceSimilarity(Task):
             raise ValueError(f"unknown set {(unknown or [''])[0]!r} of STS; choose from {choices}")
 
     def names(self) -> list[str]:
-        """Names in `sets`."""
         return [name.strip() for name in self.sets.split(",") if name.strip()]
 
     def measure(self, subject: Subject) -> Measurement:

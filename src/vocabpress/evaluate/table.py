@@ -16,7 +16,6 @@ from transformers import AutoConfig, AutoModel
 from vocabpress.calibrate.counts import count_tokens, vocabulary_order
 from vocabpress.embeddings import CompressedEmbedding, Dense
 from vocabpress.evaluate.task import Measurement, Subject, Task
-from vocabpress.evaluate.words import row_of
 from vocabpress.hf.checkpoint import open_model
 from vocabpress.hf.modules import TokenEmbedding
 from vocabpress.hf.tables import input_table_name
@@ -30,9 +29,9 @@ SHOWN = 5  # neighbours of a word
 SHOWN_WORDS = "king,Paris,seven,running,bank,quickly,music,doctor"
 
 
-def open_table(folder: Path, device: str) -> CompressedEmbedding:
-    """The token table of a checkpoint; a dense one as `Dense` in its stored dtype."""
-    model = open_model(folder, AutoModel)
+def open_table(folder: Path, device: str = "cpu", whole: bool = True) -> CompressedEmbedding:
+    """The token table of a checkpoint; a dense one as `Dense` in its stored dtype. ``whole`` as in `open_model`."""
+    model = open_model(folder, AutoModel, whole)
     module: Any = model.get_submodule(input_table_name(model))
     if isinstance(module, TokenEmbedding):
         return module.table.to(device)
@@ -42,21 +41,15 @@ def open_table(folder: Path, device: str) -> CompressedEmbedding:
 
 @dataclass(frozen=True)
 class TableErrors(Task):
-    """Task ``reconstruction``: the table against the original's.
-
-    Attributes:
-        k: Number of neighbours of a row.
-        queries: Number of rows whose neighbours are compared; 0 takes all, or in large tables as many as about ten
-            seconds allow, see `vocabpress.neighbours.choose_queries`.
-        words: Separated by commas; the details list the neighbours of words that are one token.
-    """
+    """Task ``reconstruction``: the table against the original's."""
 
     reads_text: ClassVar[bool] = True
     compares: ClassVar[bool] = True
 
-    k: AtLeast1 = 10
+    k: AtLeast1 = 10  # neighbours of a row
+    # Rows whose neighbours are compared; 0 takes all, or in large tables as many as about ten seconds allow.
     queries: AtLeast0 = 0
-    words: str = SHOWN_WORDS
+    words: str = SHOWN_WORDS  # separated by commas; the details list the neighbours of those that are one token
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -114,11 +107,7 @@ class TableErrors(Task):
 
 
 def token_counts(subject: Subject, num_embeddings: int) -> tuple[Any, Tensor | None, str | None]:
-    """The tokenizer, the counts of its tokens, (V), and their source; three times None without tokenizer and text.
-
-    Raises:
-        ValueError: If there is text but no tokenizer.
-    """
+    """The tokenizer, the counts of its tokens, (V), and their source; three times None without tokenizer and text."""
     try:
         tokenizer = subject.tokenizer()
     except ValueError:
@@ -128,6 +117,25 @@ def token_counts(subject: Subject, num_embeddings: int) -> tuple[Any, Tensor | N
     if subject.text:
         return tokenizer, count_tokens(subject.lines("counting"), tokenizer, num_embeddings), "text"
     return tokenizer, vocabulary_order(tokenizer, num_embeddings), "vocabulary order"
+
+
+def ids_of(tokenizer: Any, word: str) -> list[int]:
+    """The tokens of a word inside a sentence; empty if the tokenizer does not know all of it.
+
+    Byte-level vocabularies include the space before a word, others don't: the spelling with fewer tokens is taken.
+    """
+    spellings = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (f" {word}", word)]
+    ids: list[int] = min(spellings, key=len)  # if equal, that with the space
+    return [] if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids else ids
+
+
+def row_of(tokenizer: Any, word: str) -> int | None:
+    """The single token of a word, or of it in lower case; None if there is none."""
+    for text in (word, word.lower()):
+        ids = ids_of(tokenizer, text)
+        if len(ids) == 1:
+            return ids[0]
+    return None
 
 
 def _metrics(errors: RowErrors, spread: Tensor, weights: Tensor, queries: Queries, shared: Tensor) -> dict[str, float]:

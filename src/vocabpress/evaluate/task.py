@@ -15,41 +15,24 @@ from vocabpress.texts import read_lines
 
 @dataclass(frozen=True)
 class Measurement:
-    """The result of a task.
+    """The result of a task."""
 
-    Attributes:
-        metrics: Name -> value, finite.
-        details: Other data as JSON: deciles, curves, lists.
-    """
-
-    metrics: dict[str, float]
-    details: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, float]  # finite
+    details: dict[str, Any] = field(default_factory=dict)  # other data as JSON: deciles, curves, lists
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model with the data to measure it.
+    """A model with the data to measure it."""
 
-    Attributes:
-        model: Folder of the model, compressed or not.
-        against: Folder of the original, for tasks that compare.
-        data: Folder of the data sets, each in its own layout.
-        text: UTF-8 text files.
-        device: Device to run on, e.g. ``"cpu"``.
-        seed: Seed of the random generators.
-        work: Folder of the checkpoints of an interrupted run; None saves none.
-        keep: Folder to create for the fine-tuned model, if the task trains one; None saves none.
-        progress: Whether to draw progress bars on stderr.
-    """
-
-    model: Path
-    against: Path | None = None
-    data: Path | None = None
-    text: Sequence[Path] = ()
+    model: Path  # folder of the model, compressed or not
+    against: Path | None = None  # folder of the original, for tasks that compare
+    data: Path | None = None  # folder of the data sets, each in its own layout
+    text: Sequence[Path] = ()  # UTF-8 files
     device: str = "cpu"
     seed: int = 0
-    work: Path | None = None
-    keep: Path | None = None
+    work: Path | None = None  # folder of the checkpoints of an interrupted run; None saves none
+    keep: Path | None = None  # folder to create for the fine-tuned model, if the task trains one; None saves none
     progress: bool = False
 
     def original(self, why: str) -> Path:
@@ -81,11 +64,7 @@ class Subject:
         return self.against is not None and self.against.resolve() == self.model.resolve()
 
     def file(self, *names: str) -> Path:
-        """The first existing file in the folder of data sets, of relative paths such as ``"RTE/dev.tsv"``.
-
-        Raises:
-            ValueError: If no folder was given, or no file exists.
-        """
+        """The first existing file of relative paths such as ``"RTE/dev.tsv"``; a ValueError if there is none."""
         if self.data is None:
             raise ValueError(f"this task needs {names[0]}; give the folder that holds it with --data")
         for name in names:

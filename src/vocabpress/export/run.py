@@ -18,8 +18,8 @@ from vocabpress.hf.checkpoint import named_class, open_model, open_tokenizer
 from vocabpress.hf.companions import copy_companions, module_folders
 from vocabpress.hf.folders import find_folder, weight_bytes
 from vocabpress.hf.inner import is_quantised
-from vocabpress.hf.report import model_name
 from vocabpress.hf.writing import check_output, written_at_once
+from vocabpress.hub import model_name
 from vocabpress.progress import Bar
 from vocabpress.texts import read_lines, sources
 

@@ -5,19 +5,11 @@ from pathlib import Path
 from vocabpress.hf.page import Page, below, link, metadata, size_table, snippet, write_page
 from vocabpress.hf.report import Recovered, Report, save_report
 
-UNCHANGED = "All other weights are unchanged."
-SHORT = "All other weights are stored in 16 bits."
-TRAINED = "The other weights were trained afterwards, see below."
-
 
 def write_card(report: Report, folder: Path, original: Page, text: str) -> None:
-    """Write a report and its card. Errors become warnings, because the checkpoint is complete by then.
+    """Write a report and its card, which ends with the ``text`` of the original's, into the folder of a checkpoint.
 
-    Args:
-        report: The report of the compression.
-        folder: Folder of the complete checkpoint.
-        original: Page of the original, for its metadata.
-        text: Text of the original's card.
+    Errors become warnings, because the checkpoint is complete by then.
     """
 
     def render() -> str:
@@ -37,9 +29,7 @@ def card(report: Report, folder: Path, original: Page, text: str) -> str:
 
 def _overview(report: Report) -> str:
     whole = report.model_bytes_before / report.model_bytes_after
-    rows = [("token table", report.table_bytes_before, report.table_bytes_after)]
-    rows += [(f"linear maps of {part.role}", part.bytes_before, part.bytes_after) for part in report.linears]
-    rows += [("whole model, on disk", report.model_bytes_before, report.model_bytes_after)]
+    rows = report.sizes()
     if report.folder is not None:
         rows += [("all files, without card and report", report.folder.bytes_before, report.folder.bytes_after)]
     return f"""# {report.source_name}, compressed
@@ -54,7 +44,6 @@ method `{report.method}`.
 
 
 def _linear_maps(report: Report) -> str:
-    """A sentence about the linear maps, if any were compressed."""
     if not report.linears:
         return ""
     if report.linears[0].role == "body":
@@ -64,12 +53,12 @@ def _linear_maps(report: Report) -> str:
 
 
 def _other_weights(report: Report) -> str:
-    """A sentence about all other weights."""
     if report.body is not None:
         return f"The body is quantised by {report.body}."
     if any(done.mode == "model" for done in report.recovered):
-        return TRAINED
-    return SHORT if any(part.role == "body" for part in report.linears) else UNCHANGED
+        return "The other weights were trained afterwards, see below."
+    coded = any(part.role == "body" for part in report.linears)
+    return "All other weights are stored in 16 bits." if coded else "All other weights are unchanged."
 
 
 def _usage(code: str) -> str:

@@ -34,8 +34,6 @@ def load_model(
     Raises:
         ValueError: If transformers can't read the folder, it is compressed already, or it has no token table.
     """
-    if not trust_remote_code:
-        _check_unpickled(folder)
     config = _read_config(folder, trust_remote_code)
     already = getattr(config, "quantization_config", None)
     if already is not None and (not quantised or method_of(already) == QUANT_METHOD):
@@ -44,31 +42,30 @@ def load_model(
         raise ValueError(
             f"the body of {folder} is quantised by {method_of(already)} already; leave out the option for its body"
         )
-    loader = _class_of(config)
-    with _one_line_errors(folder):
-        model, info = loader.from_pretrained(
-            folder,
-            dtype="auto",
-            local_files_only=True,
-            output_loading_info=True,
-            trust_remote_code=trust_remote_code,
-            **({} if body is None else {"quantization_config": body}),
-        )
+    options = {} if body is None else {"quantization_config": body}
+    model, missing = _from_pretrained(folder, _class_of(config), "auto", trust_remote_code, **options)
     if already is not None or body is not None:
         check_quantised(model, method_of(body or already))
     table = f"{input_table_name(model)}.weight"
-    if table in info["missing_keys"]:  # transformers initialises it at random
+    if table in missing:  # transformers initialises it at random
         raise ValueError(f"the weights in {folder} have no {table}; does config.json belong to another model?")
     return model
 
 
-def _check_unpickled(folder: Path) -> None:
+def _from_pretrained(
+    folder: Path, loader: Any, dtype: Any, trust_remote_code: bool = False, **options: Any
+) -> tuple[PreTrainedModel, set[str]]:
+    """A model, and the keys that its files lack."""
     files = weight_files(folder)
-    if files and files[0].suffix != ".safetensors":
+    if files and files[0].suffix != ".safetensors" and not trust_remote_code:
         raise ValueError(
             f"{folder} has its weights as a pickle, {files[0].name}, which can hold code; save it as safetensors first "
             "(from_pretrained, then save_pretrained), or allow it with trust_remote_code=True or --trust-remote-code"
         )
+    options |= {"dtype": dtype, "local_files_only": True, "trust_remote_code": trust_remote_code}
+    with _one_line_errors(folder):
+        model, info = loader.from_pretrained(folder, output_loading_info=True, **options)
+    return model, set(info["missing_keys"])
 
 
 def _read_config(folder: Path, trust_remote_code: bool = False) -> Any:
@@ -89,20 +86,12 @@ def _class_of(config: Any) -> Any:
 
 
 def named_class(folder: Path) -> Any:
-    """The class of transformers in a checkpoint's config; `AutoModel` if there is none.
-
-    Raises:
-        ValueError: If transformers can't read the config.
-    """
+    """The class of transformers in a checkpoint's config, or `AutoModel`; a ValueError if the config can't be read."""
     return _class_of(_read_config(folder))
 
 
 def empty_model(folder: Path) -> PreTrainedModel:
-    """The model of a checkpoint on the meta device, without its weights.
-
-    Raises:
-        ValueError: If transformers can't make it, or it is compressed or quantised.
-    """
+    """The model of an original on the meta device, without its weights; a ValueError if transformers can't make it."""
     config = _read_config(folder)
     if getattr(config, "quantization_config", None) is not None:
         raise ValueError(f"{folder} is compressed or quantised already; start from the original checkpoint")
@@ -123,14 +112,10 @@ def open_model(folder: Path, loader: Any = AutoModel, whole: bool = True, dtype:
     Raises:
         ValueError: If transformers can't read the folder, its weights are pickled, or one is missing.
     """
-    _check_unpickled(folder)
-    with _one_line_errors(folder):
-        model, info = loader.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, output_loading_info=True, trust_remote_code=False
-        )
-    missing = sorted(key for key in info["missing_keys"] if "pooler" not in key)
-    if whole and missing:
-        raise ValueError(f"{folder} has no {missing[0]}; {loader.__name__} would initialise it at random")
+    model, missing = _from_pretrained(folder, loader, dtype)
+    lost = sorted(key for key in missing if "pooler" not in key)
+    if whole and lost:
+        raise ValueError(f"{folder} has no {lost[0]}; {loader.__name__} would initialise it at random")
     return model.eval()
 
 

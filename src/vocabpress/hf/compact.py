@@ -17,11 +17,7 @@ WHOLE_STRING = re.compile(STRING)
 
 
 def make_compact(file: Path) -> None:
-    """Rewrite a JSON file without the blanks. One that is broken stays as it is, with a warning.
-
-    Raises:
-        OSError: If it can't be read or written.
-    """
+    """Rewrite a JSON file without the blanks. One that is broken stays as it is, with a warning."""
     before = file.read_bytes()
     try:
         after = compact(before)
@@ -33,16 +29,10 @@ def make_compact(file: Path) -> None:
 
 
 def compact(data: bytes) -> bytes:
-    """The same JSON without blanks between its parts, with characters in the place of their escapes.
+    """The same JSON, in UTF-8, without blanks between its parts, with characters in the place of their escapes.
 
-    Args:
-        data: JSON in UTF-8.
-
-    Returns:
-        What parses to equal values, numbers as the same text; the argument itself if it could not be done.
-
-    Raises:
-        ValueError: If it is not JSON in UTF-8.
+    It parses to equal values, numbers as the same text; if that can't be done, it is the argument itself. A ValueError
+    if it is not JSON.
     """
     text = data.decode("utf-8")
     parsed = _parsed(text)
@@ -53,11 +43,7 @@ def compact(data: bytes) -> bytes:
 
 
 def _parsed(text: str) -> Any:
-    """The values of a JSON text, floats as they are written.
-
-    Raises:
-        ValueError: If it is not JSON.
-    """
+    """The values of a JSON text, floats as they are written; a ValueError if it is not JSON."""
     try:
         return json.loads(text, parse_float=str, parse_constant=str)
     except RecursionError:

@@ -67,14 +67,9 @@ def _visible_files(source: Path, folder: Path, above: Collection[str] = ()) -> I
 
 
 def copy_companions(source: Path, target: Path, without: Collection[str] = ()) -> None:
-    """Copy the files of a model besides its weights, tokenizer.json without its blanks.
+    """Copy the files of a model besides its weights, ``without`` some at its top; tokenizer.json without its blanks.
 
-    Errors become warnings, because the checkpoint is complete by then.
-
-    Args:
-        source: Folder of the model.
-        target: Folder to copy to; existing files are not replaced.
-        without: Files at the top of the folder to leave out.
+    Existing files are not replaced. Errors become warnings, because the checkpoint is complete by then.
     """
     try:
         files, left_out = companions(source)
@@ -102,11 +97,7 @@ def copy_files(source: Path, target: Path, files: Iterable[Path]) -> None:
 
 
 def module_folders(source: Path) -> list[str]:
-    """The subfolders in modules.json of sentence-transformers.
-
-    Raises:
-        ValueError: If it is not a list of modules, or names a folder outside.
-    """
+    """The subfolders in modules.json of sentence-transformers; a ValueError if it is broken, or names one outside."""
     modules = source / "modules.json"
     if not modules.is_file():
         return []

@@ -98,11 +98,7 @@ class VocabpressConfig(QuantizationConfigMixin):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
-        """Make the object from a config.json. The configs of forms are checked later, by `build`.
-
-        Raises:
-            ValueError: If a field is unknown or has the wrong type.
-        """
+        """Make the object from a config.json. The configs of forms are checked later, by `build`."""
         _check_stored(config_dict)
         return super().from_dict(config_dict, return_unused_kwargs, **kwargs)
 
@@ -128,11 +124,7 @@ class VocabpressConfig(QuantizationConfigMixin):
 
     @property
     def get_apply_tensor_subclass(self) -> Any:
-        """PEFT reads this when it merges an adapter into a body quantised by torchao.
-
-        Raises:
-            AttributeError: If the body is not quantised by torchao.
-        """
+        """PEFT reads this when it merges an adapter into a body quantised by torchao."""
         if self.inner is None:
             raise AttributeError("the body is not quantised")
         body: Any = make_config(self.inner)

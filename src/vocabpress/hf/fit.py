@@ -28,42 +28,27 @@ Maps = tuple[dict[str, dict[str, Any]], list[LinearOutcome]]
 
 @dataclass(frozen=True)
 class Fitted:
-    """A table that was fitted to an original, not yet installed.
+    """A table that was fitted to an original, not yet installed."""
 
-    Attributes:
-        table: The table, on the device and in the dtype of the original.
-        request: What was asked for; its method is the one that fitted.
-        seconds: Time of the fit.
-    """
-
-    table: CompressedEmbedding
-    request: Request
+    table: CompressedEmbedding  # on the device and in the dtype of the original
+    request: Request  # its method is the one that fitted
     seconds: float
 
     @property
     def method(self) -> Method:
-        """The method that fitted the table."""
         assert self.request.method is not None
         return self.request.method
 
 
 @dataclass(frozen=True)
 class Compressed:
-    """The result of compressing a model in memory.
-
-    Attributes:
-        table: The table installed in the model.
-        method: The method that fitted it.
-        linears: Results for the linear maps, one for each role.
-        stored: The fields ``tables``, ``linears``, ``separate`` and ``fitted_by`` of the model's `VocabpressConfig`.
-        seconds: Time of the table's fit.
-    """
+    """The result of compressing a model in memory."""
 
     table: CompressedEmbedding
     method: Method
     linears: list[LinearOutcome]
-    stored: dict[str, Any]
-    seconds: float
+    stored: dict[str, Any]  # fields ``tables``, ``linears``, ``separate`` and ``fitted_by`` of its `VocabpressConfig`
+    seconds: float  # of the table's fit
 
 
 def fit(
@@ -74,18 +59,10 @@ def fit(
     shards: Shards = ALONE,
     progress: bool = False,
 ) -> Fitted:
-    """Fit the table of an original, which does not change.
+    """Fit the table of an original, which does not change, on a ``device``, by default where the table is.
 
-    Args:
-        original: The original.
-        request: Method, budget and seed.
-        calibration: Which errors matter.
-        device: Where to fit; None is where the table is.
-        shards: The processes that fit the table together. Each has loaded the model and reads its own rows.
-        progress: Whether to draw progress bars on stderr.
-
-    Raises:
-        ValueError: If the method or the budget does not fit the table.
+    The ``shards`` have each loaded the model and read their own rows. A ValueError if the method or the budget does not
+    fit the table.
     """
     weight, method = original.weight.detach(), original.method_for(request.method)
     request = replace(request, method=method)
@@ -110,7 +87,7 @@ def put(original: Original, fitted: Fitted, calibration: Calibration, maps: Maps
     model, name, prefix = original.model, original.name, base_prefix(original.model)
     conversions: Any = getattr(model, "_weight_conversions", None)
     if conversions:  # a save would undo them
-        setattr(model, "_weight_conversions", without_converters(conversions, [name]))  # noqa: B010
+        vars(model)["_weight_conversions"] = without_converters(conversions, [name])
     separate = original.settle_ties()
     install(model, name, fitted.table, separate)
     stored = {
@@ -123,7 +100,6 @@ def put(original: Original, fitted: Fitted, calibration: Calibration, maps: Maps
 
 
 def _provenance(fitted: Fitted, calibration: Calibration) -> dict[str, Any]:
-    """How the model was fitted, for config.json."""
     request, method = fitted.request, fitted.method
     metric = {} if calibration.metric is None else {"metric": calibration.metric_strength}
     linears = {} if request.linears is None else {"linears": request.linears.to_dict()}
@@ -156,9 +132,9 @@ def without_converters(conversions: list[WeightTransform], tables: list[str]) ->
     A compressed table is stored whole.
     """
     keys = [f"{name}.weight" for name in tables]
-    return [
-        conversion
-        for conversion in conversions
-        if not isinstance(conversion, WeightConverter)
-        or not any(key.endswith(target) for key in keys for target in conversion.target_patterns)
-    ]
+
+    def makes_table(conversion: WeightTransform) -> bool:
+        targets = conversion.target_patterns if isinstance(conversion, WeightConverter) else ()
+        return any(key.endswith(target) for key in keys for target in targets)
+
+    return [conversion for conversion in conversions if not makes_table(conversion)]

@@ -14,7 +14,6 @@ from vocabpress.hf.companions import modules_of
 from vocabpress.hf.static import as_checkpoint, is_static
 from vocabpress.hub import find
 
-ENCODER = "Transformer"
 VARIANT = re.compile(r"(model|pytorch_model)\.([A-Za-z0-9_]+)(-\d{5}-of-\d{5})?(\.safetensors|\.bin)")
 VARIANT_INDEX = re.compile(r"(model\.safetensors|pytorch_model\.bin)\.index\.([A-Za-z0-9_]+)\.json")
 
@@ -34,7 +33,10 @@ def find_folder(model: str | Path) -> Path:
     folder = find(model)
     if is_static(folder):
         return as_checkpoint(folder)
-    folder = as_current_layout(folder)
+    if (encoder := _encoder_subfolder(folder)) is not None:
+        folder = Path(_flattened(folder.absolute(), encoder).name)
+    elif (variant := _only_variant(folder)) is not None:
+        folder = Path(_without_variant(folder.absolute(), variant).name)
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         raise ValueError(f"{model} is an adapter, not a model; merge it into its base (peft's merge_and_unload) first")
     if not (folder / "config.json").is_file():
@@ -50,11 +52,7 @@ def find_folder(model: str | Path) -> Path:
 
 
 def _shard_names(index: Path) -> set[str]:
-    """The files in an index of shards; none if there is no index.
-
-    Raises:
-        ValueError: If the index is broken, or names a file outside its folder.
-    """
+    """The files in an index of shards, if there is one; a ValueError if it is broken, or names one outside."""
     if not index.is_file():
         return set()
     try:
@@ -85,26 +83,13 @@ def weight_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in weight_files(folder))
 
 
-def as_current_layout(folder: Path) -> Path:
-    """The folder itself, or a temporary folder of links to it in the current layout.
-
-    Raises:
-        ValueError: If it has weights of several variants only.
-    """
-    encoder = _encoder_subfolder(folder)
-    if encoder is not None:
-        return Path(_flattened(folder.absolute(), encoder).name)
-    variant = _only_variant(folder)
-    return folder if variant is None else Path(_without_variant(folder.absolute(), variant).name)
-
-
 def _encoder_subfolder(folder: Path) -> str | None:
     """The subfolder of the encoder in an old layout; None in the current one."""
     modules = modules_of(folder)
     if not modules or (folder / "config.json").is_file():
         return None
     kind, path = str(modules[0].get("type", "")).rpartition(".")[2], modules[0].get("path")
-    if kind != ENCODER or not isinstance(path, str) or Path(path).name != path:
+    if kind != "Transformer" or not isinstance(path, str) or Path(path).name != path:
         return None
     return path if (folder / path / "config.json").is_file() else None
 
@@ -125,11 +110,7 @@ def _flattened(folder: Path, encoder: str) -> TemporaryDirectory[str]:
 
 
 def _only_variant(folder: Path) -> str | None:
-    """The variant of the weights, if there are no plain ones.
-
-    Raises:
-        ValueError: If there are several variants.
-    """
+    """The variant of the weights, if there are no plain ones; a ValueError if there are several."""
     plain = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
     if any((folder / name).is_file() for name in plain) or any(folder.glob("model-*-of-*.safetensors")):
         return None

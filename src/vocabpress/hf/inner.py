@@ -40,12 +40,11 @@ class Unquantised(HfQuantizer):
     is_trainable = is_qat_trainable = is_compileable = True  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
 
     def is_serializable(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Such a body can be saved."""
         return True
 
 
 def body_config(name: str) -> QuantizationConfigMixin:
-    """The config to quantise a body of another library with: ``"int8"`` is torchao's weight-only int8, a scale a row.
+    """The config to quantise a body with: ``"int8"`` is torchao's weight-only int8, a scale a row.
 
     Raises:
         ValueError: If the name is unknown, or torchao is not installed.
@@ -73,15 +72,9 @@ def make_config(inner: dict[str, Any]) -> QuantizationConfigMixin:
 
 
 def make_quantizer(inner: dict[str, Any], pre_quantized: bool) -> HfQuantizer:
-    """The quantizer of transformers for a body.
-
-    Raises:
-        ImportError: If a package that it needs is not installed.
-        ValueError: If transformers does not know it, or can't quantise with it at load.
-    """
-    config = make_config(inner)
+    """The quantizer of transformers for a body; errors as `make_config`."""
     with _explained_errors(inner):
-        return AutoHfQuantizer.from_config(config, pre_quantized=pre_quantized)
+        return AutoHfQuantizer.from_config(make_config(inner), pre_quantized=pre_quantized)
 
 
 @contextmanager
@@ -119,11 +112,7 @@ def stored_bytes(tensor: Tensor) -> int:
 
 
 def check_quantised(model: PreTrainedModel, method: str) -> None:
-    """Check that a body is quantised after it was loaded.
-
-    Raises:
-        ValueError: If it is not, because it has no `nn.Linear`, or transformers ignored or unpacked it.
-    """
+    """Raise a ValueError if a loaded body has no `nn.Linear` to quantise, or transformers ignored or unpacked it."""
     if getattr(model, "hf_quantizer", None) is None:
         raise ValueError(
             f"transformers can't load a body quantised by {method} as it is: it does not know the method, or unpacks "
@@ -141,14 +130,13 @@ def without_deserialisers(model: nn.Module) -> None:
 
     A save would try to reverse them, which is impossible. The body's quantizer splits the tensors itself.
     """
+
+    def of_body(conversion: Any) -> bool:
+        return any(hasattr(step, "hf_quantizer") for step in getattr(conversion, "operations", ()))
+
     conversions: Any = getattr(model, "_weight_conversions", None)
     if conversions:
-        others = [
-            conversion
-            for conversion in conversions
-            if not any(hasattr(step, "hf_quantizer") for step in getattr(conversion, "operations", ()))
-        ]
-        setattr(model, "_weight_conversions", others)  # noqa: B010
+        vars(model)["_weight_conversions"] = [each for each in conversions if not of_body(each)]
 
 
 def as_bool(flag: Any) -> bool:

@@ -19,7 +19,7 @@ from vocabpress.hf.checkpoint import load_model, open_tokenizer
 from vocabpress.hf.config import VocabpressConfig
 from vocabpress.hf.folders import find_folder, weight_bytes
 from vocabpress.hf.original import Original, TableInfo
-from vocabpress.hf.report import model_name
+from vocabpress.hub import model_name
 from vocabpress.methods import METHODS, Plan, method_name
 from vocabpress.registration import QUANT_METHOD
 from vocabpress.spectrum import singular_values
@@ -31,36 +31,22 @@ RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 @dataclass(frozen=True)
 class Skew:
-    """How unevenly text uses the vocabulary.
+    """How unevenly text uses the vocabulary."""
 
-    Attributes:
-        tokens: Number of tokens in the text.
-        used: Fraction of the vocabulary that occurs in it.
-        top: Number of most frequent tokens -> their fraction of all occurrences.
-    """
-
-    tokens: int
-    used: float
-    top: dict[int, float]
+    tokens: int  # in the text
+    used: float  # fraction of the vocabulary that occurs in it
+    top: dict[int, float]  # number of most frequent tokens -> their fraction of all occurrences
 
 
 @dataclass(frozen=True)
 class WouldStore:
-    """What a method with its default settings would store at a ratio to float32.
-
-    Attributes:
-        method: Name of the method.
-        ratio: Ratio to float32.
-        plan: The only possible plan; None if none fits, or the fit chooses among several.
-        bytes: Stored bytes; an upper limit if the fit chooses rates or plans by the table. None if nothing fits.
-        exact: Whether `bytes` is the same for every table of this shape.
-    """
+    """What a method with its default settings would store at a ratio to float32."""
 
     method: str
     ratio: float
-    plan: Plan | None
-    bytes: int | None
-    exact: bool
+    plan: Plan | None  # the only possible one; None if none fits, or the fit chooses among several
+    bytes: int | None  # an upper limit if the fit chooses rates or plans by the table; None if nothing fits
+    exact: bool  # whether `bytes` is the same for every table of this shape
 
 
 @dataclass(frozen=True)
@@ -77,20 +63,12 @@ class CompressedTable:
 
 @dataclass(frozen=True)
 class CompressedLinears:
-    """Compressed linear maps with the same place in all layers.
+    """Compressed linear maps with the same place in all layers."""
 
-    Attributes:
-        names: Their names, with ``*`` for the number of the layer.
-        maps: Number of maps.
-        shape: Shape of each weight, (outputs, inputs).
-        bytes: Bytes of all maps together.
-        ratio_to_float32: Ratio of all maps together.
-    """
-
-    names: str
+    names: str  # with ``*`` for the number of the layer
     maps: int
-    shape: tuple[int, int]
-    bytes: int
+    shape: tuple[int, int]  # of each, (outputs, inputs)
+    bytes: int  # of all maps together
     ratio_to_float32: float
 
 
@@ -107,31 +85,18 @@ class CompressedInspection:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What `vocabpress inspect` prints about an original.
-
-    Attributes:
-        source_name: Name of the model.
-        architecture: Class of the model.
-        model_bytes: Bytes of the weight files.
-        tables: Its tables, the input table first.
-        singular_values: Singular values of the centred input table, falling.
-        energy: Rank -> fraction of the input table's variance in that many principal axes.
-        would_store: Sizes for the input table, the recommended method first.
-        recommended: The default method of `compress` for this model.
-        seconds: Estimated time of its fit at ratio 25 on this machine; None if a second is too short for an estimate.
-        skew: Skew of the token counts; None without text.
-    """
+    """What `vocabpress inspect` prints about an original."""
 
     source_name: str
     architecture: str
-    model_bytes: int
-    tables: list[TableInfo]
-    singular_values: list[float]
-    energy: dict[int, float]
-    would_store: list[WouldStore]
-    recommended: str
-    seconds: float | None
-    skew: Skew | None
+    model_bytes: int  # of the weight files
+    tables: list[TableInfo]  # the input table first
+    singular_values: list[float]  # of the centred input table, falling
+    energy: dict[int, float]  # rank -> fraction of the input table's variance in that many principal axes
+    would_store: list[WouldStore]  # for the input table, the recommended method first
+    recommended: str  # the default method of `compress` for this model
+    seconds: float | None  # of its fit at ratio 25 here; None if a second is too short for an estimate
+    skew: Skew | None  # None without text
 
 
 def inspect(
@@ -141,18 +106,7 @@ def inspect(
     progress: bool = False,
     trust_remote_code: bool = False,
 ) -> Inspection:
-    """Inspect an original.
-
-    Args:
-        model: A hub id, or a folder.
-        text: UTF-8 text files, for the skew.
-        save_counts_to: File for the text's token counts, a `Calibration` for `compress`.
-        progress: Whether to draw a progress bar over the text on stderr.
-        trust_remote_code: Whether code beside the weights may run, for models that transformers does not have.
-
-    Raises:
-        ValueError: As `compress`.
-    """
+    """Inspect an original, and with text the skew of its tokens, whose counts can be saved for `compress`."""
     folder = find_folder(model)
     original = Original.of(load_model(folder, trust_remote_code, quantised=True))
     table, method = original.weight.detach(), original.method_for(None)
@@ -223,13 +177,7 @@ def skew(counts: Tensor) -> Skew:
 
 
 def would_store(num_embeddings: int, embedding_dim: int, first: str | None = None) -> list[WouldStore]:
-    """The bytes that each method stores at each of SHOWN_RATIOS, counted on the meta device.
-
-    Args:
-        num_embeddings: V.
-        embedding_dim: d.
-        first: The method to put first.
-    """
+    """The bytes that each method stores at each of SHOWN_RATIOS, the method ``first`` first; table of shape (V, d)."""
     names = sorted(METHODS, key=lambda name: name != first)
     return [_would_store(name, num_embeddings, embedding_dim, ratio) for name in names for ratio in SHOWN_RATIOS]
 

@@ -58,48 +58,28 @@ BODY = "body"  # the role of all maps together, where they are coded
 
 @dataclass(frozen=True)
 class LinearInfo:
-    """A linear map of a model.
+    """A linear map of a model."""
 
-    Attributes:
-        name: The module, e.g. ``bert.encoder.layer.0.attention.self.query``.
-        role: ``"attention"`` or ``"ffn"``.
-        last: Whether it is the last map of a feed-forward block, W2, whose transpose has the shape of W1.
-        shape: Shape of the weight, (outputs, inputs).
-    """
-
-    name: str
-    role: str
-    last: bool
-    shape: tuple[int, int]
+    name: str  # of the module, e.g. ``bert.encoder.layer.0.attention.self.query``
+    role: str  # ``"attention"`` or ``"ffn"``
+    last: bool  # whether it is the last map of a feed-forward block, W2, whose transpose has the shape of W1
+    shape: tuple[int, int]  # (outputs, inputs)
 
 
 @dataclass(frozen=True)
 class LinearOutcome:
-    """The result for the linear maps of one role. Biases are not counted.
+    """The result for the linear maps of one role. Biases are not counted."""
 
-    Attributes:
-        role: ``"attention"``, ``"ffn"``, or ``"body"`` for all maps.
-        shape: n1 x m1 of the left factors, as the user gave it; or bits of an entry.
-        maps: Number of maps.
-        parameters_before: Entries of their weights.
-        parameters_after: Entries of their factors.
-        bytes_before: Bytes of their weights in the original.
-        bytes_after: Bytes of the saved tensors.
-        relative_error: Sum of squared errors divided by the sum of squares, over all their weights.
-        seconds: Time of the fits.
-        idle: Maps that the output for the text does not depend on, such as a pooler that nothing reads.
-    """
-
-    role: str
-    shape: str
+    role: str  # ``"attention"``, ``"ffn"``, or ``"body"`` for all maps
+    shape: str  # n1 x m1 of the left factors, as the user gave it; or bits of an entry
     maps: int
-    parameters_before: int
-    parameters_after: int
+    parameters_before: int  # entries of their weights
+    parameters_after: int  # entries of their factors
     bytes_before: int
     bytes_after: int
-    relative_error: float
+    relative_error: float  # sum of squared errors divided by the sum of squares, over all their weights
     seconds: float
-    idle: list[str] = field(default_factory=list)
+    idle: list[str] = field(default_factory=list)  # on which the output for the text does not depend
 
 
 def count_numbers(form: CompressedEmbedding) -> int:
@@ -123,11 +103,7 @@ def find_linears(model: nn.Module) -> list[LinearInfo]:
 
 
 def right_shape(info: LinearInfo, shapes: LinearShapes) -> tuple[int, int]:
-    """Rows and columns, m2 and n2, of the right factors of a map.
-
-    Raises:
-        ValueError: If the left factor does not divide the map's sides, or more terms are given than a map can use.
-    """
+    """Rows and columns, m2 and n2, of the right factors of a map; a ValueError if a map can't have such factors."""
     shape = shapes.roles[info.role]
     sides = shape if info.last else shape[::-1]  # for the outputs, then for the inputs
     left = []
@@ -171,13 +147,7 @@ def plan_linears(model: PreTrainedModel, shapes: LinearShapes) -> dict[LinearInf
 def compress_linears(
     model: PreTrainedModel, shapes: LinearShapes | None, device: str | None = None, progress: bool = False
 ) -> tuple[dict[str, dict[str, Any]], list[LinearOutcome]]:
-    """Fit the chosen linear maps, and install the results.
-
-    Args:
-        model: Changed in place.
-        shapes: The maps to compress; None compresses none.
-        device: Where to fit; None is where the maps are.
-        progress: Whether to draw a progress bar on stderr.
+    """Fit the chosen linear maps on a device, by default where they are, and install the results.
 
     Returns:
         Name of the map, relative to the base model -> config of its form; and one result for each role.

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from vocabpress.embeddings import CompressedEmbedding
 from vocabpress.embeddings.caching import Kept, Reader, must_decode, reader_for
-from vocabpress.hf.dense_weight import WeightReading
 from vocabpress.hf.states import ReadsTable
 
 ADDITIONS = ("embed_norm", "additional_embedding", "eoi_embedding")
@@ -16,50 +15,13 @@ ADDITIONS = ("embed_norm", "additional_embedding", "eoi_embedding")
 tokens (Idefics), a row of its own for the end of an image (T5Gemma 2)."""
 
 
-class _Reads(ReadsTable):
-    """What stands for a module with a weight: reads a table, and has its sizes under the names of the original."""
-
-    sizes: tuple[str, str]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.reader = Reader()
-
-    def read(self, table: CompressedEmbedding, owner: bool | None = None) -> None:
-        """Go on with another table of the same width.
-
-        Args:
-            table: The table.
-            owner: Whether its tensors belong to this module; if not, it only refers to them. None is as before.
-        """
-        if self.owns_table if owner is None else owner:
-            self.table = table
-        else:  # no key in the state dict, no second copy on `.to()`
-            object.__setattr__(self, "table", table)
-        for name, size in zip(self.sizes, (table.num_embeddings, table.embedding_dim), strict=True):
-            setattr(self, name, size)
-
-    @property
-    def weight(self) -> Tensor:
-        """The dense table, unscaled as in the original; rebuilt at every access.
-
-        It is a reading, see `WeightReading`.
-        """
-        return WeightReading.of(self.table)
-
-
-class TokenEmbedding(_Reads):
+class TokenEmbedding(ReadsTable):
     """Stands for an `nn.Embedding`: reads rows from a compressed table.
 
     It keeps what the model around it relies on: `padding_idx`, `weight`, which rebuilds the dense table for the few
     models that look at it, and what some embeddings add to the lookup (see `ADDITIONS`), under the names that the
     checkpoint has for it. Not a subclass of `nn.Embedding`: transformers initialises, resizes and ties those by their
-    `weight` parameter, which is not here.
-
-    Args:
-        table: The compressed table.
-        original: The embedding to stand for.
-        owner: Whether the table's tensors belong to this module; if not, it only refers to them.
+    `weight` parameter, which is not here. If this module is not its ``owner``, it only refers to the table's tensors.
 
     Raises:
         ValueError: If the original does more than look up, scale, norm, pad, and put other rows in.
@@ -108,16 +70,11 @@ class TokenEmbedding(_Reads):
         return torch.full((), self.scale) if self.scale is not None and self.rounds_scale else self.scale
 
     def extra_repr(self) -> str:
-        """Shape, and the token that stands for none."""
         return f"{self.num_embeddings}, {self.embedding_dim}, padding_idx={self.padding_idx}"
 
 
 def check_embedding(original: nn.Module) -> None:
-    """See that an embedding does nothing that `TokenEmbedding` can't.
-
-    Raises:
-        ValueError: If it does.
-    """
+    """Raise a ValueError if an embedding does more than `TokenEmbedding` can."""
     tensors = (*original.named_parameters(recurse=False), *original.named_buffers(recurse=False))
     known = {name for name, _ in (*original.named_children(), *tensors)} <= {"weight", "embed_scale", *ADDITIONS}
     plain = type(original).forward is nn.Embedding.forward
@@ -130,13 +87,11 @@ def check_embedding(original: nn.Module) -> None:
         )
 
 
-class CompressedLinear(_Reads):
+class CompressedLinear(ReadsTable):
     """Stands for an `nn.Linear`: its weight is a compressed table, and ``table.logits`` is its forward pass.
 
-    Args:
-        table: Shape (out_features, in_features).
-        bias: Shape (out_features), or None.
-        owner: Whether the table's tensors belong to this module; if not, it only refers to them.
+    The table is (out_features, in_features), the bias (out_features). If this module is not its ``owner``, it only
+    refers to the table's tensors.
     """
 
     sizes = ("out_features", "in_features")
@@ -158,25 +113,18 @@ class CompressedLinear(_Reads):
         """The ``count`` largest outputs and their places, falling, both (*hidden.shape[:-1], count).
 
         As ``self(hidden).topk(count)``, but the outputs of many vectors are never there at once.
-
-        Raises:
-            ValueError: If there are not as many outputs.
         """
         values, places = self.reader.top(self.table, hidden.to(self.table.device), count, self.bias)
         return values.to(hidden.device), places.to(hidden.device)
 
     def extra_repr(self) -> str:
-        """Shape, as `nn.Linear` says it."""
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
 
 
 class TiedHead(CompressedLinear):
     """Stands for the `nn.Linear` of an output head tied to the input table. It has no tensor but its own bias.
 
-    Args:
-        table: The compressed table, which belongs to another module.
-        bias: The head's own bias, shape (num_embeddings), or None.
-        additional_fc: The map for tokens that the table does not have (Idefics).
+    A map ``additional_fc`` gives the logits of tokens that the table does not have (Idefics).
     """
 
     def __init__(
@@ -194,7 +142,6 @@ class TiedHead(CompressedLinear):
         return outputs if self.additional_fc is None else torch.cat((outputs, self.additional_fc(hidden)), dim=-1)
 
     def topk(self, hidden: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """The largest outputs, those of the additional tokens among them."""
         if self.additional_fc is None:
             return super().topk(hidden, count)
         best = self(hidden).topk(count)
@@ -208,10 +155,9 @@ def owned_tables(model: nn.Module) -> dict[str, CompressedEmbedding]:
 
 
 def check_readers(model: nn.Module) -> None:
-    """See that every head and embedding without a table of its own reads one that a module of the model owns.
+    """Raise a ValueError if a head or an embedding reads a table that no module of the model owns.
 
-    Raises:
-        ValueError: If one does not, such as the head of a model whose embedding alone was exchanged for a trained copy.
+    Such is the head of a model whose embedding alone was exchanged for a trained copy.
     """
     owned = {id(table) for table in owned_tables(model).values()}
     for name, module in model.named_modules():
@@ -244,7 +190,7 @@ def read_with(model: nn.Module, *, hot_rows: str | int | None = None, resident: 
         >>> vocabpress.read_with(model, hot_rows="1MB")
     """
     reader_for(hot_rows, resident)
-    reading = [module for module in model.modules() if isinstance(module, _Reads)]
+    reading = [module for module in model.modules() if isinstance(module, ReadsTable)]
     heads = {module.table for module in reading if isinstance(module, CompressedLinear)}
     readers: dict[CompressedEmbedding, Reader] = {}
     for module in reading:

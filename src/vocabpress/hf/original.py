@@ -43,27 +43,16 @@ class TableInfo:
 
 @dataclass(frozen=True)
 class Original:
-    """A model whose token table is not compressed yet.
+    """A model whose token table is not compressed yet."""
 
-    Attributes:
-        model: The model; may be on the meta device.
-        name: The module that holds the input table.
-        weight: The input table, (V, d).
-        tied: The other modules that share this weight.
-    """
-
-    model: PreTrainedModel
-    name: str
-    weight: nn.Parameter
-    tied: tuple[str, ...]
+    model: PreTrainedModel  # may be on the meta device
+    name: str  # of the module that holds the input table
+    weight: nn.Parameter  # the input table, (V, d)
+    tied: tuple[str, ...]  # the other modules that share this weight
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> Self:
-        """Find the input table of a model.
-
-        Raises:
-            ValueError: If it has none, or the table is compressed or quantised already.
-        """
+        """Find the input table of a model; a ValueError if it has none, or it is compressed or quantised already."""
         name = input_table_name(model)
         weight = model.get_submodule(name).weight
         if not isinstance(weight, nn.Parameter):
@@ -76,7 +65,6 @@ class Original:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(V, d)."""
         return self.weight.shape[0], self.weight.shape[1]
 
     @property
@@ -96,7 +84,7 @@ class Original:
 
     def tables(self) -> list[TableInfo]:
         """The input table, and the output head if it has a weight of its own."""
-        total = parameter_bytes(self.model)
+        total = sum(map(stored_bytes, self.model.parameters()))
 
         def describe(name: str, weight: Tensor, role: str, tied: tuple[str, ...]) -> TableInfo:
             size = weight.numel() * weight.itemsize
@@ -119,11 +107,7 @@ class Original:
         return name if all(torch.equal(head.weight[part], table[part]) for part in chunks(*self.shape)) else None
 
     def with_tied_head(self) -> Self:
-        """Tie an output head whose weight equals the table, in the model and in its config.
-
-        Raises:
-            ValueError: If the weights differ, or the model's class can't tie them.
-        """
+        """Tie an output head whose weight equals the table; a ValueError if it differs, or the class can't tie it."""
         model, name = self.model, self.equal_head()
         if name is None:
             raise ValueError(
@@ -157,11 +141,8 @@ class Original:
         """Correct the config of a model whose head differs from the table that the config ties it to.
 
         Transformers compares the two weights, and loads such a checkpoint untied, with a warning. It can't compare a
-        compressed table, so it would tie the head.
-
-        Returns:
-            The modules that have a weight of their own although the config ties them. The checkpoint must list them,
-            because some models, such as T5, tie in spite of their config.
+        compressed table, so it would tie the head. Returns the modules that have a weight of their own although the
+        config ties them. The checkpoint must list them, because some models, such as T5, tie in spite of their config.
         """
         tied_by_config = self.model.get_expanded_tied_weights_keys(all_submodels=True)
         tied = self.model.all_tied_weights_keys
@@ -169,11 +150,6 @@ class Original:
         if separate:
             _set_tied(self.model, False)
         return [key.removesuffix(".weight") for key in separate]
-
-
-def parameter_bytes(model: nn.Module) -> int:
-    """Bytes of all parameters; shared ones count once."""
-    return sum(stored_bytes(parameter) for parameter in model.parameters())
 
 
 def find_tables(model: PreTrainedModel) -> list[TableInfo]:

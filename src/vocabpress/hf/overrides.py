@@ -40,17 +40,9 @@ def resize_token_embeddings(
     """Add tokens at the end of the table, and of every head that has a row for each token.
 
     The rows of added tokens are exact: the table becomes ``Rows([compressed, Dense])``, the new rows stored in the
-    model's dtype, and they can be trained. A compressed model's own `resize_token_embeddings` is this function.
-
-    Args:
-        model: Model with a compressed input table; changed in place.
-        new_num_tokens: New number of rows; None changes it only by the padding.
-        pad_to_multiple_of: Rounds the number up.
-        mean_resizing: Whether added rows start as the mean row. Otherwise they are normal with standard deviation
-            ``config.initializer_range``.
-
-    Returns:
-        The module of the token embedding.
+    model's dtype, and they can be trained. A compressed model's own `resize_token_embeddings` is this function, with
+    the arguments of transformers: with ``mean_resizing`` added rows start as the mean row, otherwise they are normal
+    with standard deviation ``config.initializer_range``.
 
     Raises:
         ValueError: If there would be fewer tokens than now.
@@ -115,12 +107,7 @@ FOR_PLAIN_BODIES = {"half": nn.Module.half, "float": nn.Module.float}
 
 
 def override(model: PreTrainedModel, plain_body: bool) -> None:
-    """Set our methods on a model.
-
-    Args:
-        model: Model with compressed tables.
-        plain_body: Whether the body is not quantised.
-    """
+    """Set our methods on a model with compressed tables, and those that need a body that is not quantised."""
     restore(model)
     for name, method in (OURS | (FOR_PLAIN_BODIES if plain_body else {})).items():
         vars(model)[name] = MethodType(method, model)

@@ -13,6 +13,7 @@ import yaml
 from transformers.models.auto import modeling_auto
 
 METADATA = re.compile(r"\A---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
+NAME_AS_TITLE = re.compile(r"\A\s*#\s+([\w.-]*[-_.\d][\w.-]*)\s*$", re.MULTILINE)  # a name, not a sentence
 COPIED_FIELDS = ("language", "license", "license_name", "license_link", "pipeline_tag", "datasets", "library_name")
 ORIGINAL_HEADING = "# The original's model card"  # the text below it is the original's
 AUTO = {
@@ -28,15 +29,10 @@ GENERATES = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
 
 @dataclass(frozen=True)
 class Page:
-    """A model's page.
+    """A model's page."""
 
-    Attributes:
-        metadata: YAML metadata; empty if there is none or it can't be read.
-        text: The text below the metadata.
-    """
-
-    metadata: dict[str, Any] = field(default_factory=dict)
-    text: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict)  # empty if there is none or it can't be read
+    text: str = ""  # below the metadata
 
 
 def read_page(folder: Path) -> Page:
@@ -60,14 +56,22 @@ def read_page(folder: Path) -> Page:
     return Page(metadata if isinstance(metadata, dict) else {}, text)
 
 
-def metadata(original: Page, base_model: str | None, relation: str, tags: list[str]) -> str:
-    """YAML metadata for a model made from another: the fields that still hold, the base model, and tags.
+def named_by(page: str) -> tuple[str | None, str | None]:
+    """The name of a model in the title of its own page, and its hub id, if the page has them.
 
-    Args:
-        original: Page of the original, or of an earlier model made from it.
-        base_model: Id of the original on the hub, or None if unknown.
-        relation: Relation to the base model, in the hub's terms.
-        tags: Tags to add. All tags become text, because the hub accepts nothing else.
+    As in ``# some-name`` with ``Model.from_pretrained("some-org/some-name")`` below.
+    """
+    title = NAME_AS_TITLE.search(page)
+    if title is None:
+        return None, None
+    known = re.search(rf"[\"'`/]([\w.-]+/{re.escape(title[1])})[\"'`)\s]", page)
+    return title[1], known[1] if known is not None else None
+
+
+def metadata(original: Page, base_model: str | None, relation: str, tags: list[str]) -> str:
+    """YAML metadata for a model made from another: the fields that still hold, the base model, and further tags.
+
+    The ``relation`` to the base model is in the hub's terms. All tags become text, because it accepts nothing else.
     """
     old = original.metadata
     fields: dict[str, Any] = {key: old[key] for key in COPIED_FIELDS if old.get(key) is not None}
@@ -100,12 +104,7 @@ def size_table(corner: str, before: str, rows: Iterable[tuple[str, int, int]]) -
 
 
 def original_text(page: Page, own: bool = False) -> str:
-    """The original's text, to put below ours; empty if there is none.
-
-    Args:
-        page: Page of the original, or a page of ours that may contain the original's text.
-        own: Whether the page is ours.
-    """
+    """The original's text, to put below ours, from its page or, if that is our ``own``, from the end of it."""
     if not own:
         return page.text
     _, found, text = page.text.partition(f"\n{ORIGINAL_HEADING}\n")
@@ -127,13 +126,9 @@ def auto_class(architecture: str) -> str:
 
 
 def snippet(folder: Path, architecture: str, output: str, first: str = "") -> str:
-    """Python code that loads a checkpoint and runs it.
+    """Python code that loads a checkpoint from ``output`` and runs it, after the lines ``first``.
 
-    Args:
-        folder: Folder of the checkpoint, or of one with the same companions.
-        architecture: Class of the model.
-        output: Name of the folder to load.
-        first: Lines to put before the code.
+    Its companions are those in ``folder``.
     """
     place = json.dumps(output)
     if (folder / "modules.json").is_file():
@@ -153,7 +148,6 @@ print(model.similarity(embeddings, embeddings))"""
 
 
 def _use(folder: Path, loader: str) -> list[str]:
-    """Lines that run a model with its tokenizer."""
     if loader == "AutoModelForCausalLM" and _chats(folder):
         return [
             'messages = [{"role": "user", "content": "What is the capital of France?"}]',

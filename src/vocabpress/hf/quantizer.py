@@ -6,7 +6,6 @@ ignores an unknown quantization_config with a warning, and would run on a random
 """
 
 import copy
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -15,12 +14,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.core_model_loading import WeightRenaming, WeightTransform
 from transformers.quantizers import auto
-from transformers.quantizers.auto import (
-    AUTO_QUANTIZATION_CONFIG_MAPPING,
-    AUTO_QUANTIZER_MAPPING,
-    register_quantization_config,
-    register_quantizer,
-)
 from transformers.quantizers.base import HfQuantizer
 
 from vocabpress.budget import DTYPES
@@ -32,7 +25,7 @@ from vocabpress.hf.linears import compress_linears
 from vocabpress.hf.modules import TokenEmbedding, check_readers, keep_in_memory, owned_tables, read_with
 from vocabpress.hf.original import Original
 from vocabpress.hf.overrides import override
-from vocabpress.hf.states import SIGN, anchor, with_stored
+from vocabpress.hf.states import SIGN, all_shortened, anchor, with_stored
 from vocabpress.hf.stored import check_digests, check_places, check_size, check_stored_table, digests, read_headers
 from vocabpress.hf.swap import install, install_linear, uninstall
 from vocabpress.hf.tables import base_prefix, module_name, resolve, text_config
@@ -48,21 +41,17 @@ def attach(model: PreTrainedModel, config: VocabpressConfig) -> None:
     config.inner = None if body is None else body.quantization_config.to_dict()
     quantizer = VocabpressQuantizer(config, pre_quantized=True, inner=body)
     if body is None:
-        marks = {"is_quantized": True, "quantization_method": QUANT_METHOD}
-        for name, value in marks.items():  # as `from_pretrained` does
-            setattr(model, name, value)
+        vars(model).update(is_quantized=True, quantization_method=QUANT_METHOD)  # as `from_pretrained` does
         quantizer.inner.postprocess_model(model)
-    setattr(model, "hf_quantizer", quantizer)  # noqa: B010
+    vars(model)["hf_quantizer"] = quantizer
     quantizer.settle(model)
 
 
 class VocabpressQuantizer(HfQuantizer):
     """Builds the compressed modules before a checkpoint loads, and names their tensors when it is saved.
 
-    Args:
-        quantization_config: Config of the checkpoint, or how to compress at load.
-        inner: Quantizer of a body that is quantised already; None makes it from the config.
-        kwargs: ``pre_quantized``, as transformers passes it.
+    The config is that of the checkpoint, or how to compress at load; ``inner``, the quantizer of a body that is
+    quantised already, is made from it if it is None.
     """
 
     requires_calibration = False
@@ -92,17 +81,18 @@ class VocabpressQuantizer(HfQuantizer):
             files = kwargs.get("checkpoint_files") or []  # none if the caller passes a state dict
             check_places(files, model)
             placed = self._place(model)
-            if files:
-                self._check_files(model, files, placed)
+            if files:  # which must match the config before memory is allocated
+                entries, metadata = read_headers(files)
+                for known, key, table in placed:
+                    check_stored_table(known, key, table, entries)
+                check_size(model, files)
+                if self.quantization_config.verify:
+                    check_digests(entries, metadata, self.quantization_config.to_dict())
         # Only now: the installed modules are no `nn.Linear` or `nn.Embedding`, so the body's quantizer skips them.
         self.inner.preprocess_model(model, **kwargs)
 
     def _place(self, model: PreTrainedModel) -> list[tuple[str, str | None, CompressedEmbedding]]:
-        """Install the config's tables on the meta device.
-
-        Returns:
-            For each table the end of its keys in files, its anchor, and the table.
-        """
+        """Install the config's tables on the meta device; returns the end of each one's keys, its anchor, and it."""
         self._dtype = torch.get_default_dtype()  # transformers builds the model under its own dtype
         config, placed = self.quantization_config, []
         separate = [f"{prefix}{name}" for name in config.separate for prefix in {"", base_prefix(model)}]
@@ -118,21 +108,6 @@ class VocabpressQuantizer(HfQuantizer):
                     self._renamings[f"{known}.weight"] = f"{known}.table.{key}"
                 placed.append((known, key, table))
         return placed
-
-    def _check_files(
-        self, model: PreTrainedModel, files: list[str], placed: list[tuple[str, str | None, CompressedEmbedding]]
-    ) -> None:
-        """Check that the files match the config, before memory is allocated.
-
-        Raises:
-            ValueError: If they do not.
-        """
-        config, (entries, metadata) = self.quantization_config, read_headers(files)
-        for known, key, table in placed:
-            check_stored_table(known, key, table, entries)
-        check_size(model, files)
-        if config.verify:
-            check_digests(entries, metadata, config.to_dict())
 
     def update_weight_conversions(
         self, weight_conversions: list[WeightTransform], model: PreTrainedModel | None = None
@@ -152,7 +127,7 @@ class VocabpressQuantizer(HfQuantizer):
             self._delegate_to(Unquantised(config))
             self.inner.preprocess_model(model)
             self.inner.postprocess_model(model)
-        setattr(model, "hf_quantizer", self)  # noqa: B010
+        vars(model)["hf_quantizer"] = self
         if not self.pre_quantized and not config.tables:
             original, request = Original.of(model), config.request
             maps = compress_linears(model, request.linears)
@@ -178,11 +153,7 @@ class VocabpressQuantizer(HfQuantizer):
     def get_state_dict_and_metadata(  # pyright: ignore[reportIncompatibleMethodOverride]: the base returns None
         self, model: PreTrainedModel
     ) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """The tensors to save: each in its form's stored dtype, the anchor under the original key.
-
-        Raises:
-            ValueError: If a tied head and its embedding no longer read the same table.
-        """
+        """The tensors to save: each in its form's stored dtype, the anchor under the original key."""
         config = self.quantization_config
         if config.inner is not None:  # it changes if the first forward pass unpacks the body
             config.inner = self.inner.quantization_config.to_dict()
@@ -198,11 +169,7 @@ class VocabpressQuantizer(HfQuantizer):
         return state, metadata | version | digests(model, state, config.to_dict())
 
     def _update_configs(self, model: PreTrainedModel) -> None:
-        """Update the configs to the modules that are compressed now; the user may have replaced some.
-
-        Raises:
-            ValueError: If a tied head and its embedding no longer read the same table.
-        """
+        """Update the configs to the modules that are compressed now; the user may have replaced some."""
         check_readers(model)
         config, tables, linears = self.quantization_config, {}, {}
         known = {resolve(model, name): name for name in (*config.tables, *config.linears)}
@@ -249,38 +216,6 @@ class VocabpressQuantizer(HfQuantizer):
         return as_bool(self.inner.is_compileable)
 
 
-def all_shortened(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of a model, those of float32 in float16; tensors that share their memory still do.
-
-    Raises:
-        ValueError: If a number is too large for float16.
-    """
-    made = dict[tuple[Any, ...], Tensor]()
-
-    def short(name: str, tensor: Tensor) -> Tensor:
-        if tensor.dtype != torch.float32 or tensor.is_meta:
-            return tensor
-        place = tensor.data_ptr(), tensor.shape, tensor.stride()
-        if place not in made:
-            made[place] = shortened(name, tensor)
-        return made[place]
-
-    return {name: short(name, tensor) for name, tensor in state.items()}
-
-
-def shortened(name: str, tensor: Tensor) -> Tensor:
-    """A tensor in float16.
-
-    Raises:
-        ValueError: If a number is too large for float16.
-    """
-    short = tensor.to(torch.float16)
-    if bool((short.isinf() & tensor.isfinite()).any()):
-        reach = float(tensor.abs().max())
-        raise ValueError(f"{name} reaches {reach:.3g}, too large for float16; leave the body as it is")
-    return short
-
-
 def _set_config(model: PreTrainedModel, quantization: Any) -> None:
     """Set or remove ``quantization_config`` in the config of a model, and of its text part, which may load alone."""
     for config in (model.config, text_config(model)):
@@ -300,10 +235,9 @@ def _check_loaded(name: str, table: CompressedEmbedding, model: PreTrainedModel)
         )
 
 
-if AUTO_QUANTIZER_MAPPING.get(QUANT_METHOD) is not VocabpressQuantizer:
-    for mapping in (AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING):
-        mapping.pop(QUANT_METHOD, None)  # the placeholder, see `registration`
-    register_quantization_config(QUANT_METHOD)(VocabpressConfig)
-    register_quantizer(QUANT_METHOD)(VocabpressQuantizer)
+if auto.AUTO_QUANTIZER_MAPPING.get(QUANT_METHOD) is not VocabpressQuantizer:
+    # In the place of the placeholders, see `registration`.
+    auto.AUTO_QUANTIZATION_CONFIG_MAPPING[QUANT_METHOD] = VocabpressConfig
+    auto.AUTO_QUANTIZER_MAPPING[QUANT_METHOD] = VocabpressQuantizer
     # A config given at load can override fields of the checkpoint's only if it has one of these types.
     auto.LOADING_ATTRIBUTES_CONFIG_TYPES = (*auto.LOADING_ATTRIBUTES_CONFIG_TYPES, VocabpressConfig)

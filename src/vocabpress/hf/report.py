@@ -1,11 +1,6 @@
-"""The report of a compression: the data that the command line prints and that the model card is rendered from.
-
-This module also finds the name of a model, and the command line that equals a call of `compress`.
-"""
+"""The report of a compression: the data that the command line prints and that the model card is rendered from."""
 
 import json
-import os
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,11 +13,8 @@ from vocabpress.budget import Budget
 from vocabpress.hf.linears import LinearOutcome
 from vocabpress.hf.request import LinearShapes
 from vocabpress.hf.sizes import REPORT, Folder
-from vocabpress.hub import split
+from vocabpress.hub import hub_id, split
 from vocabpress.methods import Method, method_name, method_settings
-
-NAME_AS_TITLE = re.compile(r"\A\s*#\s+([\w.-]*[-_.\d][\w.-]*)\s*$", re.MULTILINE)  # a name, not a sentence
-SNAPSHOT = re.compile(r"models--(?:(?P<owner>[^/]+?)--)?(?P<name>[^/]+)/snapshots/")  # in the hub's cache
 
 
 @dataclass(frozen=True)
@@ -68,23 +60,14 @@ class Change:
 
 @dataclass(frozen=True)
 class Recovered:
-    """Training after a compression, for the card.
+    """Training after a compression, for the card."""
 
-    Attributes:
-        task: Task with labelled rows that it was trained on; None if it was trained on text.
-        mode: ``"table"`` or ``"model"``.
-        steps: Steps of training.
-        training_sequences: Number of sequences or rows.
-        held_out_sequences: Number of sequences for evaluation.
-        figures: Name of a loss or a metric -> its values before and after.
-    """
-
-    task: str | None
-    mode: str
+    task: str | None  # with labelled rows that it was trained on; None if it was trained on text
+    mode: str  # ``"table"`` or ``"model"``
     steps: int
-    training_sequences: int
+    training_sequences: int  # or rows
     held_out_sequences: int
-    figures: dict[str, tuple[float, float]]
+    figures: dict[str, tuple[float, float]]  # name of a loss or a metric -> its values before and after
 
 
 @dataclass(frozen=True)
@@ -133,6 +116,12 @@ class Report:
     recovered: list[Recovered] = field(default_factory=list)
     folder: Folder | None = None
 
+    def sizes(self) -> list[tuple[str, int, int]]:
+        """Name, and bytes before and after, of all that was compressed, and of the whole model."""
+        maps = [(f"linear maps of {part.role}", part.bytes_before, part.bytes_after) for part in self.linears]
+        table = ("token table", self.table_bytes_before, self.table_bytes_after)
+        return [table, *maps, ("whole model, on disk", self.model_bytes_before, self.model_bytes_after)]
+
     def sized(self) -> str:
         """How the size of the table was chosen."""
         if self.asked_quality is None:
@@ -167,35 +156,6 @@ def load_report(folder: Path) -> Report | None:
         return None
 
 
-def hub_id(model: str | Path) -> str | None:
-    """The hub id of a model, given its id or a folder in the hub's cache; None for any other folder."""
-    if not Path(model).is_dir():
-        return split(model)[0]
-    found = SNAPSHOT.search(f"{os.path.realpath(model)}/")
-    if found is None:
-        return None
-    return "/".join(filter(None, (found["owner"], found["name"])))
-
-
-def model_name(model: str | Path) -> str:
-    """The name of a model, without its owner or parent folders; links and ``.`` are resolved."""
-    known = hub_id(model)
-    return Path(os.path.realpath(model)).name if known is None else known.rpartition("/")[2]
-
-
-def named_by(page: str) -> tuple[str | None, str | None]:
-    """The name of a model in the title of its own page, and its hub id, if the page has them.
-
-    Args:
-        page: Text such as ``# some-name`` with ``Model.from_pretrained("some-org/some-name")`` below.
-    """
-    title = NAME_AS_TITLE.search(page)
-    if title is None:
-        return None, None
-    known = re.search(rf"[\"'`/]([\w.-]+/{re.escape(title[1])})[\"'`)\s]", page)
-    return title[1], known[1] if known is not None else None
-
-
 def as_command(
     model: str | Path,
     output: str | Path,
@@ -207,13 +167,7 @@ def as_command(
 ) -> str:
     """The command line that equals a call of `compress`. Absolute paths become names, and tensors ``...``.
 
-    Args:
-        model: Argument of `compress`.
-        output: Argument of `compress`.
-        method: Argument of `compress`.
-        budget: Argument of `compress`.
-        linears: Argument of `compress`, parsed.
-        more: Other options by their names on the command line; None, 0 and empty values are left out.
+    Other options, ``more``, go by their names on the command line; None, 0 and empty values are left out.
     """
     name, revision = split(model) if hub_id(model) is not None and not Path(model).is_dir() else (model, None)
     parts = ["vocabpress", "compress", hub_id(model) or _short(name), "-o", _short(output)]
@@ -224,9 +178,7 @@ def as_command(
         parts += ["--method", method_name(method)]
         parts += [part for name, value in _changed_settings(method).items() for part in ("--set", f"{name}={value}")]
     if budget is not None:
-        option = {"ratio": "--ratio", "bits_per_weight": "--bits-per-weight", "bytes": "--size"}[budget.unit]
-        parts += [option, f"{budget.amount:g}" if budget.unit != "bytes" else str(int(budget.amount))]
-        parts += ["--reference", budget.reference] if budget.reference != Budget.reference else []
+        parts += budget.options()
     if linears is not None:
         parts += [part for name, value in linears.to_dict().items() for part in ("--linears", f"{name}={value}")]
     for name, value in more.items():

@@ -22,11 +22,7 @@ ROLES = ("attention", "ffn")
 
 
 def read_shape(role: str, value: Any) -> FactorShape:
-    """Parse ``"48x384"``, ``"1/16x1/2"`` or a pair of numbers.
-
-    Raises:
-        ValueError: If it is not a shape.
-    """
+    """Parse ``"48x384"``, ``"1/16x1/2"`` or a pair of numbers; a ValueError if it is not a shape."""
     sides = value.lower().split("x") if isinstance(value, str) else value
     try:
         first, second = (Fraction(side) for side in sides)

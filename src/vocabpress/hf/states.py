@@ -1,4 +1,4 @@
-"""The names of a table's tensors in files and in the state dicts of models.
+"""The names and dtypes of a table's tensors in files and in the state dicts of models.
 
 In a model they are ``<embedding>.table.<tensor>``. In files one of them, the anchor, has the original key
 ``<embedding>.weight``. A state dict with either name loads into a model.
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from vocabpress.embeddings import CompressedEmbedding
+from vocabpress.embeddings.caching import Reader
+from vocabpress.hf.dense_weight import WeightReading
 
 SIGN = "import vocabpress"
 """Name of an empty tensor beside each table in files. Without vocabpress, transformers lists it as an unexpected key,
@@ -30,9 +32,7 @@ def anchor(table: CompressedEmbedding) -> str | None:
 def with_stored(state: Mapping[str, Tensor], tables: Mapping[str, CompressedEmbedding]) -> dict[str, Tensor]:
     """Convert a model's state dict to that of files: tables' tensors in their stored dtypes, under their file names.
 
-    Args:
-        state: State dict of the model.
-        tables: Name of the owning module -> table.
+    ``tables`` are by the name of the owning module.
     """
     stored = dict(state)
     for name, table in tables.items():
@@ -45,14 +45,53 @@ def with_stored(state: Mapping[str, Tensor], tables: Mapping[str, CompressedEmbe
     return stored
 
 
-class ReadsTable(nn.Module):
-    """Base of modules that read a table, their own or that of another module. Own tables load under either name.
+def all_shortened(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a model, those of float32 in float16; tensors that share their memory still do."""
+    made, short = dict[Any, Tensor](), dict(state)
+    for name, tensor in state.items():
+        if tensor.dtype == torch.float32 and not tensor.is_meta:
+            place = tensor.data_ptr(), tensor.shape, tensor.stride()
+            if place not in made:
+                made[place] = shortened(name, tensor)
+            short[name] = made[place]
+    return short
 
-    Attributes:
-        table: The table; a registered submodule if this module owns it.
+
+def shortened(name: str, tensor: Tensor) -> Tensor:
+    """A tensor in float16; a ValueError if a number is too large for it."""
+    short = tensor.to(torch.float16)
+    if bool((short.isinf() & tensor.isfinite()).any()):
+        reach = float(tensor.abs().max())
+        raise ValueError(f"{name} reaches {reach:.3g}, too large for float16; leave the body as it is")
+    return short
+
+
+class ReadsTable(nn.Module):
+    """Stands for a module with a weight: reads a table, its own or that of another module.
+
+    An own table loads under either name.
     """
 
-    table: CompressedEmbedding
+    table: CompressedEmbedding  # a registered submodule if this module owns it
+    sizes: tuple[str, str]  # what the original calls the sides of its weight
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reader = Reader()
+
+    def read(self, table: CompressedEmbedding, owner: bool | None = None) -> None:
+        """Go on with another table of the same width, which belongs to this module if ``owner``; None is as before."""
+        if self.owns_table if owner is None else owner:
+            self.table = table
+        else:  # no key in the state dict, no second copy on `.to()`
+            object.__setattr__(self, "table", table)
+        for name, size in zip(self.sizes, (table.num_embeddings, table.embedding_dim), strict=True):
+            setattr(self, name, size)
+
+    @property
+    def weight(self) -> Tensor:
+        """The dense table, unscaled as in the original; a `WeightReading`, rebuilt at every access."""
+        return WeightReading.of(self.table)
 
     @property
     def owns_table(self) -> bool:

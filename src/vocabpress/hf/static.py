@@ -27,13 +27,7 @@ UNLIMITED = 10**18  # maximum length of a text in tokens where the tokenizer has
 
 
 class StaticConfig(PreTrainedConfig):
-    """Config of a `StaticModel`.
-
-    Args:
-        vocab_size: Rows of the table.
-        hidden_size: Columns of the table.
-        kwargs: Arguments of `PreTrainedConfig`.
-    """
+    """Config of a `StaticModel`."""
 
     model_type = STATIC
 
@@ -74,18 +68,23 @@ def is_static(folder: Path) -> bool:
     return bool(modules) and str(modules[0].get("type", "")).rpartition(".")[2] == "StaticEmbedding"
 
 
-@cache
-def _converted(folder: Path, changed: int) -> TemporaryDirectory[str]:
-    """A temporary checkpoint made of the folder, once for each modification time; deleted when the program ends."""
+def open_sentence_transformer(folder: Path, what: str, device: str = "cpu") -> Any:
+    """A model of sentence-transformers; a ValueError if it can't read the folder, or what needs it is not installed."""
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError:
-        raise ValueError("static embeddings need sentence-transformers; pip install 'vocabpress[st]'") from None
+        raise ValueError(f"{what} need sentence-transformers; pip install 'vocabpress[st]'") from None
     try:
-        source: Any = SentenceTransformer(str(folder), device="cpu", local_files_only=True)[0]
+        return SentenceTransformer(str(folder), device=device, local_files_only=True)
     except Exception as error:  # a broken folder makes it raise almost anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"sentence-transformers can't load {folder}: {reason}") from None
+
+
+@cache
+def _converted(folder: Path, changed: int) -> TemporaryDirectory[str]:
+    """A temporary checkpoint made of the folder, once for each modification time; deleted when the program ends."""
+    source = open_sentence_transformer(folder, "static embeddings")[0]
     weight = source.embedding.weight.detach()
     if not weight.is_floating_point():
         raise ValueError(f"the table of {folder} is quantised already ({weight.dtype}); start from the original")
@@ -108,9 +107,6 @@ def _converted(folder: Path, changed: int) -> TemporaryDirectory[str]:
 def as_checkpoint(folder: Path) -> Path:
     """Convert a `StaticEmbedding` to a transformers checkpoint with the same table, dtype and tokens.
 
-    Args:
-        folder: Folder of a SentenceTransformer for which :func:`is_static` holds.
-
     Raises:
         ValueError: If sentence-transformers is missing or can't read it, or no token can be used for padding.
     """
@@ -126,11 +122,7 @@ def empty(num_embeddings: int, embedding_dim: int) -> StaticModel:
 def write_companions(
     tokenizer: Tokenizer, embedding_dim: int, folder: Path, following: Sequence[dict[str, Any]] = ()
 ) -> None:
-    """Write what sentence-transformers reads beside a static model: tokenizer, mean pooling, and following modules.
-
-    Raises:
-        ValueError: If no token of the tokenizer can be used for padding.
-    """
+    """Write what sentence-transformers reads beside a static model: tokenizer, mean pooling, and following modules."""
     plain_tokenizer(tokenizer).save_pretrained(folder)
     # Names and keys that sentence-transformers 5 and 6 both know.
     modules = [("", "sentence_transformers.models.Transformer"), (POOLING, "sentence_transformers.models.Pooling")]
@@ -143,11 +135,7 @@ def write_companions(
 
 
 def plain_tokenizer(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
-    """A tokenizer for transformers that gives the tokens of `StaticEmbedding`, without special ones.
-
-    Raises:
-        ValueError: If there is no special or unknown token for padding.
-    """
+    """A tokenizer for transformers that gives the tokens of `StaticEmbedding`, without special ones."""
     stored = json.loads(tokenizer.to_str())
     model, special = stored["model"], [token["content"] for token in stored["added_tokens"] if token["special"]]
     unknown = model.get("unk_token")

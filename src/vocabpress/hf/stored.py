@@ -64,11 +64,7 @@ def read_headers(files: Sequence[str]) -> tuple[dict[str, Entry], dict[str, str]
 
 
 def check_places(files: Iterable[str], model: PreTrainedModel) -> None:
-    """Check that an index of shards names no file outside the folder of the checkpoint.
-
-    Raises:
-        ValueError: If it does.
-    """
+    """Raise a ValueError if an index of shards names a file outside the folder of the checkpoint."""
     folder = str(getattr(model.config, "name_or_path", ""))
     if not os.path.isdir(folder):  # noqa: PTH112 - a hub id, which huggingface_hub checks
         return
@@ -78,11 +74,7 @@ def check_places(files: Iterable[str], model: PreTrainedModel) -> None:
 
 
 def check_size(model: nn.Module, files: Iterable[str]) -> None:
-    """Check that a model on the meta device will not need far more memory than its files have bytes.
-
-    Raises:
-        ValueError: If the sizes in its config are out of proportion to the files.
-    """
+    """Raise a ValueError if a model on the meta device will need far more memory than its files have bytes."""
     stored = sum(Path(file).stat().st_size for file in files)
     needed = sum(tensor.numel() * tensor.itemsize for tensor in (*model.parameters(), *model.buffers()))
     if needed > max(ALWAYS_ALLOWED, MAX_GROWTH * stored):
@@ -92,15 +84,8 @@ def check_size(model: nn.Module, files: Iterable[str]) -> None:
         )
 
 
-def stored_as(name: str, key: str | None, part: str, entries: Mapping[str, Entry]) -> list[str]:
-    """The possible names of a table's tensor in the files.
-
-    Args:
-        name: Name of the module, relative to the base model.
-        key: The tensor of the table that is stored as ``<name>.weight``.
-        part: Name of the tensor in the table.
-        entries: Tensors in the files.
-    """
+def _stored_as(name: str, key: str | None, part: str, entries: Mapping[str, Entry]) -> list[str]:
+    """The possible names in the files of the tensor ``part`` of a table; arguments as in `check_stored_table`."""
     end = ".weight" if part == key else f".table.{part}"
     exact = [full for full in entries if f".{full}".endswith(f".{name}{end}")]
     # Some models have other names for their modules in files, which transformers converts at load.
@@ -110,19 +95,14 @@ def stored_as(name: str, key: str | None, part: str, entries: Mapping[str, Entry
 def check_stored_table(name: str, key: str | None, table: CompressedEmbedding, entries: Mapping[str, Entry]) -> None:
     """Check that the files have the tensors of a table, in the shapes and dtypes given by its config.
 
-    The map of tokens to blocks is read here, because transformers uses weights before a load is complete.
-
-    Args:
-        name: Name of the module, relative to the base model.
-        key: The tensor of the table that is stored as ``<name>.weight``.
-        table: Form built from the config, on the meta device.
-        entries: Tensors in the files.
+    The map of tokens to blocks is read here, because transformers uses weights before a load is complete. The tensor
+    ``key`` of the table is stored as ``<name>.weight``, with the name of the module relative to the base model.
 
     Raises:
         ValueError: If a tensor is missing or differs, or a map refers to rows that do not exist.
     """
     for item in table.storage():
-        found = {full: entries[full][1:] for full in stored_as(name, key, item.name, entries)}
+        found = {full: entries[full][1:] for full in _stored_as(name, key, item.name, entries)}
         claimed = (item.shape, SAFETENSORS_DTYPES[item.dtype])
         if claimed not in found.values():
             actual = " and ".join(f"{dtype} of shape {list(shape)}" for shape, dtype in found.values())
@@ -159,26 +139,16 @@ def layout_digest(config: Mapping[str, Any]) -> str:
 
 
 def digests(model: PreTrainedModel, state: dict[str, Tensor], config: Mapping[str, Any]) -> dict[str, str]:
-    """Metadata with the digests of a checkpoint, by which a reader can check it.
-
-    Args:
-        model: The model.
-        state: The tensors to save.
-        config: The ``quantization_config`` to save.
-    """
+    """Metadata with the digests of a checkpoint, by which a reader can check it: its tensors and its config."""
     state = {name: tensor for name, tensor in state.items() if name not in (model._keys_to_ignore_on_save or ())}
-    versions = [_tensor_digests(state)]
+    versions = [_digest_all(state, state.__getitem__)]
     # Some models have other names or shapes for tensors in files. A save may or may not convert, so both are listed.
     offloaded = any(tensor.is_meta for tensor in state.values())  # these are read only when they are written
     stored = state if offloaded else revert_weight_conversion(model, dict(state))
     if stored.keys() != state.keys():
-        versions.insert(0, _tensor_digests(stored))
+        versions.insert(0, _digest_all(stored, stored.__getitem__))
     data = {"config": layout_digest(config), "tensors": versions}
     return {DIGESTS: json.dumps(data, separators=(",", ":"), sort_keys=True)}
-
-
-def _tensor_digests(tensors: Mapping[str, Tensor]) -> TensorDigests:
-    return _digest_all(tensors, lambda name: tensors[name])
 
 
 def _digest_all(names: Collection[str], read: Callable[[str], Tensor]) -> TensorDigests:
@@ -187,15 +157,9 @@ def _digest_all(names: Collection[str], read: Callable[[str], Tensor]) -> Tensor
 
 
 def check_digests(entries: Mapping[str, Entry], metadata: Mapping[str, str], config: Mapping[str, Any]) -> None:
-    """Check that the files hold exactly the tensors that were saved, bit for bit, and that the layout is unchanged.
+    """Raise a ValueError if the files do not hold exactly the tensors and the layout that were saved, bit for bit.
 
-    Args:
-        entries: Tensors in the files.
-        metadata: Metadata of the files. Files of older versions have no digests, and nothing is checked.
-        config: The ``quantization_config``.
-
-    Raises:
-        ValueError: If something differs; the message names the first tensor.
+    Files of older versions have no digests in their metadata, and nothing is checked.
     """
     if DIGESTS not in metadata:
         unknown = metadata.keys() - OLD_METADATA

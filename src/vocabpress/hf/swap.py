@@ -18,13 +18,8 @@ def install(model: PreTrainedModel, name: str, table: CompressedEmbedding, separ
     """Replace the embedding ``name``, and all modules tied to it, by modules that read ``table``.
 
     Transformers ties ``weight`` parameters by their names. These parameters no longer exist, so their ties are dropped:
-    the head now refers to the table itself. Ties of biases remain.
-
-    Args:
-        model: Changed in place.
-        name: Name of the embedding that will own the table.
-        table: The table, on any device; moved to the embedding's, unless that is the meta device.
-        separate: Modules in the model's map of ties that have a weight of their own and are not replaced.
+    the head now refers to the table itself. Ties of biases remain. Modules in the model's map of ties that have a
+    weight of their own, ``separate``, are not replaced.
 
     Raises:
         ValueError: If a module is neither an embedding nor a linear head, or the shapes differ.
@@ -47,11 +42,7 @@ def install(model: PreTrainedModel, name: str, table: CompressedEmbedding, separ
 
 
 def check_linear(model: PreTrainedModel, name: str) -> nn.Linear:
-    """The module ``name``, if it can be compressed.
-
-    Raises:
-        ValueError: If it does not compute the same as an `nn.Linear`, or is tied to another module.
-    """
+    """The module ``name``; a ValueError if it does not compute the same as an `nn.Linear`, is quantised, or tied."""
     module = model.get_submodule(name)
     if not isinstance(module, nn.Linear) or type(module).forward is not nn.Linear.forward:
         raise ValueError(
@@ -70,11 +61,6 @@ def check_linear(model: PreTrainedModel, name: str) -> nn.Linear:
 
 def install_linear(model: PreTrainedModel, name: str, table: CompressedEmbedding) -> None:
     """Replace the linear map ``name``, or GPT-2's `Conv1D`, by one that reads ``table`` and has the same bias.
-
-    Args:
-        model: Changed in place.
-        name: Name of the map.
-        table: The weight, (outputs, inputs), on any device; moved to the map's, unless that is the meta device.
 
     Raises:
         ValueError: As `check_linear`, or if the shapes differ.
@@ -97,12 +83,7 @@ def _check_shape(name: str, rows: int | None, columns: int | None, table: Compre
 
 
 def uninstall(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Replace compressed embeddings, heads and linear maps by ordinary ones, tied as before.
-
-    Args:
-        model: Changed in place.
-        dtype: Dtype of the dense weights.
-    """
+    """Replace compressed embeddings, heads and linear maps by ordinary ones of this dtype, tied as before."""
     with torch.device("meta"):
         skeleton = type(model)(model.config)
     ties = {

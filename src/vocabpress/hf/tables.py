@@ -7,11 +7,7 @@ from vocabpress.hf.modules import TokenEmbedding
 
 
 def module_name(model: nn.Module, wanted: nn.Module) -> str:
-    """The first name of a module in a model.
-
-    Raises:
-        ValueError: If the model does not contain it.
-    """
+    """The first name of a module in a model; a ValueError if it is not there."""
     for name, module in model.named_modules():
         if module is wanted:
             return name

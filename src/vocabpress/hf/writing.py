@@ -30,11 +30,7 @@ WORK_FOLDER = "vocabpress-work"  # prefix of folders with unfinished work inside
 
 
 def check_output(out: str | Path) -> Path:
-    """Check before the work that the output folder is free and can be written.
-
-    Raises:
-        ValueError: If it exists and is not an empty folder, or can't be written to.
-    """
+    """Raise a ValueError before the work if the output is not a new or empty folder, or can't be written to."""
     target = Path(out)
     home = place = _resolved(target)
     try:
@@ -55,7 +51,6 @@ def check_output(out: str | Path) -> Path:
 
 
 def _resolved(target: Path) -> Path:
-    """The absolute path of a target, links resolved."""
     return Path(os.path.realpath(target))
 
 
@@ -116,29 +111,29 @@ def written_at_once(target: Path) -> Iterator[Path]:
     place = _resolved(target)
     inside = place.is_dir()
     made = [parent for parent in place.parents if not parent.exists()]
-    temporary: Path | None = None
+    run: Path | None = None
     lock: int | None = None
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         home = place if inside else place.parent
         _remove_abandoned(home, place)
-        temporary = Path(tempfile.mkdtemp(prefix=_prefix(place), dir=home))
-        lock = _lock(temporary, wait=True)
+        run = Path(tempfile.mkdtemp(prefix=_prefix(place), dir=home))
+        lock = _lock(run, wait=True)
+        temporary = run / "whole"  # which others may read, unlike the folder around it
+        temporary.mkdir()
         yield temporary
         if inside:
             _move_into(place, temporary)
         else:
-            temporary.chmod(0o777 & ~_umask())
             temporary.replace(place)
-            temporary = None
         made = []
     except OSError as error:
         raise ValueError(
             f"can't write {target}: {error.strerror or error}; free some space or give another folder"
         ) from None
     finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        if run is not None:
+            shutil.rmtree(run, ignore_errors=True)
         if lock is not None:
             os.close(lock)
         for parent in made:
@@ -147,21 +142,21 @@ def written_at_once(target: Path) -> Iterator[Path]:
 
 
 def _move_into(place: Path, temporary: Path) -> None:
-    """Move the contents of a temporary folder into the folder that contains it, one run at a time.
+    """Move the contents of a temporary folder into the folder that contains its run, one run at a time.
 
-    Raises:
-        OSError: If another run was first, or a file can't be moved; then nothing is left in the folder.
+    After an OSError, because another run was first or a file can't be moved, nothing is left in the folder.
     """
     lock = _lock(place, wait=True)
     names = sorted((path.name for path in temporary.iterdir()), key=lambda name: _move_order(temporary / name))
     try:
         if _foreign_entries(place):
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
-        (temporary / MOVED).write_text(json.dumps(names), encoding="utf-8")
+        moved = temporary.with_name(MOVED)
+        moved.write_text(json.dumps(names), encoding="utf-8")
         try:
             for name in names:
                 (temporary / name).replace(place / name)
-            (temporary / MOVED).unlink()
+            moved.unlink()
         except BaseException:
             _remove(place, names)
             raise
@@ -187,8 +182,7 @@ def _remove(place: Path, names: list[str]) -> None:
 def _lock(folder: Path, wait: bool) -> int | None:
     """Lock a folder until the returned descriptor is closed or the process ends, even when killed.
 
-    Returns:
-        None if another process has the lock, or folders can't be locked, as on some network file systems.
+    None if another process has the lock, or folders can't be locked, as on some network file systems.
     """
     if fcntl is None:
         return None
@@ -220,18 +214,8 @@ def _remove_abandoned(home: Path, place: Path) -> None:
                 os.close(lock)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def save(model: "PreTrainedModel", folder: Path) -> None:
-    """Call `save_pretrained`, and turn errors of safetensors into OSError.
-
-    Raises:
-        OSError: If the disk is full, for example.
-    """
+    """Call `save_pretrained`; errors of safetensors, such as of a full disk, become an OSError."""
     try:
         model.save_pretrained(folder)
     except SafetensorError as error:  # safetensors wraps the operating system's error in its own

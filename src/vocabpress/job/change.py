@@ -16,8 +16,9 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from vocabpress.evaluate.batches import by_length, encode_lines
-from vocabpress.evaluate.language import CAUSAL, CLASSES, MASKED, divergences, logits_at, longest_input
+from vocabpress.evaluate.language import CAUSAL, CLASSES, MASKED, logits_at, longest_input
 from vocabpress.evaluate.pooling import embed, is_sentence_encoder
+from vocabpress.evaluate.scores import divergences
 from vocabpress.fitting.table import Table
 from vocabpress.hf.checkpoint import open_tokenizer
 from vocabpress.hf.original import Original

@@ -18,11 +18,11 @@ from vocabpress.embeddings.inference import dense
 from vocabpress.fitting.allocation import allocate
 from vocabpress.fitting.fold import power
 from vocabpress.hf.checkpoint import open_tokenizer
-from vocabpress.hf.filesize import data_bytes, form_tensors, header_bytes
 from vocabpress.hf.fit import Fitted, Maps, fit
 from vocabpress.hf.linears import BODY, LinearOutcome
 from vocabpress.hf.maps import put_map, set_weight, weight_of
 from vocabpress.hf.report import Change
+from vocabpress.hf.sizes import data_bytes, form_tensors, header_bytes
 from vocabpress.hf.tables import base_prefix
 from vocabpress.job.body import Body, Coded
 from vocabpress.job.quality import first_bits

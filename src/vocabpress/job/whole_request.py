@@ -15,8 +15,8 @@ from vocabpress.hf.folders import weight_bytes
 from vocabpress.hf.inner import TRELLIS, method_of
 from vocabpress.hf.maps import find_maps, weight_of
 from vocabpress.hf.original import Original
-from vocabpress.hf.quantizer import shortened
 from vocabpress.hf.request import LinearShapes
+from vocabpress.hf.states import shortened
 from vocabpress.hf.tables import base_prefix
 from vocabpress.job.body import Body, named
 from vocabpress.job.quality import check_quality

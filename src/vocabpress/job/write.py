@@ -15,10 +15,11 @@ from vocabpress.hf.folders import weight_bytes
 from vocabpress.hf.inner import method_of
 from vocabpress.hf.linears import BODY
 from vocabpress.hf.original import Original
-from vocabpress.hf.page import Page
-from vocabpress.hf.report import Report, hub_id, model_name, named_by
+from vocabpress.hf.page import Page, named_by
+from vocabpress.hf.report import Report
 from vocabpress.hf.sizes import Folder, used_bytes
 from vocabpress.hf.writing import save, written_at_once
+from vocabpress.hub import hub_id, model_name
 from vocabpress.job.companions import copy_without_vocabularies
 from vocabpress.job.quality import gentler_ratio
 from vocabpress.job.recovery import Recovering, recovered

@@ -5,8 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from vocabpress.methods.autoencoder import Autoencoder as Autoencoder
-from vocabpress.methods.base import Method as Method
-from vocabpress.methods.base import Plan as Plan
+from vocabpress.methods.base import Method as Method, Plan as Plan
 from vocabpress.methods.binary import Binary as Binary
 from vocabpress.methods.blockwise import Blockwise as Blockwise
 from vocabpress.methods.compositional import Compositional as Compositional

@@ -198,7 +198,7 @@ def _rules(lines: Frame, at: Any, baseline: Any = "top") -> list[Any]:
 def by_frequency(model: Model, key: str) -> Chart | None:
     """Quality by how frequent a token is, at the common size."""
     found = [
-        {"name": row.name_, "recovered": row.recovered, "peer": row.peer, "tenth": at, "mean": tenth[key], "n": 1}
+        {"name": row.name, "recovered": row.recovered, "peer": row.peer, "tenth": at, "mean": tenth[key], "n": 1}
         for row, items in model.detailed("deciles")
         for at, tenth in enumerate(items, 1)
         if isinstance(tenth.get(key), int | float)
@@ -239,7 +239,7 @@ def spectrum_chart(model: Model) -> Chart | None:
 def bytes_by_part(model: Model) -> Chart | None:
     """Bytes of the table by part, at the common size."""
     found = [
-        {"name": row.name_, "part": kind_of_part(str(item["name"])), "bytes": item["bytes"]}
+        {"name": row.name, "part": kind_of_part(str(item["name"])), "bytes": item["bytes"]}
         for row, items in model.detailed("storage")
         if not row.recovered
         for item in items

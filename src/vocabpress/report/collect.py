@@ -11,24 +11,15 @@ from vocabpress.results import Result, read_results
 
 @dataclass(frozen=True)
 class Collection:
-    """What was found.
+    """What was found."""
 
-    Attributes:
-        results: Without those that occur twice, as copies.
-        files: Result files read.
-        skipped: JSON files in the folders that hold no results.
-    """
-
-    results: list[Result]
-    files: int
-    skipped: int
+    results: list[Result]  # without those that occur twice, as copies
+    files: int  # of results
+    skipped: int  # JSON files in the folders that hold no results
 
 
 def collect(paths: Sequence[str | Path]) -> Collection:
-    """Read files and folders.
-
-    Args:
-        paths: JSON files, or folders that are searched for ``*.json``; hidden folders and ``*.work`` are left out.
+    """Read JSON files, and folders, which are searched for ``*.json``; hidden folders and ``*.work`` are left out.
 
     Raises:
         ValueError: If a path is missing, a file is not of results or of another schema version, or there is no result.

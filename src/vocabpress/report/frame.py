@@ -63,7 +63,6 @@ class Model:
 
     @property
     def title(self) -> str:
-        """For a heading."""
         return self.name or "Results that name no model"
 
     @cached_property
@@ -105,7 +104,7 @@ class Model:
     def detailed(self, key: str) -> list[tuple[Any, list[Any]]]:
         """(row, list) of one table of each curve at the common size whose results have such details."""
         found: dict[str, tuple[Any, list[Any]]] = {}
-        for row in self.at_common_size(self.rows).rename(columns={"name": "name_"}).itertuples():
+        for row in self.at_common_size(self.rows).itertuples():
             items = next((items for result in self.runs[row.Index] if (items := details(result, key))), [])
             if items:
                 found.setdefault(row.label, (row, items))

@@ -39,11 +39,8 @@ def differences(
 ) -> list[str]:
     """What each result's settings say that those of others of its name do not, such as ``" (factors int8)"``.
 
-    Args:
-        results: All that are shown together.
-        named: The name of a result without its settings.
-        settings: Which of its settings may tell it apart.
-        apart: Results of one name for which this differs need no telling apart.
+    ``named`` gives the name of a result without its settings, ``settings`` those that may tell it apart. Results of one
+    name for which ``apart`` differs need no telling apart.
     """
     groups: dict[Any, list[int]] = defaultdict(list)
     for index, result in enumerate(results):

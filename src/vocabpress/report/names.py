@@ -22,17 +22,11 @@ HEADLINES = (
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric is shown.
+    """How a metric is shown."""
 
-    Attributes:
-        label: For axes and table heads.
-        better: ``"lower"``, ``"higher"``, or None where neither is better as such.
-        note: One sentence on what it means; empty for metrics that are not known here.
-    """
-
-    label: str
-    better: str | None = None
-    note: str = ""
+    label: str  # for axes and table heads
+    better: str | None = None  # "lower", "higher", or None where neither is better as such
+    note: str = ""  # one sentence on what it means; empty for metrics that are not known here
 
     @property
     def head(self) -> str:

@@ -9,18 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vocabpress.progress import Bar
-from vocabpress.report import repeat, tables
-from vocabpress.report.charts import (
-    BOUND,
-    CONFIG,
-    Chart,
-    by_frequency,
-    bytes_by_part,
-    common_size,
-    quality,
-    rate_distortion,
-    spectrum_chart,
-)
+from vocabpress.report import charts, repeat, tables
+from vocabpress.report.charts import Chart, by_frequency, common_size
 from vocabpress.report.collect import Collection
 from vocabpress.report.frame import Model, group
 from vocabpress.report.names import metric, short, size
@@ -38,30 +28,18 @@ HOW = (
 
 @dataclass(frozen=True)
 class Block:
-    """A part of a section; what is empty or None is not shown.
-
-    Attributes:
-        title: A heading.
-        note: A paragraph.
-        fold: The line that opens the block; empty for one that is open.
-        cards: Figures in boxes: ``label``, ``value``, ``original``, ``name``.
-        charts: Side by side.
-        sheets: One below another.
-        code: Commands.
-        terms: (term, what it means).
-    """
+    """A part of a section; what is empty or None is not shown."""
 
     title: str = ""
-    note: str = ""
-    fold: str = ""
-    cards: Sequence[dict[str, str]] = ()
-    charts: Sequence[Chart | None] = ()
-    sheets: Sequence[Sheet | None] = ()
-    code: str = ""
-    terms: Sequence[tuple[str, str]] = ()
+    note: str = ""  # a paragraph
+    fold: str = ""  # the line that opens the block; empty for one that is open
+    cards: Sequence[dict[str, str]] = ()  # figures in boxes: ``label``, ``value``, ``original``, ``name``
+    charts: Sequence[Chart | None] = ()  # side by side
+    sheets: Sequence[Sheet | None] = ()  # one below another
+    code: str = ""  # commands
+    terms: Sequence[tuple[str, str]] = ()  # (term, what it means)
 
     def __bool__(self) -> bool:
-        """Whether there is anything to show."""
         return bool(self.note or self.cards or any(self.charts) or any(self.sheets) or self.code or self.terms)
 
 
@@ -74,22 +52,9 @@ class PageSection:
 
 
 def to_page(found: Collection, title: str, progress: bool = False) -> str:
-    """The page.
-
-    Args:
-        found: At least one result.
-        title: Of the page.
-        progress: Whether to draw a progress bar on stderr, over the models.
-
-    Raises:
-        ValueError: If a package of the `report` extra is not installed.
-    """
+    """The page of at least one result; a ValueError if a package of the `report` extra is not installed."""
     models = group(found.results)
-    with Bar(total=len(models), desc="drawing", disable=not progress) as bar:
-        sections = []
-        for model in models:
-            sections.append(_section(model))
-            bar.update()
+    sections = [_section(model) for model in Bar(models, desc="drawing", disable=not progress)]
     sections += [_repeat(found.results, models), _meanings(models)]
     named = sum(bool(model.name) for model in models)
     lead = (
@@ -99,21 +64,15 @@ def to_page(found: Collection, title: str, progress: bool = False) -> str:
 
 
 def render(title: str, lead: str, warnings: Sequence[str], sections: Sequence[PageSection]) -> str:
-    """Sections as HTML, with all that draws the charts.
-
-    Raises:
-        ValueError: If a package of the `report` extra is not installed.
-    """
+    """Sections as HTML, with all that draws the charts."""
     try:
         import vl_convert
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
     except ImportError as error:
         raise ValueError(f"a report needs {error.name}; pip install 'vocabpress[report]'") from None
     bundle: Any = vl_convert.javascript_bundle  # whose annotations ask for an argument that it does not need
-    charts = [chart for section in sections for block in section.blocks for chart in block.charts if chart]
-    specs = json.dumps(
-        {"config": CONFIG, "specs": [chart.spec for chart in charts]}, separators=(",", ":"), allow_nan=False
-    )
+    drawn = [chart for section in sections for block in section.blocks for chart in block.charts if chart]
+    specs = {"config": charts.CONFIG, "specs": [chart.spec for chart in drawn]}
     # autoescape: names of models and words of vocabularies are other people's text
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
     environment.filters["digest"] = _digest
@@ -122,8 +81,8 @@ def render(title: str, lead: str, warnings: Sequence[str], sections: Sequence[Pa
         lead=lead,
         warnings=warnings,
         sections=sections,
-        drawn_at=charts.index,
-        specs=specs.replace("<", "\\u003c"),
+        drawn_at=drawn.index,
+        specs=json.dumps(specs, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
         style=(HERE / "page.css").read_text(encoding="utf-8"),
         scripts=[bundle(), (HERE / "page.js").read_text(encoding="utf-8")],
     )
@@ -135,20 +94,20 @@ def _digest(script: str) -> str:
 
 
 def _section(model: Model) -> PageSection:
-    keys, more = [rate_distortion(model)], []
+    keys, more = [charts.rate_distortion(model)], []
     for task in model.tasks:
         for index, name in enumerate(model.metrics(task)):
             # the rate-distortion chart shows the errors of rows already
             key = index == 0 and name != "relative_error" and task not in ("recover", "press")
-            (keys if key else more).append(quality(model, task, name))
-    keys += [by_frequency(model, "relative_error"), spectrum_chart(model)]
+            (keys if key else more).append(charts.quality(model, task, name))
+    keys += [by_frequency(model, "relative_error"), charts.spectrum_chart(model)]
     more = [*filter(None, more), by_frequency(model, "mean_cosine")]
     blocks = [
         Block(note=_summary(model), cards=_best(model)),
         Block(charts=keys if any(keys) else more[:1]),
         Block("All tables", sheets=[tables.overview(model)]),
         Block("Before and after recovery", sheets=[tables.recovery(model)]),
-        Block("Bytes by part", charts=[bytes_by_part(model)]),
+        Block("Bytes by part", charts=[charts.bytes_by_part(model)]),
         Block(fold="Every saved tensor", sheets=[tables.saved_tensors(model)]),
         *_neighbours(model),
         *_answers(model),
@@ -200,18 +159,17 @@ def _best(model: Model) -> list[dict[str, str]]:
 def _neighbours(model: Model) -> list[Block]:
     """Words, their nearest neighbours in the original, and those in each table of the common size."""
     rows: dict[str, list[list[SheetCell]]] = {}
+
+    def line(label: str, words: Sequence[str], same: int) -> list[SheetCell]:
+        return [SheetCell(label), SheetCell(", ".join(words)), SheetCell(str(same), "", same)]
+
     for row, items in model.detailed("neighbours"):
         for item in items:
             original, near = ([_visible(token) for token in item[key]] for key in ("original", "compressed"))
-            first = [
-                SheetCell("Original"),
-                SheetCell(", ".join(original)),
-                SheetCell(str(len(original)), "", len(original)),
-            ]
+            first = line("Original", original, len(original))
             marked = [text if text in original else f"+{text}" for text in near]
             same = sum(text in original for text in near)
-            line = [SheetCell(row.label), SheetCell(", ".join(marked)), SheetCell(str(same), "", same)]
-            rows.setdefault(_visible(item["word"]), [first]).append(line)
+            rows.setdefault(_visible(item["word"]), [first]).append(line(row.label, marked, same))
     heads = ["method", "nearest first; +: not among the original's", "unchanged"]
     sheets = [Sheet(f"Neighbours of {word}", heads, found, 2) for word, found in rows.items()][:MOST_NEIGHBOURS]
     lead = [Block(f"Nearest neighbours by cosine, at {common_size(model)}", sheets=sheets[:1])]
@@ -251,7 +209,7 @@ def _meanings(models: Sequence[Model]) -> PageSection:
         if known.note and known.label not in labels.setdefault(known.note, []):
             labels[known.note].append(known.label)
     terms = [(", ".join(same), note) for note, same in labels.items()]
-    bound = [(BOUND, BOUND_NOTE)] * any(model.details("bound") for model in models)
+    bound = [(charts.BOUND, BOUND_NOTE)] * any(model.details("bound") for model in models)
     return PageSection("What the figures mean", [Block(terms=terms + bound)])
 
 

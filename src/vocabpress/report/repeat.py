@@ -14,6 +14,7 @@ from vocabpress.report.tables import Sheet, SheetCell
 from vocabpress.results import Result
 
 SHORT_COMMIT = 10  # characters
+MOST_NAMES = 8  # in a warning
 SOURCES = {  # where token weights come from, in the words of earlier versions -> the source of a calibration
     "vocabulary order": "vocabulary-order",
     "saved counts": "counts",
@@ -80,10 +81,10 @@ def warnings(results: Sequence[Result], models: Sequence[Model]) -> list[str]:
     for model in models:
         if not any(is_original(result) for result in results if str(result.settings.get("model") or "") == model.name):
             found.append(f"{model.title}: no result of the original, so no line to compare with.")
-        labels = [f"{row.task}: {row.label}" for row in model.rows.itertuples()]
-        again = [
-            label for label, runs in zip(labels, model.runs, strict=True) if len(runs) > len(set(map(_seed, runs)))
-        ]
+        again = []
+        for row, runs in zip(model.rows.itertuples(), model.runs, strict=True):
+            drawn = {(run.settings.get("seed"), run.settings.get("fit_seed")) for run in runs}
+            again += [f"{row.task}: {row.label}"] * (len(runs) > len(drawn))
         if again:
             named = _some(again, "; ")
             found.append(f"{model.title}: measured more than once with the same seeds, and averaged: {named}.")
@@ -93,14 +94,10 @@ def warnings(results: Sequence[Result], models: Sequence[Model]) -> list[str]:
     return found
 
 
-def _some(names: list[str], between: str, most: int = 8) -> str:
+def _some(names: list[str], between: str) -> str:
     """The first names, and how many more there are."""
-    more = len(names) - most
-    return between.join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
-
-
-def _seed(result: Result) -> tuple[Any, Any]:
-    return result.settings.get("seed"), result.settings.get("fit_seed")
+    more = len(names) - MOST_NAMES
+    return between.join(names[:MOST_NAMES]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def commands(model: Model) -> list[str]:
@@ -136,7 +133,7 @@ def compress_commands(model: str, settings: Mapping[str, Any]) -> list[str]:
     if not is_method(settings.get("method")) or not budget:
         return []
     words = ["vocabpress", "compress", model, "-o", "OUTPUT", "--method", settings["method"]]
-    words += _budget_options(Budget.read(budget))
+    words += Budget.read(budget).options()
     for name, value in (settings.get("fields") or {}).items():
         words += ["--set", f"{name}={value}"] if value is not None else []
     for name, value in (settings.get("linears") or {}).items():
@@ -161,9 +158,3 @@ def _calibration(settings: Mapping[str, Any]) -> list[str]:
         return options if source == "gates" else [*options, "--no-metric"]
     text = [] if "--text" in options else ["--text", "TEXT"]
     return [*options, *text, "--metric-strength", f"{strength:g}"]
-
-
-def _budget_options(budget: Budget) -> list[str]:
-    option = {"ratio": "--ratio", "bits_per_weight": "--bits-per-weight", "bytes": "--size"}[budget.unit]
-    reference = ["--reference", budget.reference] * (budget.reference != "float32")
-    return [option, f"{budget.amount:g}" if budget.unit != "bytes" else f"{budget.amount:.0f}", *reference]

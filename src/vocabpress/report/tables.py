@@ -82,10 +82,7 @@ def recovery(model: Model) -> Sheet | None:
         ]
     table = _table("Before → after recovery; columns sort by the change", lines, columns)
     one_way = set(lines.recovered) == {"recovered"}
-    names = [
-        SheetCell(line.name_ if one_way else line.label)
-        for line in lines.rename(columns={"name": "name_"}).itertuples()
-    ]
+    names = [SheetCell(name) for name in (lines["name"] if one_way else lines.label)]
     return Sheet(table.caption, table.heads, [[name, *row[1:]] for name, row in zip(names, table.rows, strict=True)])
 
 
@@ -122,9 +119,7 @@ def size_cells(line: Any) -> list[SheetCell]:
 def value_cells(values: Any, keys: Iterable[Any]) -> list[SheetCell]:
     """A column of a metric, all its numbers to as many decimals: the mean, and spread and n where there are seeds.
 
-    Args:
-        values: A frame with ``mean``, ``spread`` and ``n``.
-        keys: Of its index, one for each cell; those that it lacks are empty.
+    There is a cell for each key, empty where the frame's index lacks it.
     """
     decimals = places(values["mean"])
     known = values[["mean", "spread", "n"]].T.to_dict("list")

@@ -20,19 +20,12 @@ MAX_SLUG = 40
 
 @dataclass(frozen=True)
 class Cell:
-    """One process of a sweep.
+    """One process of a sweep."""
 
-    Attributes:
-        name: Stem of its files: readable, then a hash of all that its result depends on.
-        stage: One of `STAGES`.
-        needs: Name of the cell whose model it reads; None for the original.
-        job: The input of `vocabpress.sweep.cell`, as JSON.
-    """
-
-    name: str
-    stage: str
-    needs: str | None
-    job: dict[str, Any]
+    name: str  # stem of its files: readable, then a hash of all that its result depends on
+    stage: str  # one of `STAGES`
+    needs: str | None  # name of the cell whose model it reads; None for the original
+    job: dict[str, Any]  # the input of `vocabpress.sweep.cell`, as JSON
 
 
 @dataclass(frozen=True)
@@ -74,11 +67,7 @@ class _Subject:
 
 
 def expand(plan: SweepPlan) -> list[Cell]:
-    """All cells of a plan, those that others need first.
-
-    Raises:
-        ValueError: If a text or counts file can't be read.
-    """
+    """All cells of a plan, those that others need first."""
     maker = _Maker(plan)
     models = [_Subject(None, "original", "original", {"model": plan.model})] if plan.include_original else []
     for row in plan.methods.values():

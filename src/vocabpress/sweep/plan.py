@@ -35,40 +35,23 @@ def _slurm(parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 class SweepPlan(PlanSection):
-    """A sweep. Paths are as in the file; `place` resolves them.
+    """A sweep. Paths are as in the file; `place` resolves them."""
 
-    Attributes:
-        model: Hub id, or a folder.
-        output: Folder of everything that is written.
-        ratios: float32 bytes of the table over stored bytes.
-        seeds: For the fits.
-        tasks: What is measured.
-        data: Folder of the data sets.
-        text: UTF-8 files, for the tasks that read text.
-        fit_text: Files in which ``weighted_by_text`` counts; None takes ``text``.
-        device: Device of a cell, e.g. ``"cuda"``.
-        workers: Local processes at a time.
-        threads: Threads of a cell; None divides the cores among the workers.
-        include_original: Whether the uncompressed model is measured, too.
-        recover: None leaves recovery out.
-        slurm: Parameters of submitit's AutoExecutor.
-    """
-
-    model: str
-    output: str
+    model: str  # hub id, or a folder
+    output: str  # folder of everything that is written
     methods: Annotated[dict[str, MethodRow], BeforeValidator(_named)] = Field(default={})
-    ratios: Ratios = Field(default=[])
-    seeds: Seeds = Field(default=[0])
+    ratios: Ratios = Field(default=[])  # float32 bytes of the table over stored bytes
+    seeds: Seeds = Field(default=[0])  # for the fits
     tasks: Annotated[dict[str, TaskRow], BeforeValidator(_named)] = Field(default={})
-    data: str | None = None
-    text: list[str] = Field(default=[])
-    fit_text: list[str] | None = None
-    device: str = "cpu"
-    workers: int = Field(default=1, ge=1)
-    threads: int | None = Field(default=None, ge=1)
-    include_original: bool = True
+    data: str | None = None  # folder of the data sets
+    text: list[str] = Field(default=[])  # UTF-8 files, for the tasks that read text
+    fit_text: list[str] | None = None  # files in which ``weighted_by_text`` counts; None takes ``text``
+    device: str = "cpu"  # of a cell
+    workers: int = Field(default=1, ge=1)  # local processes at a time
+    threads: int | None = Field(default=None, ge=1)  # of a cell; None divides the cores among the workers
+    include_original: bool = True  # whether the uncompressed model is measured, too
     recover: RecoverPlan | None = None
-    slurm: Annotated[dict[str, Any], AfterValidator(_slurm)] = Field(default={})
+    slurm: Annotated[dict[str, Any], AfterValidator(_slurm)] = Field(default={})  # for submitit's AutoExecutor
     _folder: Path = PrivateAttr()
 
     def model_post_init(self, context: Any) -> None:

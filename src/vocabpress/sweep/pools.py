@@ -28,17 +28,11 @@ def cores() -> int:
 
 @dataclass(frozen=True)
 class Process:
-    """A cell as a process of its own, so that a crash affects no other.
+    """A cell as a process of its own, so that a crash affects no other."""
 
-    Attributes:
-        cell: Its name.
-        folders: Where its input is, and where the log of its output goes.
-        threads: Threads of torch; None takes the cores where it runs.
-    """
-
-    cell: str
-    folders: Folders
-    threads: int | None
+    cell: str  # its name
+    folders: Folders  # of its input and the log of its output
+    threads: int | None  # of torch; None takes the cores where it runs
 
     def __call__(self) -> str | None:
         """Run it here; returns why it failed, or None."""
@@ -51,7 +45,6 @@ class Process:
         return DelayedSubmission(self)
 
     def command(self) -> list[str]:
-        """What is run."""
         return [sys.executable, "-m", "vocabpress.sweep.cell", str(self.folders.spec(self.cell))]
 
     def start(self) -> subprocess.Popen[bytes]:
@@ -123,9 +116,6 @@ def open_cluster(folder: Path, parameters: Mapping[str, Any], cluster: str) -> A
     """An executor of submitit, with its logs in ``folder``, which the nodes must share.
 
     ``cluster`` is ``"slurm"``, or ``"local"`` for a trial; ``parameters`` are those of submitit's AutoExecutor.
-
-    Raises:
-        ValueError: If submitit or the cluster is missing, or refuses the parameters.
     """
     try:
         import submitit
@@ -142,11 +132,7 @@ def open_cluster(folder: Path, parameters: Mapping[str, Any], cluster: str) -> A
 
 
 def run_cluster(processes: Sequence[Process], ended: Ended, *, executor: Any) -> None:
-    """Submit processes as one array and report each as it ends; an interruption cancels the rest.
-
-    Raises:
-        ValueError: If the cluster refuses the jobs.
-    """
+    """Submit processes as one array and report each as it ends; an interruption cancels the rest."""
     from submitit.core.utils import FailedJobError, FailedSubmissionError
     from submitit.helpers import as_completed as jobs_as_completed
 

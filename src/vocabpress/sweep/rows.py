@@ -68,30 +68,19 @@ class PlanSection(BaseModel):
 
 
 class MethodRow(PlanSection):
-    """A row of the sweep's tables. Keys that are not listed here are fields of the method.
+    """A row of the sweep's tables. Keys that are not listed here are fields of the method."""
 
-    Attributes:
-        name: As in legends.
-        method: With its fields. In the file it is a name, by default that of the row.
-        weighted_by_text: Whether tokens are counted in the plan's text.
-        counts: ``"vocabulary-order"`` or a file of saved counts, instead of text.
-        weights: Instead of the root of the counts: another power of them, ``"tfidf"`` of the text, or a file of saved
-            weights.
-        ratios: A choice of the plan's; none means all.
-        linears: Linear maps that become Kronecker products, as `LinearShapes.read` takes them.
-        metric: A calibration file with a metric, if any.
-        metric_strength: Exponent of the metric.
-    """
-
-    name: str
-    method: InstanceOf[Method]
-    weighted_by_text: bool = False
-    counts: str | None = None
+    name: str  # as in legends
+    method: InstanceOf[Method]  # in the file it is a name, by default that of the row
+    weighted_by_text: bool = False  # whether tokens are counted in the plan's text
+    counts: str | None = None  # ``"vocabulary-order"`` or a file of saved counts, instead of text
+    # Instead of the root of the counts: another power of them, ``"tfidf"`` of the text, or a file of saved weights.
     weights: Annotated[Any, AfterValidator(_weights)] = None
-    ratios: Ratios = []
+    ratios: Ratios = []  # a choice of the plan's; none means all
+    # Linear maps that become Kronecker products, as `LinearShapes.read` takes them.
     linears: Annotated[dict[str, Any], AfterValidator(_linears)] | None = None
-    metric: str | None = None
-    metric_strength: float = 1.0
+    metric: str | None = None  # a calibration file with a metric, if any
+    metric_strength: float = 1.0  # exponent of the metric
 
     @property
     def files(self) -> dict[str, str]:
@@ -150,16 +139,10 @@ class Only(PlanSection):
 
 
 class RecoverPlan(PlanSection):
-    """Which compressed models are recovered, and how. Keys that are not listed here are fields of `Recovery`.
-
-    Attributes:
-        settings: For each recovery.
-        text: Files to train on; None takes the plan's.
-        only: Which models.
-    """
+    """Which compressed models are recovered, and how. Keys that are not listed here are fields of `Recovery`."""
 
     settings: InstanceOf[Recovery]
-    text: list[str] | None = None
+    text: list[str] | None = None  # files to train on; None takes the plan's
     only: Only = Only()
 
     @model_validator(mode="before")
@@ -171,6 +154,5 @@ class RecoverPlan(PlanSection):
         return cls._with_rest(table, "settings", read)
 
     def covers(self, row: MethodRow, ratio: float, seed: int) -> bool:
-        """Whether this model is recovered."""
         chosen = ((self.only.methods, row.name), (self.only.ratios, ratio), (self.only.seeds, seed))
         return all(values is None or value in values for values, value in chosen)

@@ -15,21 +15,13 @@ from vocabpress.sweep.pools import Ended, Process, cores, open_cluster, run_clus
 
 @dataclass(frozen=True)
 class SweepReport:
-    """The outcome of a sweep.
+    """The outcome of a sweep."""
 
-    Attributes:
-        done: Names of the cells that ran to their end.
-        reused: Names of the cells that an earlier run had done.
-        failed: (name, reason) of cells that failed, and of cells that were not run because of that.
-        seconds: Wall time.
-        results: Folder of the JSON files, one a cell.
-    """
-
-    done: list[str]
-    reused: list[str]
-    failed: list[tuple[str, str]]
+    done: list[str]  # names of the cells that ran to their end
+    reused: list[str]  # names of the cells that an earlier run had done
+    failed: list[tuple[str, str]]  # name and reason of cells that failed, and of cells not run because of that
     seconds: float
-    results: str
+    results: str  # folder of the JSON files, one a cell
 
 
 def folders_of(plan: SweepPlan) -> Folders:
@@ -51,11 +43,7 @@ def run_sweep(
 ) -> SweepReport:
     """Run the cells of a plan that have no result yet. A cell that fails is reported and stops no other.
 
-    Args:
-        plan: From `read_plan`.
-        workers: Local processes at a time; None takes the plan's.
-        cluster: None for processes of this machine; ``"slurm"`` for jobs.
-        progress: Whether to draw a progress bar over the cells on stderr.
+    They are processes of this machine, ``workers`` or the plan's number at a time, or jobs of the ``cluster``.
 
     Raises:
         ValueError: If the model can't be found, the output can't be written, or the cluster takes no jobs.

@@ -16,9 +16,9 @@ from vocabpress.hf.compact import TOKENIZER
 from vocabpress.hf.companions import VOCABULARIES, copy_companions, module_folders
 from vocabpress.hf.folders import find_folder, weight_bytes
 from vocabpress.hf.original import Original, find_tables
-from vocabpress.hf.page import read_page, write_page
-from vocabpress.hf.report import hub_id, model_name, named_by
+from vocabpress.hf.page import named_by, read_page, write_page
 from vocabpress.hf.writing import check_output, save, written_at_once
+from vocabpress.hub import hub_id, model_name
 from vocabpress.texts import read_lines, sources
 from vocabpress.trim.card import TrimReport, trim_card
 from vocabpress.trim.tokens import closure, of_scripts, pieces, renumbered

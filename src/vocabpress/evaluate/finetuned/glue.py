@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
-from vocabpress.evaluate.correlations import pearson, spearman
 from vocabpress.evaluate.finetuned.glue_data import LAYOUTS, TEXTS, read_glue, read_other_data
 from vocabpress.evaluate.finetuned.trainer import fine_tune, predict
 from vocabpress.evaluate.finetuned.training import INPUTS, FineTuningTask, map_rows, need, prepare
+from vocabpress.evaluate.pairs import pearson, spearman
 from vocabpress.evaluate.task import Measurement, Subject
 
 if TYPE_CHECKING:

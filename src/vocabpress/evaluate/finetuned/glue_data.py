@@ -27,27 +27,16 @@ CORRUPT = 1000  # QQP is distributed with truncated rows; up to one in so many i
 
 @dataclass(frozen=True)
 class GlueFiles:
-    """The files of a task.
+    """The files of a task."""
 
-    Attributes:
-        folder: GLUE's name; the lower-case name is also found.
-        sentences: Columns of the one or two sentences.
-        label: Column of the label.
-        classes: The labels in the order of their numbers; empty for scores from 0 to 5.
-        hub_sentences: The same columns on the hub; empty if the names are equal.
-        header: Columns of a file that has no header.
-        dev: Names of the development files, without ``.tsv``.
-        corrupt: Whether the distributed file has truncated rows.
-    """
-
-    folder: str
-    sentences: tuple[str, ...]
-    label: str
-    classes: tuple[str, ...]
-    hub_sentences: tuple[str, ...] = ()
-    header: tuple[str, ...] = ()
-    dev: tuple[str, ...] = ("dev",)
-    corrupt: bool = False
+    folder: str  # GLUE's name; the lower-case name is also found
+    sentences: tuple[str, ...]  # columns of the one or two sentences
+    label: str  # column of the label
+    classes: tuple[str, ...]  # the labels in the order of their numbers; empty for scores from 0 to 5
+    hub_sentences: tuple[str, ...] = ()  # columns of the sentences on the hub; empty if the names are equal
+    header: tuple[str, ...] = ()  # columns of a file that has no header
+    dev: tuple[str, ...] = ("dev",)  # names of the development files, without ``.tsv``
+    corrupt: bool = False  # whether the distributed file has truncated rows
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -89,9 +78,6 @@ def read_glue(name: str, subject: Subject) -> "tuple[Dataset, dict[str, Dataset]
     """Training rows, and development rows by the names of their files, with columns as in `read_rows`.
 
     Without a folder of data sets they are the hub's.
-
-    Raises:
-        ValueError: If a file is missing or invalid, with its name and line; or if the hub can't be reached.
     """
     layout, read = LAYOUTS[name], {}
     hub = load_hub("nyu-mll/glue", name) if subject.data is None else {}
@@ -143,11 +129,7 @@ def read_rows(file: Path, layout: GlueFiles) -> "Dataset":
 
 
 def read_other_data(task: str, data: Path | None) -> "dict[str, Dataset]":
-    """Rows of a GLUE task's out-of-distribution data set by the name of its metric; empty if there is no folder.
-
-    Raises:
-        ValueError: If the folder is not whole.
-    """
+    """Rows of a GLUE task's out-of-distribution data set by the name of its metric; empty if there is no folder."""
     metric, name, layout = OTHER_DATA.get(task, ("", "", None))
     if data is None or not name or not (data / name.split("/")[0]).is_dir():
         return {}

@@ -31,11 +31,7 @@ HUB = {"1.1": "rajpurkar/squad", "2.0": "rajpurkar/squad_v2"}
 
 
 def read_squad(version: str, subject: Subject) -> "tuple[Dataset, Dataset]":
-    """Training and development questions, as in `read_questions`; the hub's without a folder.
-
-    Raises:
-        ValueError: If a file is missing or invalid, or the hub can't be reached.
-    """
+    """Training and development questions, as in `read_questions`; the hub's without a folder."""
     if subject.data is None:
         splits = load_hub(HUB[version])
         return splits["train"], splits["validation"]
@@ -48,9 +44,7 @@ def read_squad(version: str, subject: Subject) -> "tuple[Dataset, Dataset]":
 def read_questions(file: Path, version: str) -> "Dataset":
     """The questions of one file, with the hub's columns, which are those of `read_layout`.
 
-    Raises:
-        ValueError: Also if the file has an id twice, if an answer is not at its place in the context, or if version 1.1
-            has a question without answers.
+    A ValueError, too, if an id is there twice, an answer not at its place, or in version 1.1 a question has none.
     """
     questions = read_layout(file)
     seen: set[str] = set()
@@ -96,19 +90,14 @@ def _scores(answered: Sequence[tuple[Any, str]]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Squad(FineTuningTask):
-    """Extractive question answering; a row is a window of a question's paragraph.
+    """Extractive question answering; a row is a window of a question's paragraph."""
 
-    Attributes:
-        version: ``"1.1"``, or ``"2.0"`` with questions that have no answer.
-        stride: Overlap of neighbouring windows, in tokens.
-    """
-
-    version: Literal["1.1", "2.0"] = "1.1"
+    version: Literal["1.1", "2.0"] = "1.1"  # 2.0 has questions without an answer
     _: KW_ONLY
     epochs: AtLeast1 = 2
     learning_rate: Positive = 3e-5
     max_length: Length = 384
-    stride: AtLeast0 = 128
+    stride: AtLeast0 = 128  # overlap of neighbouring windows, in tokens
 
     def __post_init__(self) -> None:
         super().__post_init__()

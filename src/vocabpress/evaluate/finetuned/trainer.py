@@ -56,13 +56,7 @@ def fine_tune(
     """Fine-tune in place, by the rule at the top of `training.py`; write the result to `Subject.keep`.
 
     With `Subject.work` the state is saved after each epoch, and a run of the same model, rows, settings and seed
-    resumes from it.
-
-    Returns:
-        The number of trained values.
-
-    Raises:
-        ValueError: If the Trainer can't use the device, or `Subject.keep` exists and is not empty.
+    resumes from it. Returns the number of trained values.
     """
     for parameter in model.parameters():
         parameter.requires_grad_(True)
@@ -162,11 +156,7 @@ def predict(
     task: FineTuningTask,
     progress: bool = False,
 ) -> list[tuple[Tensor, ...]]:
-    """The named outputs of a model for each row, float32 on the CPU, padded as in their batch.
-
-    Raises:
-        ValueError: If a number is not finite.
-    """
+    """The named outputs of a model for each row, float32 on the CPU, padded as in their batch."""
     model.eval()
     collate = DataCollatorWithPadding(tokenizer)
     rows = rows.select_columns([name for name in INPUTS if name in rows.column_names])

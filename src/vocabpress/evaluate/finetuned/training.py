@@ -35,28 +35,18 @@ Length = Annotated[int, Field(ge=8)]
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuningTask(Task):
-    """A task that trains first: AdamW without weight decay, linear decay after a tenth of warmup.
-
-    Attributes:
-        epochs: Passes over the training rows.
-        batch_size: Rows in a step.
-        learning_rate: Learning rate at the end of the warmup.
-        max_length: Tokens of an input.
-        subset: Number of training rows, chosen by a fixed seed; None takes all.
-        train_table: Whether the parameters of the token table are trained.
-        precision: ``"float32"``, or ``"bfloat16"`` for autocast; parameters are always float32.
-    """
+    """A task that trains first: AdamW without weight decay, linear decay after a tenth of warmup."""
 
     seeded: ClassVar[bool] = True
     fine_tunes: ClassVar[bool] = True
 
     epochs: AtLeast1 = 3
     batch_size: AtLeast1 = 32
-    learning_rate: Positive = 2e-5
-    max_length: Length = 128
-    subset: AtLeast1 | None = None
-    train_table: bool = True
-    precision: Literal["float32", "bfloat16"] = "float32"
+    learning_rate: Positive = 2e-5  # at the end of the warmup
+    max_length: Length = 128  # tokens of an input
+    subset: AtLeast1 | None = None  # training rows, chosen by a fixed seed; None takes all
+    train_table: bool = True  # whether the parameters of the token table are trained
+    precision: Literal["float32", "bfloat16"] = "float32"  # of autocast; parameters are always float32
 
 
 def need(module: str) -> Any:
@@ -92,11 +82,7 @@ def prepare(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model with a head that the subject's seed initialises, and its tokenizer with a padding token.
 
-    ``head`` is the config of the head, such as ``num_labels``.
-
-    Raises:
-        ValueError: If a package of the extra ``train`` is missing, the folder can't be loaded, the model reads fewer
-            tokens, or there is no padding token.
+    ``head`` is the config of the head, such as ``num_labels``. A ValueError if the model reads fewer tokens.
     """
     for module in ("accelerate", "torchmetrics"):
         need(module)

@@ -28,12 +28,8 @@ def split_paragraphs(
 ) -> "Dataset":
     """Windows of all questions, in their order, each the question and a part of its paragraph.
 
-    Args:
-        questions: As in `read_questions`; the first answer of each is the target.
-        tokenizer: A fast one.
-        max_length: Tokens of a window, question and special tokens included.
-        stride: Tokens of the paragraph that two neighbouring windows share.
-        progress: Whether to draw a progress bar.
+    A window has at most ``max_length`` tokens, and shares ``stride`` of the paragraph's with the next. The first answer
+    of each question is the target.
 
     Returns:
         The model's inputs, and ``question``, the number of the question; ``offsets``, (tokens, 2), the characters of
@@ -114,16 +110,10 @@ def answers(
     logits: Sequence[tuple[Tensor, ...]],
     may_be_absent: bool,
 ) -> list[str]:
-    """The answer to each question: the best span of all windows of its paragraph.
+    """The answer to each question, in its paragraph of ``contexts``: the best span of all its windows.
 
     With ``may_be_absent`` it is empty if the lowest sum of logits at the windows' ``absent`` tokens is higher: the rule
-    of BERT's code for SQuAD 2.0, with threshold 0.
-
-    Args:
-        contexts: The paragraph of each question.
-        windows: From `split_paragraphs`.
-        logits: Start and end logits of each window, padded or not.
-        may_be_absent: Whether a question may have no answer.
+    of BERT's code for SQuAD 2.0, with threshold 0. The ``logits`` of each window, of starts and of ends, may be padded.
     """
     found = [""] * len(contexts)
     scores = [-float("inf")] * len(contexts)
