@@ -73,7 +73,9 @@ def measure(row: Row) -> Result:
     metrics: dict[str, float] = {}
     if row.ratio is not None:
         shutil.rmtree(folder, ignore_errors=True)
-        report = compress(original, folder, model_ratio=row.ratio, text=TEXTS[row.model], recover=row.minutes, progress=True)
+        report = compress(
+            original, folder, model_ratio=row.ratio, text=TEXTS[row.model], recover=row.minutes, progress=True
+        )
         assert report.change is not None
         metrics = {"quality": report.change.quality, "table_bytes": report.table_bytes_after}
         metrics["body_bytes"] = report.linears[0].bytes_after

@@ -32,14 +32,14 @@ class Inputs(NamedTuple):
     Attributes:
         squares: The sum of x^T x over the tokens that count, (inputs, inputs).
         sums: The sum of x, (inputs).
-        count: Tokens.
+        tokens: How many there are.
         centred: The inputs less their mean, zeros where they don't count, (batch, tokens, inputs); None where tokens
             do not lie side by side.
     """
 
     squares: Tensor
     sums: Tensor
-    count: int
+    tokens: int
     centred: Tensor | None
 
     @classmethod
@@ -84,7 +84,7 @@ class Moments:
         """Add the inputs of a batch."""
         self.inputs += read.squares
         self.mean += read.sums
-        self.tokens += read.count
+        self.tokens += read.tokens
 
     def add_outputs(self, read: Inputs, gradient: Tensor, counts: Tensor) -> Tensor:
         """Add the gradients at the outputs of a batch; returns both sums of `coherence`, (2)."""

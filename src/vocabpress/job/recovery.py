@@ -7,6 +7,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from vocabpress.calibrate.outputs import dtype_to_run_in
 from vocabpress.calibrate.own import writes
 from vocabpress.hf.checkpoint import named_class
 from vocabpress.hf.report import Change, Report, load_report, save_report
@@ -37,7 +40,8 @@ PREDICTIONS: dict[str, Any] = {
     "attention": 0.0,
     "logits": 1.0,
     "stream": True,
-    "batch_size": 4,
+    "learning_rate": 0.003,
+    "batch_size": 2,
     "max_length": 256,
     "held_out": 8,
     "evaluate_every": 100,
@@ -93,7 +97,9 @@ def recovered(target: Path, compressed: Path, bench: Bench, report: Report, how:
     trained, change, best = target / "recovered", report.change, compressed
     steps = max(1, round(how.minutes * STEPS_PER_MINUTE))
     given = (WHOLE if how.whole else {}) | (PREDICTIONS if writes(how.folder) else {})
-    settings = Recovery(minutes=how.minutes, steps=steps, **given)
+    stored, place = bench.original.weight.dtype, torch.device(how.device or "cpu")
+    precision = "bfloat16" if dtype_to_run_in(stored, place) == torch.bfloat16 else "float32"
+    settings = Recovery(minutes=how.minutes, steps=steps, precision=precision, **given)
     try:
         done = recover(
             compressed,
