@@ -5,7 +5,8 @@ python benchmarks/whole.py --only "minilm, 25x"        some of them; may be repe
 
 A row is a model at a ratio to the original's weight file, trained for some minutes or not. Models are calibrated and
 trained on 10,000 sentences of Wikipedia, in English, and the multilingual one on the text that comes with the package.
-They are measured on other text: STS-B dev and questions to paragraphs, or WikiText-2 valid. Rows that are there are not measured again; checkpoints stay in .cache/whole/.
+They are measured on other text: STS-B dev and questions to paragraphs, or WikiText-2 valid. Rows that are there are not
+measured again; checkpoints stay in .cache/whole/.
 """
 
 import argparse

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from vocabpress.calibrate.outputs import dtype_to_run_in
-from vocabpress.calibrate.own import writes
+from vocabpress.evaluate.language import CAUSAL, CLASSES
 from vocabpress.hf.checkpoint import named_class
 from vocabpress.hf.report import Change, Report, load_report, save_report
 from vocabpress.job.search import Bench
@@ -96,7 +96,9 @@ def recovered(target: Path, compressed: Path, bench: Bench, report: Report, how:
     save_report(report, compressed)
     trained, change, best = target / "recovered", report.change, compressed
     steps = max(1, round(how.minutes * STEPS_PER_MINUTE))
-    given = (WHOLE if how.whole else {}) | (PREDICTIONS if writes(how.folder) else {})
+    given = (WHOLE if how.whole else {}) | (
+        PREDICTIONS if type(bench.original.model).__name__ in CLASSES[CAUSAL] else {}
+    )
     stored, place = bench.original.weight.dtype, torch.device(how.device or "cpu")
     precision = "bfloat16" if dtype_to_run_in(stored, place) == torch.bfloat16 else "float32"
     settings = Recovery(minutes=how.minutes, steps=steps, precision=precision, **given)
