@@ -1,7 +1,6 @@
 """Fit the token table and the linear maps of a model: the maps to a rate, or both to the bytes of the whole file."""
 
 import math
-import statistics
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,8 +14,6 @@ from vocabpress.calibrate.calibration import Calibration
 from vocabpress.calibrate.counts import vocabulary_order
 from vocabpress.embeddings import CompressedEmbedding
 from vocabpress.embeddings.inference import dense
-from vocabpress.fitting.allocation import allocate
-from vocabpress.fitting.fold import power
 from vocabpress.hf.checkpoint import open_tokenizer
 from vocabpress.hf.fit import Fitted, Maps, fit
 from vocabpress.hf.linears import BODY, LinearOutcome
@@ -26,21 +23,16 @@ from vocabpress.hf.sizes import data_bytes, form_tensors, header_bytes
 from vocabpress.hf.tables import base_prefix
 from vocabpress.job.body import Body, Coded
 from vocabpress.job.quality import first_bits
-from vocabpress.job.rates import Piece, check_room, least_bytes, share_out
+from vocabpress.job.rates import Piece, check_room, least_bytes, share_out, table_piece
 from vocabpress.job.search import Bench, Settled, search
-from vocabpress.methods.tcq import WORDS
 
 TABLE = ""  # the name of the token table among the pieces
 GRID = [0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.4, 1.6, 1.8, 2, 2.25, 2.5, 3, 3.5, 4, 5, 6, 8]
 RETRIES = 3  # of a table that leaves too little for the maps
 TABLE_HEADER = 4096  # bytes for names of the table's tensors in the file, before they are known
-# What an error of the table counts, beside one of the maps. To second order it would be 1, but errors of equal tokens
-# in a sequence add up. On all-MiniLM-L6-v2 at 25x the split of the bytes that this gives is the best of three.
-TABLE_SHARE = 3.7
 START_WHOLE_TIED, START_WHOLE = 5.2, 3.3  # bits per weight at which models of either kind lose about 1
 MOST_BITS = 8.0
 MARGIN = 1.05  # over the least bytes, for headers that grow
-CLASS = 16  # tokens of the most frequent class
 
 
 @dataclass(frozen=True)
@@ -141,20 +133,15 @@ class Whole:
     def _table_piece(self, maps: Mapping[str, Piece]) -> Piece:
         """The rates of the table, and what they cost the output for a token, if each axis has a rate for all tokens."""
         original, counts = self.bench.original, self.calibration.counts
-        rows, columns = original.shape
         if self.calibration.predicted is not None:
             counts = self.calibration.predicted
         if counts is None:
-            counts = vocabulary_order(open_tokenizer(self.body.folder), rows)
+            counts = vocabulary_order(open_tokenizer(self.body.folder), original.shape[0])
         metric = self.calibration.metric
         metric = self.body.measured.metric if metric is None else metric
         assert metric is not None
-        classes, variances = _classes(original.weight.detach(), counts.float(), metric)
         bits = [each for each in GRID if self._possible(each)]
-        factor = TABLE_SHARE * statistics.median(piece.factor for piece in maps.values())
-        unit = float(metric.diagonal().mean())  # which `power` divides by
-        found = [unit * _least_loss(classes, variances, each) for each in bits]
-        return Piece(bits, [int(each * rows * columns) for each in bits], found, factor)
+        return table_piece(original.weight.detach(), counts.float(), metric, bits, maps)
 
     def _possible(self, bits: float) -> bool:
         try:
@@ -214,33 +201,3 @@ class Whole:
 def short(tensor: Tensor) -> Tensor:
     """What is stored of a tensor that is not coded, on the current device, without its numbers."""
     return torch.empty(tensor.shape, dtype=torch.float16 if tensor.dtype == torch.float32 else tensor.dtype)
-
-
-def _classes(table: Tensor, counts: Tensor, metric: Tensor) -> tuple[Tensor, Tensor]:
-    """Sizes of classes of tokens by frequency, and the variances of their rows in the metric, (classes, d).
-
-    A class is four times as large as the one before. Variances are along the principal axes of the rows that are read,
-    times the share of reads that is the class's.
-    """
-    order, shares = counts.argsort(descending=True, stable=True), counts / counts.sum()
-    sizes = []
-    while sum(sizes) < len(order):
-        sizes.append(min(len(order) - sum(sizes), CLASS * 4 ** len(sizes)))
-    rows = table.float() - shares @ table.float()
-    root = power(metric.double(), 0.5).float()
-    second = (rows * shares[:, None]).T @ rows
-    turned = root @ torch.linalg.eigh((root @ second @ root).double()).eigenvectors.float()
-    parts = order.split(sizes)
-    variances = [((rows[part] @ turned).square() * shares[part, None]).sum(0) for part in parts]
-    return torch.tensor(sizes), torch.stack(variances)
-
-
-def _least_loss(sizes: Tensor, variances: Tensor, bits: float) -> float:
-    """The sum of the errors of all axes and classes at the rates of one slope, ``bits`` an entry on average."""
-    rates = torch.tensor([bits / width for bits, width in WORDS])
-    losses = torch.tensor([loss for _, loss in WORDS.values()]) * 4**-rates
-    distortions = variances.flatten()[:, None] * losses
-    units = sizes.repeat_interleave(variances.shape[1])
-    costs = (units[:, None] * rates * 4).round().long()  # rates are quarters of bits
-    limit = int(4 * bits * int(sizes.sum()) * variances.shape[1])
-    return float(distortions.gather(1, allocate(costs, distortions, limit)[:, None]).sum())
