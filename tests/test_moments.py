@@ -7,7 +7,7 @@ from torch import nn
 import wide
 from vocabpress.calibrate.metric import TableMetric
 from vocabpress.calibrate.moments import MOST_OUTPUTS, Moments, measure_moments, read_directly
-from vocabpress.calibrate.observed import counted, input_rows
+from vocabpress.calibrate.observed import counted, identity, input_rows
 from vocabpress.calibrate.outputs import Outputs, Ran
 from vocabpress.hf.maps import find_maps, weight_of
 
@@ -241,3 +241,9 @@ def test_weights_that_are_read_without_a_call_are_found():
 
 def test_outputs_of_wide_maps_are_not_measured():
     assert Moments.none(MOST_OUTPUTS + 1, 2).outputs is None
+
+
+def test_maps_share_what_they_read_only_if_the_numbers_are_in_the_same_order():
+    square = torch.arange(4.0).view(2, 2)
+    assert identity(square) == identity(square.detach()) == identity(square.view(2, 2))
+    assert len({identity(each) for each in (square, square.T, square[:1], square.view(torch.int32))}) == 4

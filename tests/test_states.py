@@ -89,7 +89,7 @@ def by_load_state_dict(fresh, saved, file, folder):
 
 def by_torch_load(fresh, saved, file, folder):
     torch.save(saved.state_dict(), folder / "state.pt")
-    fresh.load_state_dict(torch.load(folder / "state.pt"))
+    fresh.load_state_dict(torch.load(folder / "state.pt", weights_only=True))
 
 
 def by_safetensors(fresh, saved, file, folder):

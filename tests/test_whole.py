@@ -14,6 +14,7 @@ from vocabpress import VocabpressConfig, compress
 from vocabpress.hf.modules import CompressedLinear, TiedHead, TokenEmbedding, owned_tables
 from vocabpress.hf.report import load_report
 from vocabpress.hf.sizes import data_bytes, header_bytes
+from vocabpress.job.body import Body
 from vocabpress.job.whole import Whole
 
 QUIET = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
@@ -207,6 +208,16 @@ def test_the_smallest_file_of_a_quality_is_found(name, plain_text, tmp_path, mon
     assert done.report.change.quality >= 95
     assert done.report.model_bytes_after <= max(bits)
     assert (done.report.asked_quality, done.report.fits) == (95, len(bits))
+
+
+def test_the_rates_of_a_second_fit_are_those_of_the_original(plain_text, tmp_path, monkeypatch):
+    """Not those of the maps as the first fit left them."""
+    measured = []
+    real = Body.pieces
+    monkeypatch.setattr(Body, "pieces", lambda own: measured.append(real(own)) or measured[-1])
+    done = wide.Done("sentences", tmp_path, plain_text, model_quality=95)
+    assert done.report.fits > 1
+    assert len(measured) == 1
 
 
 def test_a_quality_that_nothing_reaches(plain_text, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache
 
-from vocabpress.calibrate.observed import counted, given_to
+from vocabpress.calibrate.observed import counted, given_to, identity
 from vocabpress.calibrate.outputs import Output
 
 NAME = "hidden_states"  # of the argument, where it is not the first one
@@ -127,12 +127,12 @@ def _states(output: Any) -> Any:
 
 def _inputs(run: Callable[[], Any], maps: Mapping[str, nn.Module]) -> list[tuple[list[str], Tensor]]:
     """The inputs of maps in a run, and the names of the maps that read each."""
-    found: dict[tuple[int, torch.Size], tuple[list[str], Tensor]] = {}
+    found: dict[Any, tuple[list[str], Tensor]] = {}
 
     def recorder(name: str) -> Any:
         def record(_: nn.Module, args: Any, kwargs: Any) -> None:
             values = given_to(args, kwargs)
-            found.setdefault((values.data_ptr(), values.shape), ([], values))[0].append(name)
+            found.setdefault(identity(values), ([], values))[0].append(name)
 
         return record
 

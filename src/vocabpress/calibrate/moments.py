@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from vocabpress.calibrate.observed import Observation, counted, observed
+from vocabpress.calibrate.observed import Observation, counted, identity, observed
 from vocabpress.calibrate.outputs import Output, Ran
 from vocabpress.hf.maps import weight_of
 
@@ -124,7 +124,7 @@ def measure_moments(
             if isinstance(maps[name], nn.Embedding):
                 _add_reads(found[name], values, gradient, ran.counts)
                 continue
-            place = values.data_ptr(), values.shape
+            place = identity(values)
             read = inputs[place] = inputs.get(place) or Inputs.of(values, ran.counts)
             found[name].add_inputs(read)
             if gradient is not None:

@@ -97,7 +97,7 @@ def print_report(report: "Report") -> None:
             for p in report.linears
         ]
         headers = ["linear maps", "stored as", "maps", "parameters before", "after", "relative error"]
-        coded = report.linears[0].role == "body"
+        coded = report.linears[0].coded
         print_table(headers, rows, "linear maps in trellis codes" if coded else "linear maps as Kronecker products")
         for part in report.linears:
             if part.idle:

@@ -45,6 +45,11 @@ def load_original(subject: Subject, model: PreTrainedModel, kind: str, dtype: st
     return original
 
 
+def is_causal(model: PreTrainedModel) -> bool:
+    """Whether a model predicts the next token."""
+    return type(model).__name__ in CLASSES[CAUSAL]
+
+
 def longest_input(model: PreTrainedModel, tokenizer: Any, wanted: int) -> int:
     """Tokens of the longest sequence that the model reads, at most ``wanted``."""
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or wanted

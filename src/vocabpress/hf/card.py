@@ -46,7 +46,7 @@ method `{report.method}`.
 def _linear_maps(report: Report) -> str:
     if not report.linears:
         return ""
-    if report.linears[0].role == "body":
+    if report.linears[0].coded:
         return f"Its linear maps are stored as trellis codes, {report.linears[0].shape} a weight. "
     maps = ", ".join(f"{part.role} ({part.maps}, left factors {part.shape})" for part in report.linears)
     return f"Linear maps are stored as Kronecker products: {maps}. "
@@ -57,7 +57,7 @@ def _other_weights(report: Report) -> str:
         return f"The body is quantised by {report.body}."
     if any(done.mode == "model" for done in report.recovered):
         return "The other weights were trained afterwards, see below."
-    coded = any(part.role == "body" for part in report.linears)
+    coded = any(part.coded for part in report.linears)
     return "All other weights are stored in 16 bits." if coded else "All other weights are unchanged."
 
 

@@ -81,6 +81,11 @@ class LinearOutcome:
     seconds: float
     idle: list[str] = field(default_factory=list)  # on which the output for the text does not depend
 
+    @property
+    def coded(self) -> bool:
+        """Whether these are all maps, in trellis codes."""
+        return self.role == BODY
+
 
 def count_numbers(form: CompressedEmbedding) -> int:
     """Entries of all factors of a form in any number format, which papers call parameters."""

@@ -12,7 +12,7 @@ from vocabpress.calibrate import calibrate
 from vocabpress.calibrate.calibration import UNIFORM, VOCABULARY_ORDER, Calibration
 from vocabpress.calibrate.counts import weigh_tokens
 from vocabpress.calibrate.own import TOKENS, own_files
-from vocabpress.evaluate.language import CAUSAL, CLASSES
+from vocabpress.evaluate.language import is_causal
 from vocabpress.hf.checkpoint import open_tokenizer
 from vocabpress.hf.original import Original
 from vocabpress.job.text import JobText
@@ -62,11 +62,7 @@ class Calibrating:
             needed: Whether there is a use for text but the metric.
         """
         device, tokens = torch.device(self.device or "cpu"), 0
-        if (
-            not self.names
-            and (needed or self._wants_metric(given))
-            and type(self.original.model).__name__ in CLASSES[CAUSAL]
-        ):
+        if not self.names and (needed or self._wants_metric(given)) and is_causal(self.original.model):
             with suppress(ValueError):  # without a tokenizer there is no text
                 open_tokenizer(self.folder)
                 tokens = TOKENS

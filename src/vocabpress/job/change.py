@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from vocabpress.evaluate.batches import by_length, encode_lines
-from vocabpress.evaluate.language import CAUSAL, CLASSES, MASKED, logits_at, longest_input
+from vocabpress.evaluate.language import CLASSES, MASKED, is_causal, logits_at, longest_input
 from vocabpress.evaluate.pooling import embed, is_sentence_encoder
 from vocabpress.evaluate.scores import divergences
 from vocabpress.fitting.table import Table
@@ -171,7 +171,7 @@ def _predicts(model: PreTrainedModel, folder: Path, tokenizer: Any) -> bool:
     if is_sentence_encoder(folder) or model.get_output_embeddings() is None:
         return False
     if model.config.is_encoder_decoder or name not in CLASSES[MASKED]:
-        return name in CLASSES[CAUSAL] or name.endswith(GENERATIVE)
+        return is_causal(model) or name.endswith(GENERATIVE)
     return tokenizer.mask_token_id is not None
 
 
@@ -190,7 +190,7 @@ def _read(original: Original, tokenizer: Any, lines: Sequence[str], head: bool) 
     if not head:
         return sequences
     name = type(model).__name__
-    if not model.config.is_encoder_decoder and (name in CLASSES[MASKED] or name in CLASSES[CAUSAL]):
+    if not model.config.is_encoder_decoder and (name in CLASSES[MASKED] or is_causal(model)):
         return with_own_labels(sequences, model, tokenizer, seed=0)
     return Sequences([{**row, "labels": row["input_ids"]} for row in examples], [], sequences.pad)
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
+from vocabpress.budget import dtype_name
 from vocabpress.calibrate.outputs import dtype_to_run_in
-from vocabpress.evaluate.language import CAUSAL, CLASSES
+from vocabpress.evaluate.language import is_causal
 from vocabpress.hf.checkpoint import named_class
 from vocabpress.hf.report import Change, Report, load_report, save_report
 from vocabpress.job.search import Bench
@@ -96,12 +97,11 @@ def recovered(target: Path, compressed: Path, bench: Bench, report: Report, how:
     save_report(report, compressed)
     trained, change, best = target / "recovered", report.change, compressed
     steps = max(1, round(how.minutes * STEPS_PER_MINUTE))
-    given = (WHOLE if how.whole else {}) | (
-        PREDICTIONS if type(bench.original.model).__name__ in CLASSES[CAUSAL] else {}
-    )
-    stored, place = bench.original.weight.dtype, torch.device(how.device or "cpu")
-    precision = "bfloat16" if dtype_to_run_in(stored, place) == torch.bfloat16 else "float32"
-    settings = Recovery(minutes=how.minutes, steps=steps, precision=precision, **given)
+    given = dict(WHOLE) if how.whole else {}
+    if is_causal(bench.original.model):
+        dtype = dtype_to_run_in(bench.original.weight.dtype, torch.device(how.device or "cpu"))
+        given |= PREDICTIONS | {"precision": dtype_name(dtype)}
+    settings = Recovery(minutes=how.minutes, steps=steps, **given)
     try:
         done = recover(
             compressed,

@@ -1,10 +1,11 @@
-"""Fit the token table and the linear maps of a model: the maps to a rate, or both to the bytes of the whole file."""
+"""Fit the token table and the linear maps of a model: to a rate, or to the bytes or the quality of the whole file."""
 
 import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -79,8 +80,8 @@ class Whole:
         """
         original = self.bench.original
         entries = original.weight.numel() + sum(weight_of(module).numel() for module in self.body.maps.values())
-        rest, maps = TABLE_HEADER - self._room(0, None), self.body.pieces()
-        least = MARGIN * 8 * least_bytes({**maps, TABLE: self._table_piece(maps)}) / entries
+        rest = TABLE_HEADER - self._room(0, None)
+        least = MARGIN * 8 * least_bytes(self._pieces) / entries
 
         def fit_of(bits: float) -> tuple[float, Coding]:
             bits = max(bits, least)
@@ -91,23 +92,23 @@ class Whole:
         first = min(first_bits(quality, original.ties_head, START_WHOLE_TIED, START_WHOLE), MOST_BITS)
         chosen, fits = search(quality, True, first, MOST_BITS, fit_of, self.bench.progress, "file")
         settled, maps = self._install(chosen)
-        return replace(settled, change=chosen.change, fits=fits), maps
+        return replace(settled, fits=fits), maps
 
     def _fit(self, limit: int) -> Coding:
-        maps = self.body.pieces()
-        table = self._table_piece(maps)
-        fitted, room, header = *self._fit_beside(maps, table, limit, TABLE_HEADER), TABLE_HEADER
+        maps = {name: piece for name, piece in self._pieces.items() if name != TABLE}
+        fitted, room, header = *self._fit_beside(limit, TABLE_HEADER), TABLE_HEADER
         for _ in range(RETRIES):
             if (lacking := least_bytes(maps) - room) <= 0:
                 break
             header += lacking  # the names of the table's tensors take more than was thought
-            fitted, room = self._fit_beside(maps, table, limit, header)
+            fitted, room = self._fit_beside(limit, header)
         check_room(maps, limit, room)
         return self._code(fitted, share_out(maps, 8 * room))
 
-    def _fit_beside(self, maps: Mapping[str, Piece], table: Piece, limit: int, header: int) -> tuple[Fitted, int]:
+    def _fit_beside(self, limit: int, header: int) -> tuple[Fitted, int]:
         """The table in its share of the file, with so many bytes for its names; and the room for the maps."""
-        pieces, room, bench = {**maps, TABLE: table}, self._room(limit, None) - header, self.bench
+        pieces, room, bench = self._pieces, self._room(limit, None) - header, self.bench
+        table = pieces[TABLE]
         check_room(pieces, limit, room)
         size = table.costs[list(table.bits).index(share_out(pieces, 8 * room)[TABLE])] // 8
         request = replace(bench.request, budget=Budget.bytes(size))
@@ -130,9 +131,10 @@ class Whole:
         least = fixed + data_bytes(original.model, coded) * method.rates[0] / method.rates[-1]
         return limit - header_bytes(original.model, state | coded, max(limit, int(least))) - fixed
 
-    def _table_piece(self, maps: Mapping[str, Piece]) -> Piece:
-        """The rates of the table, and what they cost the output for a token, if each axis has a rate for all tokens."""
-        original, counts = self.bench.original, self.calibration.counts
+    @cached_property
+    def _pieces(self) -> dict[str, Piece]:
+        """The rates of all maps and of the table, and what they cost the output for a token."""
+        maps, original, counts = self.body.pieces(), self.bench.original, self.calibration.counts
         if self.calibration.predicted is not None:
             counts = self.calibration.predicted
         if counts is None:
@@ -141,7 +143,7 @@ class Whole:
         metric = self.body.measured.metric if metric is None else metric
         assert metric is not None
         bits = [each for each in GRID if self._possible(each)]
-        return table_piece(original.weight.detach(), counts.float(), metric, bits, maps)
+        return {**maps, TABLE: table_piece(original.weight.detach(), counts.float(), metric, bits, maps)}
 
     def _possible(self, bits: float) -> bool:
         try:

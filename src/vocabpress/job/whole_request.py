@@ -51,7 +51,7 @@ class WholeRequest:
     @property
     def limited(self) -> bool:
         """Whether the size of the file is given, or its quality."""
-        return not self.size is self.ratio is self.quality is None
+        return any(each is not None for each in (self.size, self.ratio, self.quality))
 
     @classmethod
     def of(

@@ -13,7 +13,6 @@ from vocabpress.hf.companions import copy_companions
 from vocabpress.hf.fit import Compressed
 from vocabpress.hf.folders import weight_bytes
 from vocabpress.hf.inner import method_of
-from vocabpress.hf.linears import BODY
 from vocabpress.hf.original import Original
 from vocabpress.hf.page import Page, named_by
 from vocabpress.hf.report import Report
@@ -90,7 +89,7 @@ def _warn_if_low(report: Report, trained: bool) -> None:
     if report.change is None or report.change.quality >= LOW:
         return
     ratio = gentler_ratio(report.bits_per_weight, report.change.loss)
-    whole = any(each.role == BODY for each in report.linears)
+    whole = any(each.coded for each in report.linears)
     gentler = "--model-quality 97, or a larger --model-size," if whole else f"--quality 99, or --ratio {ratio:g},"
     advice = f"{gentler} is gentler"
     advice += "" if trained else ", and vocabpress recover (--recover MINUTES) wins much of it back"

@@ -12,7 +12,7 @@ from vocabpress.evaluate import GLUE, TASKS
 from vocabpress.evaluate.finetuned.glue import Glue
 from vocabpress.evaluate.finetuned.glue_data import LAYOUTS, TEXTS, read_glue
 from vocabpress.evaluate.finetuned.training import check_length, need
-from vocabpress.evaluate.language import CAUSAL, CLASSES, longest_input
+from vocabpress.evaluate.language import is_causal, longest_input
 from vocabpress.evaluate.task import Subject
 from vocabpress.recover.settings import LessonSettings
 from vocabpress.recover.text import Sequences, set_aside, tokenise, tokenise_stream, with_own_labels
@@ -88,8 +88,8 @@ def read_lesson(
     if source.task is None:
         read: Any = tokenise
         if settings.stream:
-            writes = type(model).__name__ in CLASSES[CAUSAL]
-            read = partial(tokenise_stream, least=FEWEST) if writes else partial(tokenise, passages=seed)
+            causal = is_causal(model)
+            read = partial(tokenise_stream, least=FEWEST) if causal else partial(tokenise, passages=seed)
         examples = read(source.text, tokenizer, longest_input(model, tokenizer, settings.max_length), progress)
         if len(examples) < FEWEST:
             raise ValueError(
