@@ -198,3 +198,11 @@ def test_other_bad_arguments():
         FAST.fit(weight(16, 16), torch.eye(8), None, 2)
     with pytest.raises(ValueError, match="reaches 4e\\+05, too large for codes with scales in float16"):
         FAST.fit(1e5 * torch.full((16, 16), 4.0), torch.eye(16), None, 2)
+
+
+@torch.no_grad()
+def test_outputs_have_the_mean_square_that_they_had():
+    matrix, inputs, outputs = weight(64, 96), moments(96, 1, 0.5), moments(64, 2, 0.5)
+    found = {same: LDLQ(memory=8, same_energy=same).fit(matrix, inputs, outputs, 1).dense() for same in (True, False)}
+    assert cost(found[True], inputs) == pytest.approx(cost(matrix, inputs), rel=5e-3)
+    assert cost(found[False], inputs) < 0.97 * cost(matrix, inputs)

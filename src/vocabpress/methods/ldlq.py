@@ -60,6 +60,8 @@ class LDLQ:
         memory: Bits of the trellis' state: each one more doubles the time of a fit and reduces the error.
         damping: Share of the mean diagonal that is added to the inputs' moments.
         output_damping: The same for the outputs' moments, which come from random projections and are less certain.
+        same_energy: Whether outputs have the mean square that they had. Those of codes of least error are smaller,
+            because the error is in what the codes lack; our choice, at no byte (docs/ablations.md).
     """
 
     paper: ClassVar[str] = "Tseng et al., NeurIPS 2024; Tseng et al., 2025"
@@ -70,6 +72,7 @@ class LDLQ:
     memory: Annotated[int, Field(ge=8, le=16)] = 12
     damping: Annotated[float, Field(gt=0, le=1)] = 0.01
     output_damping: Annotated[float, Field(gt=0, le=10)] = 0.1
+    same_energy: bool = True
 
     @property
     def rates(self) -> list[float]:
@@ -141,6 +144,10 @@ class LDLQ:
             padded = _padded(matrix / size if size else matrix)
             codes = code_with_feedback(padded, _padded_moments(right), _padded_moments(left), (SIDE, SIDE), code)
         tiles.inner.get_buffer("codes").copy_(codes)
+        if self.same_energy:
+            seen, pair = damped(inputs, self.damping), (weight, form.dense().detach())
+            before, after = (float((each @ seen).mul_(each).sum()) for each in pair)
+            tiles.inner.get_parameter("scales").data *= math.sqrt(before / after) if before > 0 < after else 1
         return form.round_to_stored()
 
     def _turned_moments(self, moments: Tensor, stream: int) -> Tensor:
