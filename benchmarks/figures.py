@@ -258,6 +258,12 @@ TRELLIS = {
     "sentence cosine": ("sentence_cosine", 3),
     "STS-B dev": ("sts_dev_spearman", 2),
 }
+MAPS = {
+    "relative error": ("relative_error", 3),
+    "sentence cosine": ("sentence_cosine", 3),
+    "STS-B dev": ("sts_dev_spearman", 2),
+    "retrieval, top 1": ("top1", 1),
+}
 DOMAINS = {kind: (f"{kind}_cosine", 3) for kind in ("wikipedia", "naturalist", "plays", "reviews", "rare")}
 STEPS = {"original": "original", "pressed": "no text", "stage one": "both stages"}
 """A model before its task -> the step with its metrics as "before"; compressed models have the tuned teacher's head."""
@@ -325,6 +331,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "weights-sts": lambda: grid("weights", "sts", "stsb_dev"),
     **{f"tcq-{ratio}": lambda ratio=ratio: variants("tcq", ratio, TRELLIS) for ratio in (25, 50, 103, 206)},
     **{f"domains-{ratio}": lambda ratio=ratio: variants("domains", ratio, DOMAINS) for ratio in (50, 103)},
+    "maps": lambda: variants("maps", 0, MAPS),
     "heads": timings.heads,
     "memory": timings.memory,
     "resident": timings.resident,

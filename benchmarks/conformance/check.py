@@ -15,6 +15,7 @@ from conformance.catalogue import Architecture, architecture
 from conformance.inputs import REFUSALS, Inputs, distance, find_inputs, outputs, same, token_ids
 from conformance.record import Record
 from conformance.shrink import VOCAB, text_config, tiny_config, with_tie
+from conformance.whole import compress_whole, rounded
 from vocabpress import (
     SVD,
     TCQ,
@@ -26,6 +27,7 @@ from vocabpress import (
     Residual,
     Uniform,
 )
+from vocabpress.embeddings import CompressedEmbedding
 from vocabpress.embeddings.inference import lookup
 from vocabpress.hf.compress import compress_model
 from vocabpress.hf.modules import CompressedLinear, TiedHead, TokenEmbedding
@@ -44,6 +46,7 @@ METHODS: dict[str, Method] = {
     "fastscan": FastScan(),
     "residual": Residual(bits=4, rotation="pca", rounds=1),
 }
+WHOLE = "the table and all linear maps"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2}
 """Largest relative difference between outputs by codes and by the decoded table, which sum in another order."""
@@ -105,6 +108,12 @@ def _check(known: Architecture, record: Record, turn: int, quick: bool) -> None:
         turn += 1
         _one(known.model_class, config, record, tie, dtype, method)
     record.outcome = "works"
+    if not quick:
+        try:
+            record.whole = "works"
+            _one(known.model_class, config, record, record.ties[0], "float32", WHOLE)
+        except DifferenceError as error:
+            record.whole = _line(error)
 
 
 def _skeleton(known: Architecture) -> tuple[PreTrainedConfig, PreTrainedModel]:
@@ -213,8 +222,11 @@ def _compare(
     original: PreTrainedModel, inputs: Inputs | None, record: Record, dtype: str, name: str, place: Path
 ) -> None:
     """Compress, save, load and turn back, and compare after each."""
-    model: Any = copy.deepcopy(original)
-    table = compress_model(model, Request(METHODS[name], Budget.ratio(4))).table
+    if name == WHOLE and inputs is None:
+        record.whole = "no maps"
+        return
+    model: Any
+    model, table = _compressed(original, inputs or {}, record, name)
     with torch.no_grad():
         rows = lookup(table, torch.arange(table.num_embeddings))  # as the model reads them, rounded once
     original.get_parameter(f"{record.table}.weight").data.copy_(rows)
@@ -244,6 +256,19 @@ def _compare(
         raise DifferenceError("dequantize leaves compressed modules")
     if (error := distance(run(plain), by_codes)) > TOLERANCE[dtype]:
         raise DifferenceError(f"outputs after dequantize are {error:.1e} off")
+
+
+def _compressed(
+    original: PreTrainedModel, inputs: Inputs, record: Record, name: str
+) -> tuple[PreTrainedModel, CompressedEmbedding]:
+    """A compressed copy, and its table."""
+    if name != WHOLE:
+        model = copy.deepcopy(original)
+        return model, compress_model(model, Request(METHODS[name], Budget.ratio(4))).table
+    rounded(original)
+    model = copy.deepcopy(original)
+    table, record.maps = compress_whole(model, original, inputs)
+    return model, table
 
 
 def _load(loader: Any, place: Path, dtype: torch.dtype | None) -> PreTrainedModel:

@@ -18,7 +18,10 @@ def counts(rows: list[Result]) -> Table:
     """Number of architectures by outcome."""
     found = Counter(row.details["outcome"] for row in rows)
     body = [[words, str(found[outcome])] for outcome, words in OUTCOMES.items()]
-    return ["outcome", "architectures"], [*body, ["tried", str(len(rows))]]
+    whole = [row.details.get("whole", "") for row in rows]
+    body += [["tried", str(len(rows))], ["works with all linear maps in codes", str(whole.count("works"))]]
+    body += [["fails with all linear maps in codes", str(sum(each not in ("", "works", "no maps") for each in whole))]]
+    return ["outcome", "architectures"], body
 
 
 def working(rows: list[Result]) -> Table:
@@ -37,9 +40,10 @@ def working(rows: list[Result]) -> Table:
                 _ties(details),
                 compared if details["exact"] else f"{compared}, nearly",
                 ", ".join(row.settings["methods"]),
+                _maps(details),
             ]
         )
-    return ["architecture", "class", "table", "tied", "equal after loading", "methods"], body
+    return ["architecture", "class", "table", "tied", "equal after loading", "methods", "linear maps"], body
 
 
 def failing(rows: list[Result]) -> Table:
@@ -62,6 +66,11 @@ def _table(details: dict) -> str:
     shared = f"shared by {len(details['tied'])} more" if len(details["tied"]) > 1 else ""
     left = f"{len(details['left'])} more left dense" if details["left"] else ""
     return ", ".join(part for part in (*details["kinds"], shared, left) if part) or "plain"
+
+
+def _maps(details: dict) -> str:
+    whole = details.get("whole", "")
+    return str(details["maps"]) if whole == "works" else _cause(whole) or "-"
 
 
 def _ties(details: dict) -> str:

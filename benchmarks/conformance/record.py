@@ -24,6 +24,8 @@ class Record:
         exact: Whether all outputs after loading were equal bit by bit.
         left: Other tables with a row a token, which stay dense.
         methods: The tested methods.
+        maps: How many linear maps were coded beside the table, in one more case.
+        whole: What that case showed: ``works``, ``no maps``, or why it fails.
         seconds: Total time.
     """
 
@@ -42,4 +44,6 @@ class Record:
     exact: bool = True
     left: list[str] = field(default_factory=list)
     methods: list[str] = field(default_factory=list)
+    maps: int = 0
+    whole: str = ""
     seconds: float = 0.0

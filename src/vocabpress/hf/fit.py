@@ -87,7 +87,7 @@ def put(original: Original, fitted: Fitted, calibration: Calibration, maps: Maps
     model, name, prefix = original.model, original.name, base_prefix(original.model)
     conversions: Any = getattr(model, "_weight_conversions", None)
     if conversions:  # a save would undo them
-        vars(model)["_weight_conversions"] = without_converters(conversions, [name])
+        vars(model)["_weight_conversions"] = without_converters(conversions, [name, *maps[0]])
     separate = original.settle_ties()
     install(model, name, fitted.table, separate)
     stored = {
@@ -126,15 +126,15 @@ def _announce_time(original: Original, method: Method, request: Request) -> None
         tell(f"fitting {shape} by {method_name(method)}: about {duration(seconds)}")
 
 
-def without_converters(conversions: list[WeightTransform], tables: list[str]) -> list[WeightTransform]:
-    """Drop the conversions that join several tensors of a checkpoint into the weight of a table, as for Molmo 2.
+def without_converters(conversions: list[WeightTransform], names: list[str]) -> list[WeightTransform]:
+    """Drop the conversions that make the weights of these tables and maps of a checkpoint's tensors, as for Molmo 2.
 
-    A compressed table is stored whole.
+    Compressed ones are stored under their names in the model.
     """
-    keys = [f"{name}.weight" for name in tables]
+    keys = [f".{name}.weight." for name in names]
 
-    def makes_table(conversion: WeightTransform) -> bool:
+    def makes_one(conversion: WeightTransform) -> bool:
         targets = conversion.target_patterns if isinstance(conversion, WeightConverter) else ()
-        return any(key.endswith(target) for key in keys for target in targets)
+        return any(f"{target.rstrip('.')}." in key for key in keys for target in targets)
 
-    return [conversion for conversion in conversions if not makes_table(conversion)]
+    return [conversion for conversion in conversions if not makes_one(conversion)]

@@ -16,11 +16,11 @@ LEAST = 2**12  # entries of a map that is worth coding
 LEAST_ROWS = 16  # of an embedding
 
 
-def find_maps(model: PreTrainedModel) -> dict[str, nn.Module]:
+def find_maps(model: PreTrainedModel, least: int = LEAST) -> dict[str, nn.Module]:
     """Name, relative to the base model, -> module, for all plain maps of the base model, in the order of the model.
 
     Embeddings of other things than tokens, such as positions, are among them. What is tied to something, quantised, or
-    has fewer than `LEAST` entries is left out.
+    has fewer than ``least`` entries is left out.
     """
     base: nn.Module = model.base_model
     prefix, found = base_prefix(model), dict[str, nn.Module]()
@@ -30,7 +30,7 @@ def find_maps(model: PreTrainedModel) -> dict[str, nn.Module]:
         plain = type(module) in (nn.Linear, Conv1D)
         if type(module) is nn.Embedding and module is not tokens:
             plain = module.num_embeddings >= LEAST_ROWS and module.max_norm is None
-        large = plain and module.weight.numel() >= LEAST and not is_quantised(module.weight)
+        large = plain and module.weight.numel() >= least and not is_quantised(module.weight)
         if large and not tied_modules(model, f"{prefix}{name}"):
             found[name] = module
     return found

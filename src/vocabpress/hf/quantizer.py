@@ -115,7 +115,8 @@ class VocabpressQuantizer(HfQuantizer):
         """Add the renaming of each table's anchor, and the body's conversions. Older transformers pass no model."""
         # The pattern is searched for in the key, so the base model's prefix may precede it.
         renamings = [WeightRenaming(rf"(?<!\w){key}", target) for key, target in self._renamings.items()]
-        others = without_converters(weight_conversions, list(self.quantization_config.tables))
+        names = [*self.quantization_config.tables, *self.quantization_config.linears]
+        others = without_converters(weight_conversions, names)
         model_argument: Any = () if model is None else (model,)
         return [*self.inner.update_weight_conversions(others, *model_argument), *renamings]
 

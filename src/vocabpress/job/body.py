@@ -128,8 +128,8 @@ class Body:
         for part in chunks(*weight.shape):
             weight[part] = lookup(table, torch.arange(part.start, part.stop, device=table.device)).to(weight)
 
-    def code(self, bits: Mapping[str, float]) -> dict[str, Coded]:
-        """Code the maps at these rates, layer by layer."""
+    def code(self, bits: Mapping[str, float], in_sequence: bool = True) -> dict[str, Coded]:
+        """Code the maps at these rates, layer by layer; or all for the inputs that the original gives them."""
         found: dict[str, Coded] = {}
         total = sum(weight_of(module).numel() for module in self.maps.values())
         with Bar(total=total, desc="coding linear maps", disable=not self.progress) as bar:
@@ -144,7 +144,7 @@ class Body:
                         code(name, self.moments[name].inputs, self.moments[name].mean)
 
             code_as_measured(nn.Embedding)  # every layer is behind these
-            for stack in find_stacks(self.outputs.model, self.outputs.batches):
+            for stack in find_stacks(self.outputs.model, self.outputs.batches) if in_sequence else ():
                 for number in stack.run():
                     inside = self._of_layer(stack, number)
                     for name, (inputs, mean) in stack.inputs_of(number, inside).items():
