@@ -95,7 +95,7 @@ BROKEN = {
 def test_numbers_that_cant_be_stored_are_found_before_the_work(change, plain_text, tmp_path, capsys, monkeypatch):
     source = damaged(tmp_path / "in", change)
     monkeypatch.setattr(LDLQ, "fit", None)
-    monkeypatch.setattr("vocabpress.job.compress.ask", None)
+    monkeypatch.setattr("vocabpress.job.run.ask", None)
     command = ("compress", source, "-o", tmp_path / "out", "--text", plain_text)
     measured = ("--no-measure",) if change is nan_norm else ()
     for more in (("--model-ratio", "5", *measured), ("--body", "trellis", "--ratio", "5", *measured)):

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +13,21 @@ from vocabpress.fitting.shards import ALONE, Shards
 from vocabpress.hf.checkpoint import load_model
 from vocabpress.hf.companions import module_folders
 from vocabpress.hf.compress import check_device
-from vocabpress.hf.config import VocabpressConfig
-from vocabpress.hf.fit import put
 from vocabpress.hf.folders import find_folder
 from vocabpress.hf.inner import body_config, method_of
-from vocabpress.hf.linears import compress_linears
 from vocabpress.hf.original import Original
 from vocabpress.hf.page import read_page
-from vocabpress.hf.quantizer import attach
 from vocabpress.hf.report import Report, as_command
 from vocabpress.hf.request import LinearShapes, Request
 from vocabpress.hf.writing import check_output
-from vocabpress.job.calibration import Calibrating, check_sources
-from vocabpress.job.change import NotMeasurable, Probe, ask
+from vocabpress.job.calibration import check_sources
 from vocabpress.job.quality import DEFAULT, check_quality
-from vocabpress.job.recovery import Recovering, check_minutes, check_text
-from vocabpress.job.search import Bench
-from vocabpress.job.text import NO_TEXT, JobText, open_text
+from vocabpress.job.recovery import check_minutes
+from vocabpress.job.run import FALLBACK, Job
 from vocabpress.job.whole_request import WholeRequest
-from vocabpress.job.write import Label, write
+from vocabpress.job.write import Label
 from vocabpress.methods import Method, make_method
 from vocabpress.texts import sources
-
-FALLBACK = Budget.ratio(25)  # where no quality can be measured
 
 
 def compress(
@@ -156,41 +147,25 @@ def compress(
     page = read_page(folder)
     original = _open(folder, body_config(body) if isinstance(body, str) else body, tie, trust_remote_code)
     asked.check_original(original)
-    request = Request(original.method_for(named), budget or FALLBACK, seed, shapes)
-    wanted = None if budget is not None or shapes is not None or asked.limited else quality or DEFAULT
-    progress = progress and not shards.rank
-    with ExitStack() as stack:
-        read = NO_TEXT if shards.rank else stack.enter_context(open_text(files, text, folder, measure))
-        if recover is not None:
-            check_text(read)
-        probe = None
-        if measure and not shards.rank:
-            insists = quality is not None or model_quality is not None
-            probe = _ask(original, folder, read, wanted, insists, progress)
-        elif wanted is not None and not shards.rank:
-            warnings.warn(f"the table gets {FALLBACK}, because no quality is measured", stacklevel=2)
-        bench = Bench(original, request, shards.agree_on(probe is not None), probe, device, shards, progress)
-        wanted = wanted if bench.measured else None
-        calibrating = Calibrating(folder, original, read, text, bench.takes_metric(wanted), seed, device, progress)
-        if not shards.rank:
-            needed = bool(asked) or recover is not None
-            calibrating = stack.enter_context(calibrating.with_own_text(known, needed))
-        read = calibrating.text
-        known, measures = shards.agree_on(None if shards.rank else calibrating.of(known, bool(asked)))
-        known.check(*original.shape)
-        if asked:
-            settled, maps, known = asked.fit(bench, folder, read.files, known, measures, wanted, quality is not None)
-        else:
-            maps = compress_linears(original.model, shapes, device, progress)
-            settled = bench.settle(wanted, quality is not None, known)
-        done = put(original, settled.fitted, known, maps)
-        attach(original.model, VocabpressConfig(**done.stored, rest="float16" if asked else None))
-        if shards.rank:  # the first process measures and writes
-            return shards.agree_on(None)
-        label = Label(model, folder, output, command, page, wanted or asked.quality, fast_tokenizer_only)
-        how = None if recover is None else Recovering(folder, read, recover, seed, device, bool(asked))
-        report = write(target, bench, label, done, settled, known, how)
-    return shards.agree_on(report)
+    searches = budget is None and shapes is None and not asked.limited
+    job = Job(
+        original=original,
+        request=Request(original.method_for(named), budget or FALLBACK, seed, shapes),
+        asked=asked,
+        quality=(quality or DEFAULT) if searches else None,
+        insists=quality is not None or model_quality is not None,
+        measures=measure,
+        known=known,
+        files=files,
+        names=text,
+        minutes=recover,
+        target=target,
+        label=Label(model, folder, output, command, page, None, fast_tokenizer_only),
+        device=device,
+        shards=shards,
+        progress=progress and not shards.rank,
+    )
+    return job.run()
 
 
 def check_size(budget: Budget | None, quality: float | None, linears: LinearShapes | None, measure: bool) -> None:
@@ -204,24 +179,6 @@ def check_size(budget: Budget | None, quality: float | None, linears: LinearShap
         raise ValueError("a quality is searched for with the table alone; give a budget beside linear maps")
     if not measure:
         raise ValueError("a quality must be measured; leave out --no-measure (measure=False), or give a budget")
-
-
-def _ask(
-    original: Original, folder: Path, text: JobText, wanted: float | None, insists: bool, progress: bool
-) -> Probe | None:
-    """What the original answers; None, with a warning, if it can't be measured.
-
-    Raises:
-        ValueError: If the user insists on a quality.
-    """
-    try:
-        return ask(original, folder, text, progress)
-    except NotMeasurable as error:
-        if insists:
-            raise ValueError(f"a quality can't be measured: {error}; give a size, such as --ratio 25") from None
-        instead = "" if wanted is None else f", so the table gets {FALLBACK}"
-        warnings.warn(f"what the compression changes is not measured{instead}: {error}", stacklevel=3)
-        return None
 
 
 def _open(folder: Path, body: QuantizationConfigMixin | None, tie: bool, trust_remote_code: bool) -> Original:

@@ -114,7 +114,7 @@ def recovered(target: Path, compressed: Path, bench: Bench, report: Report, how:
             progress=bench.progress,
         )
     except ValueError as error:  # the fit took longer, so it is not lost
-        warnings.warn(f"not recovered: {error}", stacklevel=4)
+        warnings.warn(f"not recovered: {error}", stacklevel=5)
     else:
         change = None if done.kept_input else _measured(trained, bench)
         if not done.kept_input and (change is None or report.change is None or change.loss <= report.change.loss):

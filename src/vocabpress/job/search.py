@@ -84,7 +84,7 @@ def search(
         said = _missed(quality, best, most, what)
         if insists:
             raise ValueError(said)
-        warnings.warn(f"{said}; the best is written", stacklevel=5)
+        warnings.warn(f"{said}; the best is written", stacklevel=7)
     return found[tried.index(best)], len(found)
 
 

@@ -93,7 +93,7 @@ def _warn_if_low(report: Report, trained: bool) -> None:
     gentler = "--model-quality 97, or a larger --model-size," if whole else f"--quality 99, or --ratio {ratio:g},"
     advice = f"{gentler} is gentler"
     advice += "" if trained else ", and vocabpress recover (--recover MINUTES) wins much of it back"
-    warnings.warn(f"much is lost: the quality is {report.change.quality:.1f} of 100; {advice}", stacklevel=4)
+    warnings.warn(f"much is lost: the quality is {report.change.quality:.1f} of 100; {advice}", stacklevel=5)
 
 
 def _report(
