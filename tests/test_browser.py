@@ -17,13 +17,19 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from vocabpress import TCQ, Uniform
+from vocabpress import TCQ, Budget, Uniform
+from vocabpress.hf.report import load_report
 
 pytestmark = pytest.mark.slow
 
 SOURCE = Path(__file__).parents[1] / "examples" / "browser"
 UNREACHABLE = ("ENOTFOUND", "ECONNREFUSED", "ECONNRESET", "EAI_AGAIN", "ETIMEDOUT", "ENETUNREACH")
-MODELS = {"tcq": (TCQ(memory=8), 25), "uniform": (Uniform(bits=4, scales="row"), 7.9)}
+MODELS: dict[str, dict[str, Any]] = {
+    "whole": {"model_ratio": 19},
+    "tcq": {"method": TCQ(memory=8), "budget": Budget.ratio(25)},
+    "uniform": {"method": Uniform(bits=4, scales="row"), "budget": Budget.ratio(7.9)},
+}
+WHOLE_WIRE = 6_000_000  # bytes of everything but the runtime
 FIND = {
     "my laptop is dead": "My notebook won't turn on, even when it is plugged in.",
     "advice for sleeping better": "Going to bed at the same hour every day helps you rest.",
@@ -59,9 +65,8 @@ def site(request, packages, tmp_path_factory) -> SimpleNamespace:
     assert spec.loader is not None
     maker = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(maker)
-    method, ratio = MODELS[request.param]
-    maker.make(place / "browser" / "model", place / "pressed", method, ratio)
-    return SimpleNamespace(folder=place / "browser", pressed=place / "pressed", ratio=ratio, method=request.param)
+    maker.make(place / "browser" / "model", place / "small", **MODELS[request.param])
+    return SimpleNamespace(folder=place / "browser", small=place / "small", name=request.param)
 
 
 @pytest.fixture
@@ -149,7 +154,12 @@ def test_it_finds_by_meaning_and_says_what_came_over_the_wire(site, serve, page)
     names = ("model.safetensors", "tokenizer.json", "tokenizer_config.json")
     assert shown(page, "original") == sum((original / name).stat().st_size for name in names)
     assert shown(page, "table-before") == 30522 * 384 * 4
-    assert 0.98 < shown(page, "table-after") * site.ratio / shown(page, "table-before") <= 1
+    report = load_report(site.small)
+    assert shown(page, "table-after") == report.table_bytes_after
+    assert shown(page, "rest-after") == report.model_bytes_after - report.table_bytes_after
+    if site.name == "whole":
+        everything = sum(server.sent.values()) - totals["/node_modules/"]
+        assert everything < WHOLE_WIRE
     assert page.locator("#bytes-model").inner_text() == f"{totals['/model/'] / 1e6:.1f} MB"
 
     assert page.complaints == []
@@ -167,11 +177,11 @@ def test_its_vectors_are_those_of_torch(site, serve, page):
         }""",
         TEXTS,
     )
-    model = SentenceTransformer(str(site.pressed), device="cpu")
+    model = SentenceTransformer(str(site.small), device="cpu")
     expected = model.encode(TEXTS, normalize_embeddings=True)
     np.testing.assert_allclose(np.array(found), expected, rtol=0, atol=1e-5)
     own = b"GatherBlockQuantized" in (site.folder / "model" / "onnx" / "model.onnx").read_bytes()
-    assert own == (site.method == "uniform")  # so both ways of reading a table have run here
+    assert own == (site.name == "uniform")  # so both ways of reading a table have run here
 
 
 @pytest.mark.parametrize(

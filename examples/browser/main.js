@@ -115,6 +115,8 @@ function showWire(about, bytes) {
     packages: bytes.packages,
     "table-before": about.table_bytes_before,
     "table-after": about.table_bytes_after,
+    "rest-before": about.rest_bytes_before,
+    "rest-after": about.rest_bytes_after,
   };
   for (const [name, size] of Object.entries(sizes)) {
     for (const place of document.querySelectorAll(`data[data-size="${name}"]`)) {

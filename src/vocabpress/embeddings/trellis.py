@@ -114,8 +114,12 @@ class Trellis(Configured):
 
     def states(self, ids: Tensor) -> Tensor:
         """The state at each step, int32, shape (*ids.shape, steps)."""
-        streams = nn.functional.pad(self.codes[ids], (0, 3)).to(torch.int32)
+        streams = self.codes[ids].to(torch.int32)
         ends = torch.tensor(step_ends(self.runs), device=streams.device, dtype=torch.int32)
+        if self.row_bits % 8 == 0:  # then the bytes can be joined to a ring
+            lead = -(-self.memory // 8)
+            ring = torch.cat((streams[..., -lead:], streams), -1)
+            return _window(ring, ends + (8 * lead - self.memory), self.memory)
         # Windows near the beginning start in the last bits of the stream; `inside` of their bits are after the seam.
         inside = ends.clamp(max=self.memory)
         last = torch.tensor([self.row_bits - self.memory], device=streams.device, dtype=torch.int32)
@@ -129,8 +133,8 @@ class Trellis(Configured):
                 pieces.append((scale * 0).expand(*ids.shape, run.columns))
                 continue
             count = run.columns // run.width
-            table = all_words(self.memory, run.width, scale) * scale
-            pieces.append(nn.functional.embedding(states[..., step : step + count], table).flatten(-2))
+            table = all_words(self.memory, run.width, scale)  # unscaled: an export stores it once for all tables
+            pieces.append(nn.functional.embedding(states[..., step : step + count], table).flatten(-2) * scale)
             step += count
         return torch.cat(pieces, -1)
 
@@ -146,6 +150,7 @@ def step_ends(runs: Sequence[Run]) -> list[int]:
 
 def _window(streams: Tensor, starts: Tensor, size: int) -> Tensor:
     """``size`` bits of each stream from each start, the first the lowest; (*n, bytes) and (s) give (*n, s)."""
-    first = (starts >> 3).long()
-    value = streams[..., first] | streams[..., first + 1] << 8 | streams[..., first + 2] << 16
+    padded = nn.functional.pad(streams, (0, 2))
+    three = streams | padded[..., 1:-1] << 8 | padded[..., 2:] << 16  # from each byte on
+    value = three.index_select(-1, (starts >> 3).long())
     return value >> (starts & 7) & ((1 << size) - 1)

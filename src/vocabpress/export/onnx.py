@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 OPSET = 18  # the first with BitwiseAnd and BitwiseOr
-UINT64 = 13  # ONNX's code of the dtype
+INT32, UINT32, UINT64 = 6, 12, 13  # ONNX's codes of the dtypes
 RUNTIME_DOMAIN = "com.microsoft"
 
 
@@ -38,7 +38,8 @@ def to_onnx(
     """
     try:
         import onnx
-        from onnxscript import opset18
+        from onnx_ir.passes import common
+        from onnxscript import opset18, optimizer
     except ImportError:
         raise ValueError("an ONNX export needs onnx and onnxscript; pip install 'vocabpress[onnx]'") from None
 
@@ -46,7 +47,8 @@ def to_onnx(
 
     def shift(direction: str) -> Any:
         def translated(values: Any, by: Any) -> Any:
-            moved = op.BitShift(op.Cast(values, to=UINT64), op.Cast(by, to=UINT64), direction=direction)
+            kind = UINT32 if values.dtype == INT32 else UINT64
+            moved = op.BitShift(op.Cast(values, to=kind), op.Cast(by, to=kind), direction=direction)
             return op.CastLike(moved, values)
 
         return translated
@@ -70,10 +72,18 @@ def to_onnx(
                 opset_version=OPSET,
                 custom_translation_table=shifts,
                 verbose=False,
+                optimize=False,  # rewriting takes minutes for the graphs of many maps, and runtimes do it, too
             )
         except torch.onnx.errors.OnnxExporterError as error:
             reason = str(error.__cause__ or error).strip().splitlines()[0]
             raise ValueError(f"torch can't export this model to ONNX: {reason}") from None
+    optimizer.fold_constants(program.model)
+    for simplify in (
+        common.DeduplicateInitializersPass(size_limit=2**32),  # the words of codes, which many maps share
+        common.CommonSubexpressionEliminationPass(),
+        common.RemoveUnusedNodesPass(),
+    ):
+        simplify(program.model)
     graph = program.model_proto
     _remove_origins(graph)
     onnx.save(graph, path)
