@@ -59,13 +59,14 @@ def words() -> str:
 def runtimes() -> str:
     """ONNX files: bytes, difference to torch, times relative to the uncompressed file in the same run."""
     rows = read_results(RESULTS / "runtimes.json")
-    shapes = ("1x16", "8x128")
-    body = [["original", size(rows[0].bytes["onnx_original"]), "-", "-", *["1.00"] * len(shapes)]]
+    timed = {"start": "start", "1x16": "time, 1x16", "8x128": "time, 8x128"}
+    body = [["original", size(rows[0].bytes["onnx_original"]), "-", "-", *["1.00"] * len(timed)]]
     for row in rows:
-        times = [f"{row.metrics[f'ms_{shape}'] / row.metrics[f'ms_{shape}_original']:.2f}" for shape in shapes]
+        pairs = [(row.metrics.get(f"ms_{each}"), row.metrics.get(f"ms_{each}_original")) for each in timed]
+        times = [f"{now / before:.2f}" if now and before else "-" for now, before in pairs]
         sizes = [size(row.bytes[key]) for key in ("onnx", "checkpoint")]
         body.append([row.variant, *sizes, f"{row.metrics['largest_difference']:.1e}", *times])
-    return table(["", "ONNX file", "checkpoint", "difference", *(f"time, {shape}" for shape in shapes)], body)
+    return table(["", "ONNX file", "checkpoint", "difference", *timed.values()], body)
 
 
 def reading() -> str:

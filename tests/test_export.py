@@ -14,6 +14,7 @@ from vocabpress.embeddings import Scalar, Trellis
 from vocabpress.export import export
 from vocabpress.export.gathered import GatheredScalar, gather_uniform
 from vocabpress.export.onnx import run_onnx, to_onnx
+from vocabpress.methods.ldlq import LDLQ
 
 METHODS: dict[str, Method] = {"tcq": TCQ(memory=8, blocks=2)}
 SLOWER: dict[str, Method] = {
@@ -94,6 +95,36 @@ class Rows(torch.nn.Module):
 
     def forward(self, *inputs):
         return self.table.lookup(inputs[0])
+
+
+class Maps(torch.nn.Module):
+    """Linear maps one after the other."""
+
+    def __init__(self, maps):
+        super().__init__()
+        self.maps = torch.nn.ModuleList(maps)
+
+    def forward(self, *inputs):
+        hidden = inputs[0]
+        for each in self.maps:
+            hidden = each.logits(hidden).tanh()
+        return hidden
+
+
+def test_coded_maps_of_a_graph_share_the_words_of_their_codes(tmp_path):
+    draw = torch.Generator().manual_seed(0)
+    forms = [LDLQ().fit(torch.randn(48, 48, generator=draw), torch.eye(48), None, bits) for bits in (2, 2, 2, 3)]
+    model, hidden = Maps(forms).requires_grad_(False), torch.randn(3, 48, generator=draw)
+    sizes = []
+    for count in (1, 3):
+        file = tmp_path / f"{count}.onnx"
+        to_onnx(Maps(forms[:count]), {"hidden": hidden}, "result", {"hidden": ("batch",)}, file)
+        sizes.append(file.stat().st_size)
+    assert sizes[1] - sizes[0] < 2 * 4 * 2**12  # two more maps without words of their own
+    file = tmp_path / "all.onnx"
+    to_onnx(model, {"hidden": hidden}, "result", {"hidden": ("batch",)}, file)
+    (found,) = run_onnx(file, [{"hidden": hidden}])
+    torch.testing.assert_close(found, model(hidden), rtol=1e-4, atol=1e-5)
 
 
 def uniform_codes(bits, axis, group, width):
