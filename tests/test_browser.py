@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
+from chromium import browser as browser
 from vocabpress import TCQ, Budget, Uniform
 from vocabpress.hf.report import load_report
 
