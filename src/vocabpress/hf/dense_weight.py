@@ -24,7 +24,7 @@ class WeightReading(Tensor):
     """
 
     _table: CompressedEmbedding | None
-    _is_hf_initialized: bool
+    _is_hf_initialized = True  # transformers initialises what has not been loaded, rows of padding among it
 
     @classmethod
     def of(cls, table: CompressedEmbedding) -> Tensor:
@@ -34,7 +34,6 @@ class WeightReading(Tensor):
             return numbers
         reading = numbers.as_subclass(cls)
         reading._table = table
-        reading._is_hf_initialized = True  # transformers initialises what has not been loaded
         return reading
 
     @classmethod
