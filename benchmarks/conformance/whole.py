@@ -1,5 +1,6 @@
 """A tiny model with all its linear maps in codes: `compress_model` for all that `compress --model-size` codes."""
 
+import copy
 from typing import Any
 
 import torch
@@ -27,16 +28,18 @@ def rounded(model: nn.Module) -> None:
             each.copy_(each.half())
 
 
-def called(model: PreTrainedModel, inputs: Inputs) -> dict[str, nn.Module]:
-    """The maps of any size that a forward pass calls: of others nothing is known."""
-    maps, seen = find_maps(model, least=1), set[str]()
-    hooks = [module.register_forward_pre_hook(lambda *_, name=name: seen.add(name)) for name, module in maps.items()]
-    try:
-        outputs(model, inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return {name: module for name, module in maps.items() if name in seen}
+def codable(model: PreTrainedModel, inputs: Inputs) -> set[str]:
+    """The maps of any size that a forward pass calls and does not write to, like those that `Body` codes.
+
+    RWKV writes once, so a fresh model is run.
+    """
+    fresh, seen = type(model)(copy.deepcopy(model.config)).eval(), set[str]()
+    maps = find_maps(fresh, least=1)
+    before = {name: weight_of(module)._version for name, module in maps.items()}
+    for name, module in maps.items():
+        module.register_forward_pre_hook(lambda *_, name=name: seen.add(name))
+    outputs(fresh, inputs)
+    return {name for name in seen if weight_of(maps[name])._version == before[name]}
 
 
 @torch.no_grad()
@@ -49,7 +52,10 @@ def compress_whole(
         The table, and how many maps were coded.
     """
     known, linears = Original.of(model), dict[str, Any]()
-    for name, module in called(model, inputs).items():
+    chosen = codable(model, inputs)
+    for name, module in find_maps(model, least=1).items():
+        if name not in chosen:
+            continue
         weight = weight_of(module).float().clone()
         form = METHOD.fit(weight, torch.eye(weight.shape[1]), None, BITS)
         set_weight(original.base_model.get_submodule(name), form.dense(), None)

@@ -22,7 +22,7 @@ from vocabpress.hf.config import VocabpressConfig
 from vocabpress.hf.fit import EVEN, fit, put, without_converters
 from vocabpress.hf.inner import HOOKS, Unquantised, as_bool, make_quantizer, without_deserialisers
 from vocabpress.hf.linears import compress_linears
-from vocabpress.hf.modules import TokenEmbedding, check_readers, keep_in_memory, owned_tables, read_with
+from vocabpress.hf.modules import TiedHead, TokenEmbedding, check_readers, keep_in_memory, owned_tables, read_with
 from vocabpress.hf.original import Original
 from vocabpress.hf.overrides import override
 from vocabpress.hf.states import SIGN, all_shortened, anchor, with_stored
@@ -61,7 +61,7 @@ class VocabpressQuantizer(HfQuantizer):
         quantization_config = copy.deepcopy(quantization_config)  # the caller may load another model with it
         super().__init__(quantization_config, **kwargs)
         self._renamings: dict[str, str] = {}  # key in the file -> key in the model, both relative to the base model
-        self._tied = False  # `tie_word_embeddings` when the tables were installed
+        self._tied = False  # `tie_word_embeddings` of a tied head, when the tables were installed
         self._dtype: torch.dtype | None = None  # dtype of the model while a compressed checkpoint is loaded
         if inner is None and quantization_config.inner is not None:
             inner = make_quantizer(quantization_config.inner, self.pre_quantized)
@@ -146,7 +146,8 @@ class VocabpressQuantizer(HfQuantizer):
     def settle(self, model: PreTrainedModel) -> None:
         """Prepare a model with installed tables to be read, saved and resized."""
         _set_config(model, self.quantization_config)
-        self._tied = bool(getattr(model.config, "tie_word_embeddings", False))
+        tied = isinstance(model.get_output_embeddings(), TiedHead)  # LUKE's head is not, whatever its config says
+        self._tied = tied and bool(getattr(model.config, "tie_word_embeddings", False))
         without_deserialisers(model)
         override(model, plain_body=self.quantization_config.inner is None)
         read_with(model, hot_rows=self.quantization_config.hot_rows, resident=self.quantization_config.resident)
