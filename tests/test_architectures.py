@@ -51,6 +51,9 @@ SOME = (
     "llama4_text",  # its base model stands under another prefix
     "molmo2_text",  # stored in two pieces
     "xlstm",  # recurrent
+    "luke",  # has ties, none of them to the table
+    "chinese_clip_text_model",  # its class writes to rows of padding while it loads
+    "rwkv",  # divides weights in a forward pass
 )
 
 
@@ -58,6 +61,7 @@ SOME = (
 def test_an_architecture_from_end_to_end(model_type):
     record = checks.check(model_type, turn=SOME.index(model_type))
     assert (record.outcome, record.cause) == ("works", "")
+    assert record.whole in ("works", "no maps")
     assert record.compared != "rows" or model_type == "idefics"  # which wants an image for its text
     assert ("factorised" in record.kinds) == (model_type in ("albert", "opt"))
     assert len(record.methods) == 2 * len(record.ties)
