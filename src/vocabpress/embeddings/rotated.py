@@ -22,6 +22,7 @@ MAX_SEED = 2**31 - 1
 MOST_MIXED = 1024  # Hadamard blocks of a side; more of them are not mixed
 MOST_BITS = 6  # a Hadamard transform is done by matrices of at most 2**6 rows
 MASK = 0xFFFFFFFF
+EXPORTING = getattr(torch.compiler, "is_exporting", bool)  # older versions of torch don't tell
 
 
 class Rotated(Configured):
@@ -71,6 +72,8 @@ class Rotated(Configured):
         return rotate_back(logits, self.seed, OF_ROWS)
 
     def logits(self, hidden: Tensor) -> Tensor:
+        if EXPORTING():  # runtimes decode what is constant once, and would rotate every vector
+            return hidden @ self.dense().to(hidden.dtype).T
         return self.outputs(self.inner.logits(self.inputs(hidden)))
 
     def extra_repr(self) -> str:
