@@ -29,7 +29,7 @@ from vocabpress.results import Result, read_results, write_results
 FILE = RESULTS / "maps.json"
 TEXT = CACHE / "text" / "wikipedia-sentences.txt"
 BITS = 2.0
-SINGLE = {"rotate": False, "codes": "uniform", "same_energy": False}
+PLAIN = {"rotate": False, "codes": "uniform", "same_energy": False}
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ ROWS = (
     Row("memory 10", LDLQ(memory=10)),
     Row("whole numbers", LDLQ(codes="uniform")),
     Row("whole numbers, one rate", LDLQ(codes="uniform"), one_rate=True),
-    Row("GPTQ: inputs alone, not rotated, one rate", LDLQ(feedback="inputs", **SINGLE), one_rate=True),
-    Row("round to nearest: GPTQ without feedback", LDLQ(feedback="none", **SINGLE), one_rate=True),
+    Row("GPTQ: inputs alone, not rotated, one rate", LDLQ(feedback="inputs", **PLAIN), one_rate=True),
+    Row("round to nearest: GPTQ without feedback", LDLQ(feedback="none", **PLAIN), one_rate=True),
 )
 
 

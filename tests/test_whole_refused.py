@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModel, BertConfig, BertModel
 
 import tiny
@@ -103,6 +104,26 @@ def test_numbers_that_cant_be_stored_are_found_before_the_work(change, plain_tex
         assert (code, out) == (2, ""), err
         assert BROKEN[change] in err
     assert [file.name for file in tmp_path.iterdir()] == ["in"]
+
+
+def test_a_model_that_scales_its_weights_when_it_runs_is_not_measured_and_stays_as_it_is(plain_text, tmp_path):
+    source = wide.save("rwkv", tmp_path / "in")
+    before = load_file(source / "model.safetensors")
+    with pytest.raises(ValueError, match=r"RwkvForCausalLM writes to its weights when it runs .*give --no-measure"):
+        compress(source, tmp_path / "out", text=[plain_text], budget=Budget.ratio(4))
+    assert [file.name for file in tmp_path.iterdir()] == ["in"]
+    given = {"method": wide.FAST, "text": [plain_text], "measure": False}
+    parts = ("attention.output", "feed_forward.value")  # divided by 1 in the first two layers, by 2 in the others
+    scaled = {f"rwkv.blocks.{layer}.{part}" for layer in range(4) for part in parts}
+    with pytest.warns(UserWarning, match="no metric was measured"):
+        compress(source, tmp_path / "table", budget=Budget.ratio(4), **given)
+    report = compress(source, tmp_path / "whole", model_ratio=3, **given)
+    assert report.linears[0].maps == 4 * 7 - len(scaled)
+    for name in ("table", "whole"):
+        after = load_file(tmp_path / name / "model.safetensors")
+        for key in scaled:
+            expected = before[f"{key}.weight"]
+            torch.testing.assert_close(after[f"{key}.weight"].float(), expected, rtol=1e-3, atol=1e-6)
 
 
 def test_a_number_that_grew_too_large_leaves_nothing(plain_text, tmp_path, monkeypatch):

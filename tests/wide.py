@@ -40,6 +40,8 @@ from transformers import (
     Qwen2MoeForCausalLM,
     RobertaConfig,
     RobertaForSequenceClassification,
+    RwkvConfig,
+    RwkvForCausalLM,
     T5Config,
     T5EncoderModel,
     T5ForConditionalGeneration,
@@ -112,6 +114,11 @@ MODELS: dict[str, Callable[[], PreTrainedModel]] = {
     ),
     "albert": lambda: AlbertModel(AlbertConfig(**SIZES, embedding_size=32)),
     "mixtral": lambda: MixtralForCausalLM(MixtralConfig(**SIZES, **ENDS, num_key_value_heads=2, num_local_experts=4)),
+    "rwkv": lambda: RwkvForCausalLM(
+        RwkvConfig(
+            hidden_size=64, num_hidden_layers=4, rescale_every=2, tie_word_embeddings=False, vocab_size=tiny.VOCAB
+        )
+    ),
     "qwen2, experts": lambda: Qwen2MoeForCausalLM(Qwen2MoeConfig(**SIZES, **ENDS, **MOE, decoder_sparse_step=1)),
 }
 

@@ -11,7 +11,7 @@ from conformance.inputs import Inputs, outputs
 from vocabpress import TCQ, Budget, VocabpressConfig
 from vocabpress.embeddings import CompressedEmbedding
 from vocabpress.hf.fit import EVEN, fit, put
-from vocabpress.hf.maps import find_maps, put_map, set_weight, weight_of
+from vocabpress.hf.maps import find_maps, put_map, set_weight, weight_of, write_counts
 from vocabpress.hf.original import Original
 from vocabpress.hf.quantizer import attach
 from vocabpress.hf.request import Request
@@ -35,11 +35,11 @@ def codable(model: PreTrainedModel, inputs: Inputs) -> set[str]:
     """
     fresh, seen = type(model)(copy.deepcopy(model.config)).eval(), set[str]()
     maps = find_maps(fresh, least=1)
-    before = {name: weight_of(module)._version for name, module in maps.items()}
+    before = {name: write_counts(module) for name, module in maps.items()}
     for name, module in maps.items():
         module.register_forward_pre_hook(lambda *_, name=name: seen.add(name))
     outputs(fresh, inputs)
-    return {name for name in seen if weight_of(maps[name])._version == before[name]}
+    return {name for name in seen if write_counts(maps[name]) == before[name]}
 
 
 @torch.no_grad()

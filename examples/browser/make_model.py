@@ -47,7 +47,6 @@ def make(output: Path, compressed: Path, progress: bool = False, **sizes: Any) -
         "table_bytes_after": report.table_bytes_after,
         "rest_bytes_before": report.model_bytes_before - report.table_bytes_before,
         "rest_bytes_after": report.model_bytes_after - report.table_bytes_after,
-        "quality": None if report.change is None else report.change.quality,
     }
     (output / "about.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 

@@ -42,6 +42,11 @@ def weight_of(module: Any) -> Tensor:
     return weight.T if type(module) is Conv1D else weight
 
 
+def write_counts(module: nn.Module) -> dict[str, int]:
+    """How often each parameter has been written to; models that scale weights in a forward pass (RWKV) add to it."""
+    return {name: each._version for name, each in module.named_parameters()}
+
+
 @torch.no_grad()
 def put_map(model: PreTrainedModel, name: str, form: CompressedEmbedding, shift: Tensor | None) -> None:
     """Replace a map, named relative to the base model, by a compressed one; add ``shift``, (outputs), to its bias."""

@@ -19,7 +19,7 @@ from vocabpress.calibrate.own import writes
 from vocabpress.chunks import chunks
 from vocabpress.embeddings import CompressedEmbedding
 from vocabpress.embeddings.inference import lookup
-from vocabpress.hf.maps import find_maps, set_weight, weight_of
+from vocabpress.hf.maps import find_maps, set_weight, weight_of, write_counts
 from vocabpress.job.rates import Piece, map_piece
 from vocabpress.methods.ldlq import LDLQ, check_map
 from vocabpress.progress import Bar
@@ -87,11 +87,11 @@ class Body:
         self.folder = folder
         model, batches = self.outputs.model, self.outputs.batches
         maps = {name: module for name, module in find_maps(model).items() if name in names}
-        metric, before = TableMetric(), {name: _writes(module) for name, module in maps.items()}
+        metric, before = TableMetric(), {name: write_counts(module) for name, module in maps.items()}
         self.moments: dict[str, Moments] = measure_moments(model, maps, batches, progress, metric.add)
         self.measured = metric.calibration(self.outputs)
         apart = read_directly({name: maps[name] for name, seen in self.moments.items() if not seen.tokens}, batches[0])
-        apart |= {name for name, module in maps.items() if _writes(module) != before[name]}  # RWKV scales its weights
+        apart |= {name for name, module in maps.items() if write_counts(module) != before[name]}
         self.maps: Mapping[str, nn.Module] = {name: module for name, module in maps.items() if name not in apart}
         for name, module in self.maps.items():
             with named(name):
@@ -166,11 +166,6 @@ class Body:
         shift = None if isinstance(module, nn.Embedding) else error @ mean
         set_weight(module, weight - error, shift)
         return Coded(form, shift, float(error.square().sum()), float(weight.square().sum()))
-
-
-def _writes(module: nn.Module) -> int:
-    """How often the weight of a map has been written to."""
-    return weight_of(module)._version
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """From an opened model to what is written: calibrate, fit, measure, install, write."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from vocabpress.fitting.shards import Shards
 from vocabpress.hf.config import VocabpressConfig
 from vocabpress.hf.fit import Compressed, put
 from vocabpress.hf.linears import compress_linears
+from vocabpress.hf.maps import write_counts
 from vocabpress.hf.original import Original
 from vocabpress.hf.quantizer import attach
 from vocabpress.hf.report import Report
@@ -90,11 +91,23 @@ class Job:
     def _bench(self, text: JobText) -> Bench:
         probe = None
         if self.measures and not self.shards.rank:
+            before = write_counts(self.original.model)
             probe = self._ask(text)
+            self._check_unchanged(before)
         elif self.quality is not None and not self.shards.rank:
             warnings.warn(f"the table gets {FALLBACK}, because no quality is measured", stacklevel=4)
         measured = self.shards.agree_on(probe is not None)
         return Bench(self.original, self.request, measured, probe, self.device, self.shards, self.progress)
+
+    def _check_unchanged(self, before: Mapping[str, int]) -> None:
+        """Refuse a model that a forward pass has changed: what is written must be the original's."""
+        model = self.original.model
+        changed = [name for name, times in write_counts(model).items() if times != before[name]]
+        if changed:
+            raise ValueError(
+                f"{type(model).__name__} writes to its weights when it runs ({changed[0]}), so what changes can't be "
+                "measured; give --no-measure (measure=False) and a size, such as --ratio 8"
+            )
 
     def _ask(self, text: JobText) -> Probe | None:
         """What the original answers; None, with a warning, if it can't be measured."""
